@@ -1,4 +1,4 @@
-//! Whether the user of a connection may have a request carried out: what it needs, by kind of request.
+//! Permission checks of record requests for the user of a connection, by kind of request.
 
 use std::sync::Arc;
 
@@ -14,13 +14,13 @@ use crate::security::{Charge, LoggedIn, Permit, Session, Standing};
 const KEY_INTEGER: u8 = 1;
 const KEY_STRING: u8 = 3;
 const KEY_BLOB: u8 = 4;
-/// As much of a key as the audit log shows, in characters.
+/// Most characters of a key that the audit log shows.
 const LOGGED_KEY_SIZE_MAX: usize = 150;
 
-/// Whose a request is; `None` while there is no access control.
+/// The session that a request belongs to; `None` without access control.
 pub(crate) type Access = Option<Arc<Session>>;
 
-/// What a request for one record needs.
+/// Permissions and charge of a request for one record.
 fn needed_by_single(request: &Request<'_>) -> (Permissions, Charge) {
     if request.info2 & info2::WRITE == 0 {
         return (Permissions::READ, Charge::Read);
@@ -35,7 +35,7 @@ fn needed_by_single(request: &Request<'_>) -> (Permissions, Charge) {
     (Permissions::WRITE.and(reads), Charge::Write)
 }
 
-/// What a query needs.
+/// Permissions and charge of a query.
 fn needed_by_query(request: &Request<'_>) -> (Permissions, Charge) {
     /// A UDF of a query that changes records, instead of one that makes a result of them.
     const BACKGROUND: &[u8] = &[2];
@@ -47,7 +47,7 @@ fn needed_by_query(request: &Request<'_>) -> (Permissions, Charge) {
     if is_write { (Permissions::OPS_QUERY, Charge::Write) } else { (Permissions::QUERY, Charge::Read) }
 }
 
-/// What the audit log calls a request for one record.
+/// The audit log's name of a request for one record.
 fn action_of_single(request: &Request<'_>) -> &'static str {
     if request.info2 & info2::WRITE == 0 {
         "read"
@@ -60,7 +60,7 @@ fn action_of_single(request: &Request<'_>) -> &'static str {
     }
 }
 
-/// What the audit log calls a query.
+/// The audit log's name of a query.
 fn action_of_query(request: &Request<'_>) -> &'static str {
     match (request.has_field(field::UDF_FILE), needed_by_query(request).1) {
         (false, Charge::Write) => "ops query",
@@ -70,8 +70,7 @@ fn action_of_query(request: &Request<'_>) -> &'static str {
     }
 }
 
-/// What the audit log says of whom a request is about: `{namespace|set} [S|key]`, or the digest of a record whose key is not
-/// sent.
+/// The audit log's description of a request's record: `{namespace|set} [S|key]`, or the digest if the key is not sent.
 fn detail_of(request: &Request<'_>, digest: Option<Digest>) -> String {
     let (namespace, set) = place_of(request);
     let text = |name| printable(&String::from_utf8_lossy(name));
@@ -106,8 +105,7 @@ fn place_of<'a>(request: &Request<'a>) -> (&'a [u8], &'a [u8]) {
     (request.namespace.unwrap_or_default(), request.set_name())
 }
 
-/// Who has logged in; nobody where there is no access control. This comes before everything else that may be wrong with a
-/// request.
+/// The user that has logged in; `None` without access control. This check comes before all others of a request.
 ///
 /// # Errors
 /// As [`Standing::logged_in`].
@@ -160,7 +158,7 @@ pub(super) fn check_row(
     check_single(logged_in(standing, request)?.as_ref(), request, Some(digest))
 }
 
-/// Whether a query is allowed; if so, what must stay allowed while it runs. Nothing is asked for without access control.
+/// Checks whether a query is allowed; returns the right that it must keep while it runs. `None` without access control.
 ///
 /// # Errors
 /// As [`LoggedIn::check`].
@@ -170,7 +168,7 @@ pub(super) fn check_query(
 ) -> Result<Option<Permit>, ResultCode> {
     let Some(user) = user else { return Ok(None) };
     let ((needed, charge), place) = (needed_by_query(request), place_of(request));
-    // It takes its rate of the quota when that is known.
+    // The query is charged against the quota when its rate is known.
     user.check_data(needed, place, Charge::None, || (action_of_query(request), detail_of(request, None)))?;
     Ok(Some(user.permit(needed, place, charge)))
 }

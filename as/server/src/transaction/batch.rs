@@ -1,11 +1,11 @@
 //! Batches: rows that are single-record requests, answered as they are done, with the row's number.
 //!
-//! A small batch begins on the service thread that read it, a larger one is for the [batch threads](super::batch_pool). So is
-//! what is left of a small one when its steps are used up or its replies have grown large.
+//! A small batch begins on the service thread that read it, a larger one on the [batch threads](super::batch_pool).
+//! These also get the rest of a small one when its steps are used up or its replies have grown large.
 //!
-//! Every row is carried out, whatever came of others, but not after the time that its request may take. Unless the client
-//! wants to hear of every row, the first frame that would hold a row's error (other than "not found" and "filtered out")
-//! ends the reply, before the frame or, if the client asks for the failing row, behind it.
+//! Every row is carried out, whatever the results of others, until the time of the batch is over. Unless the client
+//! asks for all replies, the first row's error (other than "not found" and "filtered out") ends the reply: before the
+//! frame with that error or, if the client asks for the failing row, after it.
 
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::Instant;
@@ -50,7 +50,7 @@ pub(super) fn batch_of<'a>(request: &Request<'a>) -> Result<Batch<'a>, ResultCod
     request.batch.and_then(|value| Batch::parse(value).ok()).ok_or(ResultCode::Parameter)
 }
 
-/// Checks a batch request, but for its filter; `rows_max` of 0 is no limit.
+/// Checks a batch request except its filter; `rows_max` of 0 is no limit.
 fn checked<'a>(request: &Request<'a>, rows_max: u32) -> Result<Batch<'a>, ResultCode> {
     let batch = batch_of(request)?;
     if batch.row_count == 0 {
@@ -65,7 +65,7 @@ fn checked<'a>(request: &Request<'a>, rows_max: u32) -> Result<Batch<'a>, Result
 /// Compiles the filter for rows without one of their own.
 ///
 /// # Errors
-/// What is wrong with it. It means nothing if the budget is exhausted then.
+/// Why the filter is invalid. The result is not valid if the budget is exhausted.
 pub(super) fn compile_filter<'a>(
     request: &Request<'a>,
     budget: &Budget<'_>,
@@ -74,7 +74,7 @@ pub(super) fn compile_filter<'a>(
     Ok(bytes.map(|bytes| Filter::compile(bytes, budget)).transpose()?.map(Ok))
 }
 
-/// Answers a batch that is not as it must be.
+/// Answers an invalid batch.
 fn refuse(out: &mut Vec<u8>, result: ResultCode, metrics: &ServerMetrics) -> Step {
     warn_of_bad(result);
     metrics.add(ServerCounter::BatchIndexError, 1);
@@ -82,16 +82,16 @@ fn refuse(out: &mut Vec<u8>, result: ResultCode, metrics: &ServerMetrics) -> Ste
     Step::Done
 }
 
-/// Logs that a batch is not as it must be.
+/// Logs that a batch is invalid.
 pub(super) fn warn_of_bad(result: ResultCode) {
     cf::warning_limited!(Batch, "bad batch: {result:?}");
 }
 
 /// The filters of rows, compiled once for rows that share one.
 struct RowFilters<'a> {
-    /// For rows without their own.
+    /// For rows without a filter of their own.
     parent: Option<&'a CompiledFilter<'a>>,
-    /// That of the last row that had its own, with where its bytes are.
+    /// The filter of the last row that had its own, with its bytes.
     own: Option<(&'a [u8], CompiledFilter<'a>)>,
 }
 
@@ -100,20 +100,20 @@ impl<'a> RowFilters<'a> {
         RowFilters { parent, own: None }
     }
 
-    /// The filter for `row`, which may have to be compiled. It means nothing if the budget is exhausted then.
+    /// The filter for `row`, compiled if necessary. It is not valid if the budget is exhausted.
     fn of(&mut self, row: &Row<'a>, budget: &Budget<'_>) -> Option<&CompiledFilter<'_>> {
         let Some(bytes) = row.request.field(field::FILTER_EXPRESSION) else { return self.parent };
-        // Rows that repeat parameters have the very same bytes.
+        // Rows that repeat parameters refer to the very same bytes.
         if !self.own.as_ref().is_some_and(|(known, _)| std::ptr::eq(*known, bytes)) {
             let compiled = Filter::compile(bytes, budget);
-            // What took too long for one row may not for the next.
+            // The next row may succeed where this one ran out of budget.
             self.own = (!budget.is_exhausted()).then_some((bytes, compiled));
         }
         self.own.as_ref().map(|(_, filter)| filter)
     }
 }
 
-/// What the rows of a batch have come to so far; shared by all who carry out some of them.
+/// The outcome of a batch so far; shared by all threads that carry out its rows.
 pub(super) struct BatchOutcome {
     flags: u8,
     /// Code of the error that ended the reply, or 0.
@@ -121,18 +121,18 @@ pub(super) struct BatchOutcome {
 }
 
 impl BatchOutcome {
-    /// Of a batch with these flags, whose reply was ended by `result`, or not if that is 0.
+    /// For a batch with these flags, whose reply was ended by `result`; 0 if it has not ended.
     pub(super) fn new(flags: u8, result: u8) -> Self {
         BatchOutcome { flags, result: AtomicU8::new(result) }
     }
 
-    /// Ends the reply before what is still to be sent, unless something else has.
+    /// Ends the reply before the frames that are still to be sent, unless it has ended already.
     pub(super) fn end(&self, result: ResultCode) {
-        // Whoever is second has nothing to add.
+        // Only the first error counts.
         let _ = self.result.compare_exchange(0, result.code(), Ordering::AcqRel, Ordering::Acquire);
     }
 
-    /// Whether the reply has ended: rows are carried out, and nobody hears of them.
+    /// Whether the reply has ended: further rows are carried out without replies.
     pub(super) fn has_ended(&self) -> bool {
         self.result() != 0
     }
@@ -145,32 +145,32 @@ impl BatchOutcome {
 /// How far rows were carried out.
 pub(super) enum Extent {
     All,
-    /// Until one that is malformed or of an unknown namespace, or missing.
+    /// Up to a row that is malformed, missing or of an unknown namespace.
     UntilBad,
-    /// They are not to go on here and now; so many are left, from there on.
+    /// The rest must go on elsewhere or later: this many rows, from this position on.
     Paused(RowPosition, u32),
-    /// As above, when this wait for a device is over.
+    /// As `Paused`, to be resumed after this wait for a device.
     Waits(RowPosition, u32, Wait),
-    /// As above, when it is known which copies of their records are the newest.
+    /// As `Paused`, to be resumed when the newest copies of their records are known.
     Unresolved(RowPosition, u32),
 }
 
 /// Where rows of a batch are carried out.
 #[derive(Clone, Copy)]
 pub(super) enum RowsPlace<'a> {
-    /// On a service thread, as long as the budget lasts.
+    /// A service thread, as long as the budget lasts.
     Service(&'a Budget<'a>),
-    /// On a batch thread, until this moment. The sink says whether anybody hears of what is read.
+    /// A batch thread, until this time. The sink tells whether the client still listens.
     Pool { until: Instant, sink: &'a dyn ReplySink, elsewhere: &'a dyn RowsElsewhere },
 }
 
-/// Takes rows that are not carried out with the others of their batch.
+/// Takes rows that are not carried out together with the others of their batch.
 pub(super) trait RowsElsewhere {
-    /// Has a row carried out by another node, or later. Its reply joins those of the batch when it comes.
+    /// Passes a row to another node, or keeps it for later. Its reply joins those of the batch.
     fn take(&self, row: &Row<'_>, wait: Wait);
 }
 
-/// What became of a row.
+/// Result of a row.
 enum RowStep {
     Answered,
     /// Its reply comes later.
@@ -185,32 +185,31 @@ impl From<Option<Wait>> for RowStep {
     }
 }
 
-/// What all rows of a batch that are carried out together share.
+/// State shared by rows of a batch that are carried out together.
 #[derive(Clone, Copy)]
 pub(super) struct RowsContext<'a> {
-    /// Whose the batch is, with the rights that this user had when these rows were begun with; `None` while there is no access
-    /// control.
+    /// The user's standing when these rows were begun; `None` without access control.
     pub(super) standing: Option<&'a Standing>,
     /// For rows without a filter of their own.
     pub(super) filter: Option<&'a CompiledFilter<'a>>,
     pub(super) now: StoredMillis,
-    /// When the batch was received, put off by the time in which it waited for its client.
+    /// When the batch was received, plus the time in which it waited for its client.
     pub(super) since: Instant,
     pub(super) place: RowsPlace<'a>,
-    /// Rows may wait for room.
+    /// Whether rows may wait for room.
     pub(super) may_wait: bool,
 }
 
-/// Where the frames of a batch go.
+/// Destination of a batch's frames.
 pub(super) trait FrameSink {
     /// Takes a whole frame.
     fn send(&mut self, frame: Vec<u8>);
 
-    /// Whether the client had better read before the next one is made.
+    /// Whether the client should read before the next frame is made.
     fn is_behind(&self) -> bool;
 }
 
-/// The outbox of a service thread, which takes some replies of a small batch.
+/// The outbox of a service thread, as the destination of a small batch's replies.
 struct ToOutbox<'a> {
     out: &'a mut Vec<u8>,
     start: usize,
@@ -231,7 +230,7 @@ impl FrameSink for ToOutbox<'_> {
 pub(super) struct PartialFrame {
     /// Room for its header, then messages.
     bytes: Vec<u8>,
-    /// Code of the last error in it that ends the reply behind it, or 0.
+    /// Code of the last error in the frame that ends the reply after it, or 0.
     error: u8,
 }
 
@@ -241,17 +240,17 @@ impl Default for PartialFrame {
     }
 }
 
-/// Replies in the making: one frame, sent to `sink` when it is full.
+/// Replies under construction: one frame, sent to `sink` when it is full.
 pub(super) struct Frames<'a, S: FrameSink> {
     outcome: &'a BatchOutcome,
     sink: S,
     frame: Vec<u8>,
-    /// Code of the last error in the frame that ends the reply behind it, or 0.
+    /// Code of the last error in the frame that ends the reply after it, or 0.
     error: u8,
 }
 
 impl<'a, S: FrameSink> Frames<'a, S> {
-    /// Puts the reply of a row in, which others have made.
+    /// Adds the reply of a row that was carried out elsewhere.
     pub(super) fn add_row(&mut self, message: &[u8]) {
         let start = self.frame.len();
         self.frame.extend_from_slice(message);
@@ -261,12 +260,12 @@ impl<'a, S: FrameSink> Frames<'a, S> {
         }
     }
 
-    /// Goes on with `partial`.
+    /// Continues `partial`.
     pub(super) fn new(outcome: &'a BatchOutcome, sink: S, partial: PartialFrame) -> Self {
         Frames { outcome, sink, frame: partial.bytes, error: partial.error }
     }
 
-    /// Takes what is not sent yet, for others to go on with.
+    /// Takes the unsent frame, for another turn to continue.
     pub(super) fn take_partial(&mut self) -> PartialFrame {
         let partial = PartialFrame { bytes: std::mem::take(&mut self.frame), error: self.error };
         (self.frame, self.error) = (vec![0; HEADER_SIZE], 0);
@@ -317,7 +316,7 @@ impl<'a, S: FrameSink> Frames<'a, S> {
 }
 
 impl Executor {
-    /// Carries out a batch, or as much of it as is for a service thread.
+    /// Carries out a batch, or the part of it that fits on a service thread.
     pub(super) fn execute_batch(
         &mut self,
         request: &Request<'_>,
@@ -359,7 +358,7 @@ impl Executor {
         };
         let extent = workspace.execute_rows(context, &shared, &mut rows, count, &mut frames);
         if matches!(extent, Extent::UntilBad) {
-            // What was not sent before is not sent.
+            // Unsent frames are not sent.
             outcome.end(ResultCode::Parameter);
         }
         if let Extent::Paused(first, count) = extent {
@@ -387,19 +386,19 @@ impl BatchRest {
     }
 }
 
-/// A row with the places before and behind it.
+/// A row with the positions before and after it.
 struct PlacedRow<'a> {
     row: Row<'a>,
     before: RowPosition,
     behind: RowPosition,
 }
 
-/// Rows whose records are asked for together.
+/// Rows whose records are prefetched together.
 type Window<'a> = SmallVec<[PlacedRow<'a>; PREPARED_REQUESTS]>;
 
 impl TransactionContext {
-    /// Reads the next rows, at most `left`. Returns whether there was nothing wrong with them. A row of an unknown namespace
-    /// ends the batch.
+    /// Reads the next rows, at most `left`. Returns whether they were all valid. A row of an unknown namespace ends the
+    /// batch.
     fn read_window<'a>(&self, rows: &mut Rows<'a>, left: u32, window: &mut Window<'a>) -> bool {
         window.clear();
         while window.len() < PREPARED_REQUESTS.min(left as usize) {
@@ -416,7 +415,7 @@ impl TransactionContext {
 }
 
 impl RowsContext<'_> {
-    /// Whether rows are to go on elsewhere or at another time.
+    /// Whether the remaining rows must go on elsewhere or later.
     fn is_over(&self) -> bool {
         match self.place {
             RowsPlace::Service(_) => false,
@@ -424,8 +423,7 @@ impl RowsContext<'_> {
         }
     }
 
-    /// Whether `row` changes a record that is then to be on disk before anybody hears of it: a service thread does not wait
-    /// for that.
+    /// Whether `row` changes a record that must be on disk before the reply: a service thread must not wait for that.
     fn must_not_wait_for(&self, context: &TransactionContext, row: &Row<'_>) -> bool {
         matches!(self.place, RowsPlace::Service(_))
             && row.request.info2 & info2::WRITE != 0
@@ -435,7 +433,7 @@ impl RowsContext<'_> {
             })
     }
 
-    /// How far rows were carried out of which one has to wait; on a batch thread for its device.
+    /// The extent when a row has to wait; on a batch thread the wait may be for its device.
     fn paused_for(&self, wait: Wait, before: RowPosition, left: u32) -> Extent {
         match (wait, self.place) {
             (Wait::Room(_) | Wait::Disk { .. }, RowsPlace::Pool { .. }) => Extent::Waits(before, left, wait),
@@ -444,7 +442,7 @@ impl RowsContext<'_> {
         }
     }
 
-    /// Answers a row whose partition this node does not serve now, or has it carried out where it is served.
+    /// Handles a row whose partition this node does not serve now: answers it, or passes it on.
     fn take_refused(
         &self,
         refused: Refused,
@@ -462,14 +460,14 @@ impl RowsContext<'_> {
         }
     }
 
-    /// Has a row carried out where it is served, or later.
+    /// Passes a row to the node that serves it, or keeps it for later.
     fn send_elsewhere(&self, row: &Row<'_>, wait: Wait) -> RowStep {
         let RowsPlace::Pool { elsewhere, .. } = self.place else { return RowStep::Waits(Wait::Pool) };
         elsewhere.take(row, wait);
         RowStep::Elsewhere
     }
 
-    /// Whether rows that only read are left out.
+    /// Whether rows that only read are skipped.
     fn skips_reads(&self, context: &TransactionContext) -> bool {
         match self.place {
             RowsPlace::Service(_) => false,
@@ -489,7 +487,7 @@ impl Workspace {
         frames: &mut Frames<'_, S>,
     ) -> Extent {
         let mut filters = RowFilters::new(shared.filter);
-        // Requests before the batch may have replies that wait for the disk too, elsewhere.
+        // Requests before the batch may have replies that wait for the disk too.
         let settled = self.buffers.unsettled.len();
         let (mut left, mut window) = (count, Window::new());
         let mut starts = SmallVec::<[usize; PREPARED_REQUESTS]>::new();
@@ -510,7 +508,7 @@ impl Workspace {
                 let is_last = at + 1 == window.len();
                 let is_skipped = skips_reads && row.request.info2 & info2::WRITE == 0;
                 if shared.must_not_wait_for(context, row) {
-                    // Nothing that a reply waits for stays behind with the replies of others.
+                    // A row on a service thread must not leave replies waiting among those of others.
                     assert_eq!(self.buffers.unsettled.len(), settled, "a row on a service thread is settled");
                     starts.drain(..).for_each(|start| frames.row_done(start));
                     return Extent::Paused(*before, left);
@@ -549,7 +547,7 @@ impl Workspace {
         Extent::All
     }
 
-    /// Carries out a row, or has it carried out by another node.
+    /// Carries out a row, or passes it to another node.
     fn execute_row<'a>(
         &mut self,
         context: &TransactionContext,
@@ -614,7 +612,7 @@ impl Workspace {
                     return RowStep::Answered;
                 }
                 // A row that is too long for this runs again on a copy of its record, without a lock. So does one whose
-                // record is reserved; it waits first.
+                // record is reserved, after it has waited.
                 let short = Budget::new(INLINE_STEPS);
                 match self.run(&call(Place::Service, tree_id, filter, &short), out) {
                     None => return RowStep::Answered,

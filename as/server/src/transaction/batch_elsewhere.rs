@@ -1,8 +1,8 @@
-//! Rows of a batch that are not carried out with the others: another node serves their partition, or no write begins there
-//! now. Their replies come on other threads, and join those of the batch.
+//! Rows of a batch that are not carried out with the others: another node serves their partition, or no write may begin
+//! there now. Their replies arrive on other threads, and join those of the batch.
 //!
 //! # Locks
-//! That of the batch, under which frames are posted to the client's thread.
+//! The lock of the batch, under which frames are posted to the client's thread.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
@@ -19,14 +19,14 @@ use super::batch_pool::{BatchInFlight, ToClient};
 use super::{OwnedRequest, ReplySink, SinkClosed, TransactionContext, Wait};
 use crate::metrics::{Origin, ServerLatency, Unit};
 
-/// Where the number of its row is in the reply to it.
+/// Offset of the row's number in its reply.
 const ROW_INDEX_AT: std::ops::Range<usize> = 14..18;
 
 /// Takes the rows that a turn of a batch does not carry out.
 pub(super) struct Elsewhere<'a> {
     pub(super) batch: &'a Arc<BatchInFlight>,
     pub(super) context: &'a Arc<TransactionContext>,
-    /// When the time of the rows began.
+    /// Start of the rows' time.
     pub(super) since: Instant,
     /// For rows without a filter of their own.
     pub(super) filter: Option<&'a [u8]>,
@@ -57,7 +57,7 @@ struct RowSink {
 }
 
 impl RowSink {
-    /// Gives the batch the message of a reply.
+    /// Adds the message of a reply to the batch.
     fn answer(&self, message: &[u8]) {
         self.is_answered.store(true, Relaxed);
         if self.batch.add_from_elsewhere(message) {
@@ -118,7 +118,7 @@ impl BatchInFlight {
         progress.is_done()
     }
 
-    /// Sends what is left of the replies, and the last message.
+    /// Sends the remaining replies, and the last message.
     pub(super) fn finish(&self, context: &TransactionContext) {
         let mut progress = self.progress.lock();
         let partial = std::mem::take(&mut progress.from_elsewhere);

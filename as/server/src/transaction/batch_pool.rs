@@ -1,24 +1,24 @@
-//! Batches for the batch threads: large ones, and what is left of small ones that were too much for a service thread.
+//! Batches on the batch threads: large ones, and the rest of small ones that were too long for a service thread.
 //!
-//! The threads work on a batch in turns: a turn takes the next rows and lasts until they are done, a time slice is over, or
-//! the client is behind with reading. A batch has at most one turn in the line of all batches, and gets its next one behind
-//! the others. So a large batch waits behind small ones, and yet several threads work on it if nothing else is to be done.
-//! A batch of at most [`ORDERED_ROWS_MAX`] rows that asks for work in line has one turn at a time: its replies come in the
-//! order of its rows, as the C server's do.
+//! The threads work on a batch in turns: a turn takes the next rows and lasts until they are done, a time slice is
+//! over, or the client is behind with reading. A batch has at most one turn in the queue of all batches, and its next
+//! turn is queued behind the others. So a large batch waits behind small ones, while several threads may work on it if
+//! nothing else is to be done. A batch of at most [`ORDERED_ROWS_MAX`] rows that asks for in-order processing has one
+//! turn at a time: its replies come in the order of its rows, as on the C server.
 //!
-//! Rows of partitions that other nodes serve are passed on to them (`batch_elsewhere.rs`); the batch goes on with its other
-//! rows meanwhile, and ends when all are answered.
+//! Rows of partitions that other nodes serve are passed on to them (`batch_elsewhere.rs`); the batch continues with its
+//! other rows meanwhile, and ends when all are answered.
 //!
 //! No thread waits for a client. A batch whose client is behind with reading has no turn until the client has read, is
-//! gone, or is given up because it has read nothing for as long as its request may take. When nobody listens any more, or
-//! the server stops, rows that only read are left out.
+//! gone, or is given up because it has read nothing for as long as its request may take. If the client no longer
+//! listens, or the server stops, rows that only read are skipped.
 //!
 //! # Locks
 //! One mutex for each batch, held while a turn begins or ends. A row is never carried out under it.
 //!
 //! # Threads
-//! `batch-index-threads` threads take turns from one channel. The thread that is the first to find the client of a batch
-//! behind looks after that client, until the batch has ended.
+//! `batch-index-threads` threads take turns from one channel. The first thread that finds a batch's client behind
+//! watches that client until the batch has ended.
 
 use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -54,60 +54,60 @@ use crate::workers::{Work, Workers};
 
 /// Most rows of a turn.
 const TURN_ROWS: u32 = 256;
-/// Most rows of a batch that is answered in the order of its rows: one turn at a time is as quick for so few.
+/// Most rows of a batch answered in order: for so few rows one turn at a time is as quick.
 const ORDERED_ROWS_MAX: u32 = 4 * TURN_ROWS;
-/// How long a turn lasts, but for the row in hand when it is over.
+/// Length of a turn; the current row is finished after it.
 const TURN_TIME: Duration = Duration::from_millis(2);
-/// How much less weight batch threads have than service threads: about a third.
+/// How much lower the batch threads' priority is than that of service threads: about a third of the share.
 const BATCH_NICENESS: i32 = 5;
-/// How often clients are looked after that are behind with reading.
+/// How often clients that are behind with reading are checked.
 const CLIENTS_CHECK_PERIOD: Duration = Duration::from_secs(1);
 
-/// A batch that is under way on the batch threads.
+/// A batch on the batch threads.
 pub(super) struct BatchInFlight {
     /// Body of the message.
     pub(super) body: Box<[u8]>,
-    /// For rows without their own; compiled when the first turn begins.
+    /// For rows without a filter of their own; compiled when the first turn begins.
     filter: OnceLock<Option<CompiledFilter<'static>>>,
     pub(super) outcome: BatchOutcome,
     pub(super) sink: Arc<dyn ReplySink>,
     access: Access,
-    /// Where turns go.
+    /// The queue of turns.
     workers: Weak<Workers<BatchTurn>>,
     pub(super) received: Instant,
-    /// How long it may take, if its client says so.
+    /// The time limit given by its client.
     own_time_max: Option<Duration>,
     pub(super) progress: Mutex<Progress>,
-    /// Several threads may have rows in hand at once.
+    /// Whether several threads may work on its rows at once.
     is_parallel: bool,
-    /// A thread looks after the client.
+    /// Whether a thread watches the client.
     is_watched: AtomicBool,
     _under_way: UnderWay,
 }
 
-/// How far a batch is.
+/// Progress of a batch.
 pub(super) struct Progress {
-    /// Rows that no thread has in hand: where they start, and how many there are.
+    /// Rows that no thread works on: their position, and their number.
     open: VecDeque<(RowPosition, u32)>,
-    /// Threads that have rows in hand.
+    /// Number of threads that work on rows.
     working: u32,
-    /// A turn is in the line, or comes when the client has read.
+    /// Whether a turn is queued, or comes when the client has read.
     has_turn: bool,
     /// Since when the batch waits for its client.
     behind_since: Option<Instant>,
-    /// How long it waited for its client before, or for a device if its client sets it no time limit.
+    /// Earlier time of waiting for its client, or for a device if its client has set no time limit.
     waited: Duration,
-    /// A row waits for its device, or others may have a newer copy of its record: there is no turn until that is over.
+    /// Whether a row waits for its device or for duplicate resolution: there is no turn until that is over.
     is_put_off: bool,
     /// Rows may wait for their devices.
     may_wait: bool,
-    /// Fewer rows were there than announced.
+    /// Whether there were fewer rows than announced.
     pub(super) is_incomplete: bool,
-    /// Rows whose replies come later.
+    /// Number of rows whose replies come later.
     pub(super) elsewhere: u32,
-    /// Such replies that have come.
+    /// Replies of such rows that have come.
     pub(super) from_elsewhere: PartialFrame,
-    /// Replies that are to go out with the next ones.
+    /// Replies to be sent with the next ones.
     partial: PartialFrame,
     /// Replies that the first turn sends.
     frames: Vec<u8>,
@@ -135,7 +135,7 @@ impl Drop for UnderWay {
     }
 }
 
-/// Has a batch go on when the last of its questions to other nodes is answered.
+/// Resumes a batch when the last of its questions to other nodes is answered.
 struct GoesOn(Arc<BatchInFlight>);
 
 impl Drop for GoesOn {
@@ -175,8 +175,8 @@ impl BatchPool {
         }
     }
 
-    /// Has what is left of the batch message `body`, which came at `received`, carried out. Its replies go to `sink`. The
-    /// message was found to be a batch by [`Executor::execute`].
+    /// Carries out the rest of the batch message `body`, received at `received`. Its replies go to `sink`.
+    /// [`Executor::execute`] has checked that the message is a batch.
     pub(crate) fn start(
         &self,
         body: &[u8],
@@ -216,33 +216,34 @@ impl BatchPool {
             is_watched: AtomicBool::new(false),
             _under_way: UnderWay::new(&self.under_way),
         };
-        // The threads end only after the service threads, who are the callers.
+        // The threads outlive the service threads, which are the callers.
         self.workers.submit(BatchTurn(Arc::new(batch)));
     }
 
-    /// Batches that are not done.
+    /// Number of batches that are not done.
     pub(crate) fn under_way_count(&self) -> usize {
         self.under_way.load(Ordering::Relaxed)
     }
 }
 
-/// What a turn has in hand.
+/// The rows of a turn.
 struct InHand {
     first: RowPosition,
     count: u32,
-    /// When the batch was received, put off by the time in which it waited for its client.
+    /// When the batch was received, plus the time in which it waited for its client.
     since: Instant,
-    /// Rows may wait for their devices.
+    /// Whether rows may wait for their devices.
     may_wait: bool,
-    /// Replies to go on with.
+    /// Replies to continue.
     partial: PartialFrame,
 }
 
 impl BatchInFlight {
-    /// Compiles the filter for rows without their own, if that is still to be done; there is no other turn then.
+    /// Compiles the filter for rows without their own, if necessary; there is no other turn at that time.
     ///
     /// # Errors
-    /// What is wrong with it; `Timeout` if that takes longer than the batch may, or nobody waits for it any more.
+    /// Why it is invalid; `Timeout` if compiling takes longer than the batch may, or nobody waits for the batch any
+    /// more.
     fn prepare_filter(&self, context: &TransactionContext) -> Result<(), ResultCode> {
         if self.filter.get().is_some() {
             return Ok(());
@@ -265,15 +266,15 @@ impl BatchInFlight {
         (0..batch.row_count).map_while(|_| rows.read().ok()).all(|row| row.request.info2 & info2::WRITE == 0)
     }
 
-    /// Puts a turn at the end of the line.
+    /// Queues a turn behind all others.
     fn submit_turn(self: &Arc<Self>) {
-        // When the threads have ended, so has the server.
+        // After the threads have ended, there is nothing to submit.
         if let Some(workers) = self.workers.upgrade() {
             workers.submit(BatchTurn(Arc::clone(self)));
         }
     }
 
-    /// A row has to wait for its device: the next turn comes when that is over.
+    /// Suspends the batch, as a row has to wait for its device: the next turn comes after the wait.
     fn wait_for_device(self: &Arc<Self>, context: &TransactionContext, wait: Wait) {
         if std::mem::replace(&mut self.progress.lock().is_put_off, true) {
             return;
@@ -282,13 +283,13 @@ impl BatchInFlight {
         let deadline = self.own_time_max.map_or(since + ROOM_WAIT_MAX, |time| self.received + time);
         let batch = Arc::clone(self);
         let resume = move |may_wait| batch.go_on(since.elapsed(), may_wait);
-        // What it keeps in memory it keeps anyway.
+        // The batch stays in memory anyway, so the wait counts no bytes.
         let waiting = RoomWait { size: 0, deadline, has_waited: false, resume: Box::new(resume) };
         context.wait_for_device(wait, waiting);
     }
 
-    /// Other nodes may have newer copies of the records of rows, of which `count` are left from `first` on: the next turn comes
-    /// when that is known of those that are next.
+    /// Suspends the batch, as other nodes may have newer copies of records; `count` rows are left from `first` on. The
+    /// next turn comes when the next records are resolved.
     fn resolve_duplicates(self: &Arc<Self>, context: &TransactionContext, first: RowPosition, count: u32) {
         if std::mem::replace(&mut self.progress.lock().is_put_off, true) {
             return;
@@ -353,16 +354,16 @@ impl BatchInFlight {
         let partial = std::mem::take(&mut progress.partial);
         let since = self.received + progress.waited;
         if !self.is_parallel {
-            // Nobody else needs to know where the next turn starts.
+            // No other turn needs the position of the next one.
             progress.working += 1;
             return Some(InHand { first, count, since, may_wait, partial });
         }
         let wanted = count.min(TURN_ROWS);
         let (in_hand, next) = self.skip(first, wanted);
         if in_hand < wanted {
-            // The next row is malformed or missing, and those behind it cannot be found.
+            // The next row is malformed or missing, so the rows after it cannot be found.
             progress.is_incomplete = true;
-            // Nobody hears of those before it that are not answered yet.
+            // The rows before it that are not answered yet get no replies.
             self.outcome.end(ResultCode::Parameter);
         } else if count > wanted {
             progress.open.push_front((next, count - wanted));
@@ -377,7 +378,7 @@ impl BatchInFlight {
         Some(InHand { first, count: in_hand, since, may_wait, partial })
     }
 
-    /// How many of the `count` rows from `first` on are whole, and where the row behind them starts.
+    /// The number of complete rows among `count` rows from `first` on, and the position after them.
     fn skip(&self, first: RowPosition, count: u32) -> (u32, RowPosition) {
         let Ok(request) = Request::parse(&self.body) else { return (0, first) };
         let Ok(batch) = batch_of(&request) else { return (0, first) };
@@ -389,7 +390,7 @@ impl BatchInFlight {
         (whole, rows.position())
     }
 
-    /// Ends a turn; `left` is what it had in hand and did not do. Returns whether the batch is done.
+    /// Ends a turn; `left` are its rows that were not done. Returns whether the batch is done.
     fn end_turn(self: &Arc<Self>, left: Option<(RowPosition, u32)>) -> bool {
         let mut progress = self.progress.lock();
         progress.working -= 1;
@@ -412,14 +413,14 @@ impl BatchInFlight {
             return false;
         }
         cf::warning_limited!(Batch, "a batch is given up: its client has not read answers for too long");
-        // In this order: no frame is left out of a reply that ends well.
+        // The order matters: a reply that ends well must not lack a frame.
         self.outcome.end(ResultCode::Timeout);
         self.sink.give_up();
         true
     }
 }
 
-/// Batches whose clients a thread looks after.
+/// Batches whose clients a thread watches.
 struct Watch {
     batches: Vec<Weak<BatchInFlight>>,
     checked: Instant,
@@ -436,7 +437,7 @@ impl Watch {
         }
     }
 
-    /// Looks after the clients, if it is time for that. Returns whether there are any.
+    /// Checks the clients, if it is time. Returns whether there are any.
     fn check_clients(&mut self) -> bool {
         if !self.batches.is_empty() && self.checked.elapsed() >= CLIENTS_CHECK_PERIOD {
             self.checked = Instant::now();
@@ -446,7 +447,7 @@ impl Watch {
     }
 }
 
-/// What a batch thread does.
+/// A batch thread's work.
 pub(crate) struct BatchWorker {
     executor: Executor,
     watch: Watch,
@@ -498,7 +499,7 @@ impl Executor {
                 Some((first, count))
             }
             Ok(Some(Extent::UntilBad) | None) => {
-                // A namespace that nobody knows, or a malformed row.
+                // A row of an unknown namespace, or a malformed one.
                 batch.outcome.end(ResultCode::Parameter);
                 batch.progress.lock().is_incomplete |= !batch.is_parallel;
                 None
@@ -555,7 +556,7 @@ impl Executor {
         };
         let extent = workspace.execute_rows(context, &shared, &mut rows, in_hand.count, &mut frames);
         match extent {
-            // One turn's replies are together with those of the next, as the error of a row ends them all.
+            // Replies of one turn go together with those of the next, as the error of a row ends them all.
             Extent::Paused(..) if !batch.is_parallel => batch.progress.lock().partial = frames.take_partial(),
             Extent::UntilBad => {
                 batch.outcome.end(ResultCode::Parameter);
@@ -581,7 +582,7 @@ mod tests {
 
     const TURNS: u32 = 3;
 
-    /// The way to a client, with a bug.
+    /// A sink with a deliberate bug.
     #[derive(Default)]
     struct Broken(Mutex<Vec<u8>>);
 

@@ -2,7 +2,7 @@
 //! one load.
 //!
 //! A step ends where the next begins, and the clock is read there. The first begins when the thread woke up for the
-//! request; the last ends when the replies of all that it found ready are sent.
+//! request; the last ends when the replies of that wake-up are sent.
 
 use std::time::{Duration, Instant};
 
@@ -12,12 +12,12 @@ use super::{Call, Executor, TransactionContext, Workspace};
 use crate::metrics::{Benchmark, BenchmarkStep, Origin, Unit};
 use crate::namespace::Namespace;
 
-/// Transactions whose replies are made but not sent: number of the namespace, what they are, and since when.
+/// Transactions whose replies are made but not sent: position of the namespace, benchmark, and start.
 #[derive(Default)]
 pub(super) struct Answered(Vec<(usize, Benchmark, Instant)>);
 
 impl Answered {
-    /// Their replies are sent.
+    /// Notes that their replies are sent.
     pub(super) fn end(&mut self, context: &TransactionContext) {
         for (namespace, benchmark, since) in self.0.drain(..) {
             end_step(context, &context.namespaces[namespace], benchmark, BenchmarkStep::Response, since);
@@ -25,11 +25,11 @@ impl Answered {
     }
 }
 
-/// Where the transactions of a thread are.
+/// Times of a thread's transactions.
 pub(super) struct Stopwatch {
-    /// When the thread woke up for what it carries out now.
+    /// When the thread woke up for its current requests.
     pub(super) woken: Instant,
-    /// When the row of a batch was taken up that is carried out now.
+    /// When the current row of a batch was started.
     row_taken_up: Option<Instant>,
     answered: Answered,
 }
@@ -40,16 +40,16 @@ impl Stopwatch {
     }
 }
 
-/// A transaction that is measured. Nothing is noted before it has an answer: it may have to run again, on another thread.
+/// A transaction that is measured. Nothing is noted before it has an answer: it may have to run again on another
+/// thread.
 pub(super) struct Measured {
     benchmark: Benchmark,
-    /// Where its record is read or changed, since this moment.
+    /// The step in which its record is read or changed, and its start.
     step: BenchmarkStep,
     since: Instant,
 }
 
-/// As what `call` is measured, and in which step it works on its record. Deletes are not measured, as little as in the C
-/// server.
+/// The benchmark of `call`, and the step in which it works on its record. Deletes are not measured, as on the C server.
 fn kind_of(call: &Call<'_>) -> Option<(Benchmark, BenchmarkStep)> {
     let request = call.request;
     let (benchmark, step) = if request.info2 & info2::WRITE == 0 {
@@ -70,13 +70,13 @@ fn kind_of(call: &Call<'_>) -> Option<(Benchmark, BenchmarkStep)> {
 }
 
 impl Executor {
-    /// The thread woke up at `woken` for what it carries out from now on.
+    /// Notes that the thread woke up at `woken` for its next requests.
     #[inline]
     pub(crate) fn wake(&mut self, woken: Instant) {
         self.workspace.stopwatch.woken = woken;
     }
 
-    /// All replies are sent.
+    /// Notes that all replies are sent.
     #[inline]
     pub(super) fn measure_responses(&mut self) {
         self.workspace.stopwatch.answered.end(&self.context);
@@ -84,7 +84,7 @@ impl Executor {
 }
 
 impl Workspace {
-    /// A row of a batch in `namespace` is taken up.
+    /// Notes the start of a row of a batch in `namespace`.
     #[inline]
     pub(super) fn take_up_row(&mut self, namespace: &Namespace) {
         if Benchmark::BatchSub.is_enabled(&namespace.config().params) {
@@ -92,7 +92,7 @@ impl Workspace {
         }
     }
 
-    /// `call` is about to look for its record. `None` if it is not measured.
+    /// Notes that `call` is about to look up its record. `None` if it is not measured.
     #[inline]
     pub(super) fn start_measuring(&mut self, call: &Call<'_>) -> Option<Measured> {
         let (benchmark, step) = kind_of(call)?;
@@ -102,7 +102,7 @@ impl Workspace {
         Some(Measured { benchmark, step, since: Instant::now() })
     }
 
-    /// The reply of `call` is made, and sent later than others if it is held.
+    /// Notes that the reply of `call` is made; if held, it is sent later than others.
     pub(super) fn note_answered(&mut self, call: &Call<'_>, measured: Measured, is_held: bool) {
         let Measured { benchmark, step, since } = measured;
         let woken = self.stopwatch.woken;

@@ -21,8 +21,8 @@ const PARTICLE_TYPE_INTEGER: u8 = 1;
 /// A stored integer key: its type byte and eight bytes.
 const INTEGER_KEY_SIZE: usize = 9;
 
-/// Most bytes of the answer to one request for a record: as many as a request may have. A few ops could ask for the same
-/// large bin again and again.
+/// Most bytes of the answer to one request for a record, the same as the limit of a request. A few ops could ask for
+/// the same large bin again and again.
 const REPLY_SIZE_MAX: usize = proto::frame::BODY_SIZE_MAX as usize;
 
 /// Checks after each op that the reply does not get too large.
@@ -32,7 +32,7 @@ pub(super) fn check_reply_size(reply: &ReplyWriter<'_>) -> Result<(), ResultCode
 }
 
 impl Call<'_> {
-    /// Whether the namespace takes writes from this kind of client.
+    /// Checks whether the namespace accepts writes from this kind of client.
     pub(super) fn check_xdr_filter(&self) -> Result<(), ResultCode> {
         let params = &self.namespace.config().params;
         let rejected = if self.request.info1 & info1::XDR != 0 {
@@ -47,12 +47,12 @@ impl Call<'_> {
         Ok(())
     }
 
-    /// The set named in a read or delete must be the record's; none named is right for any.
+    /// Checks that the set named in a read or delete is the record's; a request without a set matches any.
     pub(super) fn check_set_if_named(&self, record: &RecordMeta) -> Result<(), ResultCode> {
         if self.request.set_name().is_empty() { Ok(()) } else { self.check_set(record) }
     }
 
-    /// The set named in a write must be the record's.
+    /// Checks that the set named in a write is the record's.
     pub(super) fn check_set(&self, record: &RecordMeta) -> Result<(), ResultCode> {
         let name = self.namespace.set_of(record).map_or(&[][..], |set| &set.name);
         let is_own = matches!(self.origin, Origin::OpsSub | Origin::UdfSub);
@@ -71,7 +71,7 @@ impl Call<'_> {
         Err(ResultCode::Parameter)
     }
 
-    /// The generation the request expects, if it does. A record that does not exist has generation 0.
+    /// Checks the generation that the request expects, if any. A record that does not exist has generation 0.
     pub(super) fn check_generation(&self, generation: u16) -> Result<(), ResultCode> {
         let generation = u32::from(generation);
         let holds = if self.request.info2 & info2::GENERATION != 0 {
@@ -88,8 +88,8 @@ impl Call<'_> {
         Err(ResultCode::Generation)
     }
 
-    /// Asks the filter, if there is one, about a record that has not been read. Returns what is left to be asked of the
-    /// record itself.
+    /// Applies the filter, if there is one, to a record that has not been read. Returns the question that only the
+    /// record itself can answer.
     pub(super) fn check_filter(&self, record: &RecordMeta) -> Result<Option<OpenQuestion<'_>>, ResultCode> {
         match self.filter {
             None => Ok(None),
@@ -105,7 +105,7 @@ impl Call<'_> {
         }
     }
 
-    /// The key sent with the request must be the one stored with the record, if both are there.
+    /// Checks that the key sent with the request equals the stored one, if both exist.
     pub(super) fn check_key(&self, flat: &FlatRecord<'_>) -> Result<(), ResultCode> {
         match (self.request.key, flat.key) {
             (Some(sent), Some(stored)) if sent != stored => {
@@ -122,7 +122,7 @@ impl Call<'_> {
     }
 }
 
-/// The key to store with a record that has none: the one sent.
+/// The key to store with a record that has none: the one in the request.
 pub(super) fn key_to_store<'a>(request: &Request<'a>) -> Result<Option<&'a [u8]>, ResultCode> {
     match request.key {
         None => Ok(None),
@@ -148,7 +148,7 @@ pub(super) fn checked_ttl(call: &Call<'_>, set: Option<&Set>, is_new: bool) -> R
     checked_ttl_of(call, call.request.record_ttl, set, is_new)
 }
 
-/// As [`checked_ttl`], of a write that has `ttl` from elsewhere.
+/// As [`checked_ttl`], for a write whose `ttl` comes from elsewhere.
 pub(super) fn checked_ttl_of(
     call: &Call<'_>,
     ttl: u32,

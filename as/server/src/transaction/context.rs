@@ -1,4 +1,4 @@
-//! What all transactions of a server share, and what those of one thread use again and again.
+//! State shared by all transactions of a server, and buffers reused by those of one thread.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -22,10 +22,10 @@ use crate::storage::{DiskCaller, ReadBuffer};
 use crate::udf::Functions;
 use crate::workers::Workers;
 
-/// How much less weight the threads of the pool have than service threads: about a tenth.
+/// How much lower the pool threads' priority is than that of service threads: about a tenth of the share.
 const POOL_NICENESS: i32 = 10;
 
-/// What all transactions of a server share.
+/// State shared by all transactions of a server.
 pub(crate) struct TransactionContext {
     pub(crate) config: Arc<Config>,
     pub(crate) namespaces: Arc<[Arc<Namespace>]>,
@@ -34,17 +34,17 @@ pub(crate) struct TransactionContext {
     pub(crate) functions: Functions,
     /// The threads for requests that are too long for a service thread.
     pub(crate) pool: Workers<OwnedRequest>,
-    /// Requests that wait for a record that a thread of a pool is about to change.
+    /// Requests that wait for a record reserved by a pool thread.
     pub(super) waits: WaitTable,
-    /// Writes that replicas have not acknowledged.
+    /// Writes that replicas have not acknowledged yet.
     pub(crate) replicas: Arc<ReplicaWrites>,
     /// Questions to nodes that may have newer copies of records.
     pub(crate) duplicates: Duplicates,
-    /// Threads of pools that hang, as a disk does not answer.
+    /// Pool threads that hang because a disk does not answer.
     pub(crate) disk_watch: DiskWatch,
-    /// Requests that other nodes carry out.
+    /// Requests that are passed on to other nodes.
     pub(crate) passed_on: PassedOn,
-    /// The server stops: what only reads ends soon.
+    /// Whether the server stops: transactions that only read end soon.
     is_stopping: AtomicBool,
 }
 
@@ -72,13 +72,13 @@ impl TransactionContext {
         }
     }
 
-    /// The same, whose writes go to replicas by `replicas`.
+    /// The same, with `replicas` sending writes to replicas.
     pub(crate) fn with_replicas(mut self, replicas: Arc<ReplicaWrites>) -> Self {
         self.replicas = replicas;
         self
     }
 
-    /// Transactions that only read end soon from now on, without an answer.
+    /// From now on, transactions that only read end soon, without an answer.
     pub(crate) fn stop(&self) {
         self.is_stopping.store(true, Release);
     }
@@ -108,7 +108,7 @@ impl TransactionContext {
         self.namespaces.iter().find(|namespace| namespace.name().as_bytes() == name)
     }
 
-    /// The namespace that `request` names. The log tells of one that there is not.
+    /// The namespace that `request` names. An unknown one is logged.
     #[inline]
     pub(super) fn namespace_of(&self, request: &Request<'_>) -> Option<&Arc<Namespace>> {
         let namespace = self.known_namespace(request);
@@ -119,7 +119,7 @@ impl TransactionContext {
     }
 }
 
-/// Says that a request names no namespace, or one that there is not.
+/// Logs that a request names no namespace, or an unknown one.
 #[cold]
 fn warn_of_namespace(name: Option<&[u8]>) {
     match name {
@@ -130,22 +130,22 @@ fn warn_of_namespace(name: Option<&[u8]>) {
     }
 }
 
-/// Buffers that the transactions of a thread use again and again.
+/// Buffers that a thread reuses for its transactions.
 pub(super) struct Buffers {
     /// A flat record being made.
     pub(super) flat: FlatBuffer,
     /// A record that was read from a disk.
     pub(super) read: ReadBuffer,
-    /// Records that must be on disk before the replies made so far are sent, in the order of these.
+    /// Records that must be on disk before the replies made so far are sent, in the order of the replies.
     pub(super) unsettled: Vec<Unsettled>,
-    /// By namespace, what the thread is in while it commits.
+    /// By namespace, the section for commits of this thread.
     pub(super) commits: Box<[Section]>,
 }
 
-/// What the transactions of one thread use again and again.
+/// State that a thread reuses for its transactions.
 pub(super) struct Workspace {
     pub(super) buffers: Buffers,
-    /// By namespace, what the thread is in while it carries out transactions there.
+    /// By namespace, the section for transactions of this thread.
     pub(super) sections: Box<[Section]>,
     pub(super) tally: measure::Tally,
     /// Transactions whose replies are made and wait to be sent.
@@ -154,7 +154,7 @@ pub(super) struct Workspace {
 }
 
 impl Workspace {
-    /// For a thread of `caller`.
+    /// For a thread of the kind `caller`.
     pub(super) fn new(namespaces: &[Arc<Namespace>], caller: DiskCaller) -> Self {
         let namespace_count = namespaces.len();
         Workspace {

@@ -52,7 +52,7 @@ fn delete(call: &Call<'_>, buffers: &mut Buffers) -> Result<Done, Failure> {
     Ok(Done::Deleted)
 }
 
-/// Asks a copy of the record whether it is to be deleted, and deletes the record if it is still the same.
+/// Checks on a copy of the record whether it may be deleted, and deletes the record if it has not changed.
 fn delete_from_copy(call: &Call<'_>, buffers: &mut Buffers, turn: Turn) -> Result<Attempt<Done>, Failure> {
     check_request(call)?;
     let copy = RecordCopy::of(call, &*find(call)?, &mut buffers.read).unpacked(call, &mut buffers.read);
@@ -72,7 +72,7 @@ fn check_request(call: &Call<'_>) -> Result<(), ResultCode> {
     if call.request.has_field(field::MRT_ID) { Err(ResultCode::EnterpriseOnly) } else { Ok(()) }
 }
 
-/// The record, for deleting it.
+/// The guard of the record to delete.
 fn find<'a>(call: &Call<'a>) -> Result<WriteGuard<'a>, ResultCode> {
     let found = call.namespace.index.get_exclusive(&call.digest);
     found.filter(|guard| !guard.is_tombstone()).ok_or(ResultCode::NotFound)
@@ -94,16 +94,16 @@ fn check_record(call: &Call<'_>, subject: Subject<'_>, scratch: &mut ReadBuffer)
         }
         (Err(result), Some(_)) => Err(result),
         (Err(result), None) if call.budget.is_exhausted() || result == ResultCode::Timeout => Err(result),
-        // A damaged record has no key that another could be compared with; it can be deleted.
+        // A damaged record has no key to compare; it can be deleted.
         (Err(_), None) => Ok(()),
     }
 }
 
-/// Removes the record of `guard`: if the request or the namespace asks for it so that it stays removed after a restart,
-/// by a tombstone in its place. Without being asked too, if the record itself took the place of one.
+/// Removes the record of `guard`. A tombstone takes its place if the request or the namespace asks for a durable
+/// delete, or if the record itself must leave one.
 ///
 /// # Errors
-/// When the tombstone cannot be stored; then the record is as it was.
+/// When the tombstone cannot be stored; the record is unchanged then.
 pub(super) fn remove(
     call: &Call<'_>,
     guard: WriteGuard<'_>,

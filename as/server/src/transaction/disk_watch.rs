@@ -1,15 +1,15 @@
-//! The watch over disks that do not answer: requests that wait for one go on when it answers, and as many threads as hang
-//! have others in their place.
+//! The watch over disks that do not answer: requests that wait for such a disk resume when it answers, and pool threads
+//! that hang get substitutes.
 //!
 //! # Threads
-//! One thread looks several times a second. What it finds is in atomics.
+//! One thread checks several times a second. The results are in atomics.
 
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
 use super::TransactionContext;
 use crate::storage::DiskCaller;
 
-/// Threads of pools that hang, as of the last look.
+/// Number of pool threads that hang, as of the last check.
 #[derive(Default)]
 pub(crate) struct DiskWatch {
     /// By caller.
@@ -24,7 +24,7 @@ impl DiskWatch {
 }
 
 impl TransactionContext {
-    /// Looks at the disks of all namespaces.
+    /// Checks the disks of all namespaces.
     pub(crate) fn watch_disks(&self) {
         for namespace in self.namespaces.iter() {
             namespace.storage.watch_disks();

@@ -1,11 +1,12 @@
 //! Duplicate resolution: before a master reads or changes a record of which other nodes may have newer copies, it asks them.
 //!
-//! After a change of the cluster several nodes may have copies of a partition that have gone different ways, until they have
-//! migrated to its master. Each of these *duplicates* is asked whether its copy is newer than the master's; the newest is stored
-//! here, and then the transaction runs. While answers are awaited its request is parked. Nodes that do not answer are
-//! asked again, until the time of the first request is over.
+//! After a change of the cluster several nodes may have diverging copies of a partition, until they have migrated to
+//! its master. Each of these *duplicates* is asked whether its copy is newer than the master's; the newest is stored
+//! here, and then the transaction runs. Meanwhile its request is parked. Nodes that do not answer are asked again,
+//! until the time of the first request is over.
 //!
-//! What was resolved stays so until the cluster changes: only the master takes writes. So it is remembered.
+//! A resolved record stays resolved until the cluster changes, because only the master takes writes. So the result is
+//! remembered.
 //!
 //! # Locks
 //! Those of the [table](super::pending). The caller holds no sprig lock.
@@ -31,48 +32,48 @@ use crate::index::PartitionId;
 use crate::metrics::{NamespaceCounter, Origin};
 use crate::namespace::Namespace;
 
-/// Resolved records that a shard remembers.
+/// Most resolved records that a shard remembers.
 const RESOLVED_MAX: usize = 4096;
 
-/// What waits for an answer.
+/// The party that waits for an answer.
 pub(super) enum Asker {
     Request(OwnedRequest),
-    /// Goes on when it is dropped.
+    /// Resumes when it is dropped.
     Other(Arc<dyn Send + Sync>),
 }
 
-/// What belongs to a question.
+/// State of a question.
 struct Question {
-    /// The newest copy so far that is newer than ours.
+    /// The newest copy received so far, if it is newer than ours.
     best: Option<(CopyAge, Vec<u8>)>,
-    /// The latest removal of the record that others know of, in milliseconds since 2010: copies of before do not count.
+    /// The latest removal of the record known to other nodes, in milliseconds since 2010: earlier copies are ignored.
     removed_at: Option<u64>,
-    /// The number of the rebalance after which it was asked.
+    /// Number of the last rebalance when it was asked.
     rebalance: u64,
-    /// For the first who asked.
+    /// The first request that asked.
     sent_for: SentFor,
     waiting: Vec<Asker>,
 }
 
-/// Records that were resolved, with the number of the rebalance after which they were.
+/// Resolved records, with the number of the last rebalance at that time.
 #[derive(Default)]
 struct Resolved(HashMap<RecordKey, u64>);
 
 impl Resolved {
     fn note(&mut self, key: RecordKey, rebalance: u64) {
         if self.0.len() >= RESOLVED_MAX {
-            // Who finds nothing asks again.
+            // A lookup that finds nothing only asks again.
             self.0.clear();
         }
         self.0.insert(key, rebalance);
     }
 }
 
-/// The questions of a server, and what it knows from the answers.
+/// The open questions of a server, and the resolved records.
 pub(crate) struct Duplicates(PendingTable<Question, Resolved>);
 
 impl Call<'_> {
-    /// What the transaction has to wait for if other nodes may have a newer copy of its record.
+    /// The wait of a transaction, if other nodes may have a newer copy of its record.
     #[inline]
     pub(super) fn wait_of_duplicates(&self) -> Option<Wait> {
         if !self.namespace.partitions.may_have_duplicates(PartitionId::of(&self.digest)) {
@@ -82,10 +83,10 @@ impl Call<'_> {
         self.wait_of_duplicates_of(found.map(|guard| guard.last_update_time()))
     }
 
-    /// The same of the record that was last updated at `local`, if there is one here. The caller may hold its sprig lock.
+    /// The same for a record last updated at `local`, if it exists here. The caller may hold its sprig lock.
     #[cold]
     pub(super) fn wait_of_duplicates_of(&self, local: Option<u64>) -> Option<Wait> {
-        // Queries only find partitions that have no duplicates.
+        // Queries read only partitions without duplicates.
         let is_of_query = matches!(self.origin, Origin::OpsSub | Origin::UdfSub);
         let key = self.record_key();
         let waits = !is_of_query && must_resolve(self.context, self.namespace, self.request, (&key, local));
@@ -93,8 +94,8 @@ impl Call<'_> {
     }
 }
 
-/// Whether a request for the record of `key`, last updated at `local` if it is here, has to wait until it is known which copy is
-/// the newest.
+/// Whether a request for the record of `key`, last updated at `local` if it exists here, must wait for duplicate
+/// resolution.
 #[cold]
 pub(super) fn must_resolve(
     context: &TransactionContext,
@@ -122,7 +123,7 @@ impl Duplicates {
         Duplicates(PendingTable::new())
     }
 
-    /// Asks by `fabric` from now on.
+    /// Connects the table to `fabric`, which sends its messages from now on.
     pub(super) fn connect(
         &self,
         context: &Arc<TransactionContext>,
@@ -132,12 +133,12 @@ impl Duplicates {
         self.0.connect(context, fabric, cluster);
     }
 
-    /// Questions that are not answered.
+    /// Number of open questions.
     pub(crate) fn count(&self) -> usize {
         self.0.count()
     }
 
-    /// Whether it is not known yet which copy of the record is the newest.
+    /// Whether the newest copy of the record is not known yet.
     fn is_open(
         &self,
         namespace: &Namespace,
@@ -147,13 +148,13 @@ impl Duplicates {
         if self.0.links().is_none() {
             return false;
         }
-        // What was found out before the rebalance that made the duplicates does not count.
+        // Results from before the rebalance that made the duplicates are not valid.
         let (cutoff, rebalance) = namespace.partitions.duplicate_cutoff(id);
-        // What was written for long after the rebalance was resolved then.
+        // A record written long after the rebalance was resolved then.
         local.is_none_or(|time| time <= cutoff) && self.0.shard(key).more.0.get(key) != Some(&rebalance)
     }
 
-    /// Has `asker` wait until it is known which copy of a record is the newest, and that is here.
+    /// Makes `asker` wait until the newest copy of a record is known and stored here.
     pub(super) fn ask(&self, context: &TransactionContext, key: RecordKey, sent_for: SentFor, asker: Asker) {
         let Some(links) = self.0.links() else { return context.go_on(asker) };
         let (namespace, id) = (&context.namespaces[key.namespace], PartitionId::of(&key.digest));
@@ -188,7 +189,7 @@ impl Duplicates {
         namespace.metrics.add(NamespaceCounter::DupResAsk, nodes.len() as u64);
         let question = Question {
             best: None,
-            // What was removed here does not come back from others.
+            // A record removed here must not come back from other nodes.
             removed_at: namespace.partitions.removed_at(&key.digest),
             rebalance,
             sent_for,
@@ -199,11 +200,11 @@ impl Duplicates {
         shard.pending.insert(key, question);
     }
 
-    /// A node has answered, with its copy if that is newer, and with the time of the last removal that it knows of. When it was
-    /// the last, the newest copy is stored here and who waited goes on.
+    /// Handles a node's answer: its copy if that is newer, and the time of the last removal that it knows of. After the
+    /// last answer the newest copy is stored here and the askers resume.
     ///
     /// # Errors
-    /// When what it sent is no record.
+    /// When the answer holds no valid record.
     pub(super) fn answered(
         &self,
         context: &TransactionContext,
@@ -243,7 +244,7 @@ impl Duplicates {
             let _ = take_removal(namespace, id, &key.digest, removed_at)?;
         }
         if let Some((_, bytes)) = question.best {
-            // Whoever reads it waits for the disk.
+            // Readers of the copy wait for the disk themselves.
             let _ = take_copy(namespace, id, &bytes, question.removed_at)?;
         }
         self.0.shard(&key).more.note(key, question.rebalance);
@@ -251,8 +252,8 @@ impl Duplicates {
         Ok(())
     }
 
-    /// Asks again who has not answered for long. What is late, or was asked in another cluster, is over: who waited looks
-    /// again what to do.
+    /// Repeats questions that have long not been answered. A question that is late, or was asked in another cluster, is
+    /// dropped: its askers check again.
     pub(super) fn resend(&self, context: &TransactionContext) {
         let Some(links) = self.0.links().filter(|_| self.count() != 0) else { return };
         let now = Instant::now();
@@ -280,7 +281,7 @@ impl Duplicates {
 }
 
 impl TransactionContext {
-    /// Has go on who waited for an answer.
+    /// Resumes an asker.
     fn go_on(&self, asker: Asker) {
         match asker {
             Asker::Request(request) => self.pool.submit(request),

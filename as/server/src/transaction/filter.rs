@@ -1,7 +1,7 @@
-//! Record filters: expressions that come with a request and say which records it is for.
+//! Record filters: expressions in a request that select the records it applies to.
 //!
-//! A filter is compiled once for its request, once for its batch, or once for the rows that repeat it. It is asked
-//! first about what the index knows of a record; only if that leaves the answer open, the record is read.
+//! A filter is compiled once for its request, once for its batch, or once for the rows that repeat it. It is evaluated
+//! first on the metadata in the index; the record is read only if that leaves the answer open.
 
 use cf::Digest;
 use cf::clock::StoredMillis;
@@ -14,15 +14,15 @@ use crate::config::Engine;
 use crate::index::RecordMeta;
 use crate::namespace::{Namespace, stored_size};
 
-/// The filter of a request, or why it is none. What is wrong with one is told only where it would be asked.
+/// A compiled filter, or why it is invalid. The error is reported only where the filter would be evaluated.
 pub(crate) type CompiledFilter<'a> = Result<Filter<'a>, ResultCode>;
 
-/// Compiles the filter that the request brings.
+/// Compiles the request's filter.
 pub(crate) fn compile<'a>(request: &Request<'a>, budget: &Budget<'_>) -> Option<CompiledFilter<'a>> {
     request.field(field::FILTER_EXPRESSION).map(|bytes| Filter::compile(bytes, budget))
 }
 
-/// A question about a record that its metadata left open: its bins or its key must tell.
+/// A filter's question that the metadata left open: the bins or the key must answer it.
 pub(crate) struct OpenQuestion<'f> {
     filter: &'f Filter<'f>,
     metadata: Metadata<'f>,
@@ -30,10 +30,10 @@ pub(crate) struct OpenQuestion<'f> {
 }
 
 impl OpenQuestion<'_> {
-    /// Asks again, now that the record has been read.
+    /// Evaluates the filter on the record.
     ///
     /// # Errors
-    /// `FilteredOut` when the request is not for this record; `Timeout` when the budget ran out.
+    /// `FilteredOut` if the request does not apply to this record; `Timeout` if the budget ran out.
     pub(crate) fn resolve(&self, bins: &dyn BinSource, key: Option<&[u8]>) -> Result<(), ResultCode> {
         let record = Record { metadata: &self.metadata, key, bins };
         let matches = self.filter.matches(&record, self.budget);
@@ -41,10 +41,10 @@ impl OpenQuestion<'_> {
     }
 }
 
-/// Asks `filter` about what the index knows of a record. Returns the question if that is not enough.
+/// Evaluates `filter` on the metadata in the index. Returns the open question if that is not enough.
 ///
 /// # Errors
-/// `FilteredOut` when the request is not for this record; `Timeout` when the budget ran out.
+/// `FilteredOut` if the request does not apply to this record; `Timeout` if the budget ran out.
 pub(crate) fn ask<'f>(
     filter: &'f Filter<'f>,
     metadata: Metadata<'f>,
@@ -58,7 +58,7 @@ pub(crate) fn ask<'f>(
     })
 }
 
-/// What is known of the record of `digest`, which may not be stored yet.
+/// Metadata of the record of `digest` for a filter; the record may not be stored yet.
 pub(crate) fn metadata_of<'n>(
     namespace: &'n Namespace,
     digest: &Digest,
@@ -72,7 +72,7 @@ pub(crate) fn metadata_of<'n>(
         set_name: namespace.set_of(record).map_or(&[], |set| &set.name),
         is_key_stored: record.location.key_stored(),
         is_tombstone: record.is_tombstone(),
-        // The established server's smallest record, and what it tells of one that is not stored yet.
+        // The C server's smallest record size, which it also reports for a record that is not stored yet.
         stored_size: stored_size(record).max(u64::from(crate::storage::RBLOCK_SIZE)),
         medium: match namespace.config().storage.engine {
             Engine::Memory if namespace.storage.is_on_disk() => Medium::BackedMemory,

@@ -1,4 +1,4 @@
-//! A thread's buffer for the flat record that it makes, as it is and packed.
+//! A thread's buffer for the flat record that it makes, in plain and packed form.
 
 use datamodel::Bins;
 use datamodel::flat::NewRecord;
@@ -10,13 +10,13 @@ use crate::metrics::CompressionFigures;
 #[derive(Default)]
 pub(super) struct FlatBuffer {
     plain: Vec<u8>,
-    /// It is to be stored as `packer` has it.
+    /// Whether to store the form in `packer`.
     is_packed: bool,
     packer: Packer,
 }
 
 impl FlatBuffer {
-    /// Makes the flat form of `record` with `bins`, which has `size` bytes, and packs it as `settings` say.
+    /// Makes the flat form of `record` with `bins`, which has `size` bytes, and packs it according to `settings`.
     pub(super) fn encode(
         &mut self,
         record: &NewRecord<'_>,
@@ -39,7 +39,7 @@ impl FlatBuffer {
         &self.plain
     }
 
-    /// The form in which it is to be stored, if that is another one.
+    /// The form to be stored, if it is another one.
     pub(super) fn packed(&self) -> Option<&[u8]> {
         self.is_packed.then(|| self.packer.packed())
     }

@@ -1,6 +1,6 @@
-//! How long transactions take, from when their thread woke up for them until their replies were sent.
+//! Durations of transactions, from the wake-up of their thread until their replies were sent.
 //!
-//! The clock is read once for all that a thread did since it woke up, not for each transaction; until then they are tallied.
+//! The clock is read once for all transactions of a wake-up, not for each; until then they are tallied.
 
 use std::time::Instant;
 
@@ -10,7 +10,7 @@ use super::benchmarks::Answered;
 use super::{Executor, TransactionContext};
 use crate::metrics::{Latency, ServerLatency, Unit};
 
-/// Transactions that ended since the clock was read last.
+/// Transactions that ended since the clock was last read.
 pub(super) struct Tally {
     /// By namespace and latency.
     counts: Box<[[u32; Latency::ALL.len()]]>,
@@ -23,8 +23,8 @@ impl Tally {
         Tally { counts: vec![[0; Latency::ALL.len()]; namespace_count].into(), batches: 0, is_empty: true }
     }
 
-    /// A transaction that carried out `request` in namespace number `namespace` has ended. Deletes are not measured, as
-    /// little as in the C server.
+    /// Tallies a transaction that carried out `request` in namespace number `namespace`. Deletes are not measured, as
+    /// on the C server.
     #[inline]
     pub(super) fn add(&mut self, namespace: usize, request: &Request<'_>, is_row: bool) {
         let latency = if request.info2 & info2::WRITE == 0 {
@@ -48,7 +48,7 @@ impl Tally {
     }
 }
 
-/// Transactions whose replies are held, and sent long after the thread that carried them out went on.
+/// Transactions whose replies are held, and are sent long after their thread has continued.
 pub(crate) struct HeldTransactions {
     pub(super) tally: Tally,
     pub(super) answered: Answered,
@@ -87,7 +87,8 @@ impl Executor {
         HeldTransactions { woken: self.workspace.stopwatch.woken, ..held }
     }
 
-    /// Nothing is in hand any more. Notes for all transactions since the last call that they took from when the thread [woke up](Self::wake) until `now`.
+    /// Ends a wake-up: all transactions since the last call took from when the thread [woke up](Self::wake) until
+    /// `now`.
     #[inline]
     pub(crate) fn measure(&mut self, now: Instant) {
         self.workspace.leave_sections();
@@ -100,7 +101,7 @@ impl Executor {
 }
 
 impl Tally {
-    /// What is tallied took from `woken` until `now`; it is tallied no longer.
+    /// Measures the tallied transactions as from `woken` until `now`, and clears the tally.
     fn measure(&mut self, context: &TransactionContext, woken: Instant, now: Instant) {
         let elapsed = now.saturating_duration_since(woken);
         let unit = Unit::configured(&context.config);

@@ -1,11 +1,11 @@
 //! Transactions: from a parsed request to a reply.
 //!
-//! The order of checks is the protocol's; clients tell errors apart by it.
+//! The order of checks is part of the protocol; clients distinguish errors by it.
 //!
 //! # Work classes
-//! A transaction begins on the service thread that received its request, with a [budget](INLINE_STEPS) of steps. One that
-//! uses it up has changed nothing and runs again from its start on a thread of the [pool], with its deadline for a budget.
-//! There it works on a copy of the record, without a lock (`subject.rs`).
+//! A transaction begins on the service thread that received its request, with a [budget](INLINE_STEPS) of steps. If it
+//! uses that up, it has changed nothing and runs again from its start on a thread of the [pool], where its deadline is
+//! its budget. There it works on a copy of the record, without a lock (`subject.rs`).
 
 mod access;
 mod batch;
@@ -76,7 +76,7 @@ pub(crate) use step::Step;
 pub(crate) use sub_command::{RecordCheck, SubCommand, SubCommands};
 pub(crate) use wait::{OwnedRequest, TakeReplyRoom, Wait};
 
-/// Most requests that are prepared for at once.
+/// Most requests whose records are prefetched together.
 pub(crate) const PREPARED_REQUESTS: usize = 16;
 /// Steps, of about a nanosecond each, that a request may take on a service thread.
 pub(crate) const INLINE_STEPS: u64 = 200_000;
@@ -87,7 +87,7 @@ pub(crate) struct Executor {
     workspace: Workspace,
 }
 
-/// Why a transaction failed, with what a failure tells of the record.
+/// Why a transaction failed, and what is reported of the record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Failure {
     result: ResultCode,
@@ -101,44 +101,44 @@ impl From<ResultCode> for Failure {
     }
 }
 
-/// On what kind of thread a transaction runs.
+/// The kind of thread that a transaction runs on.
 #[derive(Clone, Copy)]
 enum Place {
-    /// A service thread: it holds sprig locks only for short work, and never waits for what the pool does.
+    /// A service thread: it holds sprig locks only for short work, and never waits for pool threads.
     Service,
     /// A thread of a pool, which may take until `deadline`.
     Pool { deadline: Instant },
 }
 
-/// What a transaction works on.
+/// A transaction with its inputs.
 struct Call<'a> {
     context: &'a TransactionContext,
     place: Place,
     namespace: &'a Namespace,
     request: &'a Request<'a>,
     digest: Digest,
-    /// What records of its partition are marked with; 0 in reads.
+    /// The tree id of its partition, which marks its records; 0 in reads.
     tree_id: u8,
     now: StoredMillis,
     origin: Origin,
     /// The filter that applies: the request's own or that of its batch.
     filter: Option<&'a CompiledFilter<'a>>,
-    /// What else is asked of a record before it is changed.
+    /// A further check of the record before it is changed.
     check: Option<&'a dyn RecordCheck>,
-    /// The row that the request is in a batch; its reply says so and has no frame of its own.
+    /// The request's row number in a batch; its reply has that number and no frame of its own.
     row: Option<u32>,
-    /// What the work of the transaction draws on.
+    /// The budget of its work.
     budget: &'a Budget<'a>,
     patience: Patience<'a>,
-    /// The next write of the record belongs to it.
+    /// Whether the next write of the record is this one's turn.
     has_turn: bool,
 }
 
 impl Call<'_> {
-    /// Asks whether there is room for what the transaction is going to store.
+    /// Checks that there is room for the data that the transaction is going to store.
     ///
     /// # Errors
-    /// When there is none now; the transaction then [waits](Self::wait_of_failed) if it may.
+    /// When there is none now; the transaction [waits](Self::wait_of_failed) if it may.
     #[inline]
     fn check_room(&self) -> Result<(), ResultCode> {
         self.check_disk()?;
@@ -149,10 +149,10 @@ impl Call<'_> {
         Ok(())
     }
 
-    /// Asks whether the record can be brought to disk, if the thread would have to wait for that.
+    /// Checks that the record can be written to disk, if the thread would have to wait for that.
     ///
     /// # Errors
-    /// When its disk does not answer; the transaction then [waits](Self::wait_of_failed) if it may.
+    /// When its disk does not answer; the transaction [waits](Self::wait_of_failed) if it may.
     #[inline]
     fn check_disk(&self) -> Result<(), ResultCode> {
         let storage = &self.namespace.storage;
@@ -164,14 +164,14 @@ impl Call<'_> {
         if stuck.is_none() { Ok(()) } else { Err(ResultCode::Timeout) }
     }
 
-    /// Notes that there is no room now. Returns what that is for a client.
+    /// Notes that there is no room now. Returns the result for a client.
     fn lacks_room(&self) -> ResultCode {
         self.patience.lacks_room.set(true);
         ResultCode::DeviceOverload
     }
 
-    /// What a transaction waits for that has failed because its partition has gone or writes of it are held, a disk does not
-    /// answer, or for want of room on its device or for its reply. `None` if that is not the reason, or it may not wait.
+    /// The wait of a failed transaction, if it failed because its partition is gone, writes of it are held, a disk does
+    /// not answer, or its device or its reply lacks room. `None` for another reason, or if it may not wait.
     #[inline]
     fn wait_of_failed(&self, read: &mut ReadBuffer) -> Option<Wait> {
         let Patience { may_wait, lacks_room, stuck_device, lacking_reply_size, refused, .. } = &self.patience;
@@ -187,21 +187,21 @@ impl Call<'_> {
         }
     }
 
-    /// What a transaction waits for whose result is no answer, since its budget ran out on a service thread. In a pool the
-    /// budget ends at the deadline, and the result is the answer.
+    /// The wait of a transaction whose result is not valid because its budget ran out on a service thread. In a pool
+    /// the budget ends at the deadline, and the result is the answer.
     #[inline]
     fn wait_of_exhausted(&self) -> Option<Wait> {
         (self.budget.is_exhausted() && matches!(self.place, Place::Service)).then_some(Wait::Pool)
     }
 
-    /// The record, among those of all namespaces.
+    /// The key of the record among those of all namespaces.
     #[inline]
     fn record_key(&self) -> RecordKey {
         RecordKey { namespace: self.namespace.position(), digest: self.digest }
     }
 
-    /// Whether a change of the record must wait for another that a thread of the pool is making, or that is on its way to
-    /// replicas. The caller holds the record's sprig lock.
+    /// Whether a change of the record must wait: a pool thread has reserved the record, or another change is on its way
+    /// to replicas. The caller holds the record's sprig lock.
     #[inline]
     fn is_reserved(&self) -> bool {
         let key = self.record_key();
@@ -215,11 +215,12 @@ impl Call<'_> {
         if self.has_turn { replicas.is_in_flight(key) } else { replicas.is_busy(key) }
     }
 
-    /// Checks that what the transaction has made of `record` may be committed: since it began the partition may have gone to
-    /// another node, or be about to, or others may have newer copies. The caller holds the record's sprig lock, and what is given
+    /// Checks that the transaction may commit its change of `record`: since it began the partition may have gone to
+    /// another node, or be about to, or other nodes may have newer copies. The caller holds the record's sprig lock,
+    /// and keeps the returned value until it has committed.
     /// until it has committed.
     ///
-    /// # Errors
+    /// `Unavailable` if so; nothing has changed, and the transaction [waits](Self::wait_of_failed).
     /// `Unavailable` when it has, or is; nothing has changed, and the transaction then [waits](Self::wait_of_failed).
     #[inline]
     fn begin_commit<'b>(
@@ -271,7 +272,7 @@ impl Call<'_> {
         self.start_reply(out).finish(&self.header(result, generation, void_time));
     }
 
-    /// Counts the end of the transaction for its client.
+    /// Counts the end of the transaction under its client's kind.
     #[inline]
     fn count(&self, operation: Operation, result: ResultCode) {
         let metrics = &self.namespace.metrics;
@@ -284,7 +285,7 @@ impl Call<'_> {
     }
 }
 
-/// Whether a client verifies, commits or takes back what it did in a transaction of several records. There are none.
+/// Whether a request verifies, commits or rolls back a multi-record transaction. This server has none.
 fn is_step_of_transaction(request: &Request<'_>) -> bool {
     if request.info2 & info2::WRITE == 0 {
         return request.info4 & info4::VERIFY_READ != 0;
@@ -293,15 +294,15 @@ fn is_step_of_transaction(request: &Request<'_>) -> bool {
     is_roll && request.info2 & info2::DELETE == 0 && !request.has_field(field::UDF_FILE)
 }
 
-/// What a request does with its record.
+/// The access of a request to its record.
 fn record_access(request: &Request<'_>) -> RecordAccess {
     if request.info2 & info2::WRITE != 0 { RecordAccess::Write } else { RecordAccess::Read }
 }
 
-/// What a request waits for whose partition this node does not serve now.
+/// The wait of a request whose partition this node does not serve now.
 ///
 /// # Errors
-/// What the client is told if it waits for nothing.
+/// The result for the client if it does not wait.
 fn wait_of_refused(refused: Refused) -> Result<Wait, ResultCode> {
     match refused {
         Refused::Unavailable => Err(ResultCode::Unavailable),
@@ -310,21 +311,21 @@ fn wait_of_refused(refused: Refused) -> Result<Wait, ResultCode> {
     }
 }
 
-/// A request for one record, and who asks.
+/// A request for one record, and its origin.
 struct Asked<'a> {
     request: &'a Request<'a>,
     origin: Origin,
-    /// The record, where the request does not say it.
+    /// The record's digest if the request does not hold it.
     digest: Option<Digest>,
-    /// The next write of it belongs to the request.
+    /// Whether the next write of the record is this request's turn.
     has_turn: bool,
 }
 
 impl Workspace {
-    /// Keeps the partition of `digest` in service here: on a service thread for as long as that is in its section, in a pool
-    /// until what is returned is dropped. Returns the tree id too, but for reads in a section, which need none. A transaction
-    /// that has to wait before it has changed anything is in no section and has no reservation meanwhile; it asks again when
-    /// it runs again, as the partition may have gone to another node.
+    /// Keeps the partition of `digest` in service here: on a service thread while that is in its section, in a pool
+    /// until the returned value is dropped. Also returns the tree id, except for reads in a section, which need none. A
+    /// transaction that has to wait before it has changed anything is in no section and has no reservation meanwhile;
+    /// it checks again when it runs again, as the partition may have gone to another node.
     ///
     /// # Errors
     /// When this node does not serve the partition.
@@ -353,7 +354,7 @@ impl Workspace {
         }
     }
 
-    /// Leaves the sections that the thread is in: it has nothing in hand, or is going to wait.
+    /// Leaves the thread's sections: it has no work, or is going to wait.
     #[inline]
     fn leave_sections(&mut self) {
         self.sections.iter_mut().for_each(Section::leave);
@@ -366,14 +367,14 @@ impl Executor {
         Executor { workspace: Workspace::new(&context.namespaces, DiskCaller::Other), context }
     }
 
-    /// The same for a thread of the pool of `caller`.
+    /// The same for a pool thread of the kind `caller`.
     fn for_pool(mut self, caller: DiskCaller) -> Self {
         self.workspace.buffers.read = ReadBuffer::of(caller);
         self
     }
 
-    /// Takes the first step of `request` on a service thread; `standing` is that of its user. Its reply is appended to `out` if
-    /// it is done; a large one is made when `take_reply_room` has found room for it.
+    /// Runs the first step of `request` on a service thread; `standing` is that of its user. If it is done, its reply
+    /// is appended to `out`; a large reply is made after `take_reply_room` has found room for it.
     pub(crate) fn execute(
         &mut self,
         request: &Request<'_>,
@@ -414,7 +415,7 @@ impl Executor {
             reply::write_header_only(out, &ReplyHeader::result(result));
             return Step::Done;
         }
-        // A single request has not waited for others: only one that may take no time at all is late.
+        // A single request has not waited for others: it is late only if it may take no time at all.
         if context.time_max(request).is_zero() {
             namespace.metrics.count(Origin::Client, Operation::Tsvc, ResultCode::Timeout);
             reply::write_header_only(out, &ReplyHeader::result(ResultCode::Timeout));
@@ -426,7 +427,7 @@ impl Executor {
         workspace.execute_single(context, namespace, &asked, (&budget, place, patience), now, out)
     }
 
-    /// Prepares for requests that come next: the namespaces and digests of their records. Changes nothing.
+    /// Prefetches the records of the next requests, given as namespaces and digests. Changes nothing.
     pub(crate) fn prepare<'a>(&self, requests: impl Iterator<Item = (&'a [u8], Digest)>) {
         self.context.prepare(requests);
     }
@@ -513,7 +514,7 @@ impl Workspace {
         }
     }
 
-    /// Carries out a request that is known to read or to write. If it has to wait first, nothing has changed.
+    /// Carries out a request that is known to read or write. If it has to wait first, nothing has changed.
     fn run(&mut self, call: &Call<'_>, out: &mut Vec<u8>) -> Option<Wait> {
         let (settled, start) = (self.buffers.unsettled.len(), out.len());
         let measured = self.start_measuring(call);
@@ -523,7 +524,7 @@ impl Workspace {
             return Some(wait);
         }
         let is_row = call.row.is_some();
-        // A batch thread settles its rows before it is done with them.
+        // A batch thread settles its rows before it ends them.
         let is_held = !is_row && self.buffers.unsettled.len() > settled;
         if let Some(measured) = measured {
             self.note_answered(call, measured, is_held);
@@ -531,7 +532,7 @@ impl Workspace {
         self.note_replies(settled, start, is_row);
         let tally = if is_held { &mut self.held.tally } else { &mut self.tally };
         match call.origin {
-            // Measured where the client is.
+            // Measured on the node of the client.
             Origin::FromProxy | Origin::FromProxyBatchSub => {}
             origin => tally.add(call.namespace.position(), call.request, origin == Origin::BatchSub),
         }

@@ -1,15 +1,16 @@
-//! Changes by threads of a pool: computed from a copy of the record, without a lock, and committed if the record is still
-//! the one that was copied.
+//! Changes by pool threads: computed from a copy of the record, without a lock, and committed if the record has not
+//! changed since the copy.
 //!
-//! An attempt that loses to another writer is made again. After [`LOSSES_MAX`] losses the record is reserved: other writers
-//! wait until this one is done. While a write of the record is on its way to replicas no thread waits: the request is parked.
+//! An attempt that loses to another writer is repeated. After [`LOSSES_MAX`] losses the record is reserved: other
+//! writers wait until this one is done. While a write of the record is on its way to replicas no thread waits: the
+//! request is parked.
 
 use proto::ResultCode;
 
 use super::wait::{RecordReservation, Wait};
 use super::{Call, Failure, Place};
 
-/// So many attempts may lose before the record is reserved.
+/// Number of lost attempts before the record is reserved.
 const LOSSES_MAX: u32 = 2;
 
 /// How an attempt to change a record ended.
@@ -19,10 +20,10 @@ pub(super) enum Attempt<T> {
     Lost,
 }
 
-/// Whether a change may be committed, as far as reservations go. Asked under the record's sprig lock.
+/// Whether a change may be committed with regard to reservations. Checked under the record's sprig lock.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Turn {
-    /// If nobody has reserved the record.
+    /// Only if nobody has reserved the record.
     Free,
     /// This writer has reserved it.
     Reserved,
@@ -34,11 +35,11 @@ impl Turn {
     }
 }
 
-/// Makes attempts until one is committed or fails.
+/// Repeats attempts until one is committed or fails.
 ///
 /// # Errors
-/// Those of an attempt; `Timeout` if the deadline comes while the record is reserved by others, or if a write of it is on its way,
-/// which the request then [waits](Call::wait_of_failed) for.
+/// Those of an attempt; `Timeout` if the deadline passes while others have reserved the record, or if a write of it is
+/// on its way, which the request then [waits](Call::wait_of_failed) for.
 pub(super) fn until_committed<T>(
     call: &Call<'_>,
     mut attempt: impl FnMut(Turn) -> Result<Attempt<T>, Failure>,

@@ -1,8 +1,8 @@
-//! Messages about records that other nodes have yet to answer: at most one about each record, sent again until all have answered
-//! or its time is over.
+//! Messages about records that other nodes have not answered yet: at most one for each record, sent again until all
+//! have answered or its time is over.
 //!
-//! Replica writes and questions for duplicates are both kept in such a table. What else belongs to a message (`T`) or to the
-//! records of a shard (`M`) is for them to say.
+//! Replica writes and questions for duplicates are both kept in such a table. They define the additional state of a
+//! message (`T`) and of a shard's records (`M`).
 //!
 //! # Locks
 //! One mutex for each shard; only outboxes of connections are locked under it.
@@ -23,12 +23,12 @@ use crate::config::Config;
 use crate::fabric::{Cluster, Fabric};
 
 const SHARD_COUNT: usize = 64;
-/// A node that does not know of its partition yet, or any more, is asked again after this.
+/// Pause before a node is asked again that does not know its partition yet, or any more.
 pub(super) const REFUSED_PAUSE: Duration = Duration::from_millis(5);
-/// The longest pause between two sendings: it doubles with each, however soon that came.
+/// Longest pause between two sendings; the pause doubles with each.
 const PAUSE_MAX: Duration = Duration::from_secs(10);
 
-/// What the messages are sent with, and who goes on when they are answered.
+/// The parts that send messages and resume requests.
 pub(super) struct Links {
     pub(super) config: Arc<Config>,
     pub(super) fabric: Arc<Fabric>,
@@ -37,7 +37,7 @@ pub(super) struct Links {
 }
 
 impl Links {
-    /// Has a request run again. A server that has stopped runs none.
+    /// Runs a request again. A stopped server runs none.
     pub(super) fn resume(&self, request: OwnedRequest) {
         if let Some(context) = self.context.upgrade() {
             context.pool.submit(request);
@@ -45,11 +45,11 @@ impl Links {
     }
 }
 
-/// A message that not all nodes have answered.
+/// A message that some nodes have not answered.
 pub(super) struct Pending<T> {
     pub(super) transaction_id: u32,
     pub(super) message: Vec<u8>,
-    /// Have yet to answer.
+    /// Nodes that have not answered.
     pub(super) unanswered: SmallVec<[NodeId; 2]>,
     pub(super) resend_at: Instant,
     pause: Duration,
@@ -58,7 +58,7 @@ pub(super) struct Pending<T> {
 }
 
 impl<T> Pending<T> {
-    /// `message` is to be sent to `nodes` at once.
+    /// A message to be sent to `nodes` at once.
     pub(super) fn new(
         links: &Links,
         (transaction_id, message): (u32, Vec<u8>),
@@ -68,7 +68,7 @@ impl<T> Pending<T> {
         let (now, service) = (Instant::now(), &links.config.service);
         let time_max = Duration::from_millis(service.transaction_max_ms.get());
         let pause = Duration::from_millis(service.transaction_retry_ms.get().max(1).into());
-        // What is lost on its way is sent again before it is late.
+        // A lost message is sent again before it is late.
         let pause = pause.min(time_max / 4).max(REFUSED_PAUSE);
         Pending {
             transaction_id,
@@ -81,29 +81,29 @@ impl<T> Pending<T> {
         }
     }
 
-    /// Sends it to all who have yet to answer.
+    /// Sends it to all nodes that have not answered.
     pub(super) fn send(&self, key: &RecordKey, links: &Links) {
         for node in &self.unanswered {
-            // What is not answered is sent again.
+            // An unanswered message is sent again, so a failure does not matter.
             let _ = links.fabric.send_in_order(*node, &key.digest, &self.message);
         }
     }
 
-    /// Sends it again, for some time the last time.
+    /// Sends it again; the next time comes after a longer pause.
     pub(super) fn send_again(&mut self, key: &RecordKey, links: &Links, now: Instant) {
         self.send(key, links);
         self.pause = (self.pause * 2).min(PAUSE_MAX);
         self.resend_at = now + self.pause;
     }
 
-    /// A node has answered; returns false if it was not to.
+    /// Notes a node's answer; returns false if none was expected from it.
     pub(super) fn answered(&mut self, from: NodeId) -> bool {
         let place = self.unanswered.iter().position(|node| *node == from);
         place.map(|place| self.unanswered.swap_remove(place)).is_some()
     }
 }
 
-/// What is kept of the records of a shard.
+/// State of a shard's records.
 pub(super) struct Shard<T, M> {
     pub(super) pending: HashMap<RecordKey, Pending<T>>,
     pub(super) more: M,
@@ -112,7 +112,7 @@ pub(super) struct Shard<T, M> {
 /// The messages of a server.
 pub(super) struct PendingTable<T, M> {
     shards: [Mutex<Shard<T, M>>; SHARD_COUNT],
-    /// How many there are: none on a node alone, and then nobody looks further.
+    /// Number of messages; 0 on a single node, which skips the lookup.
     count: AtomicUsize,
     last_id: AtomicUsize,
     links: OnceLock<Links>,
@@ -129,7 +129,7 @@ impl<T, M: Default> PendingTable<T, M> {
         }
     }
 
-    /// Sends by `fabric` from now on.
+    /// Connects the table to `fabric`, which sends its messages from now on.
     pub(super) fn connect(
         &self,
         context: &Arc<TransactionContext>,
@@ -138,7 +138,7 @@ impl<T, M: Default> PendingTable<T, M> {
     ) {
         let (fabric, cluster) = (Arc::clone(fabric), Arc::clone(cluster));
         let (config, context) = (Arc::clone(&context.config), Arc::downgrade(context));
-        // A node joins others once.
+        // A node joins others once, so the cell is empty.
         let _ = self.links.set(Links { config, fabric, cluster, context });
     }
 
@@ -152,27 +152,27 @@ impl<T, M: Default> PendingTable<T, M> {
         self.last_id.fetch_add(1, Relaxed) as u32
     }
 
-    /// Messages that are not answered, and what else [counts](Self::add).
+    /// Number of unanswered messages, and of others that were [added](Self::add).
     pub(super) fn count(&self) -> usize {
         self.count.load(Acquire)
     }
 
-    /// So many more are to be counted.
+    /// Adds to the count.
     pub(super) fn add(&self, count: usize) {
         self.count.fetch_add(count, AcqRel);
     }
 
-    /// So many are over.
+    /// Subtracts from the count.
     pub(super) fn subtract(&self, count: usize) {
         self.count.fetch_sub(count, AcqRel);
     }
 
-    /// What is kept of the record of `key`, and others.
+    /// State of the shard of `key`.
     pub(super) fn shard(&self, key: &RecordKey) -> MutexGuard<'_, Shard<T, M>> {
         self.shards[usize::from(key.digest.0[19]) % SHARD_COUNT].lock()
     }
 
-    /// What is kept of all records, one part after the other.
+    /// State of all shards, one after the other.
     pub(super) fn shards(&self) -> impl Iterator<Item = MutexGuard<'_, Shard<T, M>>> {
         self.shards.iter().map(|shard| shard.lock())
     }

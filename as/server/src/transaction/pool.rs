@@ -1,12 +1,12 @@
 //! The transaction pool: threads for requests that are too long for a service thread.
 //!
-//! A request runs here from its start, on a copy of its record. Its budget ends at its deadline, or when nobody waits for it
-//! any more: when a client has gone whose request only reads, or when the server stops.
+//! A request runs here from its start, on a copy of its record. Its budget ends at its deadline, or when nobody waits
+//! for it any more: when the client of a request that only reads is gone, or when the server stops.
 //!
 //! # Threads
 //! [`thread_count`] threads share one queue. There are more of them than processors, so that a request of a millisecond
-//! does not wait for one of a second; the system shares the processors among them, with less weight than the service
-//! threads have.
+//! does not wait for one of a second; the system divides the processors among them, with lower priority than the
+//! service threads.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -26,7 +26,7 @@ use crate::metrics::{NamespaceCounter, Operation};
 use crate::storage::{DiskCaller, RoomWait};
 use crate::workers::Work;
 
-/// Steps, of about a nanosecond each, between two looks at the clock.
+/// Steps, of about a nanosecond each, between two checks of the clock.
 pub(super) const PORTION_STEPS: u64 = 500_000;
 const THREADS_PER_PROCESSOR: usize = 4;
 const THREADS_MIN: usize = 16;
@@ -37,7 +37,7 @@ pub(crate) fn thread_count() -> usize {
 }
 
 impl TransactionContext {
-    /// Has a request run again from its start when the wait is over.
+    /// Runs a request again from its start after the wait.
     pub(crate) fn restart(self: &Arc<Self>, wait: Wait, request: OwnedRequest) {
         let resumed = match wait {
             Wait::Pool => Err(request),
@@ -66,8 +66,8 @@ impl TransactionContext {
         }
     }
 
-    /// Has a request wait for its turn to write a record of which a write is on its way, unless too many do. Gives it back if
-    /// there is none any more.
+    /// Queues a request for its turn to write a record while another write of it is on its way, unless too many wait.
+    /// Returns the request if there is no such write any more.
     fn join_line(&self, key: &RecordKey, request: OwnedRequest) -> Result<(), OwnedRequest> {
         let namespace = &self.namespaces[key.namespace];
         let limit = namespace.config().params.transaction_pending_limit.get();
@@ -84,7 +84,8 @@ impl TransactionContext {
         }
     }
 
-    /// Has `waiting` go on when `wait`, which is for a device, is over. If too many wait for that, it does not wait again.
+    /// Resumes `waiting` after `wait`, which is for a device. If too many wait for that, it resumes at once and may not
+    /// wait again.
     pub(super) fn wait_for_device(&self, wait: Wait, waiting: RoomWait) {
         let refused = match wait {
             Wait::Room(key) => self.namespaces[key.namespace].storage.when_room(&key.digest, waiting).err(),
@@ -98,7 +99,7 @@ impl TransactionContext {
         }
     }
 
-    /// Has a request run again when `wait`, which is for its device, is over, or its time; then it does not wait again.
+    /// Runs a request again after `wait`, which is for its device, or at its deadline; then it may not wait again.
     fn put_off(self: &Arc<Self>, wait: Wait, mut request: OwnedRequest) {
         let since = Instant::now();
         let own_ms = Request::parse(&request.body).map_or(0, |parsed| parsed.transaction_ttl_ms);
@@ -116,8 +117,8 @@ impl TransactionContext {
         self.wait_for_device(wait, RoomWait { size, deadline, has_waited, resume: Box::new(resume) });
     }
 
-    /// Has a request run again when there is room for its reply of at most `size` bytes. If there is none until its time is
-    /// over, it is answered with a timeout.
+    /// Runs a request again when there is room for its reply of at most `size` bytes. If there is none until its
+    /// deadline, the answer is a timeout.
     fn wait_for_reply_room(self: &Arc<Self>, size: usize, mut request: OwnedRequest) {
         let since = Instant::now();
         let deadline = match Request::parse(&request.body) {
@@ -146,26 +147,26 @@ impl TransactionContext {
         reply::write_header_only(out, &ReplyHeader::result(result));
     }
 
-    /// Until when a request for one record may take. The time in which it waited for room does not count, unless its client
-    /// has set the limit.
+    /// The deadline of a request for one record. Time in which it waited for room does not count, unless its client has
+    /// set the limit.
     pub(super) fn deadline_of(&self, request: &Request<'_>, owned: &OwnedRequest) -> Instant {
         let put_off = if request.transaction_ttl_ms == 0 { owned.waited } else { Duration::ZERO };
         owned.received + self.time_max(request) + put_off
     }
 
-    /// Whether a request that has until `deadline` may go on; its reply goes to `sink`.
+    /// Whether a request with this `deadline` may continue; its reply goes to `sink`.
     pub(super) fn may_go_on(&self, request: &Request<'_>, deadline: Instant, sink: &dyn ReplySink) -> bool {
         let only_reads = request.info2 & info2::WRITE == 0;
         Instant::now() < deadline && !(only_reads && self.is_unheard(sink))
     }
 
-    /// Whether nobody hears of what is read for `sink`.
+    /// Whether the results of reads for `sink` reach nobody.
     pub(super) fn is_unheard(&self, sink: &dyn ReplySink) -> bool {
         self.is_stopping() || sink.is_closed()
     }
 }
 
-/// What a thread of the pool does.
+/// A pool thread's work.
 pub(crate) struct PoolWorker {
     executor: Executor,
 }
@@ -192,13 +193,13 @@ impl Work<OwnedRequest> for PoolWorker {
 }
 
 impl Executor {
-    /// Carries out a request for one record that a service thread has given up. Its reply is appended to `out`, unless there
-    /// is no room for its record or for the reply, its disk does not answer, or another node serves its partition, and it has
-    /// to wait.
+    /// Carries out a request for one record that a service thread has given up. Its reply is appended to `out`, unless
+    /// it must wait because its record or the reply has no room, its disk does not answer, or another node serves its
+    /// partition.
     pub(super) fn execute_in_pool(&mut self, owned: &OwnedRequest, out: &mut Vec<u8>) -> Option<Wait> {
         self.wake(owned.received);
         let context = Arc::clone(&self.context);
-        // It was parsed before, and names a namespace and a record.
+        // The body was parsed before, so it is valid and names a namespace and a record.
         let parsed = Request::parse(&owned.body).ok();
         let Some((request, namespace)) =
             parsed.as_ref().and_then(|request| Some((request, context.namespace_of(request)?)))
@@ -209,7 +210,7 @@ impl Executor {
         let deadline = context.deadline_of(request, owned);
         let may_go_on = || context.may_go_on(request, deadline, &*owned.sink);
         if !may_go_on() {
-            // Nothing of one that waited for room was begun.
+            // A request that waited for room has not changed anything.
             let result = if owned.may_wait { ResultCode::Timeout } else { ResultCode::DeviceOverload };
             context.answer_late(owned, result, out);
             return None;
@@ -238,7 +239,7 @@ impl Executor {
         }
     }
 
-    /// Sends the reply of a request, once what it tells of is on disk.
+    /// Sends the reply of a request, after its changes are on disk.
     fn finish(&mut self, sink: Arc<dyn ReplySink>, reply: Vec<u8>) {
         if !self.has_unsettled() {
             return sink.finish(reply);

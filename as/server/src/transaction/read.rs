@@ -92,7 +92,7 @@ fn read(
     };
     let answered = answer(call, subject, &mut buffers.read, out);
     answered.map(|()| None).map_err(|result| {
-        // A read that fails touches nothing.
+        // A failed read does not touch the record.
         *due = None;
         failed(result)
     })
@@ -154,7 +154,7 @@ fn answer_ops(
         if request.op_count() < OPS_FOR_TABLE { None } else { Some(record.load_bins().map_err(&damaged)?) };
     for op in request.ops() {
         check_name(op.name)?;
-        // Rows of a batch answer whatever was read as a plain read.
+        // Rows of a batch report every read op as a plain read.
         let reply_code = if call.row.is_some() { op_code::READ } else { op.code };
         if op.code == op_code::EXP_READ {
             let metadata = filter::metadata_of(call.namespace, &call.digest, meta, call.now);

@@ -1,4 +1,4 @@
-//! The log's line about an op that was refused.
+//! The log line about a refused op.
 
 use datamodel::{Particle, RefusedOp};
 use proto::ResultCode;
@@ -6,12 +6,12 @@ use proto::message::Op;
 
 use super::Call;
 
-/// Tells why an op was refused. What a client can ask for and not get in the course of its work, such as an element that
-/// is there already, is told at the level detail. The other lines are warnings at a limited rate, or all of them
-/// lines of the level debug if the log wants those.
+/// Logs why an op was refused. Refusals that are normal in a client's work, such as an element that already exists, are
+/// logged at level detail. Other refusals are warnings at a limited rate, or all of them lines at level debug if that
+/// is enabled.
 pub(super) fn log(call: &Call<'_>, op: &Op<'_>, bin: Option<&Particle<'_>>, result: ResultCode) {
     if call.budget.is_exhausted() {
-        // The request is not refused: it runs again elsewhere, or is out of time.
+        // The request is not refused: it runs again elsewhere, or has timed out.
         return;
     }
     let namespace = call.namespace.name();

@@ -1,19 +1,19 @@
-//! Room for large replies: taken when the record is found that a reply is made from, before the reply is begun.
+//! Room for large replies: reserved when the record is found, before the reply is made from it.
 //!
-//! Whoever carries the request out says where room is taken (`TakeReplyRoom`). While there is none, the request waits:
-//! it has changed nothing.
+//! The code that carries the request out decides how to reserve room (`TakeReplyRoom`). While there is none, the
+//! request waits: it has changed nothing.
 
 use proto::ResultCode;
 
 use super::Call;
 
-/// A reply that may become larger takes room before it is made.
+/// Replies that may exceed this size need room before they are made.
 const LARGE_REPLY_SIZE: usize = 1 << 20;
-/// No reply is larger.
+/// Upper bound of a reply.
 const REPLY_SIZE_MAX: usize = 128 << 20;
 
 impl Call<'_> {
-    /// Takes room for the reply, if that may be large: each operation may answer all of the record, of `record_size` bytes.
+    /// Reserves room for the reply, if it may be large: each op may return the whole record of `record_size` bytes.
     ///
     /// # Errors
     /// When there is none now; the transaction then [waits](Self::wait_of_failed).

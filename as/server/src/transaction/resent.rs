@@ -1,4 +1,4 @@
-//! What a message is counted as that is sent to other nodes again.
+//! Counters of messages that are sent to other nodes again.
 
 use proto::message::{Request, field, info2};
 
@@ -38,7 +38,7 @@ impl SentFor {
         matches!(self.origin, Origin::BatchSub | Origin::FromProxyBatchSub)
     }
 
-    /// Where a question for duplicates is counted that is asked again.
+    /// The counter of a question for duplicates that is sent again.
     pub(super) fn question(self) -> NamespaceCounter {
         use NamespaceCounter as C;
         match (self.origin, self.operation, self.is_row()) {
@@ -55,7 +55,8 @@ impl SentFor {
         }
     }
 
-    /// Where a replica write is counted that is sent again. A read that renews its record's time to live counts as a write.
+    /// The counter of a replica write that is sent again. A read that renews its record's time to live counts as a
+    /// write.
     pub(super) fn replica_write(self) -> NamespaceCounter {
         use NamespaceCounter as C;
         match (self.origin, self.operation, self.is_row()) {

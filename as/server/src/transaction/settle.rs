@@ -1,13 +1,13 @@
-//! Replies that wait for the disk: with `commit-to-device` no reply tells of a record that a crash could take back.
+//! Replies that wait for the disk: with `commit-to-device` no reply reports a record that a crash could take back.
 //!
-//! A transaction changes the index at once and notes the record as unsettled. A read of a record that is not on disk yet does
-//! so too. What becomes of the reply depends on the thread:
+//! A transaction changes the index at once and notes the record as unsettled. A read of a record that is not on disk
+//! yet does the same. The handling of the reply depends on the thread:
 //!
-//! - A service thread and one of the pool do not wait. They [hold](Executor::hold) the replies that have something
-//!   unsettled, and go on with other requests. The disk's flush thread brings the records to disk, one flush for all that
-//!   wait, and releases the replies.
+//! - Service and pool threads do not wait. They [hold](Executor::hold) the replies with unsettled records, and continue
+//!   with other requests. The disk's flush thread writes the records, with one flush for all waiting replies, and
+//!   releases the replies.
 //! - A batch thread waits: one flush for the rows that it has carried out together. So a row on a service thread leaves
-//!   nothing unsettled; one that would goes to a batch thread.
+//!   nothing unsettled; a row that would do so goes to a batch thread.
 
 use crossbeam::channel::bounded;
 use proto::ResultCode;
@@ -25,54 +25,55 @@ use crate::storage::{DiskCaller, DurableWait};
 /// Offset of the result in a record message.
 const RESULT_OFFSET: usize = 5;
 
-/// A record that must be on disk before the reply that tells of it is sent.
+/// A record that must be on disk before its reply is sent.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Unsettled {
     namespace: usize,
     awaited: Awaited,
-    /// Offset in the replies of the result byte that reports this record.
+    /// Offset of this record's result byte in the replies.
     pub(crate) result_at: usize,
 }
 
-/// What a reply waits for.
+/// The condition that a reply waits for.
 #[derive(Clone, Copy, Debug)]
 enum Awaited {
     Disk(Location),
-    /// All replicas of the record, which the write with this number was sent to.
+    /// All replicas of the record have acknowledged the write with this number.
     Replicas(OnReplicas),
 }
 
-/// A write that was sent to the replicas of its record.
+/// A write sent to the replicas of its record.
 #[derive(Clone, Copy, Debug)]
 struct OnReplicas {
     key: RecordKey,
     transaction_id: u32,
-    /// For how long it is waited for; 0 = the server's default.
+    /// Longest wait; 0 = the server's default.
     time_max_ms: u32,
     sent_for: SentFor,
 }
 
 impl OnReplicas {
-    /// Has `hold` wait for it.
+    /// Makes `hold` wait for it.
     fn hold(&self, context: &TransactionContext, hold: Hold) {
         context.replicas.hold((&self.key, self.transaction_id), self.sent_for, hold, self.time_max_ms);
     }
 }
 
 impl Unsettled {
-    /// The same, of replies that were moved from `from` to `to`.
+    /// The same after the replies were moved from `from` to `to`.
     pub(crate) fn moved(&self, from: usize, to: usize) -> Self {
         Unsettled { result_at: self.result_at - from + to, ..*self }
     }
 }
 
 impl Call<'_> {
-    /// What the reply waits for; [where](Workspace::note_replies) its result is, is known when it is made.
+    /// An entry that makes the reply wait for `awaited`; the [position](Workspace::note_replies) of its result is known
+    /// when it is made.
     fn waits_for(&self, awaited: Awaited) -> Unsettled {
         Unsettled { namespace: self.namespace.position(), awaited, result_at: 0 }
     }
 
-    /// The reply about the record at `location` must wait until the record is on disk.
+    /// Makes the reply about the record at `location` wait until the record is on disk.
     #[inline]
     pub(super) fn note_unsettled(&self, location: Location, unsettled: &mut Vec<Unsettled>) {
         if self.namespace.storage.is_unsettled(location) {
@@ -80,7 +81,7 @@ impl Call<'_> {
         }
     }
 
-    /// The reply about a change of the record must wait until it is on disk at `location`, and on all replicas.
+    /// Makes the reply about a change of the record wait until it is on disk at `location`, and on all replicas.
     #[inline]
     pub(super) fn note_changed(&self, location: Location, unsettled: &mut Vec<Unsettled>) {
         let key = self.record_key();
@@ -98,8 +99,8 @@ impl Call<'_> {
         }
     }
 
-    /// Whether the client is told of a change only when all replicas have it: unless it asks for the master's word alone, or
-    /// the namespace says otherwise.
+    /// Whether the client gets its reply only when all replicas have the change: unless it asks for the master only, or
+    /// the namespace overrides that.
     fn waits_for_replicas(&self) -> bool {
         match self.namespace.config().params.write_commit_level_override.get() {
             WriteCommitLevel::All => true,
@@ -108,8 +109,8 @@ impl Call<'_> {
         }
     }
 
-    /// What a row waits for that a service thread must not wait for: its record at `location` is not on disk yet, or its
-    /// change must be on disk or on replicas before it is told of. Then it runs on a batch thread.
+    /// The wait of a row that a service thread must not wait for: its record at `location` is not on disk yet, or its
+    /// change must be on disk or on replicas before the reply. The row then runs on a batch thread.
     #[inline]
     pub(super) fn wait_of_unsettled_row(&self, location: Location, changes_it: bool) -> Option<Wait> {
         let storage = &self.namespace.storage;
@@ -128,7 +129,7 @@ impl Call<'_> {
 }
 
 impl Workspace {
-    /// The reply at `start` is about the records noted since there were `settled`.
+    /// Sets the position of the reply at `start` for the records noted since there were `settled`.
     #[inline]
     pub(super) fn note_replies(&mut self, settled: usize, start: usize, is_row: bool) {
         let result_at = start + RESULT_OFFSET + if is_row { 0 } else { HEADER_SIZE };
@@ -137,8 +138,8 @@ impl Workspace {
         }
     }
 
-    /// Waits until what was noted behind the first `count` is on disk; the replies about it are in `replies`. Where the disk
-    /// fails, the reply says so. Batch threads only.
+    /// Waits until the records noted after the first `count` are on disk; their replies are in `replies`. If the disk
+    /// fails, the reply gets an error. Only batch threads call this.
     pub(super) fn settle_behind(&mut self, context: &TransactionContext, count: usize, replies: &mut [u8]) {
         if self.buffers.unsettled.len() > count {
             self.leave_sections();
@@ -162,10 +163,10 @@ impl Workspace {
     }
 }
 
-/// Waits until each of the records is on its replicas, or its time is over; then its reply says so.
+/// Waits until each record is on its replicas, or its time is over; then its reply gets an error.
 fn await_replicas(context: &TransactionContext, records: &[(OnReplicas, usize)], replies: &mut [u8]) {
     let (released, results) = bounded(1);
-    // A byte for each, which becomes its result.
+    // One byte for each record, which becomes its result.
     let first = Hold::on(vec![ResultCode::Ok.code(); records.len()], move |results| {
         let _ = released.send(results);
     });
@@ -183,7 +184,7 @@ fn await_replicas(context: &TransactionContext, records: &[(OnReplicas, usize)],
     }
 }
 
-/// What replies wait for on one disk.
+/// Records on one disk that replies wait for.
 struct OnDisk {
     namespace: usize,
     device: u8,
@@ -198,23 +199,23 @@ impl Executor {
         !self.workspace.buffers.unsettled.is_empty()
     }
 
-    /// How many records the replies made so far wait for.
+    /// Number of records that the replies made so far wait for.
     pub(crate) fn unsettled_count(&self) -> usize {
         self.workspace.buffers.unsettled.len()
     }
 
-    /// Forgets all but the first `count` of them: nobody is told of the others.
+    /// Forgets all except the first `count` records: the replies of the others are dropped.
     pub(crate) fn forget_unsettled(&mut self, count: usize) {
         self.workspace.buffers.unsettled.truncate(count);
     }
 
-    /// What the replies made so far wait for, in their order. Whoever takes it holds the replies.
+    /// Takes the records that the replies made so far wait for, in their order. The caller then holds the replies.
     pub(crate) fn take_unsettled(&mut self) -> Vec<Unsettled> {
         std::mem::take(&mut self.workspace.buffers.unsettled)
     }
 
-    /// Has `release` called with `replies` once what they wait for has come, on another thread or at once on this one. Where
-    /// a disk fails, the reply says so.
+    /// Calls `release` with `replies` after all their waits have ended, on another thread or at once on this one. If a
+    /// disk fails, the reply gets an error.
     pub(crate) fn hold(
         &self,
         replies: Vec<u8>,

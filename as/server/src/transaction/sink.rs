@@ -1,4 +1,4 @@
-//! Where a request with many replies sends them, from threads that are not the connection's.
+//! Destination of a request's replies, for threads other than the connection's.
 //!
 //! A maker with a thread of its own [sends](ReplySink::send) and waits while the client is behind. One that shares its
 //! thread with others [posts](ReplySink::post), looks whether the client [is behind](ReplySink::is_behind), and is
@@ -9,42 +9,42 @@ use std::time::Instant;
 
 use proto::peer::NodeId;
 
-/// The client is gone or does not read: whoever makes replies stops.
+/// The client is gone or does not read: the maker of replies stops.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct SinkClosed;
 
-/// Threads that wait for their clients to read, of those that may be at work at a time: while they wait others may work in
+/// Counts the threads of a limited number that wait for their clients to read: meanwhile other threads may work in
 /// their place.
 #[derive(Default)]
 pub(crate) struct StalledSenders {
     count: AtomicUsize,
-    /// Threads that are wanted back, as all there may be are there.
+    /// Number of threads that are wanted back, as no further ones may be started.
     wanted: AtomicUsize,
 }
 
 impl StalledSenders {
-    /// How many wait.
+    /// Number of waiting threads.
     pub(crate) fn count(&self) -> usize {
         self.count.load(Relaxed)
     }
 
-    /// One that has waited for long is to give up, for another to have its thread.
+    /// Asks one thread that has waited long to give up, so that another request gets its thread.
     pub(crate) fn want_one(&self) {
         self.wanted.store(1, Relaxed);
     }
 
-    /// Counts the caller as one that waits, until the value is dropped.
+    /// Counts the caller as waiting, until the value is dropped.
     pub(crate) fn enter(&self) -> Stalled<'_> {
         self.count.fetch_add(1, Relaxed);
         Stalled(self)
     }
 }
 
-/// A thread that waits.
+/// A waiting thread.
 pub(crate) struct Stalled<'a>(&'a StalledSenders);
 
 impl Stalled<'_> {
-    /// Whether it is the one to give up, of those that may.
+    /// Whether this thread is the one to give up, among those that may.
     pub(crate) fn must_give_up(&self) -> bool {
         self.0.wanted.swap(0, Relaxed) != 0
     }
@@ -56,13 +56,13 @@ impl Drop for Stalled<'_> {
     }
 }
 
-/// Goes on with making replies. It may be called on any thread, and does not wait.
+/// Continues making replies. It may be called on any thread, and must not wait.
 pub(crate) type GoOn = Box<dyn FnOnce() + Send>;
-/// Goes on with a request that waited for room for its reply; told whether there may be some now. As [`GoOn`].
+/// Resumes a request that waited for room for its reply; the argument tells whether there may be room now. As [`GoOn`].
 pub(crate) type GoOnWithRoom = Box<dyn FnOnce(bool) + Send>;
 
-/// The replies of one request. They arrive in the order in which they were sent. What is given here for all is for sinks
-/// that are never behind.
+/// The replies of one request. They arrive in the order in which they were sent. The default methods are for sinks that
+/// are never behind.
 pub(crate) trait ReplySink: Send + Sync {
     /// Sends whole frames; waits while the client is too slow.
     ///
@@ -73,43 +73,43 @@ pub(crate) trait ReplySink: Send + Sync {
     /// Sends whole frames without waiting; they are dropped if the client is gone or was given up.
     fn post(&self, frames: Vec<u8>);
 
-    /// Whether more than enough waits for the client to read.
+    /// Whether too much waits for the client to read.
     fn is_behind(&self) -> bool {
         false
     }
 
-    /// Has `go_on` called when the client is no longer behind, or gone, or given up.
+    /// Calls `go_on` when the client is no longer behind, is gone, or is given up.
     fn when_read(&self, go_on: GoOn) {
         go_on();
     }
 
-    /// Whether somebody waits and the client has read nothing for as long as the request allows.
+    /// Whether a thread waits and the client has read nothing for as long as the request allows.
     fn is_stalled(&self) -> bool {
         false
     }
 
-    /// Whether the client has gone or was given up: nobody hears of what is sent.
+    /// Whether the client is gone or was given up: replies reach nobody.
     fn is_closed(&self) -> bool {
         false
     }
 
-    /// Takes room for the last frames, which may have `size` bytes; `false` while there is none.
+    /// Reserves room for the last frames, which may have `size` bytes; `false` while there is none.
     fn take_room(&self, _size: usize) -> bool {
         true
     }
 
-    /// Has `go_on` called when there may be room for `size` bytes, or at `deadline`.
+    /// Calls `go_on` when there may be room for `size` bytes, or at `deadline`.
     fn when_room(&self, _size: usize, _deadline: Instant, go_on: GoOnWithRoom) {
         go_on(true);
     }
 
-    /// Tells the node that has passed the request on that another one serves its partition. Returns false if no node has:
-    /// then the request is passed on from here.
+    /// Tells the node that has passed the request on that another node serves its partition. Returns false if the
+    /// request comes from a client: then this node passes it on.
     fn send_back(&self, _better: NodeId) -> bool {
         false
     }
 
-    /// Sends nothing any more but the last frames, and calls all that wait.
+    /// Sends nothing except the last frames from now on, and calls all waiting callbacks.
     fn give_up(&self) {}
 
     /// Sends the last frames; the connection takes its next request after them.

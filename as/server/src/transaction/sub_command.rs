@@ -1,5 +1,5 @@
-//! Commands that the server itself gives for one record after the other, as background queries do. They run as those of
-//! clients, on the thread that gives them.
+//! Commands of the server itself for one record after the other, as background queries issue them. They run like those
+//! of clients, on the thread that issues them.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -21,27 +21,27 @@ use crate::storage::DiskCaller;
 
 /// Offset of the result in a record message.
 const RESULT_OFFSET: usize = 5;
-/// Steps, of about a nanosecond each, between two looks at the clock.
+/// Steps, of about a nanosecond each, between two checks of the clock.
 const PORTION_STEPS: u64 = 1_000_000;
-/// Between looks whether there is room.
+/// Time between checks whether there is room.
 const ROOM_PERIOD: Duration = Duration::from_millis(10);
 
-/// Between looks whether a record is free that others change.
+/// Time between checks whether a record is free that others change.
 const RECORD_PERIOD: Duration = Duration::from_millis(1);
 
-/// A question about a record that is asked before it is changed, under its lock.
+/// A check of a record before it is changed, under its lock.
 pub(crate) trait RecordCheck {
-    /// Whether the command is for this record.
+    /// Whether the command applies to this record.
     ///
     /// # Errors
-    /// When that cannot be told.
+    /// When that cannot be determined.
     fn passes(&self, record: &FlatRecord<'_>, budget: &Budget<'_>) -> Result<bool, ResultCode>;
 }
 
 /// A command for one record.
 pub(crate) struct SubCommand<'a> {
     pub(crate) namespace: &'a Namespace,
-    /// What is to be done. Its own digest, filter and set mean nothing.
+    /// The request to carry out. Its own digest, filter and set are ignored.
     pub(crate) request: &'a Request<'a>,
     pub(crate) digest: Digest,
     pub(crate) origin: Origin,
@@ -53,7 +53,7 @@ pub(crate) struct SubCommand<'a> {
 pub(crate) struct SubCommands {
     context: Arc<TransactionContext>,
     workspace: Workspace,
-    /// The reply, of which the result alone is of interest.
+    /// The reply, of which only the result is used.
     reply: Vec<u8>,
 }
 
@@ -70,7 +70,7 @@ impl SubCommands {
             let may_wait = start.elapsed() < ROOM_WAIT_MAX && !self.context.is_stopping();
             let ran = self.attempt(command, now, may_wait);
             self.workspace.leave_sections();
-            // Nobody is told of what was done before it is on disk.
+            // No reply depends on this change, so nothing waits for the disk.
             self.workspace.buffers.unsettled.clear();
             match ran {
                 Ok(None) => break,
@@ -78,7 +78,7 @@ impl SubCommands {
                 Ok(Some(Wait::Record(_))) if may_wait => std::thread::sleep(RECORD_PERIOD),
                 Ok(Some(Wait::Record(_))) => return ResultCode::Timeout,
                 Ok(Some(Wait::Hold)) if may_wait => std::thread::sleep(ROOM_PERIOD),
-                // Whoever serves the partition runs the query too.
+                // The node that serves the partition runs the query too.
                 Ok(Some(Wait::Hold | Wait::OtherNode(_))) => return ResultCode::Unavailable,
                 Ok(Some(wait)) => {
                     unreachable!("what runs as in the pool waits for nothing but its device: {wait:?}")
@@ -100,8 +100,8 @@ impl SubCommands {
         let deadline =
             Instant::now() + Duration::from_millis(self.context.config.service.transaction_max_ms.get());
         let place = Place::Pool { deadline };
-        // What is too long for this runs again on a copy of the record, without a lock. So does what finds its record
-        // reserved; it waits first.
+        // A command that is too long for this runs again on a copy of the record, without a lock. So does one whose
+        // record is reserved, after it has waited.
         let short = Budget::new(INLINE_STEPS);
         let may_go_on = || Instant::now() < deadline;
         let long = Budget::with_refill(PORTION_STEPS, &may_go_on);
@@ -127,7 +127,7 @@ impl SubCommands {
             &command.digest,
             (RecordAccess::Write, place),
         );
-        // Whoever serves the partition runs the query too.
+        // The node that serves the partition runs the query too.
         let (tree_id, _reservation) = reserved.map_err(|_| ResultCode::Unavailable)?;
         let call = Call {
             context: &self.context,

@@ -1,7 +1,7 @@
-//! The record that a transaction works on: in its place under a lock, or a copy.
+//! The record that a transaction works on: in place under a lock, or a copy.
 //!
-//! A service thread works on the record in its place; its budget bounds how long it holds the lock. A thread of a pool takes
-//! a copy under the lock and works on that.
+//! A service thread works on the record in place; its budget bounds how long it holds the lock. A pool thread takes a
+//! copy under the lock and works on that.
 
 use datamodel::flat::{FlatError, FlatRecord};
 use proto::ResultCode;
@@ -10,7 +10,7 @@ use super::Call;
 use crate::index::{Element, RecordMeta};
 use crate::storage::{self, ReadBuffer};
 
-/// A copy of a record, or of the fact that there is none.
+/// A copy of a record, or of its absence.
 pub(super) struct RecordCopy {
     pub(super) meta: RecordMeta,
     /// Its flat form; empty if there is no live record, or why it cannot be read.
@@ -18,17 +18,17 @@ pub(super) struct RecordCopy {
 }
 
 impl RecordCopy {
-    /// There is no record.
+    /// A copy of a missing record.
     pub(super) fn of_none() -> Self {
         RecordCopy { meta: RecordMeta::default(), bytes: Ok(Vec::new()) }
     }
 
-    /// A copy of the record of `element`, whose guard the caller holds, as it is stored.
+    /// A copy of the record of `element`, whose guard the caller holds, in its stored form.
     pub(super) fn of(call: &Call<'_>, element: &Element, scratch: &mut ReadBuffer) -> Self {
         if call.namespace.is_gone(element, call.now.seconds()) {
             return RecordCopy { meta: **element, bytes: Ok(Vec::new()) };
         }
-        // What is damaged is told when the record is asked for, as if it was in its place.
+        // Damage is reported when the record is asked for, as for a record in place.
         let bytes = call.namespace.storage.stored_bytes(element, &mut scratch.stored).map(<[u8]>::to_vec);
         let bytes = bytes.map_err(|error| call.namespace.read_error(element, error));
         RecordCopy { meta: **element, bytes }
@@ -52,7 +52,7 @@ impl RecordCopy {
         self.bytes.as_deref().map_err(|result| *result)
     }
 
-    /// Takes its flat form away, as [`bytes`](Self::bytes) gives it.
+    /// Takes its flat form out, as [`bytes`](Self::bytes) returns it.
     ///
     /// # Errors
     /// As there.
@@ -60,12 +60,12 @@ impl RecordCopy {
         self.bytes.as_mut().map(std::mem::take).map_err(|result| *result)
     }
 
-    /// Puts back what was taken.
+    /// Puts the flat form back.
     pub(super) fn put_back(&mut self, bytes: Vec<u8>) {
         self.bytes = Ok(bytes);
     }
 
-    /// Whether `meta` is of the same version of the record. It may have been moved since.
+    /// Whether `meta` belongs to the same version of the record. It may have been moved since.
     pub(super) fn is_version(&self, meta: &RecordMeta) -> bool {
         let mut moved = *meta;
         moved.location = self.meta.location;
@@ -81,7 +81,7 @@ pub(super) enum Subject<'a> {
 }
 
 impl<'a> Subject<'a> {
-    /// What the index says of it.
+    /// Its metadata.
     #[inline]
     pub(super) fn meta(&self) -> &'a RecordMeta {
         match self {
@@ -93,7 +93,7 @@ impl<'a> Subject<'a> {
     /// The stored record, borrowed from its place, from `scratch` or from the copy.
     ///
     /// # Errors
-    /// `Unknown` when it cannot be read or is damaged; the log says more.
+    /// `Unknown` if it cannot be read or is damaged; the log has the details.
     #[inline(always)]
     pub(super) fn record(
         &self,
@@ -114,7 +114,7 @@ impl<'a> Subject<'a> {
         }
     }
 
-    /// Logs that the record cannot be used; returns what the client is told.
+    /// Logs that the record cannot be used; returns the result for the client.
     #[cold]
     pub(super) fn report_damage(&self, call: &Call<'_>, error: &dyn std::fmt::Display) -> ResultCode {
         call.namespace.report_damage_at(&call.digest, self.meta().location, error)

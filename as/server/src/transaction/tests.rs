@@ -25,7 +25,7 @@ const NAMESPACE: &str = "namespace test {
 ";
 /// Increments by each thread.
 const INCREMENTS: u32 = 400;
-/// Bytes of the record: so many that other writers come between a copy of it and its commit.
+/// Bytes of the record: large enough that other writers commit between its copy and its commit.
 const LARGE: usize = 1 << 20;
 
 fn context() -> Arc<TransactionContext> {
@@ -63,9 +63,9 @@ struct Answer {
     reply: Mutex<Option<Vec<u8>>>,
     came: Condvar,
     is_gone: bool,
-    /// There is no room for a large reply.
+    /// Whether there is no room for a large reply.
     lacks_room: AtomicBool,
-    /// The request that waits for it.
+    /// The request that waits for room.
     waiting: Mutex<Option<GoOnWithRoom>>,
 }
 
@@ -213,7 +213,7 @@ fn the_pool_ends_what_is_late_and_what_nobody_hears_of() {
     let read = body(info1::READ | info1::GET_ALL, 0, &[]);
     let now = Instant::now();
     assert_eq!(in_pool(&mut executor, &read, now, &listening), ResultCode::NotFound.code());
-    // A write is carried out for a client that has gone, a read is not.
+    // A write is carried out for a client that is gone, a read is not.
     let gone = Arc::new(Answer { is_gone: true, ..Answer::default() });
     assert_eq!(in_pool(&mut executor, &increment(), now, &gone), ResultCode::Ok.code());
     assert_eq!(in_pool(&mut executor, &read, now, &gone), ResultCode::Timeout.code());
@@ -247,7 +247,7 @@ fn a_large_reply_is_made_when_it_has_room() {
         let step = executor.execute(&request, None, StoredMillis::now(), &refuse, &mut out);
         assert!(matches!(step, Step::Restart(Wait::ReplyRoom(size)) if size == asked.get()));
         assert!(out.is_empty() && (count * LARGE..count * LARGE + 1024).contains(&asked.get()));
-        // The pool waits by itself, and has the request run again.
+        // The pool waits by itself, and runs the request again.
         let narrow = Arc::new(Answer { lacks_room: true.into(), ..Answer::default() });
         let owned = OwnedRequest::new(read, Instant::now(), Arc::<Answer>::clone(&narrow));
         assert_eq!(executor.execute_in_pool(&owned, &mut out), Some(Wait::ReplyRoom(asked.get())));
@@ -258,7 +258,7 @@ fn a_large_reply_is_made_when_it_has_room() {
         assert_eq!(narrow.result(), ResultCode::Timeout.code());
         assert_eq!(in_pool(&mut executor, read, Instant::now(), &Arc::default()), 0);
     }
-    // Replies that are small whatever the record is ask for nothing.
+    // Replies that are small for every record need no room.
     let refuse = |_| false;
     let small = body(info1::READ | info1::GET_NO_BINS, 0, &[]);
     let request = Request::parse(&small).expect("it is whole");

@@ -11,10 +11,10 @@ use crate::index::Element;
 use crate::metrics::{Latency, NamespaceCounter, Unit};
 use crate::namespace::{Cause, Change, NewVersion, TTL_NEVER_EXPIRE};
 
-/// A percentage that switches read-touch off; in requests and set parameters.
+/// The percentage that disables read-touch, in requests and set parameters.
 const NEVER_TOUCH: u32 = TTL_NEVER_EXPIRE;
 
-/// A touch that is due: the TTL in seconds that the record's last write gave it.
+/// A touch that is due, with the TTL in seconds given by the record's last write.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Touch {
     ttl_seconds: u32,
@@ -55,7 +55,7 @@ pub(super) fn check(call: &Call<'_>, element: &Element) -> Result<Option<Touch>,
     Ok(due.then_some(Touch { ttl_seconds }))
 }
 
-/// Renews the record, unless something else did meanwhile.
+/// Renews the record, unless it was changed meanwhile.
 pub(super) fn run(call: &Call<'_>, touch: Touch, buffers: &mut Buffers) {
     let (metrics, started) = (&call.namespace.metrics, Instant::now());
     match renew(call, touch, buffers) {
@@ -67,7 +67,7 @@ pub(super) fn run(call: &Call<'_>, touch: Touch, buffers: &mut Buffers) {
     metrics.latency(Latency::ReadTouch).add(unit, started.elapsed(), 1);
 }
 
-/// Returns whether the renewed record could be stored; `None` when there was nothing to renew.
+/// Renews the record. Returns whether it could be stored; `None` if there was nothing to renew.
 fn renew(call: &Call<'_>, touch: Touch, buffers: &mut Buffers) -> Option<bool> {
     let namespace = call.namespace;
     let guard = namespace.index.get_exclusive(&call.digest)?;
@@ -76,7 +76,7 @@ fn renew(call: &Call<'_>, touch: Touch, buffers: &mut Buffers) -> Option<bool> {
         return None;
     }
     let mut meta = **guard;
-    // The generation stays, lest a reader make a writer's check of it fail.
+    // The generation stays the same, so that a read does not make a writer's generation check fail.
     let (generation, last_update_time) = (guard.generation, guard.last_update_time().max(call.now.0));
     {
         let record = call.namespace.record(&guard, &mut buffers.read).ok();
@@ -97,7 +97,7 @@ fn renew(call: &Call<'_>, touch: Touch, buffers: &mut Buffers) -> Option<bool> {
         if let Some(settings) = &mut settings
             && call.budget.draw(settings.pack_steps(size)).is_err()
         {
-            // It would take too long under the lock.
+            // Compression would take too long under the lock.
             settings.method = Method::None;
         }
         let figures = &namespace.metrics.data_compression;
@@ -109,7 +109,7 @@ fn renew(call: &Call<'_>, touch: Touch, buffers: &mut Buffers) -> Option<bool> {
     let version = NewVersion { flat: flat.plain(), packed: flat.packed(), meta, key_stored };
     // A replica that is not the master answers reads, and changes nothing: the master may be about to.
     let Ok(_committing) = call.begin_commit(&guard, &mut buffers.commits) else {
-        // The read is answered all the same.
+        // The read is answered anyway.
         call.patience.refused.set(None);
         return None;
     };

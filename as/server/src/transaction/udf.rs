@@ -1,10 +1,10 @@
-//! A user-defined function on one record: in a pool, on a copy of the record. Functions of a module whose calls were all short
-//! lately are tried on the service thread first, for a fraction of a millisecond; if that is not enough, all that they did is
-//! dropped, and they run again in the pool.
+//! A user-defined function on one record: in a pool, on a copy of the record. If all recent calls of a module were
+//! short, its functions are first tried on the service thread, for a fraction of a millisecond; if that is not enough,
+//! their effects are dropped, and they run again in the pool.
 //!
-//! The function runs without a lock. What it has saved is stored when it has ended, as one write, if the record is still the
-//! one that it saw; otherwise it runs again. Its result is the value of a bin `SUCCESS` of the reply, its error that of a bin
-//! `FAILURE`. A failed save has a code of its own and no bin.
+//! The function runs without a lock. The bins that it has saved are stored when it has ended, as one write, if the
+//! record has not changed since; otherwise it runs again. Its result is the value of a bin `SUCCESS` in the reply, its
+//! error that of a bin `FAILURE`. A failed save has a code of its own and no bin.
 
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
@@ -27,13 +27,14 @@ use crate::udf::{self, EndedCall, FoundRecord, FunctionCall, Lease, Output, Reco
 
 /// Bound of the names of modules and functions.
 const NAME_SIZE_MAX: usize = 128;
-/// Longest that a function which is taken for short runs on a service thread.
+/// Longest run of a function on a service thread.
 const INLINE_TIME_MAX: Duration = Duration::from_micros(200);
-/// What it draws on the budget of its request, before it begins: what is left of a batch goes elsewhere after some.
+/// Its charge on the budget of its request, taken before it begins: after some calls the rest of a batch goes
+/// elsewhere.
 const INLINE_CALL_STEPS: u64 = 20_000;
-/// Bytes that its record and its arguments have at most.
+/// Most bytes of its record and of its arguments.
 const INLINE_SIZE_MAX: u64 = 64 << 10;
-/// No function runs longer, whatever time its client leaves it.
+/// Longest run of a function, whatever its client's time limit.
 const RUN_TIME_MAX: Duration = Duration::from_secs(10);
 
 pub(super) fn run(call: &Call<'_>, buffers: &mut Buffers, out: &mut Vec<u8>) -> Option<Wait> {
@@ -58,7 +59,7 @@ pub(super) fn run(call: &Call<'_>, buffers: &mut Buffers, out: &mut Vec<u8>) -> 
 }
 
 enum Done {
-    /// The reply is made; the transaction counts as this.
+    /// The reply is made; the transaction counts with this result.
     Answered(ResultCode),
     Waits(Wait),
 }
@@ -81,7 +82,7 @@ fn apply(call: &Call<'_>, buffers: &mut Buffers, out: &mut Vec<u8>) -> Result<Do
     })
 }
 
-/// How an attempt is made.
+/// Inputs of an attempt.
 struct Run<'a> {
     deadline: Instant,
     turn: Turn,
@@ -89,7 +90,7 @@ struct Run<'a> {
     lease: Option<Lease<'a>>,
 }
 
-/// Runs a function that is short on the thread of its client, or leaves it to the pool, with nothing done.
+/// Runs a short function on the service thread, or leaves it to the pool with nothing done.
 fn apply_at_once(
     call: &Call<'_>,
     function: &FunctionCall<'_>,
@@ -120,7 +121,7 @@ fn apply_at_once(
     }
 }
 
-/// The function that the request names.
+/// The function named by the request.
 fn function_of<'a>(call: &'a Call<'_>) -> Result<FunctionCall<'a>, ResultCode> {
     let request = call.request;
     let name = |number| request.field(number).filter(|name| name.len() < NAME_SIZE_MAX);
@@ -136,12 +137,12 @@ fn function_of<'a>(call: &'a Call<'_>) -> Result<FunctionCall<'a>, ResultCode> {
         cf::warning_limited!(Udf, "{{{}}} function with a policy that it cannot have", call.namespace.name());
         return Err(ResultCode::Parameter);
     }
-    // No file has a name that is no text.
+    // No module has a name that is not text.
     let module = std::str::from_utf8(module).unwrap_or_default();
     Ok(FunctionCall { module, function, arguments })
 }
 
-/// Runs the function on a copy of the record, and stores what it has saved if the record is still the same.
+/// Runs the function on a copy of the record, and stores what it has saved if the record has not changed.
 fn attempt(
     call: &Call<'_>,
     function: &FunctionCall<'_>,
@@ -211,7 +212,7 @@ fn attempt(
     Ok(Attempt::Committed(Done::Answered(ResultCode::Ok)))
 }
 
-/// The record as the function will see it, after the checks of the request. Its bytes are those of the copy, which has them back
+/// The record for the function, after the checks of the request. Its bytes are those of the copy, which gets them back
 /// in the end.
 fn open(
     call: &Call<'_>,
@@ -275,7 +276,7 @@ fn open(
     }))
 }
 
-/// Why no function can save anything.
+/// Why a function cannot save anything.
 fn save_refusal(call: &Call<'_>, meta: &RecordMeta, is_live: bool) -> Option<ResultCode> {
     if call.namespace.stop_writes.load(Relaxed) {
         return Some(ResultCode::OutOfSpace);

@@ -94,7 +94,7 @@ fn write_in_place(
     Ok(Done::Written)
 }
 
-/// Computes the new record from a copy of the present one, and commits it if the record is still the same.
+/// Computes the new record from a copy of the present one, and commits it if the record has not changed.
 fn write_from_copy(
     call: &Call<'_>,
     policy: &WritePolicy,
@@ -123,8 +123,9 @@ fn write_from_copy(
     Ok(Attempt::Committed(Done::Written))
 }
 
-/// Whether a record that was created and removed again since `copy` was taken is newer than `next`: it would come back from
-/// its disk in the place of `next`. So would what a truncation hides. While the record is reserved nothing happens to it.
+/// Whether a record that was created and removed since `copy` was taken is newer than `next`, so that at a start its
+/// copy on disk would replace `next`. Also true if a truncation hides `next`. Others cannot create or remove the record
+/// while it is reserved.
 pub(super) fn is_overtaken(call: &Call<'_>, turn: Turn, copy: &RecordCopy, next: &Next) -> bool {
     let Next::Record { meta, .. } = next else { return false };
     if call.namespace.is_truncated(meta) {
@@ -137,7 +138,7 @@ pub(super) fn is_overtaken(call: &Call<'_>, turn: Turn, copy: &RecordCopy, next:
         && call.namespace.creation_time(&call.digest, meta.set_id, updated) > updated
 }
 
-/// The element that the write goes to; created if the policy lets it create a record.
+/// The guard of the written element; the element is created if the policy allows that.
 fn find<'a>(call: &Call<'a>, policy: &WritePolicy) -> Result<WriteGuard<'a>, ResultCode> {
     let index = &call.namespace.index;
     if policy.must_exist {
@@ -163,14 +164,14 @@ fn check_namespace_takes_writes(call: &Call<'_>) -> Result<(), ResultCode> {
     Ok(())
 }
 
-/// What a write starts from.
+/// The state that a write starts from.
 struct Target<'a> {
     subject: Subject<'a>,
-    /// What the index says of the live record, or will say of the one that is created.
+    /// Metadata of the live record, or of the one being created.
     base: RecordMeta,
-    /// There is no live record: no element before, or a tombstone, or an expired or truncated record.
+    /// Whether there is no live record: no element, a tombstone, or an expired or truncated record.
     is_new: bool,
-    /// What failures report of the record.
+    /// The generation reported with failures.
     found_generation: u16,
     found_void_time: u32,
 }
@@ -189,23 +190,23 @@ impl<'a> Target<'a> {
         Ok(target)
     }
 
-    /// Makes a failure that reports what was found.
+    /// Makes a failure with the found generation.
     fn failed(&self) -> impl Fn(ResultCode) -> Failure + Copy + 'static {
         let (generation, void_time) = (self.found_generation, self.found_void_time);
         move |result| Failure { result, generation, void_time }
     }
 }
 
-/// Where the record that changes was read to.
+/// The place that the old record was read to.
 pub(super) enum OldRecord<'a> {
-    /// If from a disk, to the thread's buffer, under the guard that is committed with.
+    /// If read from a disk, the thread's buffer, under the guard of the commit.
     LastRead,
-    /// There is this copy of its flat form, and observers have looked at the change ahead.
+    /// This copy of its flat form; observers have looked at the change ahead.
     Copied(&'a [u8], PreparedChange),
 }
 
 impl<'a> OldRecord<'a> {
-    /// A copy that `change` was computed from.
+    /// The copy that `change` was computed from.
     pub(super) fn of(call: &Call<'_>, copy: &'a RecordCopy, change: &Change<'_>) -> Self {
         let old = copy.bytes().unwrap_or_default();
         let (digest, before) = (&call.digest, &copy.meta);
@@ -228,7 +229,7 @@ impl<'a> OldRecord<'a> {
     }
 }
 
-/// Makes the record of `guard` what `next` says.
+/// Commits `next` to the record of `guard`.
 pub(super) fn commit(
     call: &Call<'_>,
     guard: WriteGuard<'_>,
@@ -237,7 +238,7 @@ pub(super) fn commit(
     buffers: &mut Buffers,
 ) -> Result<(), ResultCode> {
     let namespace = call.namespace;
-    // What was computed without steps is nothing to store.
+    // A result computed after the budget ran out must not be stored.
     call.budget.check(Ok(()))?;
     if matches!(next, Next::Gone) {
         delete::remove(call, guard, old, buffers)?;
@@ -257,7 +258,7 @@ pub(super) fn commit(
     Ok(())
 }
 
-/// What a client is told when its record could not be stored.
+/// The client's result for a record that could not be stored.
 pub(super) fn storage_result(call: &Call<'_>, error: StorageError) -> ResultCode {
     match error {
         StorageError::OutOfSpace => {
@@ -270,8 +271,8 @@ pub(super) fn storage_result(call: &Call<'_>, error: StorageError) -> ResultCode
     }
 }
 
-/// The checks that need the element but not its record. They give a record that is created its set. Returns what the filter
-/// has left to ask.
+/// The checks that need the element but not its record. They set the set of a record being created. Returns the
+/// filter's open question.
 fn check_target<'c>(
     call: &'c Call<'_>,
     policy: &WritePolicy,
@@ -303,16 +304,16 @@ fn check_target<'c>(
     if target.is_new { Ok(None) } else { call.check_filter(&target.base) }
 }
 
-/// What becomes of the record.
+/// The next state of the record.
 pub(super) enum Next {
-    /// Its new version is in the thread's buffer. The index is to say this of it.
+    /// Its new version is in the thread's buffer; this is its metadata.
     Record { meta: RecordMeta, key_stored: bool },
-    /// No bin is left: it goes.
+    /// No bin is left: the record is removed.
     Gone,
 }
 
 impl Next {
-    /// The change that it is, with a new version that is in `flat`.
+    /// The change to this state, with the new version in `flat`.
     pub(super) fn change<'f>(&self, flat: &'f FlatBuffer) -> Change<'f> {
         match self {
             Next::Record { meta, key_stored } => Change::Record(NewVersion {
@@ -326,7 +327,7 @@ impl Next {
     }
 }
 
-/// Lets the ops work on the record's bins and makes the new flat record and the reply.
+/// Applies the ops to the record's bins and makes the new flat record and the reply.
 #[inline]
 fn make_next(
     call: &Call<'_>,
@@ -419,8 +420,8 @@ fn make_next(
     Ok(Next::Record { meta, key_stored: key.is_some() })
 }
 
-/// The record that is to change. What replaces it needs nothing of it but the key that may be stored with it, so then it
-/// may be damaged; its key is lost. It is not if the record cannot be read in time.
+/// The record to change. If it is to be replaced, only its key is needed, so it may be damaged; then its key is lost.
+/// An error results if the record cannot be read in time.
 #[inline(always)]
 fn old_record<'g>(
     call: &Call<'g>,

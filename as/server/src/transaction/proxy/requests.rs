@@ -1,11 +1,11 @@
-//! The requests of this node's clients that were passed on, or are to be tried again.
+//! Requests of this node's clients that were passed on, or are to be tried again.
 //!
 //! # Threads
-//! Any thread adds requests, fabric threads end them. The thread that looks after what other nodes do not answer calls
-//! [`PassedOn::look_after`] every few milliseconds.
+//! Any thread adds requests, fabric threads end them. The resend thread calls [`PassedOn::look_after`] every few
+//! milliseconds.
 //!
 //! # Locks
-//! One mutex for each shard, taken alone; outboxes of connections are locked under it. Nobody is answered under it.
+//! One mutex for each shard, taken alone; outboxes of connections are locked under it. No reply is sent under it.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering::*};
@@ -27,15 +27,15 @@ use crate::namespace::Namespace;
 use crate::transaction::{OwnedRequest, TransactionContext};
 
 const SHARD_COUNT: usize = 16;
-/// Nodes may send a request on to one another so often before it is looked at here again.
+/// Most times that nodes may send a request back before this node checks it again.
 const REDIRECTS_MAX: u32 = 3;
 
-/// Where a request is.
+/// The place of a request.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Whereabouts {
     /// Sent to this node, which has not answered.
     At(NodeId),
-    /// Nowhere: nobody has begun to carry it out.
+    /// At this node: nobody has begun to carry it out.
     Here,
 }
 
@@ -49,7 +49,7 @@ struct Entry {
     deadline: Instant,
 }
 
-/// The requests that were passed on.
+/// Requests that were passed on.
 pub(crate) struct PassedOn {
     shards: [Mutex<HashMap<u32, Entry>>; SHARD_COUNT],
     count: AtomicUsize,
@@ -67,13 +67,13 @@ impl PassedOn {
         }
     }
 
-    /// Sends by `fabric` from now on.
+    /// Connects the table to `fabric`, which sends its messages from now on.
     pub(super) fn connect(&self, fabric: &Arc<Fabric>) {
-        // A node joins others once.
+        // A node joins others once, so the cell is empty.
         let _ = self.fabric.set(Arc::clone(fabric));
     }
 
-    /// How many there are.
+    /// Number of requests.
     pub(crate) fn count(&self) -> usize {
         self.count.load(Relaxed)
     }
@@ -92,25 +92,25 @@ impl PassedOn {
         self.add(context, Some(node), request);
     }
 
-    /// Has a request tried again in a few milliseconds.
+    /// Tries a request again in a few milliseconds.
     pub(in crate::transaction) fn put_off(&self, context: &TransactionContext, request: OwnedRequest) {
         self.add(context, None, request);
     }
 
     fn add(&self, context: &TransactionContext, node: Option<NodeId>, request: OwnedRequest) {
         let id = self.last_id.fetch_add(1, Relaxed);
-        // It was parsed before, and names a namespace and a record.
+        // The body was parsed before, so it is valid and names a namespace and a record.
         let Some(entry) = new_entry(context, id, request) else { return };
         self.count.fetch_add(1, AcqRel);
         let mut entries = self.shard(id).lock();
-        // Sent when it is noted: the answer may come at once.
+        // Noted before it is sent, as the answer may come at once.
         let entry = entries.entry(id).or_insert(entry);
         if let Some(node) = node {
             self.send(entry, node);
         }
     }
 
-    /// Sends a request; what cannot be sent is tried again.
+    /// Sends a request; if that fails, it is tried again.
     fn send(&self, entry: &mut Entry, node: NodeId) {
         let sent = self.fabric.get().map(|fabric| fabric.send_now(node, Channel::ReadWrite, &entry.message));
         entry.whereabouts = if sent == Some(Ok(())) { Whereabouts::At(node) } else { Whereabouts::Here };
@@ -125,11 +125,11 @@ impl PassedOn {
         entry
     }
 
-    /// `from` has answered; `frame` is for the client.
+    /// Handles the answer of `from`; `frame` is for the client.
     pub(super) fn answered(&self, context: &TransactionContext, (from, id): (NodeId, u32), frame: Vec<u8>) {
         let Some(entry) = self.take(id, from) else { return };
         let namespace = &context.namespaces[entry.namespace];
-        // What the answer says is counted by the node that has made it.
+        // The node that made the answer counts its result.
         entry.count(namespace, ResultCode::Ok);
         if namespace.config().params.enable_hist_proxy.get() {
             let unit = Unit::configured(&context.config);
@@ -138,7 +138,7 @@ impl PassedOn {
         entry.request.sink.finish(frame);
     }
 
-    /// `from` does not serve the partition either, and believes that `better` does.
+    /// Handles the return of a request that `from` does not serve either; `from` believes that `better` serves it.
     pub(super) fn returned(&self, (from, id): (NodeId, u32), better: NodeId, own: NodeId) {
         let mut entries = self.shard(id).lock();
         let Some(entry) = entries.get_mut(&id) else { return };
@@ -153,8 +153,8 @@ impl PassedOn {
         }
     }
 
-    /// Answers requests whose time is over, and writes that were sent to a node that has gone. Has others tried again that nobody
-    /// has begun, or that only read and were sent to such a node.
+    /// Answers late requests, and writes that were sent to a node that is gone. Tries others again that nobody has
+    /// begun, or that only read and were sent to such a node.
     pub(in crate::transaction) fn look_after(&self, context: &TransactionContext) {
         let Some(fabric) = self.fabric.get() else { return };
         let now = Instant::now();
@@ -171,7 +171,7 @@ impl PassedOn {
             drop(entries);
             self.count.fetch_sub(found.len(), AcqRel);
             for entry in found {
-                // Nobody knows whether a node that has gone has carried a write out.
+                // It is unknown whether a node that is gone has carried a write out.
                 let is_in_doubt = entry.whereabouts != Whereabouts::Here && !entry.only_reads;
                 if entry.deadline <= now || is_in_doubt {
                     entry.time_out(context);

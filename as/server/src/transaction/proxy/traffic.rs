@@ -18,7 +18,7 @@ use crate::fabric::{Cluster, Fabric, Handler};
 use crate::metrics::{Origin, ServerCounter};
 use crate::transaction::{OwnedRequest, ReplySink, SinkClosed, TransactionContext};
 
-/// Takes the proxy messages of other nodes.
+/// Handles the proxy messages of other nodes.
 pub(crate) struct ProxyTraffic {
     context: Arc<TransactionContext>,
     fabric: Arc<Fabric>,
@@ -60,7 +60,7 @@ impl ProxyTraffic {
         Ok(())
     }
 
-    /// Has a request of another node's client carried out.
+    /// Carries out a request of another node's client.
     fn requested(&self, (from, transaction_id): (NodeId, u32), digest: Option<Digest>, frame: &[u8]) {
         let asker = Asker {
             fabric: Arc::clone(&self.fabric),
@@ -81,7 +81,7 @@ impl ProxyTraffic {
         if request.info1 & info1::BATCH != 0 {
             return asker.refuse(ResultCode::Parameter);
         }
-        // Rows of batches come without their digest.
+        // Rows of batches come without a digest.
         let is_row = request.digest.is_none();
         if self.context.known_namespace(&request).is_none() {
             let counter = if is_row {
@@ -98,7 +98,7 @@ impl ProxyTraffic {
     }
 }
 
-/// The reply to a request that was passed on, as its client gets it: exactly one frame.
+/// The reply to a proxied request in the form for its client: exactly one frame.
 fn checked_reply(frame: &[u8]) -> Vec<u8> {
     let is_whole = FrameHeader::parse(frame).ok().flatten().is_some_and(|header| {
         matches!(header.frame_type, FrameType::Message | FrameType::CompressedMessage)
@@ -117,7 +117,7 @@ fn refusal(result: ResultCode) -> Vec<u8> {
     reply
 }
 
-/// The node that has passed a request on: the reply goes to it.
+/// The node that passed a request on; the reply goes to it.
 struct Asker {
     fabric: Arc<Fabric>,
     node: NodeId,
@@ -130,7 +130,7 @@ impl Asker {
         self.is_answered.store(true, Relaxed);
         let mut message = Vec::new();
         Proxy { transaction_id: self.transaction_id, body }.encode(&mut message);
-        // What gets lost is a timeout for the client.
+        // If the message is lost, the client gets a timeout.
         let _ = self.fabric.send(self.node, Channel::ReadWrite, &message);
     }
 
@@ -145,7 +145,7 @@ impl Asker {
 
 impl ReplySink for Asker {
     fn send(&self, _: Vec<u8>) -> Result<(), SinkClosed> {
-        // A request for one record has one frame of replies.
+        // A request for one record has one reply frame.
         Err(SinkClosed)
     }
 

@@ -1,4 +1,4 @@
-//! Copies of records that come from other nodes: which of two copies counts, and how one is stored.
+//! Copies of records from other nodes: which of two copies wins, and how a copy is stored.
 
 use cf::Digest;
 use cf::clock::StoredMillis;
@@ -16,12 +16,13 @@ use crate::transaction::flat_buffer::FlatBuffer;
 /// Field of a message with a record.
 const RECORD_FIELD: u16 = 6;
 
-/// Stores a copy of a record of `partition` as nodes send it, if it is newer by `conflict-resolution-policy` than the one that
-/// is here, or that was last updated before `removed_at`. Gives [`ResultCode::Ok`] if it did, `RecordExists` if it is here
-/// already, `Generation` if what is here is newer, or it is of before a removal.
+/// Stores a copy of a record of `partition` in the form that nodes send, if it is newer by `conflict-resolution-policy`
+/// than the present one, or if that was last updated before `removed_at`. Returns [`ResultCode::Ok`] if it did,
+/// `RecordExists` if this version exists already, `Generation` if the present one is newer or the copy is from before a
+/// removal.
 ///
 /// # Errors
-/// When it is none, or of another partition.
+/// When it is no valid record, or belongs to another partition.
 pub(crate) fn take_copy(
     namespace: &Namespace,
     partition: PartitionId,
@@ -39,10 +40,11 @@ pub(crate) fn take_copy(
     store_copy(namespace, &record, &reservation, Via::Migration { removed_at })
 }
 
-/// Another node knows that a record of `partition` was removed at `removed_at`: what is here of before goes.
+/// Applies a removal of a record of `partition` at `removed_at`, reported by another node: an earlier copy here is
+/// removed.
 ///
 /// # Errors
-/// When it is of another partition.
+/// When the record belongs to another partition.
 pub(crate) fn take_removal(
     namespace: &Namespace,
     partition: PartitionId,
@@ -66,10 +68,10 @@ pub(in crate::transaction) fn policy_of(namespace: &Namespace) -> ConflictPolicy
     }
 }
 
-/// What is compared of a copy as nodes send it.
+/// The values by which a copy in the form that nodes send is compared.
 ///
 /// # Errors
-/// When it is none.
+/// When it is no valid record.
 pub(in crate::transaction) fn age_of_copy(bytes: &[u8]) -> Result<CopyAge, PeerError> {
     let mut padded = Vec::new();
     let record = parse(bytes, &mut padded).map_err(|_| PeerError::Invalid(RECORD_FIELD))?;
@@ -80,10 +82,11 @@ pub(super) fn age_of(meta: &RecordMeta) -> CopyAge {
     CopyAge { generation: meta.generation, last_update_time: meta.last_update_time() }
 }
 
-/// Reads a record as nodes send it, without end mark and padding; `padded` gets it with room for these.
+/// Parses a record in the form that nodes send, without end mark and padding; `padded` gets it with room for these.
 pub(super) fn parse<'p>(bytes: &[u8], padded: &'p mut Vec<u8>) -> Result<FlatRecord<'p>, FlatError> {
     let size = FlatRecord::stated_size(bytes).ok_or(FlatError::Size)?;
-    // The stated size is that of the bytes, an end mark and padding: no more than is there sizes anything.
+    // The stated size includes an end mark and padding. It must not exceed the received bytes by more, so a wrong size
+    // reserves no memory.
     if size < bytes.len() || size - bytes.len() > 2 * datamodel::flat::RBLOCK_SIZE {
         return Err(FlatError::Size);
     }
@@ -92,12 +95,12 @@ pub(super) fn parse<'p>(bytes: &[u8], padded: &'p mut Vec<u8>) -> Result<FlatRec
     FlatRecord::parse(padded)
 }
 
-/// What became of a copy, or of the removal of one.
+/// The result of storing or removing a copy.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[must_use]
 pub(crate) struct StoredCopy {
     pub(crate) result: ResultCode,
-    /// What must be on disk where `commit-to-device` is on, before anybody is told.
+    /// The location that must be on disk before the result is reported, if `commit-to-device` is on.
     location: Option<Location>,
 }
 
@@ -108,8 +111,8 @@ impl From<ResultCode> for StoredCopy {
 }
 
 impl StoredCopy {
-    /// Calls `done` with the result, at once or when what it tells of is on disk: then on the disk's flush thread, with `Unknown` if
-    /// it did not get there. `done` does not wait.
+    /// Calls `done` with the result, at once or when the record is on disk: then on the disk's flush thread, with
+    /// `Unknown` if that failed. `done` must not wait.
     pub(crate) fn when_safe(self, namespace: &Namespace, done: impl FnOnce(ResultCode) + Send + 'static) {
         let StoredCopy { result, location } = self;
         let Some(location) = location.filter(|location| namespace.storage.is_change_unsettled(*location))
@@ -124,15 +127,16 @@ impl StoredCopy {
     }
 }
 
-/// How a copy of a record has come.
+/// The way a copy of a record came.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Via {
     /// The master has written it.
     ReplicaWrite,
-    /// A C server, as the master, has written it. It does not see to it that what it writes after a removal is later.
+    /// A C server as the master has written it. Such a master does not ensure that a write after a removal has a later
+    /// time.
     ReplicaWriteOfCServer,
-    /// Another node had it from before: by migration, or as an answer to a question for duplicates. It may know when an earlier
-    /// record was removed, in milliseconds since 2010.
+    /// Another node had an earlier copy: sent by migration, or as an answer to a question for duplicates. It may know
+    /// when an earlier record was removed, in milliseconds since 2010.
     Migration { removed_at: Option<u64> },
 }
 
@@ -145,10 +149,10 @@ impl Via {
     }
 }
 
-/// Stores a copy of a record that came from another node, if it is newer than the one that is here.
+/// Stores a copy from another node, if it is newer than the present one.
 ///
 /// # Errors
-/// When its bins cannot be read.
+/// When its bins are not valid.
 pub(super) fn store_copy(
     namespace: &Namespace,
     record: &FlatRecord<'_>,
@@ -172,7 +176,7 @@ pub(super) fn store_copy(
         return Ok(ResultCode::Ok.into());
     }
     if let Some(result) = loses_to(namespace, &guard, age_of(&meta), via) {
-        // It may not be on disk yet that is here.
+        // The present record may not be on disk yet.
         return Ok(StoredCopy { result, location: Some(guard.location) });
     }
     let own = NewRecord {
@@ -201,8 +205,8 @@ pub(super) fn store_copy(
     }
 }
 
-/// Why a copy of the record of `guard` is not stored, if it is not: `RecordExists` if it is here already, `Generation` if what is
-/// here is newer, or the copy is of before a removal.
+/// Why a copy of the record of `guard` is not stored: `RecordExists` if this version exists already, `Generation` if
+/// the present one is newer, or if the copy is from before a removal. `None` if it is to be stored.
 fn loses_to(
     namespace: &Namespace,
     guard: &WriteGuard<'_>,
@@ -218,7 +222,7 @@ fn loses_to(
     if is_late(incoming) {
         return Some(ResultCode::Generation);
     }
-    // What is here may be from before a removal that only others have heard of.
+    // The present record may be from before a removal that only other nodes know.
     let existing = guard.exists().then(|| age_of(guard)).filter(|existing| !is_late(*existing))?;
     if via.policy(namespace).replaces(incoming, Some(existing)) {
         return None;
@@ -226,10 +230,10 @@ fn loses_to(
     Some(if incoming == existing { ResultCode::RecordExists } else { ResultCode::Generation })
 }
 
-/// Removes a copy whose record was removed: at `removed_at`, in milliseconds since 2010, which is later than the last update of
-/// what was removed; `None` = whatever is here. Gives `Generation` if what is here is newer than that.
+/// Removes a copy whose record was removed elsewhere at `removed_at`, in milliseconds since 2010, which is later than
+/// the last update of the removed record; `None` removes any copy. Returns `Generation` if the present record is newer.
 pub(super) fn remove_copy(namespace: &Namespace, digest: &Digest, removed_at: Option<u64>) -> StoredCopy {
-    // With or without a record: a copy of it may be on its way.
+    // An element is created if there is none: a copy of the record may be on its way.
     let Ok((guard, _)) = namespace.index.get_or_create(digest) else { return ResultCode::OutOfSpace.into() };
     let is_newer = guard.exists() && removed_at.is_some_and(|time| guard.last_update_time() >= time);
     if is_newer || !guard.exists() || guard.is_tombstone() {
@@ -252,7 +256,7 @@ mod tests {
 
     const DIGEST: Digest = Digest([7; 20]);
 
-    /// A record as nodes send it.
+    /// A record in the form that nodes send.
     fn copy(generation: u16, last_update_time: u64) -> Vec<u8> {
         let record = NewRecord {
             digest: DIGEST,
@@ -279,7 +283,7 @@ mod tests {
         namespace
     }
 
-    /// What becomes of such a copy, by way of a migration whose sender knows of a removal, or does not.
+    /// The result for such a copy from a migration whose sender knows a removal time, or does not.
     fn take(namespace: &Namespace, generation: u16, time: u64, removed_at: Option<u64>) -> ResultCode {
         let bytes = copy(generation, time);
         take_copy(namespace, PartitionId::of(&DIGEST), &bytes, removed_at).expect("a record").result
@@ -299,7 +303,7 @@ mod tests {
         let namespace = namespace();
         assert_eq!(take(&namespace, 5, 1000, None), ResultCode::Ok);
         assert_eq!((remove(&namespace, 2000), age_here(&namespace)), (ResultCode::Ok, None));
-        // A longer history does not help.
+        // A higher generation does not help.
         assert_eq!((take(&namespace, 9, 1999, None), age_here(&namespace)), (ResultCode::Generation, None));
         assert_eq!(take(&namespace, 1, 2000, None), ResultCode::Ok);
         assert_eq!(remove(&namespace, 2000), ResultCode::Generation);
@@ -327,10 +331,10 @@ mod tests {
         let record = parse(&bytes, &mut padded).expect("a record");
         let reservation = namespace.partitions.reserve_data(PartitionId::of(&DIGEST)).expect("it has data");
         let store = |via| store_copy(&namespace, &record, &reservation, via).expect("a record").result;
-        // The removal came first: there was nothing yet to remove.
+        // The removal came first: there was nothing to remove yet.
         assert_eq!(remove_copy(&namespace, &DIGEST, Some(1001)).result, ResultCode::NotFound);
         assert_eq!((store(Via::ReplicaWrite), age_here(&namespace)), (ResultCode::Generation, None));
-        // What a C server writes after a removal may be earlier by its clock.
+        // A write of a C server after a removal may have an earlier time.
         assert_eq!(store(Via::ReplicaWriteOfCServer), ResultCode::Ok);
     }
 }

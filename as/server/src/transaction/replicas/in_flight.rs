@@ -1,12 +1,12 @@
-//! Writes that are on their way to replicas: who has yet to acknowledge them, and who waits for that.
+//! Writes on their way to replicas: which replicas have not acknowledged them, and which requests wait.
 //!
-//! A commit on the master sends the new record to the other replicas while the record's lock is held, and notes it here. Its
-//! reply is [held](Hold) until all have answered; other writers of the record wait in [line](super::line), so that what replicas
-//! get of a record is in order. What is not answered is sent again, and to the replicas that there are by then. When the
-//! deadline has come the client is told of a timeout: the write may last.
+//! A commit on the master sends the new record to the other replicas while the record's lock is held, and notes it
+//! here. Its reply is [held](Hold) until all have answered; other writers of the record wait in [line](super::line), so
+//! that replicas get a record's writes in order. An unanswered write is sent again, to the replicas of that time. At
+//! the deadline the client gets a timeout: the write may last.
 //!
 //! # Threads
-//! `replica-resend` looks every few milliseconds for what is to be sent again.
+//! `replica-resend` checks every few milliseconds which writes to send again.
 //!
 //! # Locks
 //! One mutex for each shard. It may be taken under a sprig lock; only outboxes of connections are locked under it.
@@ -28,31 +28,31 @@ use crate::transaction::resent::SentFor;
 use crate::transaction::wait::{Hold, RecordKey};
 use crate::transaction::{OwnedRequest, TransactionContext};
 
-/// A replica that could not store a write is asked again after this.
+/// Pause before a replica that could not store a write is asked again.
 const FAILED_PAUSE: Duration = Duration::from_millis(50);
-/// A reply may come to wait for a write that has ended late up to so long afterwards.
+/// How long a reply may still come to wait for a write that ended late.
 const LATE_KEPT: Duration = Duration::from_secs(60);
-/// Writes that are told one by one.
+/// Most writes that are listed one by one.
 const DESCRIBED_MAX: usize = 100;
 
-/// What belongs to a write on its way.
+/// State of a write on its way.
 #[derive(Default)]
 struct InFlight {
     answered: SmallVec<[NodeId; 2]>,
-    /// For the first who waits for it.
+    /// The first request that waits for it.
     sent_for: Option<SentFor>,
-    /// Replies that are held, and until when.
+    /// Held replies, with their deadlines.
     holds: Vec<(Hold, Instant)>,
 }
 
-/// The server stops before all have answered: the write may last.
+/// The server stops before all replicas have answered: the write may last.
 impl Drop for InFlight {
     fn drop(&mut self) {
         self.holds.drain(..).for_each(|(hold, _)| hold.time_out());
     }
 }
 
-/// What waited for a write that has ended.
+/// The parties that waited for a write that has ended.
 #[must_use]
 pub(in crate::transaction) struct Ended {
     holds: Vec<Hold>,
@@ -61,7 +61,7 @@ pub(in crate::transaction) struct Ended {
 }
 
 impl Ended {
-    /// Releases the replies; `resume` gets the request whose turn it is.
+    /// Releases the replies; `resume` gets the request that has the next turn.
     pub(in crate::transaction) fn release(self, resume: impl Fn(OwnedRequest)) {
         for hold in self.holds {
             if self.is_late { hold.time_out() } else { hold.end(&[]) }
@@ -70,30 +70,30 @@ impl Ended {
     }
 }
 
-/// What a replica has answered to a write.
+/// A replica's answer to a write.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Acknowledgement {
     /// It has the write.
     Stored,
-    /// It is no replica yet, or does not know of this cluster.
+    /// It is not a replica yet, or does not know this cluster.
     Refused,
-    /// It could not store it, or has something else that is newer.
+    /// It could not store the write, or has something newer.
     Failed,
 }
 
-/// Why a request does not wait for its turn.
+/// Why a request does not queue for its turn.
 pub(in crate::transaction) enum NotInLine {
-    /// Nobody has the record.
+    /// No write is on its way and nobody waits.
     Free(OwnedRequest),
-    /// Too many wait.
+    /// Too many requests wait.
     Full(OwnedRequest),
 }
 
 #[derive(Default)]
 struct OfRecords {
-    /// Writes that ended late while nobody had come to wait for them yet: their transaction, and when.
+    /// Writes that ended late before a reply came to wait for them: their transaction, and the time.
     late: HashMap<RecordKey, (u32, Instant)>,
-    /// Who waits, by record. Counted like the writes.
+    /// Waiting requests by record. They count like the writes.
     lines: HashMap<RecordKey, Line>,
 }
 
@@ -105,7 +105,7 @@ impl Writes {
     }
 }
 
-/// The writes of a server that are on their way to replicas.
+/// The writes of a server on their way to replicas.
 pub(crate) struct ReplicaWrites(PendingTable<InFlight, OfRecords>);
 
 impl ReplicaWrites {
@@ -113,7 +113,7 @@ impl ReplicaWrites {
         Arc::new(ReplicaWrites(PendingTable::new()))
     }
 
-    /// Sends by `fabric` from now on.
+    /// Connects the table to `fabric`, which sends its messages from now on.
     pub(super) fn connect(
         &self,
         context: &Arc<TransactionContext>,
@@ -127,31 +127,31 @@ impl ReplicaWrites {
         self.0.links()
     }
 
-    /// Writes on their way, and records that somebody waits for.
+    /// Number of writes on their way, and of records with waiting requests.
     pub(crate) fn count(&self) -> usize {
         self.0.count()
     }
 
-    /// Whether a write of the record is on its way, or somebody waits for it to whom the next belongs.
+    /// Whether a write of the record is on its way, or a waiting request has the next turn.
     #[inline]
     pub(in crate::transaction) fn is_busy(&self, key: &RecordKey) -> bool {
         self.0.count() != 0 && self.0.shard(key).is_busy(key)
     }
 
-    /// Whether one is on its way, for the one whose turn it is.
+    /// Whether a write of the record is on its way; for the request that has the turn.
     pub(in crate::transaction) fn is_in_flight(&self, key: &RecordKey) -> bool {
         self.0.count() != 0 && self.0.shard(key).pending.contains_key(key)
     }
 
-    /// The transaction of the write of the record that was just committed and sent: its reply [waits](Self::hold) for that.
-    /// `None` if all replicas have it already.
+    /// The transaction of the record's write that was just committed and sent: its reply [waits](Self::hold) for that.
+    /// `None` if all replicas have acknowledged it already.
     pub(in crate::transaction) fn sent(&self, key: &RecordKey) -> Option<u32> {
         let writes = self.0.shard(key);
         let on_its_way = writes.pending.get(key).map(|write| write.transaction_id);
         on_its_way.or_else(|| writes.more.late.get(key).map(|(id, _)| *id))
     }
 
-    /// A line for each write on its way, and each record with writers that wait, but not for very many.
+    /// A line for each write on its way, and for each record with waiting writers; at most `DESCRIBED_MAX` of them.
     pub(crate) fn describe(&self) -> Vec<String> {
         let mut lines = Vec::new();
         for shard in self.0.shards() {
@@ -186,16 +186,17 @@ impl ReplicaWrites {
         let mut write = Pending::new(links, message, nodes.iter().copied(), InFlight::default());
         let mut writes = self.0.shard(&key);
         match writes.pending.remove(&key) {
-            // The record has been written again: who waits for the former write waits for this one, which follows it.
+            // The record has been written again: replies that wait for the former write now wait for this one, which
+            // follows it.
             Some(mut former) => write.of.holds = std::mem::take(&mut former.of.holds),
             None => self.0.add(1),
         }
-        // Sent when it is noted: an answer may come at once.
+        // Noted before it is sent, as an answer may come at once.
         writes.pending.entry(key).or_insert(write).send(&key, links);
     }
 
-    /// Has a hold wait for a write of a record, which has this `transaction_id`, or for a later one that was made from it, or ends
-    /// it at once. It waits for so many milliseconds; 0 = `transaction-max-ms`.
+    /// Makes a hold wait for a record's write with this `transaction_id`, or for a later one based on it; or ends the
+    /// hold at once. It waits at most this many milliseconds; 0 = `transaction-max-ms`.
     pub(in crate::transaction) fn hold(
         &self,
         (key, transaction_id): (&RecordKey, u32),
@@ -210,13 +211,13 @@ impl ReplicaWrites {
                     0 => write.deadline,
                     own => Instant::now() + Duration::from_millis(own.into()),
                 };
-                // It is sent again as long as somebody waits.
+                // The write is sent again as long as a reply waits.
                 write.deadline = write.deadline.max(deadline);
                 write.of.sent_for.get_or_insert(sent_for);
                 write.of.holds.push((hold, deadline));
             }
             None => {
-                // Numbers go round.
+                // The numbers wrap around.
                 let is_of = |late: u32| late.wrapping_sub(transaction_id) < u32::MAX / 2;
                 let is_late = writes.more.late.get(key).is_some_and(|(id, _)| is_of(*id));
                 drop(writes);
@@ -225,7 +226,7 @@ impl ReplicaWrites {
         }
     }
 
-    /// Has a request wait for its turn to write a record; more than `limit` do not, if that is not 0.
+    /// Queues a request for its turn to write a record; at most `limit` may wait, 0 = no limit.
     pub(in crate::transaction) fn park(
         &self,
         key: &RecordKey,
@@ -243,7 +244,7 @@ impl ReplicaWrites {
         line.join(request, limit).map_err(NotInLine::Full)
     }
 
-    /// Gives the turn to the first who waits for a record that is free now.
+    /// Gives the turn to the first waiting request of a record without a write on its way.
     fn give_turn(self: &Arc<Self>, writes: &mut Writes, key: &RecordKey) -> Option<OwnedRequest> {
         let line = writes.more.lines.get_mut(key)?;
         let next = line.next().map(|request| {
@@ -258,7 +259,7 @@ impl ReplicaWrites {
         next
     }
 
-    /// Who had the turn has begun a write, or is done without one.
+    /// Ends a turn: its holder has begun a write, or needs none.
     pub(super) fn give_up(self: &Arc<Self>, turn: &RecordTurn) {
         let key = &turn.key;
         let mut writes = self.0.shard(key);
@@ -284,13 +285,13 @@ impl ReplicaWrites {
     ) -> Ended {
         self.0.subtract(1);
         let holds = std::mem::take(&mut write.of.holds).into_iter().map(|(hold, _)| hold).collect();
-        // Whoever has the turn is still at it.
+        // The holder of the turn is still working.
         let has_turn = writes.more.lines.get(key).is_some_and(|line| line.turn.is_some());
         let next = if has_turn { None } else { self.give_turn(writes, key) };
         Ended { holds, next, is_late }
     }
 
-    /// A replica has answered.
+    /// Handles an answer of a replica.
     pub(super) fn answered(
         self: &Arc<Self>,
         key: &RecordKey,
@@ -322,7 +323,7 @@ impl ReplicaWrites {
         Some(self.end(&mut writes, key, write, false))
     }
 
-    /// Sends again what is due, or all if the cluster has changed, and ends what is late.
+    /// Sends again what is due, or everything if the cluster has changed, and ends late writes.
     pub(super) fn resend(self: &Arc<Self>, namespaces: &[Arc<Namespace>], all: bool) -> Vec<Ended> {
         let (Some(links), now) = (self.0.links(), Instant::now()) else { return Vec::new() };
         let mut ended = Vec::new();
@@ -366,7 +367,8 @@ impl ReplicaWrites {
 }
 
 impl Pending<InFlight> {
-    /// As the master in a later cluster, this node sends the write in the name of that one: replicas refuse those of others.
+    /// As the master in a later cluster, this node sends the write under that cluster's key: replicas refuse other
+    /// keys.
     fn set_cluster(&mut self, cluster_key: ClusterKey) {
         let Ok(Replication { namespace_index, transaction_id, body }) = Replication::decode(&self.message)
         else {
@@ -389,7 +391,7 @@ impl Pending<InFlight> {
         }
     }
 
-    /// The replicas may be others by now. While this node is not the master nobody new is asked.
+    /// Updates the replicas, which may have changed. While this node is not the master no further node is asked.
     fn refresh(&mut self, key: RecordKey, namespaces: &[Arc<Namespace>], cluster: &Cluster) {
         let Some(namespace) = namespaces.get(key.namespace) else { return };
         let own = cluster.node_id;

@@ -1,8 +1,8 @@
-//! Writers of one record that wait for each other: while a write of it is on its way to replicas, and until those have had their
-//! turn who came first.
+//! Writers of one record in a line: they wait while a write of it is on its way to replicas, and until those before
+//! them have had their turn.
 //!
-//! When a write has ended, the first who waits gets the [turn](RecordTurn): nobody else begins a write of the record until
-//! that one has begun its own, or is done without. So no thread waits, and nobody is overtaken.
+//! When a write has ended, the first in line gets the [turn](RecordTurn): nobody else begins a write of the record
+//! until that request has begun its own, or ends without one. So no thread waits, and no request is overtaken.
 //!
 //! # Locks
 //! That of the record's shard.
@@ -14,15 +14,15 @@ use super::in_flight::ReplicaWrites;
 use crate::transaction::OwnedRequest;
 use crate::transaction::wait::RecordKey;
 
-/// Who waits for a record.
+/// The waiting requests of a record.
 #[derive(Default)]
 pub(super) struct Line {
     waiting: VecDeque<OwnedRequest>,
-    /// Whose turn it is, by number, as long as that is neither begun nor given up.
+    /// Number of the turn that is neither used nor given up.
     pub(super) turn: Option<u32>,
 }
 
-/// The right to the next write of a record, given up with this.
+/// The right to the next write of a record; dropping it gives it up.
 pub(crate) struct RecordTurn {
     pub(super) writes: Arc<ReplicaWrites>,
     pub(super) key: RecordKey,
@@ -36,7 +36,7 @@ impl Drop for RecordTurn {
 }
 
 impl Line {
-    /// Puts a request at the end, unless more than `limit` are there; 0 = no limit.
+    /// Adds a request at the end, unless `limit` are there already; 0 = no limit.
     pub(super) fn join(&mut self, request: OwnedRequest, limit: u32) -> Result<(), OwnedRequest> {
         if limit != 0 && self.waiting.len() > limit as usize {
             return Err(request);
@@ -45,17 +45,17 @@ impl Line {
         Ok(())
     }
 
-    /// Whose turn is next.
+    /// Takes the request with the next turn.
     pub(super) fn next(&mut self) -> Option<OwnedRequest> {
         self.waiting.pop_front()
     }
 
-    /// How many wait.
+    /// Number of waiting requests.
     pub(super) fn count(&self) -> usize {
         self.waiting.len()
     }
 
-    /// Whether nobody waits and nobody has the turn.
+    /// Whether there are neither waiting requests nor a turn.
     pub(super) fn is_empty(&self) -> bool {
         self.waiting.is_empty() && self.turn.is_none()
     }

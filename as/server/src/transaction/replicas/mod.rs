@@ -1,4 +1,4 @@
-//! Replicas: writes of this node on their way to others, and writes of others that are stored here.
+//! Replicas: writes of this node on their way to others, and writes of other nodes that are stored here.
 
 mod copy;
 mod in_flight;

@@ -1,4 +1,4 @@
-//! Sends what commits change to replicas.
+//! Sends committed changes to replicas.
 
 use std::sync::Arc;
 
@@ -14,7 +14,7 @@ use crate::transaction::wait::RecordKey;
 /// Follows the commits of a namespace.
 pub(crate) struct ReplicaObserver {
     writes: Arc<ReplicaWrites>,
-    /// The namespace's place.
+    /// The position of the namespace.
     position: usize,
 }
 
@@ -25,7 +25,7 @@ impl ReplicaObserver {
     }
 }
 
-/// Whether replicas are told of such a change. They find by themselves what has expired or was truncated.
+/// Whether a change with this cause is sent to replicas. They find expired and truncated records by themselves.
 fn is_replicated(cause: Cause) -> bool {
     matches!(cause, Cause::Write | Cause::ReadTouch | Cause::Delete)
 }

@@ -1,4 +1,5 @@
-//! What other nodes say about records: replica writes, which are stored, and answers to our own; and questions for a copy.
+//! Messages of other nodes about records: replica writes, which are stored; answers to our own; and questions for a
+//! copy.
 
 use std::io;
 use std::sync::Arc;
@@ -25,13 +26,13 @@ use crate::transaction::TransactionContext;
 use crate::transaction::pending::REFUSED_PAUSE;
 use crate::transaction::wait::RecordKey;
 
-/// How often the thread that sends again looks whether there is anything on its way.
+/// How often the resend thread checks whether anything is on its way.
 const IDLE_PAUSE: Duration = Duration::from_millis(20);
-/// What a node answers that is no replica, or does not know of the sender's cluster yet.
+/// Answer of a node that is no replica, or does not know the sender's cluster yet.
 const REFUSED: u32 = ResultCode::ClusterKeyMismatch as u32;
 
-/// What the result of a replica says of a write. It has the write if it stored that, or had it already; or if there was nothing
-/// left to remove.
+/// The acknowledgement for a replica's result. The replica has the write if it stored it, had it already, or had
+/// nothing left to remove.
 fn acknowledgement_of(result: u32) -> Acknowledgement {
     const STORED: [ResultCode; 3] = [ResultCode::Ok, ResultCode::RecordExists, ResultCode::NotFound];
     if STORED.iter().any(|stored| *stored as u32 == result) {
@@ -43,7 +44,7 @@ fn acknowledgement_of(result: u32) -> Acknowledgement {
     }
 }
 
-/// Takes the messages about records.
+/// Handles the messages about records.
 pub(crate) struct ReplicaTraffic {
     context: Arc<TransactionContext>,
     fabric: Arc<Fabric>,
@@ -70,11 +71,11 @@ impl ReplicaTraffic {
         Arc::new(ReplicaTraffic { context, fabric, cluster })
     }
 
-    /// Body of the thread that looks after what other nodes do not answer: it sends replica writes again, and has requests that
-    /// were passed on tried again or answered.
+    /// Body of the resend thread: it sends unacknowledged replica writes again, and retries or answers requests that
+    /// were passed on.
     ///
     /// # Errors
-    /// None; it ends when `is_stopping`.
+    /// None; it ends once `is_stopping` is set.
     pub(crate) fn run_resend(&self, is_stopping: &AtomicBool) -> io::Result<()> {
         let mut generation = self.cluster.rebalance_generation();
         while !is_stopping.load(Acquire) {
@@ -139,7 +140,7 @@ impl ReplicaTraffic {
         self.context.namespaces.iter().find(|namespace| namespace.name().as_bytes() == name)
     }
 
-    /// Stores a replica write, and answers: with `commit-to-device` when it is on disk.
+    /// Stores a replica write, and answers; with `commit-to-device` after it is on disk.
     fn store(
         &self,
         (from, namespace_index, transaction_id): (NodeId, u32, u32),
@@ -209,7 +210,7 @@ impl ReplicaTraffic {
             generation: copy.generation as u16,
             last_update_time: copy.last_update_time,
         });
-        // A copy of before a removal does not count.
+        // A copy from before a removal is ignored.
         let asking = asking.filter(|asking| removed_at.is_none_or(|time| asking.last_update_time >= time));
         let own = guard.as_ref().map(|guard| age_of(guard));
         let answer = answer_duplicate_request(policy_of(namespace), own, asking);
@@ -229,7 +230,7 @@ impl ReplicaTraffic {
             Some(bytes) => {
                 ReplicationBody::DuplicateAck { result: 0, subject: Subject::Record(bytes), removed_at }
             }
-            // What cannot be read counts as not there.
+            // A record that cannot be read counts as missing.
             None if answer == DuplicateAnswer::Newer => answer_result(DuplicateAnswer::NotFound, None),
             None => answer_result(answer, removed_at),
         };
@@ -241,6 +242,6 @@ impl ReplicaTraffic {
 fn answer(fabric: &Fabric, to: NodeId, message: Replication<'_>) {
     let mut bytes = Vec::new();
     message.encode(&mut bytes);
-    // Who gets no answer asks again.
+    // A node that gets no answer asks again.
     let _ = fabric.send(to, Channel::ReadWrite, &bytes);
 }

@@ -1,7 +1,7 @@
-//! Replies that are made and must not be sent yet, because what they tell of is not safe yet.
+//! Replies that are made and must wait until their records are safe.
 //!
-//! Whoever makes something safe for them keeps a [`Hold`] on them. When the last hold is dropped, the replies are released:
-//! handed to whoever sends them. A hold is on a disk, or on the acknowledgements of replicas.
+//! The code that makes a record safe keeps a [`Hold`] on its replies. When the last hold is dropped, the replies are
+//! released to the thread that sends them. A hold waits for a disk, or for the acknowledgements of replicas.
 //!
 //! # Locks
 //! One mutex for each group of replies, taken alone and only to put a failure into a reply.
@@ -13,7 +13,7 @@ use proto::ResultCode;
 
 type Release = Box<dyn FnOnce(Vec<u8>) + Send>;
 
-/// Replies, released when the last hold on them goes.
+/// Replies, released when the last hold on them is dropped.
 struct HeldReplies {
     replies: Mutex<Vec<u8>>,
     release: Mutex<Option<Release>>,
@@ -28,17 +28,17 @@ impl Drop for HeldReplies {
     }
 }
 
-/// Keeps replies from being sent as long as it lives.
+/// Keeps replies from being sent until it is dropped.
 pub(crate) struct Hold {
     held: Arc<HeldReplies>,
-    /// Where in the replies the results are that this hold is about.
+    /// Positions of this hold's results in the replies.
     results_at: Vec<usize>,
     has_ended: bool,
 }
 
 impl Hold {
-    /// The first hold on `replies`, which is about none of them. `release` gets them when the last hold has gone; it may be
-    /// called on any thread, and does not wait.
+    /// The first hold on `replies`, with no results of its own. `release` gets the replies when the last hold is
+    /// dropped; it may be called on any thread, and must not wait.
     pub(crate) fn on(replies: Vec<u8>, release: impl FnOnce(Vec<u8>) + Send + 'static) -> Self {
         let held = Arc::new(HeldReplies {
             replies: Mutex::new(replies),
@@ -47,18 +47,20 @@ impl Hold {
         Hold { held, results_at: Vec::new(), has_ended: true }
     }
 
-    /// Another hold, about the replies whose results are at `results_at`.
+    /// Another hold, for the replies whose results are at `results_at`.
     pub(crate) fn about(&self, results_at: Vec<usize>) -> Self {
         Hold { held: Arc::clone(&self.held), results_at, has_ended: false }
     }
 
-    /// What it was about is safe, but for `lost`, positions in the list that it was made with: these replies say so.
+    /// Ends the hold: its records are safe, except `lost`, positions in its list of results; these replies get an
+    /// error.
     pub(crate) fn end(mut self, lost: &[usize]) {
         self.has_ended = true;
         self.fail(lost.iter().copied());
     }
 
-    /// It is not known whether what it was about is safe, and the time for it is over: all of these replies say so.
+    /// Ends the hold after its time is over, when it is unknown whether its records are safe: all its replies get a
+    /// timeout.
     pub(crate) fn time_out(mut self) {
         self.has_ended = true;
         self.set_results(0..self.results_at.len(), ResultCode::Timeout);
@@ -81,7 +83,7 @@ impl Hold {
 
 impl Drop for Hold {
     fn drop(&mut self) {
-        // Nobody said that it is safe.
+        // The hold ended without a report that its records are safe.
         if !self.has_ended {
             self.fail(0..self.results_at.len());
         }

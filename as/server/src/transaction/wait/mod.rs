@@ -1,14 +1,14 @@
-//! What transactions wait for beside memory, and who waits.
+//! Waits of transactions for anything but memory.
 //!
 //! A transaction waits either before it has changed anything or after it is done:
 //!
-//! - Before, its *request* waits. It is copied, its connection is parked, and the request runs again from its start when
-//!   the [`Wait`] is over. So a request waits for a thread of the pool, for a reserved record, for a disk to answer, for room on a
-//!   device or for its reply, for the versions that other nodes have, or for the node that it is passed on to.
-//! - Afterwards, its *reply* waits until what it tells of is safe, under a [`Hold`]: on disk, and on replicas.
+//! - Before: its *request* waits. It is copied, its connection is parked, and the request runs again from its start
+//!   when the [`Wait`] is over. It waits for a pool thread, for a reserved record, for a disk to answer, for room on a
+//!   device or for its reply, for the versions of other nodes, or for the node to which it is passed on.
+//! - Afterwards: its *reply* waits under a [`Hold`] until its records are safe: on disk, and on replicas.
 //!
-//! In neither case does a service thread wait: it goes on with other connections, and whoever ends the wait posts the reply
-//! to it.
+//! In neither case does a service thread wait: it continues with other connections, and the thread that ends the wait
+//! posts the reply to it.
 
 mod held;
 mod table;
@@ -27,46 +27,47 @@ pub(super) use table::{RecordKey, RecordReservation, WaitTable};
 
 use crate::metrics::Origin;
 
-/// What the transaction of a request waits for.
+/// The condition that a request waits for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Wait {
-    /// A thread of a pool: the request is too long for a service thread, or a row that has to wait for the disk.
+    /// A pool thread: the request is too long for a service thread, or is a row that has to wait for the disk.
     Pool,
-    /// A record that a thread of the pool has reserved for its change, or of which a write is on its way to replicas.
+    /// A record that a pool thread has reserved for its change, or of which a write is on its way to replicas.
     Record(RecordKey),
     /// Other nodes, which may have a newer copy of a record.
     Duplicates(RecordKey),
     /// Room on the device of a record.
     Room(RecordKey),
-    /// Room for a reply of at most so many bytes.
+    /// Room for a reply of at most this many bytes.
     ReplyRoom(usize),
-    /// A disk that does not answer: that of device number `device` of namespace number `namespace`.
+    /// A disk that does not answer: the one of device number `device` of namespace number `namespace`.
     Disk { namespace: usize, device: u8 },
-    /// The answer of the node that serves the partition, which the request is passed on to.
+    /// The answer of the node that serves the partition, to which the request is passed on.
     OtherNode(NodeId),
-    /// The end of a change of the cluster, during which no write of the partition begins.
+    /// The end of a change of the cluster, during which no write of the partition may begin.
     Hold,
 }
 
-/// Longest that a request waits for room whose client has set it no time limit.
+/// Longest wait for room of a request whose client has set no time limit.
 pub(super) const ROOM_WAIT_MAX: Duration = Duration::from_secs(10);
 
-/// Takes room for a reply of at most so many bytes; `false` while there is none. It may be asked again for the same reply.
+/// Reserves room for a reply of at most this many bytes; `false` while there is none. It may be called again for the
+/// same reply.
 pub(crate) type TakeReplyRoom<'a> = &'a dyn Fn(usize) -> bool;
 
-/// What a transaction may wait for before it has changed anything, and what it has found that it must.
+/// The waits that a transaction may make before it has changed anything, and the reasons to wait that it has found.
 pub(super) struct Patience<'a> {
-    /// It may wait for the device of its record.
+    /// Whether it may wait for the device of its record.
     pub(super) may_wait: bool,
     pub(super) lacks_room: Cell<bool>,
-    /// The device of a disk that does not answer and would have to be waited for.
+    /// The device of a disk that does not answer and that it would have to wait for.
     pub(super) stuck_device: Cell<Option<u8>>,
-    /// Asked before a large reply is made; `None` where replies have a limit of their own.
+    /// Called before a large reply is made; `None` if replies have a limit of their own.
     pub(super) take_reply_room: Option<TakeReplyRoom<'a>>,
-    /// It could not change its record now: this node is not the master of its partition any more, or may not be soon, or others
-    /// are changing the record.
+    /// Set if it cannot change its record now: this node is no longer the master of its partition, or soon may not be,
+    /// or others are changing the record.
     pub(super) refused: Cell<Option<Wait>>,
-    /// How large the reply may become that has no room; 0 = none lacks it.
+    /// Largest size of the reply that lacks room; 0 = there is none.
     pub(super) lacking_reply_size: Cell<usize>,
 }
 
@@ -83,22 +84,22 @@ impl<'a> Patience<'a> {
     }
 }
 
-/// A request that waits, with its own copy of what the client sent.
+/// A waiting request, with its own copy of the client's message.
 pub(crate) struct OwnedRequest {
     /// The body of its message.
     pub(super) body: Box<[u8]>,
     /// When it was received; its deadline counts from then.
     pub(super) received: Instant,
-    /// Where its reply goes.
+    /// The destination of its reply.
     pub(super) sink: Arc<dyn ReplySink>,
-    /// How long it has waited for its device or for room.
+    /// Time spent waiting for its device or for room.
     pub(super) waited: Duration,
-    /// It may wait for its device again.
+    /// Whether it may wait for its device again.
     pub(super) may_wait: bool,
     pub(super) origin: Origin,
-    /// The record, where the message does not say it: rows of batches.
+    /// The record's digest if the message does not hold it: for rows of batches.
     pub(super) digest: Option<Digest>,
-    /// The next write of its record is its own: it has waited for that.
+    /// The right to the next write of its record, for which it has waited.
     pub(super) turn: Option<Box<RecordTurn>>,
 }
 
@@ -116,12 +117,12 @@ impl OwnedRequest {
         }
     }
 
-    /// The same, with the right to the next write of its record.
+    /// The same with the right to the next write of its record.
     pub(super) fn in_turn(self, turn: RecordTurn) -> Self {
         OwnedRequest { turn: Some(Box::new(turn)), ..self }
     }
 
-    /// The same, asked by somebody else than a client directly.
+    /// The same for a request that does not come directly from a client.
     pub(super) fn of(self, origin: Origin, digest: Option<Digest>) -> Self {
         OwnedRequest { origin, digest, ..self }
     }

@@ -1,11 +1,11 @@
 //! Records that are reserved for a change, and the requests that wait for them.
 //!
-//! A thread of the pool computes a long change from a copy of the record, without a lock. If other writers keep changing
-//! the record meanwhile, it reserves the record: other writers wait here until it is done. DiskCallers never wait.
+//! A pool thread computes a long change from a copy of the record, without a lock. If other writers keep changing the
+//! record meanwhile, it reserves the record: other writers wait here until it is done. Readers never wait.
 //!
 //! # Invariants
-//! - Whoever reserves a record reads it afterwards. Whoever changes a record asks whether it is reserved while it holds the
-//!   record's sprig lock. So a change either comes before the copy of the reserver, or waits.
+//! - A thread that reserves a record reads it afterwards. A thread that changes a record checks the reservation while
+//!   it holds the record's sprig lock. So a change either precedes the copy of the reserving thread, or waits.
 //! - At most one reservation of a record at a time.
 //!
 //! # Locks
@@ -22,7 +22,7 @@ use super::OwnedRequest;
 
 const SHARD_COUNT: usize = 64;
 
-/// Names a record of the server.
+/// Identifies a record of the server.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub(crate) struct RecordKey {
     /// Position of the namespace.
@@ -34,22 +34,22 @@ pub(crate) struct RecordKey {
 struct Shard {
     /// By reserved record, the requests that wait for it.
     reserved: Mutex<HashMap<RecordKey, Vec<OwnedRequest>>>,
-    /// A reservation ended.
+    /// Signalled when a reservation ends.
     changed: Condvar,
 }
 
 /// The reserved records of a server.
 pub(crate) struct WaitTable {
     shards: [Shard; SHARD_COUNT],
-    /// Number of reservations: usually none, and then nobody looks further.
+    /// Number of reservations; usually 0, which skips the lookup.
     count: AtomicUsize,
 }
 
-/// A record is reserved for as long as this lives.
+/// Reserves a record until it is dropped.
 pub(crate) struct RecordReservation<'a> {
     table: &'a WaitTable,
     key: RecordKey,
-    /// Gets the requests that waited.
+    /// Called with each request that waited.
     resume: &'a dyn Fn(OwnedRequest),
 }
 
@@ -68,7 +68,7 @@ impl WaitTable {
         self.count.load(Ordering::Acquire) != 0 && self.shard(key).reserved.lock().contains_key(key)
     }
 
-    /// Reserves a record, waiting for another reservation of it to end until `deadline`. `resume` gets the requests that
+    /// Reserves a record; waits until `deadline` for another reservation of it to end. `resume` gets the requests that
     /// come to wait for this one. The caller holds no sprig lock.
     pub(crate) fn reserve<'a>(
         &'a self,
@@ -88,7 +88,7 @@ impl WaitTable {
         Some(RecordReservation { table: self, key, resume })
     }
 
-    /// Has `request` wait for the record of `key`. Gives it back if the record is not reserved any more.
+    /// Makes `request` wait for the record of `key`. Returns the request if the record is no longer reserved.
     pub(crate) fn park(&self, key: &RecordKey, request: OwnedRequest) -> Result<(), OwnedRequest> {
         match self.shard(key).reserved.lock().get_mut(key) {
             Some(waiting) => {
@@ -99,7 +99,7 @@ impl WaitTable {
         }
     }
 
-    /// Waits until the record of `key` is not reserved, or until `deadline`; returns whether it is not.
+    /// Waits until the record of `key` is not reserved, or until `deadline`; returns whether it is free.
     pub(crate) fn wait_until_free(&self, key: &RecordKey, deadline: Instant) -> bool {
         let shard = self.shard(key);
         let mut reserved = shard.reserved.lock();
@@ -162,7 +162,7 @@ mod tests {
         assert!(table.park(&key(1), request(0)).is_err());
         let reservation = table.reserve(key(1), soon(), &resume).expect("it is free");
         assert!(table.is_reserved(&key(1)) && !table.is_reserved(&key(2)));
-        // Of the same shard, of another namespace.
+        // A record of the same shard, in another namespace.
         assert!(!table.is_reserved(&RecordKey { namespace: 1, ..key(1) }));
         assert!(table.park(&key(1), request(7)).is_ok() && table.park(&key(1), request(8)).is_ok());
         assert!(table.park(&key(2), request(9)).is_err());
