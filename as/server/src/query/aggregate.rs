@@ -1,11 +1,13 @@
-//! Aggregations: the server's part of a stream function is run for the records of each partition that has some, and the values
-//! that it yields are sent as messages with a bin `SUCCESS`. An error is the value of a bin `FAILURE`, and ends the query.
+//! Aggregations: the server's part of a stream function runs over the records of each partition that has some, and the
+//! values that it yields are sent as messages with a bin `SUCCESS`. An error is the value of a bin `FAILURE`, and ends
+//! the query.
 //!
 //! # Bounds
-//! Records are copied one at a time under their sprig's lock, shared; the function runs without one, nor is the partition
-//! reserved then. Its interpreter bounds memory, and time between two records or values. A value that the client does not take
-//! yet stops the function, and others run in its place meanwhile. If the partition goes to another node while the function runs,
-//! the query fails: what the function has made of a part of the records is of no use.
+//! Records are copied one at a time under their sprig's lock, shared; the function runs without a lock and without a
+//! reservation of the partition. Its interpreter bounds memory, and the time between two records or values. A value
+//! that the client does not take yet stops the function, and other functions run in its place meanwhile. If the
+//! partition goes to another node while the function runs, the query fails: a result over a part of the records is
+//! useless.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -29,9 +31,9 @@ use crate::index::IndexEntry;
 use crate::namespace::{RecordWalk, stored_size};
 use crate::udf::{self, FoundRecord, FunctionCall, Output, RecordInput, StreamClosed, StreamOwner};
 
-/// Index entries that are taken at once.
+/// Index entries collected at once.
 const PORTION_SIZE: usize = 4_096;
-/// Records that were read and may not be on disk yet, before the disk is waited for.
+/// Most records that were read and may not be on disk yet before the query waits for the disk.
 const UNSETTLED_MAX: usize = 1_024;
 
 /// The stream function of a query.
@@ -43,10 +45,10 @@ pub(super) struct Aggregation {
 }
 
 impl Aggregation {
-    /// That which a request names.
+    /// The function named by a request.
     ///
     /// # Errors
-    /// `Parameter` when it names none, or its name is too long.
+    /// `Parameter` if it names none, or its name is too long.
     pub(super) fn from_request(request: &Request<'_>) -> Result<Self, ResultCode> {
         let (module, function) = function_names(request)?;
         let arguments = request.field(field::UDF_ARGUMENTS).unwrap_or_default().into();
@@ -55,7 +57,7 @@ impl Aggregation {
 }
 
 impl Walker<'_> {
-    /// Runs the function for the records of one part.
+    /// Runs the function over the records of one part.
     pub(super) fn aggregate(&mut self, aggregation: &Aggregation, part: &Part) -> Result<(), End> {
         let run = self.run;
         let mut records = Records::of(&run.query, part);
@@ -92,7 +94,7 @@ impl Walker<'_> {
             self.write_value(b"FAILURE", &Output::text(&text));
             return Err(End::Failed);
         }
-        // A function that has ended early is done with all records.
+        // A function that has ended early needs no further records.
         while records.refill(self)? {}
         Ok(())
     }
@@ -104,7 +106,7 @@ impl Walker<'_> {
         reply.finish(&ReplyHeader::result(ResultCode::Ok));
     }
 
-    /// A copy of a record for the function; `None` when it is not, or no longer, one of the query's.
+    /// A copy of a record for the function; `None` if it does not belong to the query, or no longer.
     fn record_input(&mut self, digest: &Digest, condition: Option<&Condition>) -> Option<RecordInput> {
         let run = self.run;
         let namespace = &*run.query.namespace;
@@ -154,11 +156,11 @@ impl Walker<'_> {
     }
 }
 
-/// The records of a part that the query is for as far as the index tells, found portion by portion, in order.
+/// The records of a part that match the query as far as the index tells, found portion by portion, in order.
 struct Records<'q> {
     source: Source<'q>,
     portion: Vec<Digest>,
-    /// Of the portion, those that were taken.
+    /// Number of records of the portion that were taken.
     taken: usize,
 }
 
@@ -167,14 +169,14 @@ enum Source<'q> {
     Secondary(Entries<'q>),
 }
 
-/// What is left of a part in a secondary index.
+/// The rest of a part in a secondary index.
 struct Entries<'q> {
     condition: &'q Condition,
     part: &'q Part,
     after: Option<Resume>,
     has_more: bool,
     found: Vec<IndexEntry<Key>>,
-    /// Records that were found, where one may have several entries.
+    /// Records already found, if one may have several entries.
     known: Option<HashSet<Digest>>,
 }
 
@@ -194,7 +196,7 @@ impl<'q> Records<'q> {
         Records { source, portion: Vec::new(), taken: 0 }
     }
 
-    /// Finds further records; `false` when there are none.
+    /// Finds further records; `false` if there are none.
     fn refill(&mut self, walker: &mut Walker<'_>) -> Result<bool, End> {
         (self.taken, walker.now) = (0, StoredMillis::now());
         self.portion.clear();
@@ -219,7 +221,7 @@ impl<'q> Records<'q> {
 }
 
 impl Entries<'_> {
-    /// Adds records to `portion`, which may get none of them; returns whether there were entries left.
+    /// Adds records to `portion`, perhaps none; returns whether there are entries left.
     fn next_portion(&mut self, walker: &Walker<'_>, portion: &mut Vec<Digest>) -> bool {
         let Some(index) = self.condition.index().filter(|_| self.has_more) else { return false };
         let namespace = &*walker.run.query.namespace;
@@ -246,7 +248,7 @@ impl Entries<'_> {
     }
 }
 
-/// How an aggregation ends for which its walk stops so.
+/// How an aggregation ends whose walk stops with `stop`.
 fn end_of(stop: Stop) -> End {
     match stop {
         Stop::Query(end) => end,
@@ -254,7 +256,7 @@ fn end_of(stop: Stop) -> End {
     }
 }
 
-/// What a function reads and writes.
+/// The records and values of a function.
 struct PartStream<'w, 'a, 'q> {
     walker: &'w mut Walker<'a>,
     records: Records<'q>,

@@ -1,5 +1,4 @@
-//! Background queries: operations that change each record found. The client hears that the query has begun, and no
-//! more.
+//! Background queries: operations that change each record found. The client is only told that the query has begun.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
@@ -18,7 +17,7 @@ use crate::metrics::{Operation, Origin};
 use crate::transaction::filter::{self, CompiledFilter};
 use crate::transaction::{RecordCheck, SubCommand, SubCommands, TransactionContext};
 
-/// Operations that a background query may not have.
+/// Operations that a background query must not have.
 const READS: [u8; 5] =
     [op_code::READ, op_code::CDT_READ, op_code::BITS_READ, op_code::HLL_READ, op_code::EXP_READ];
 
@@ -27,17 +26,17 @@ const FUNCTION_NAME_SIZE_MAX: usize = 128;
 
 /// The operations of a query.
 pub(super) struct Operations {
-    /// The message that they came in.
+    /// The message with the operations.
     body: Box<[u8]>,
-    /// Module and name of the function that is applied instead of operations.
+    /// Module and name of the function to apply instead of operations.
     pub(super) function: Option<(String, String)>,
 }
 
 impl Operations {
-    /// Those of a request that was parsed from `body`.
+    /// The operations of a request that was parsed from `body`.
     ///
     /// # Errors
-    /// `Parameter` when there are none, or some that read, or a bad expression.
+    /// `Parameter` if there are none, if some read, or if an expression is invalid.
     pub(super) fn from_request(
         request: &Request<'_>,
         body: &[u8],
@@ -57,15 +56,15 @@ impl Operations {
         }
     }
 
-    /// The function that a request names, which was parsed from `body`.
+    /// The function named by a request that was parsed from `body`.
     ///
     /// # Errors
-    /// `Parameter` when there is none, or its name is too long.
+    /// `Parameter` if there is none, or its name is too long.
     pub(super) fn function_from_request(request: &Request<'_>, body: &[u8]) -> Result<Self, ResultCode> {
         Ok(Operations { body: body.into(), function: Some(function_names(request)?) })
     }
 
-    /// Carries them out in a thread of `query`.
+    /// Prepares them to be carried out in a thread of `query`.
     pub(super) fn changer<'q>(
         &'q self,
         query: &'q Query,
@@ -84,10 +83,10 @@ impl Operations {
     }
 }
 
-/// Module and name of the function that a request names, with arguments for it.
+/// Module and name of the function named by a request that also has arguments for it.
 ///
 /// # Errors
-/// `Parameter` when one of the three is not there, or a name is too long.
+/// `Parameter` if one of the three is missing, or a name is too long.
 pub(super) fn function_names(request: &Request<'_>) -> Result<(String, String), ResultCode> {
     let name = |number| {
         let name = request.field(number).filter(|name| name.len() < FUNCTION_NAME_SIZE_MAX);
@@ -107,7 +106,7 @@ pub(super) struct Changer<'q> {
 }
 
 impl Changer<'_> {
-    /// Changes the record of `digest`, if it is still one that the query is for.
+    /// Changes the record of `digest`, if it still matches the query.
     pub(super) fn change(&mut self, digest: &Digest, job: &Job, now: StoredMillis) {
         let check = ConditionCheck(self.query);
         let command = SubCommand {
@@ -120,7 +119,7 @@ impl Changer<'_> {
         };
         let counter = match self.commands.run(&command, now) {
             ResultCode::Ok => &job.records_sent,
-            // It went after it was found.
+            // The record was removed after it was found.
             ResultCode::NotFound => return,
             ResultCode::FilteredOut => &job.records_filtered_by_bins,
             _ => &job.records_failed,
@@ -128,7 +127,7 @@ impl Changer<'_> {
         counter.fetch_add(1, Relaxed);
     }
 
-    /// Counts a record that the filter kept back before it was read.
+    /// Counts a record that the filter rejected before it was read.
     pub(super) fn count_filtered(&self) {
         let metrics = &self.query.namespace.metrics;
         let operation = if self.origin == Origin::UdfSub { Operation::Udf } else { Operation::Write };
@@ -136,7 +135,7 @@ impl Changer<'_> {
     }
 }
 
-/// Whether a record still has what the query's index was asked for.
+/// Checks whether a record still matches the query's condition.
 struct ConditionCheck<'q>(&'q Query);
 
 impl RecordCheck for ConditionCheck<'_> {

@@ -1,4 +1,4 @@
-//! The condition of a query: what values it is for, and the index that knows which records have them.
+//! The condition of a query: the values it selects, and the index that finds their records.
 
 use std::sync::Arc;
 
@@ -17,19 +17,19 @@ use crate::sindex::{NamespaceIndexes, SecondaryIndex};
 
 /// The condition of a query by an index.
 pub(super) struct Condition {
-    /// The type that an index must be for; `None` for a type that no index has.
+    /// The indexed value that the query needs; `None` for a type that no index has.
     value: Option<IndexedValue>,
     predicate: Predicate,
-    /// Ranges of keys in which all that matches is, ascending.
+    /// Ranges of keys that contain everything that matches, ascending.
     ranges: Vec<(Key, Key)>,
     index: Option<Arc<SecondaryIndex>>,
 }
 
 impl Condition {
-    /// The condition of a request; it may have none.
+    /// The condition of a request, if it has one.
     ///
     /// # Errors
-    /// `Parameter` for what is no condition.
+    /// `Parameter` for an invalid condition.
     pub(super) fn from_request(
         request: &Request<'_>,
         namespace: &Namespace,
@@ -61,10 +61,10 @@ impl Condition {
         Ok(Some(Condition { value, predicate, ranges, index: None }))
     }
 
-    /// The same with its index among `indexes`: that of set `set_id`, or else of the whole namespace.
+    /// The same with its index from `indexes`: that of set `set_id`, or else of the whole namespace.
     ///
     /// # Errors
-    /// `IndexNotFound`; `IndexNotReadable` for one that is still being filled.
+    /// `IndexNotFound`; `IndexNotReadable` if it is still being filled.
     pub(super) fn find_index(self, indexes: &NamespaceIndexes, set_id: SetId) -> Result<Self, ResultCode> {
         let found = self.value.as_ref().and_then(|value| indexes.find(set_id, value));
         let index = found.ok_or(ResultCode::IndexNotFound)?;
@@ -88,7 +88,7 @@ impl Condition {
             && self.value.as_ref().is_some_and(|value| value.index_type != IndexType::Default)
     }
 
-    /// The ranges from `after` on, in order, each with where to begin in it.
+    /// The ranges from `after` on, in order, each with its start.
     pub(super) fn ranges_after(
         &self,
         after: Option<Resume>,
@@ -104,7 +104,7 @@ impl Condition {
     /// Whether a record has a value that matches.
     ///
     /// # Errors
-    /// `Timeout` when the budget is exhausted, others when it cannot be read.
+    /// `Timeout` if the budget is exhausted, others if the record cannot be read.
     pub(super) fn matches(
         &self,
         namespace: &Namespace,
@@ -125,13 +125,13 @@ impl Condition {
         Ok(matches)
     }
 
-    /// How often entries of `partition` went from the index so far; to be asked before entries are collected.
+    /// Number of removals of entries from the index in `partition` so far; read before entries are collected.
     pub(super) fn removals(&self, partition: PartitionId) -> u64 {
         self.index.as_ref().map_or(0, |index| index.removals(partition))
     }
 
-    /// Whether a record has to be looked at again, as what its entry says may not be all, or no longer: some of its partition
-    /// went since there were so many `removals`. The caller holds the lock of the record's sprig.
+    /// Whether a record must be checked itself, because its entry does not tell everything or may be stale: entries of
+    /// its partition were removed since the count was `removals`. The caller holds the lock of the record's sprig.
     #[inline]
     pub(super) fn must_check(&self, partition: PartitionId, removals: u64) -> bool {
         !self.predicate.is_exact() || self.removals(partition) != removals
@@ -143,7 +143,7 @@ impl Condition {
     }
 }
 
-/// How a namespace sees regions.
+/// The settings of a namespace for regions.
 fn geo_settings(namespace: &Namespace) -> GeoSettings {
     let geo = &namespace.config().geo2dsphere_within;
     GeoSettings {

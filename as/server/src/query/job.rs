@@ -1,5 +1,4 @@
-//! Facts about each query while it runs, and about a long one for a while after it has ended: `query-show`,
-//! `query-abort`.
+//! Figures of each query while it runs, and of a long one for a while after it has ended: `query-show`, `query-abort`.
 
 use std::fmt;
 use std::net::SocketAddr;
@@ -22,17 +21,17 @@ pub(super) enum End {
     Complete,
     /// A short query took too long.
     TimedOut,
-    /// Somebody asked for it, or the server stops.
+    /// It was aborted on request, or the server stops.
     Aborted,
     /// The client is gone or does not read.
     Unread,
-    /// The index that it asks was dropped.
+    /// Its index was dropped.
     IndexDropped,
-    /// A partition went to another node while a function was at its records.
+    /// A partition went to another node while a function processed its records.
     PartitionLost,
-    /// The user has lost the right, with the result that a query has which begins now.
+    /// The user has lost the right; the result is the one that a new query would get.
     Refused(ResultCode),
-    /// Its function failed, its records cannot be brought to disk before they are told of, or there is a bug of ours.
+    /// Its function failed, its records cannot be written to disk before their replies, or there is a bug of ours.
     Failed,
 }
 
@@ -50,7 +49,7 @@ impl End {
         }
     }
 
-    /// The counter of queries of a sort that end so.
+    /// The counter of queries of a sort with this end.
     pub(super) fn counter(self, sort: Sort) -> NamespaceCounter {
         use NamespaceCounter as C;
         let counters = match (sort.is_secondary, sort.kind) {
@@ -88,7 +87,7 @@ impl End {
         match self {
             End::Complete => counters[0],
             End::Unread | End::IndexDropped | End::PartitionLost | End::Failed => counters[1],
-            // A short query cannot be aborted but by the end of the server or of a right, nor a long one be too late.
+            // A short query is aborted only by the end of the server or of a right, and a long one is never late.
             End::TimedOut | End::Aborted | End::Refused(_) => counters[2],
         }
     }
@@ -115,7 +114,7 @@ pub(super) enum JobKind {
     Function,
 }
 
-/// The sorts of queries that are counted each for itself.
+/// The sorts of queries, which are counted separately.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct Sort {
     pub(super) is_secondary: bool,
@@ -135,9 +134,9 @@ impl Sort {
     }
 }
 
-/// A query as others see it.
+/// A query as info commands show it.
 pub(crate) struct Job {
-    /// The client's number of it, or one of ours.
+    /// The client's number of the query, or one of ours.
     pub(super) id: u64,
     namespace: String,
     set: String,
@@ -155,24 +154,24 @@ pub(crate) struct Job {
     socket_timeout: Option<Duration>,
     started: Instant,
     ended: OnceLock<(Instant, End)>,
-    /// Somebody asked to end it.
+    /// Whether it was asked to end.
     pub(super) is_aborted: AtomicBool,
     pub(super) active_threads: AtomicUsize,
     pub(super) partitions_done: AtomicU64,
     pub(super) records_sent: AtomicU64,
-    /// Records that count for the rate limit, if there is one.
+    /// Number of records that count for the rate limit, if there is one.
     pub(super) records_throttled: AtomicU64,
     pub(super) records_failed: AtomicU64,
-    /// Records that the filter kept back, without and after reading them.
+    /// Number of records that the filter rejected, before and after reading them.
     pub(super) records_filtered_by_metadata: AtomicU64,
     pub(super) records_filtered_by_bins: AtomicU64,
     pub(super) bytes_sent: AtomicU64,
-    /// Nanoseconds in which the query waited for its replies to be taken.
+    /// Nanoseconds spent waiting for the client to take replies.
     pub(super) send_nanos: AtomicU64,
 }
 
 impl Job {
-    /// Of `query`, which `client` sent.
+    /// The job of `query`, which `client` sent.
     pub(super) fn new(query: &Query, client: SocketAddr) -> Self {
         let index = query.condition.as_ref().and_then(|condition| condition.index());
         Job {
@@ -219,9 +218,9 @@ impl Job {
         self.records_failed.fetch_add(1, Relaxed);
     }
 
-    /// The query has ended.
+    /// Notes how the query ended.
     pub(super) fn end(&self, end: End) {
-        // It ends once.
+        // It ends once, so the cell is empty.
         let _ = self.ended.set((Instant::now(), end));
     }
 }
@@ -277,7 +276,7 @@ impl fmt::Display for Job {
                 Duration::from_nanos(self.send_nanos.load(Relaxed)).as_millis(),
                 self.socket_timeout.map_or(0, |timeout| timeout.as_millis())
             ),
-            // Of the one message that the client got at the start.
+            // The figures are those of the one message that the client got at the start.
             JobKind::Operations => write!(
                 out,
                 ":job-type=background-ops:net-io-bytes={BACKGROUND_REPLY_SIZE}\

@@ -15,8 +15,8 @@
 //!
 //! # Threads
 //! Queries run in threads of their own, at most `query-threads-limit` together; a long one in up to
-//! `single-query-threads`. A query reads one record at a time under its sprig's lock, shared, and never waits for
-//! the client while it holds one. The partition that it is in is reserved, but not while it waits.
+//! `single-query-threads`. A query reads one record at a time under its sprig's lock, shared, and never waits for the
+//! client while it holds a lock. The partition it reads is reserved, except while it waits.
 //!
 //! # Locking
 //! `jobs` is taken alone and briefly.
@@ -62,30 +62,30 @@ pub(crate) use request::Query;
 use run::{QueryRun, last_reply};
 use threads::Threads;
 
-/// How much less weight the threads of long queries have than service threads: about a tenth.
+/// How much lower the priority of long queries' threads is than that of service threads: about a tenth of the share.
 const LONG_QUERY_NICENESS: i32 = 10;
-/// Steps, of about a nanosecond each, between two looks at whether a query that is being checked is still wanted.
+/// Steps, of about a nanosecond each, between two checks whether a query being parsed is still wanted.
 const PARSE_PORTION_STEPS: u64 = 10_000_000;
-/// Up to this rate one thread does what a query may do.
+/// Up to this rate one thread is enough for a query.
 const ONE_THREAD_RATE_MAX: u32 = 20_000;
 
-/// Longest that the client of a background query waits to hear that it has begun.
+/// Longest wait of a background query's client for the reply that it has begun.
 const BEGUN_TIME_MAX: Duration = Duration::from_millis(250);
-/// Clients that may wait so at a time; others hear at once.
+/// Most clients that may wait so at a time; others get the reply at once.
 const BEGUN_THREADS_MAX: usize = 16;
 
-/// With those whose clients do not read there may be so many times `query-threads-limit` threads.
+/// Including threads that wait for their clients, there may be this many times `query-threads-limit` threads.
 const STALLED_FACTOR: usize = 4;
 
-/// Answers a query that is not started with the reason.
+/// Answers a query that is not started, with the reason.
 pub(crate) fn refuse(out: &mut Vec<u8>, reason: ResultCode) {
-    // It is not marked as the last of many replies.
+    // The message is not marked as the last of many replies.
     reply::write_header_only(out, &ReplyHeader::result(reason));
 }
 
-/// Whose a query is.
+/// The client and the user of a query.
 pub(crate) struct Requester {
-    /// Where the client is.
+    /// Address of the client.
     pub(crate) address: SocketAddr,
     /// Ends the query when its user loses the right; `None` without access control.
     pub(crate) permit: Option<Permit>,
@@ -99,16 +99,16 @@ pub(crate) struct Queries {
     is_stopping: Arc<AtomicBool>,
     long_threads: Arc<Threads>,
     short_threads: Arc<Threads>,
-    /// Those that wait for the ends of background queries.
+    /// Threads that wait for the ends of background queries.
     begun_threads: Arc<Threads>,
-    /// Threads that wait for their clients, in whose place others may run.
+    /// Counts threads that wait for their clients; others may run in their place.
     pub(crate) stalled: Arc<StalledSenders>,
-    /// Counts up for queries that come without a number.
+    /// The last number given to a query without one.
     last_id: AtomicU32,
     jobs: Mutex<Jobs>,
 }
 
-/// The long queries; oldest first.
+/// The long queries, oldest first.
 #[derive(Default)]
 struct Jobs {
     active: Vec<Arc<Job>>,
@@ -136,11 +136,11 @@ impl Queries {
         }
     }
 
-    /// Checks a query request of `namespace`, and takes its rate of the quota of `requester`; `body` is the message that it was
-    /// parsed from.
+    /// Parses and checks a query request of `namespace`, and charges its rate to the quota of `requester`; `body` is
+    /// the message that it was parsed from.
     ///
     /// # Errors
-    /// What the client is answered instead, unless the budget is exhausted.
+    /// The client's result instead, unless the budget is exhausted.
     pub(crate) fn parse(
         &self,
         request: &Request<'_>,
@@ -160,8 +160,8 @@ impl Queries {
         Ok(query)
     }
 
-    /// Has a thread check and start the query whose message is `body`, as its filter or region is too much for a
-    /// service thread.
+    /// Passes the query in the message `body` to a thread that parses and starts it, because its filter or region is
+    /// too large for a service thread.
     ///
     /// # Errors
     /// `Forbidden` at the limit of threads.
@@ -193,11 +193,11 @@ impl Queries {
         if self.short_threads.try_spawn(limit, task) { Ok(()) } else { Err(ResultCode::Forbidden) }
     }
 
-    /// The whole answer to `query` of `client`, if its namespace has short queries answered where they come in and this one
-    /// does not take longer than a service thread has for it.
+    /// The whole answer to `query` of `client`, if its namespace answers short queries inline and this one takes no
+    /// longer than a service thread may.
     ///
     /// # Errors
-    /// The query, to be [started](Self::start): nothing has happened.
+    /// The query, to be [started](Self::start): nothing has changed.
     pub(crate) fn answer_inline(&self, query: Box<Query>, client: SocketAddr) -> Result<Vec<u8>, Box<Query>> {
         if !query.is_short() || !query.namespace.config().params.inline_short_queries.get() {
             return Err(query);
@@ -214,8 +214,7 @@ impl Queries {
 
     /// Starts `query` of `requester`. Its replies, with the last one, go to `sink`.
     ///
-    /// # Errors
-    /// `Forbidden` at the limit of threads, `Parameter` when there is a query of its number; then nothing goes to
+    /// `Forbidden` at the limit of threads, `Parameter` if a query with its number exists; then `sink` gets nothing.
     /// `sink`.
     pub(crate) fn start(
         self: &Arc<Self>,
@@ -234,7 +233,7 @@ impl Queries {
         let Requester { address, permit } = requester;
         let job = self.enter(&query, address)?;
         let thread_count = self.thread_count(&query);
-        // The client of a background query hears only that it has begun.
+        // The client of a background query is only told that it has begun.
         let (own_sink, at_start) = if query.has_client() { (Some(sink), None) } else { (None, Some(sink)) };
         let (transactions, is_stopping) = (Arc::clone(&self.transactions), Arc::clone(&self.is_stopping));
         let ends = (Arc::clone(&self.stalled), is_stopping);
@@ -247,13 +246,13 @@ impl Queries {
             self.tell_begun(&run, sink);
         }
         for _ in 1..thread_count {
-            // What may be at work in the place of threads that wait for their clients is for other queries.
+            // Threads that run in the place of waiting ones are for other queries.
             let is_full = self.at_work() >= self.config.service.query_threads_limit.get() as usize;
             if is_full || !run.has_parts_left() || !run.join_in() {
                 break;
             }
             if !self.spawn(&run) {
-                // The others may have left meanwhile.
+                // The other threads may have left meanwhile.
                 if let Some(end) = run.leave() {
                     self.end(&run, end);
                 }
@@ -263,8 +262,8 @@ impl Queries {
         Ok(())
     }
 
-    /// Tells the client of a background query that it has begun: when it has ended, or after [`BEGUN_TIME_MAX`]. So whoever
-    /// changes few records in the background finds them changed.
+    /// Tells the client of a background query that it has begun: when it has ended, or after [`BEGUN_TIME_MAX`]. So a
+    /// client that changes few records in the background finds them changed.
     fn tell_begun(&self, run: &Arc<QueryRun>, sink: Arc<dyn ReplySink>) {
         let (own, told) = (Arc::clone(run), Arc::clone(&sink));
         let wait = Box::new(move || {
@@ -276,31 +275,31 @@ impl Queries {
         }
     }
 
-    /// Threads at work, those that wait for their clients among them.
+    /// Number of threads at work, including those that wait for their clients.
     fn at_work(&self) -> usize {
         self.long_threads.at_work() + self.short_threads.at_work()
     }
 
-    /// As many threads as there may ever be.
+    /// Most threads that may ever exist.
     fn threads_max(&self) -> usize {
         (self.config.service.query_threads_limit.get() as usize).saturating_mul(STALLED_FACTOR)
     }
 
-    /// How many more threads may be at work.
+    /// Number of further threads that may be at work.
     fn threads_left(&self) -> usize {
         let waiting = self.stalled.count() + self.transactions.disk_watch.hanging(DiskCaller::Queries);
         let limit = self.config.service.query_threads_limit.get() as usize + waiting;
         limit.min(self.threads_max()).saturating_sub(self.at_work())
     }
 
-    /// Whether `query` needs a disk that does not answer, and queries have half of the threads already that they may have:
-    /// the others are for other namespaces.
+    /// Whether `query` needs a disk that does not answer while queries already use half of their threads: the others
+    /// are for other namespaces.
     fn has_its_share(&self, query: &Query) -> bool {
         let share = (self.config.service.query_threads_limit.get() as usize).div_ceil(2);
         query.namespace.storage.is_stuck() && self.at_work() >= share
     }
 
-    /// In how many threads a query is to run.
+    /// Number of threads for a query.
     fn thread_count(&self, query: &Query) -> usize {
         let is_slow = query.records_per_second != 0 && query.records_per_second <= ONE_THREAD_RATE_MAX;
         if query.is_short() || is_slow {
@@ -310,7 +309,7 @@ impl Queries {
         limit.min(query.parts.len())
     }
 
-    /// Has a thread work on a query, which counts it already; returns whether there is one for it.
+    /// Starts a thread on a query, which has already counted it; returns whether one is available.
     fn spawn(self: &Arc<Self>, run: &Arc<QueryRun>) -> bool {
         let threads = if run.query.is_short() { &self.short_threads } else { &self.long_threads };
         let limit = threads.at_work() + self.threads_left();
@@ -318,13 +317,13 @@ impl Queries {
         threads.try_spawn(limit, Box::new(move || queries.run_thread(&own)))
     }
 
-    /// What one thread of a query does.
+    /// The body of one thread of a query.
     fn run_thread(&self, run: &Arc<QueryRun>) {
         let walk = AssertUnwindSafe(|| {
             cf::fault_point!("query");
             run.run_thread()
         });
-        // A panic is a bug of ours that must not leave the client waiting and the query active for ever.
+        // A panic is a bug of ours. It must not leave the client waiting and the query active for ever.
         let ended = catch_unwind(walk).unwrap_or_else(|_| {
             cf::critical!(Query, "a query failed on an internal error");
             run.end_with(End::Failed);
@@ -335,7 +334,7 @@ impl Queries {
         }
     }
 
-    /// A query has ended, which its client is told last.
+    /// Ends a query; the last message goes to its client.
     fn end(&self, run: &QueryRun, end: End) {
         let (job, namespace) = (&run.job, &run.query.namespace);
         job.end(end);
@@ -354,7 +353,7 @@ impl Queries {
         }
     }
 
-    /// Gives the query its place among the jobs.
+    /// Adds the query to the jobs.
     fn enter(&self, query: &Query, client: SocketAddr) -> Result<Arc<Job>, ResultCode> {
         let job = Arc::new(Job::new(query, client));
         if query.is_short() {
@@ -369,7 +368,7 @@ impl Queries {
         Ok(job)
     }
 
-    /// The query of `job` runs no longer; it is remembered if it ever did.
+    /// Removes the query of `job` from the running ones; it is kept among the finished ones if it ever ran.
     fn leave(&self, job: &Arc<Job>, ran: bool) {
         let max_done = self.config.service.query_max_done.get() as usize;
         let mut jobs = self.jobs.lock();
@@ -381,43 +380,43 @@ impl Queries {
         jobs.limit_done(max_done);
     }
 
-    /// Forgets finished queries beyond `query-max-done`.
+    /// Drops finished queries beyond `query-max-done`.
     pub(crate) fn limit_done(&self) {
         let max_done = self.config.service.query_max_done.get() as usize;
         self.jobs.lock().limit_done(max_done);
     }
 
-    /// Long queries that run.
+    /// Number of running long queries.
     pub(crate) fn long_count(&self) -> usize {
         self.jobs.lock().active.len()
     }
 
-    /// All that is known, newest first, those that run before those that are done.
+    /// All jobs, newest first, running ones before finished ones.
     pub(crate) fn jobs(&self) -> Vec<Arc<Job>> {
         let jobs = self.jobs.lock();
         jobs.active.iter().rev().chain(jobs.done.iter().rev()).cloned().collect()
     }
 
-    /// The query of the number `id`, running or done.
+    /// The query with number `id`, running or finished.
     pub(crate) fn job(&self, id: u64) -> Option<Arc<Job>> {
         self.jobs().into_iter().find(|job| job.id == id)
     }
 
-    /// Asks the running query of the number `id` to end; `false` if there is none.
+    /// Asks the running query with number `id` to end; `false` if there is none.
     pub(crate) fn abort(&self, id: u64) -> bool {
         let jobs = self.jobs.lock();
         let job = jobs.active.iter().find(|job| job.id == id);
         job.inspect(|job| job.is_aborted.store(true, Ordering::Relaxed)).is_some()
     }
 
-    /// Asks all long queries to end; returns how many there are.
+    /// Asks all long queries to end; returns their number.
     pub(crate) fn abort_all(&self) -> usize {
         let jobs = self.jobs.lock();
         jobs.active.iter().for_each(|job| job.is_aborted.store(true, Ordering::Relaxed));
         jobs.active.len()
     }
 
-    /// Has all queries end, and none start.
+    /// Asks all queries to end, and lets none start.
     pub(crate) fn begin_stop(&self) {
         self.is_stopping.store(true, Ordering::Release);
     }

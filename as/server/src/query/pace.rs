@@ -1,15 +1,15 @@
-//! The rate of a query: records a second, for all of its threads and partitions together.
+//! The rate limit of a query: records per second, for all of its threads and partitions together.
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
-/// How often the rate is kept to.
+/// Period in which the rate is kept.
 const PERIOD: Duration = Duration::from_millis(50);
 
 pub(super) struct Pace {
-    /// 0 = as many as go.
+    /// 0 = no limit.
     records_per_second: u32,
-    /// Records that were dealt with.
+    /// Number of records so far.
     count: AtomicU64,
 }
 
@@ -18,20 +18,20 @@ impl Pace {
         Pace { records_per_second, count: AtomicU64::new(0) }
     }
 
-    /// Whether a thread that has dealt with so many records since it looked last is to look again.
+    /// Whether a thread must check the rate after `since_look` records since its last check.
     pub(super) fn is_due(&self, since_look: u64) -> bool {
         let rate = u64::from(self.records_per_second);
         rate != 0 && since_look > rate / (1000 / PERIOD.as_millis() as u64)
     }
 
-    /// Notes records that were dealt with.
+    /// Counts records.
     pub(super) fn add(&self, count: u64) {
         if count > 0 {
             self.count.fetch_add(count, Relaxed);
         }
     }
 
-    /// How long to wait before looking again, in a query that began at `started`; `None` when it may go on.
+    /// How long to wait before the next check, in a query that began at `started`; `None` if it may continue.
     pub(super) fn early(&self, started: Instant) -> Option<Duration> {
         if self.records_per_second == 0 {
             return None;

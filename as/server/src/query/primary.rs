@@ -7,11 +7,11 @@ use super::run::{Visited, Walker};
 use super::walked::Stop;
 use crate::namespace::Namespace;
 
-/// How many records ahead of the one that is read stored bytes are asked of memory.
+/// How many records ahead of the current one stored bytes are prefetched.
 const PREFETCH_DISTANCE: usize = 8;
 
 impl Walker<'_> {
-    /// Goes through one part; breaks when there are enough records.
+    /// Walks through one part; breaks when there are enough records.
     pub(super) fn walk_primary(&mut self, part: &Part) -> Result<ControlFlow<()>, Stop> {
         let query = &self.run.query;
         let Namespace { index, storage, .. } = &*query.namespace;
@@ -30,7 +30,7 @@ impl Walker<'_> {
                     storage.prefetch(ahead.meta.location);
                 }
                 let visited = loop {
-                    // It may have gone or changed since the cursor saw it.
+                    // The record may have been removed or changed since the cursor saw it.
                     let Some(guard) = index.get(&found.digest).filter(|guard| self.is_wanted(guard)) else {
                         break None;
                     };

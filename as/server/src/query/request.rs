@@ -1,4 +1,4 @@
-//! The parts of a query request, and the order of checks, by which clients tell errors apart.
+//! The parts of a query request, and their checks. Clients distinguish errors by the order of the checks.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -21,12 +21,12 @@ use crate::namespace::{Namespace, QueryAccess};
 use crate::sindex::SecondaryIndexes;
 use crate::transaction::filter;
 
-/// Socket timeout of a request that does not say one.
+/// Socket timeout of a request without one.
 pub(super) const SOCKET_TIMEOUT_DEFAULT_MS: u32 = 10_000;
-/// Time a short query may take if the request does not say.
+/// Longest time of a short query if the request gives none.
 const SHORT_QUERY_TIME: Duration = Duration::from_secs(1);
 
-/// Which records of a namespace a query looks at.
+/// Which records of a namespace a query selects.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum SetFilter {
     All,
@@ -44,7 +44,7 @@ impl SetFilter {
         }
     }
 
-    /// The set that all of the records are in, if there is one.
+    /// The set of all selected records, if there is one.
     pub(super) fn set_id(self) -> SetId {
         match self {
             SetFilter::One(set_id) => set_id,
@@ -53,27 +53,27 @@ impl SetFilter {
     }
 }
 
-/// Where a query goes on that has been there before: behind a record, and in an index behind this key of it.
+/// Where a query resumes: after a record, and in an index after this key of it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct Resume {
     pub(super) digest: Digest,
     pub(super) bval: i64,
 }
 
-/// A part of the query: a partition, or what is left of it.
+/// A part of the query: a partition, or the rest of it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct Part {
     pub(super) partition: PartitionId,
     pub(super) after: Option<Resume>,
 }
 
-/// The work that is done with the records.
+/// What the query does with the records.
 pub(super) enum QueryKind {
-    /// They are sent.
+    /// The records are sent.
     Basic(Projection),
-    /// Operations change them; the client hears no more than that it has begun.
+    /// Operations change them; the client is only told that the query has begun.
     Operations(Operations),
-    /// A function makes values of them, which are sent.
+    /// A function computes values from them, which are sent.
     Aggregation(Aggregation),
 }
 
@@ -81,45 +81,45 @@ pub(super) enum QueryKind {
 #[derive(Default)]
 pub(super) struct Projection {
     pub(super) without_bins: bool,
-    /// Bins to send; `None` = all. A record that has none of them is not sent.
+    /// Bins to send; `None` = all. A record without any of them is not sent.
     pub(super) bins: Option<Vec<Box<[u8]>>>,
 }
 
 /// A query.
 pub(crate) struct Query {
-    /// The client's number of it, or one of ours.
+    /// The client's number of the query, or one of ours.
     pub(super) id: u64,
     pub(super) namespace: Arc<Namespace>,
-    /// As the client named it; empty = all.
+    /// The set name from the client; empty = all.
     pub(super) set_name: Box<[u8]>,
     pub(super) set: SetFilter,
     pub(super) kind: QueryKind,
-    /// By ascending partition, none twice.
+    /// By ascending partition, without duplicates.
     pub(super) parts: Vec<Part>,
     /// Whether the client named the partitions.
     pub(super) has_parts: bool,
     /// Which of the partitions this node reads.
     pub(super) access: QueryAccess,
-    /// Where to look, and what for, if not at all records.
+    /// The index condition; `None` selects all records.
     pub(super) condition: Option<Condition>,
-    /// Of the records looked at, the query is for those that it lets pass.
+    /// The filter that records must pass.
     pub(super) filter: Option<Filter<'static>>,
-    /// Records a second; 0 = as many as go.
+    /// Records per second; 0 = no limit.
     pub(super) records_per_second: u32,
-    /// End after so many records; 0 = never.
+    /// Ends after this many records; 0 = never.
     pub(super) sample_max: u64,
     /// Longest the query may take.
     pub(super) time_max: Option<Duration>,
-    /// Longest the client may leave its replies unread; `None` = for ever.
+    /// Longest time for which the client may leave replies unread; `None` = for ever.
     pub(crate) socket_timeout: Option<Duration>,
 }
 
 impl Query {
-    /// Checks a query request. `body` is the message that it was parsed from, `next_id` gives numbers to those that
-    /// have none. Filters and regions draw on `budget`.
+    /// Checks a query request. `body` is the message that it was parsed from, `next_id` makes numbers for requests
+    /// without one. Filters and regions draw on `budget`.
     ///
     /// # Errors
-    /// The answer instead, unless the budget is exhausted.
+    /// The client's result instead, unless the budget is exhausted.
     pub(crate) fn from_request(
         request: &Request<'_>,
         body: &[u8],
@@ -143,12 +143,12 @@ impl Query {
         }
     }
 
-    /// Whether it is one that ends within its time or fails.
+    /// Whether it must end within its time or fail.
     pub(super) fn is_short(&self) -> bool {
         self.time_max.is_some()
     }
 
-    /// Whether the index knows all that it asks of a record, and what of it is sent then.
+    /// Whether the index alone can answer the query for a record; if so, the parts to send.
     pub(super) fn asks_only_index(&self, meta: &RecordMeta) -> Option<&Projection> {
         match &self.kind {
             QueryKind::Basic(projection)
@@ -160,7 +160,7 @@ impl Query {
         }
     }
 
-    /// Whether its client waits for records, and not only for its start.
+    /// Whether its client waits for records, and not only for the start.
     pub(super) fn has_client(&self) -> bool {
         !matches!(self.kind, QueryKind::Operations(_))
     }
@@ -174,7 +174,7 @@ struct Reading<'a> {
     budget: &'a Budget<'a>,
 }
 
-/// The records that a query is about, and how fast it may take them.
+/// The selection of a query's records, and its rate.
 struct QuerySubject {
     id: u64,
     set: SetFilter,
@@ -255,7 +255,7 @@ impl Reading<'_> {
         })
     }
 
-    /// The subject of a query that is not basic. Its set must be there.
+    /// The selection of a query that is not basic. Its set must exist.
     fn subject(&self, next_id: impl FnOnce() -> u64) -> Result<QuerySubject, ResultCode> {
         let subject = QuerySubject {
             id: self.id(next_id),
@@ -287,7 +287,7 @@ impl Reading<'_> {
     }
 
     fn id(&self, next_id: impl FnOnce() -> u64) -> u64 {
-        // Its length is not looked at.
+        // The length of the field is not checked.
         let id = self.request.field(field::JOB_ID).and_then(|value| value.first_chunk());
         match id.map_or(0, |id| u64::from_be_bytes(*id)) {
             0 => next_id(),
@@ -319,7 +319,7 @@ impl Reading<'_> {
 
     fn filter(&self) -> Result<Option<Filter<'static>>, ResultCode> {
         let filter = filter::compile(self.request, self.budget).transpose().inspect_err(|_| {
-            // One that takes too long to compile is not known to be bad.
+            // A filter that takes too long to compile is not known to be invalid.
             if !self.budget.is_exhausted() {
                 cf::warning_limited!(Query, "{{{}}} bad filter expression", self.namespace.name());
             }
@@ -333,13 +333,13 @@ impl Reading<'_> {
 }
 
 impl Condition {
-    /// The same with the index that it is looked up in.
+    /// The same with the index of its condition.
     fn with_index(self, reading: &Reading<'_>, set: SetFilter) -> Result<Self, ResultCode> {
         self.find_index(reading.indexes.of(reading.namespace), set.set_id())
     }
 }
 
-/// Which of the partitions that its client named a query reads here: a short one takes what there is.
+/// Which of the partitions named by its client a query reads here: a short one reads what exists.
 fn access_of(request: &Request<'_>) -> QueryAccess {
     let is_relaxed = request.info2 & info2::RELAX_AP_LONG_QUERY != 0;
     if is_relaxed || request.info1 & info1::SHORT_QUERY != 0 {
@@ -349,7 +349,7 @@ fn access_of(request: &Request<'_>) -> QueryAccess {
     }
 }
 
-/// How long a query may take, if it is a short one.
+/// The time limit of a query, if it is a short one.
 pub(super) fn short_time(request: &Request<'_>, namespace: &Namespace) -> Option<Duration> {
     let is_short =
         request.info1 & info1::SHORT_QUERY != 0 && !namespace.config().params.force_long_queries.get();
@@ -359,12 +359,12 @@ pub(super) fn short_time(request: &Request<'_>, namespace: &Namespace) -> Option
     })
 }
 
-/// The value of a field that is one number.
+/// The value of a field that holds one number.
 fn number<const N: usize>(request: &Request<'_>, field_type: u8) -> Option<Result<[u8; N], ResultCode>> {
     request.field(field_type).map(|value| value.try_into().map_err(|_| ResultCode::Parameter))
 }
 
-/// The partitions and digests asked for; `None` when neither was sent.
+/// The partitions and digests in the request; `None` if there are neither.
 fn parts(request: &Request<'_>) -> Result<Option<Vec<Part>>, ResultCode> {
     let partitions = request.field(field::PARTITION_ID_ARRAY);
     let digests = request.field(field::DIGEST_ARRAY);
@@ -407,7 +407,7 @@ fn parts(request: &Request<'_>) -> Result<Option<Vec<Part>>, ResultCode> {
     Ok(Some(wanted.into_iter().flatten().collect()))
 }
 
-/// The keys behind which a query of an index goes on, one for each digest.
+/// The keys after which an index query resumes, one for each digest.
 fn bvals<'a>(request: &Request<'a>, digest_count: usize) -> Result<&'a [[u8; 8]], ResultCode> {
     if !request.has_field(field::INDEX_RANGE) {
         return Ok(&[]);
@@ -416,8 +416,8 @@ fn bvals<'a>(request: &Request<'a>, digest_count: usize) -> Result<&'a [[u8; 8]]
     if bvals.len() == digest_count { Ok(bvals) } else { Err(ResultCode::Parameter) }
 }
 
-/// The bins asked for, by ops or by the list that older clients send; `None` when none are named. What cannot be
-/// the name of a bin is passed over.
+/// The bins named by ops or by the list that older clients send; `None` if there are no names. Invalid names are
+/// ignored.
 fn bin_names(request: &Request<'_>) -> Result<Option<Vec<Box<[u8]>>>, ResultCode> {
     let list = request.field(field::QUERY_BIN_LIST);
     if list.is_none() && request.op_count() == 0 {
@@ -437,7 +437,7 @@ fn bin_names(request: &Request<'_>) -> Result<Option<Vec<Box<[u8]>>>, ResultCode
         }
     }
     names.extend(request.ops().map(|op| op.name));
-    // A name is answered once, however often it is asked for.
+    // A bin is answered once, however often it is named.
     let mut known = HashSet::new();
     names.retain(|name| {
         let is_name = check_name(name).is_ok();

@@ -13,14 +13,14 @@ use crate::namespace::Namespace;
 use crate::storage::ReadBuffer;
 use crate::transaction::filter::OpenQuestion;
 
-/// From so many names on, the bins are looked up in a table instead of searching the stored record for each.
+/// From this many names on, the bins are looked up in a table instead of searching the stored record for each.
 const NAMES_FOR_TABLE: usize = 4;
-/// Steps for a bin that is written or passed, and for a name that is looked up in a table.
+/// Steps for a bin that is written or skipped, and for a name that is looked up in a table.
 const BIN_STEPS: u64 = 8;
 const NAME_STEPS: u64 = 40;
 
 impl Projection {
-    /// What it takes to write the message for `record`.
+    /// The steps for writing the message of `record`.
     fn steps(&self, record: &FlatRecord<'_>) -> u64 {
         if self.without_bins {
             return 0;
@@ -31,16 +31,16 @@ impl Projection {
     }
 }
 
-/// A record as a query looks at it.
+/// A record as a query accesses it.
 #[derive(Clone, Copy)]
 pub(super) enum VisitedRecord<'a> {
-    /// In its place, under its lock: only for work that is short.
+    /// In place, under its lock: only for short work.
     Locked(&'a Element),
     /// A copy, without a lock.
     Copied(&'a CopiedRecord),
 }
 
-/// A copy of a record, for work that may take long.
+/// A copy of a record, for long work.
 pub(super) struct CopiedRecord {
     seen: SeenRecord,
     /// Its flat form, or why it cannot be read.
@@ -48,7 +48,7 @@ pub(super) struct CopiedRecord {
 }
 
 impl CopiedRecord {
-    /// Copies the record of `guard`, which is given up before the copy is unpacked.
+    /// Copies the record of `guard`, which is released before the copy is unpacked.
     pub(super) fn of(namespace: &Namespace, guard: ReadGuard<'_>, scratch: &mut ReadBuffer) -> Self {
         let seen = SeenRecord::of(&guard);
         let flat = namespace.copy_of(guard, scratch);
@@ -57,7 +57,7 @@ impl CopiedRecord {
 }
 
 impl<'a> VisitedRecord<'a> {
-    /// What the index says of it.
+    /// The digest and metadata of the record.
     pub(super) fn seen(&self) -> SeenRecord {
         match self {
             VisitedRecord::Locked(element) => SeenRecord::of(element),
@@ -65,7 +65,7 @@ impl<'a> VisitedRecord<'a> {
         }
     }
 
-    /// The stored record. It is not unpacked in its place if that is too much for `budget`.
+    /// The stored record. It is not unpacked in place if that exceeds `budget`.
     fn record(
         &self,
         namespace: &'a Namespace,
@@ -99,21 +99,21 @@ pub(super) struct QueryRow<'a> {
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Written {
     Sent,
-    /// It has none of the bins that are asked for, but counts as one of those that were.
+    /// It has none of the requested bins, but counts as sent.
     WithoutBins,
-    /// It does not match what the index was asked for.
+    /// It does not match the condition.
     NoMatch,
-    /// There were enough before.
+    /// There were already enough.
     Enough,
 }
 
 impl<'a> QueryRow<'a> {
-    /// Appends the record as a message, if it is one of the query's and `is_counted` says that there are not enough
-    /// yet.
+    /// Appends the record as a message, if it belongs to the query and `is_counted` returns true, which means that
+    /// there are not enough yet.
     ///
     /// # Errors
-    /// `FilteredOut` when it is not what `question` asks for, `Timeout` when the budget does not suffice, others when it cannot
-    /// be read.
+    /// `FilteredOut` if it does not pass `question`, `Timeout` if the budget does not suffice, others if it cannot be
+    /// read.
     pub(super) fn write(
         &self,
         question: Option<&OpenQuestion<'_>>,
@@ -136,7 +136,7 @@ impl<'a> QueryRow<'a> {
         if let Some(record) = &record {
             self.budget.draw(self.projection.steps(record))?;
         }
-        // What was found without steps is no answer.
+        // A result computed after the budget ran out is not valid.
         self.budget.check(Ok(()))?;
         if !is_counted() {
             return Ok(Written::Enough);
@@ -150,7 +150,7 @@ impl<'a> QueryRow<'a> {
         written.map_err(|error| namespace.report_damage_at(&seen.digest, seen.meta.location, &error))
     }
 
-    /// Whether the record has what the index was asked for.
+    /// Whether the record matches the condition.
     fn matches(&self, record: &FlatRecord<'_>) -> Result<bool, ResultCode> {
         match (&self.query.condition, &self.entry) {
             (Some(condition), Some(entry)) if entry.must_check => {
@@ -161,7 +161,7 @@ impl<'a> QueryRow<'a> {
     }
 }
 
-/// The part of a message that does not follow from its record.
+/// The part of a message that does not depend on its record.
 pub(super) struct RowHead<'a> {
     pub(super) query: &'a Query,
     pub(super) projection: &'a Projection,
@@ -169,7 +169,7 @@ pub(super) struct RowHead<'a> {
 }
 
 impl RowHead<'_> {
-    /// Writes the message; without `record` that of one without bins and key.
+    /// Writes the message; without `record` one without bins and key.
     pub(super) fn write(
         &self,
         found: &SeenRecord,
@@ -204,7 +204,7 @@ impl RowHead<'_> {
         Ok(Written::Sent)
     }
 
-    /// Adds the bins that are asked for; returns whether there are any.
+    /// Adds the requested bins; returns whether there are any.
     fn write_bins(&self, record: &FlatRecord<'_>, reply: &mut ReplyWriter<'_>) -> Result<bool, FlatError> {
         let Some(names) = &self.projection.bins else {
             for bin in record.bins() {

@@ -1,14 +1,13 @@
-//! Running a query: its partitions are dealt out to one or several threads, each of which sends what it finds in
-//! its own chunks.
+//! Runs a query: its partitions are divided among one or several threads, each of which sends its results in chunks of
+//! its own.
 //!
 //! # Threads
-//! A partition is one thread's, so its records are sent in order. The last message is sent when the last thread has
-//! ended.
+//! One thread walks a partition, so its records are sent in order. The last thread sends the last message.
 //!
 //! # Locks
-//! Cursors and indexes give the digests of a portion of records. Each record is read under its sprig's lock,
-//! shared, that of no other. A filter that takes longer than [`LOCKED_STEPS`] works on a copy of the record, without a
-//! lock. No lock is held while the client is waited for. Nor is the partition reserved then.
+//! Cursors and indexes return the digests of a portion of records. Each record is read under its sprig's lock, shared,
+//! without any other. A filter that takes longer than [`LOCKED_STEPS`] works on a copy of the record, without a lock.
+//! While a thread waits for the client it holds no lock and no reservation of the partition.
 
 use std::ops::ControlFlow;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::*};
@@ -39,30 +38,30 @@ use crate::udf::Functions;
 
 /// Replies are sent when they reach this size.
 const CHUNK_SIZE: usize = 128 << 10;
-/// Longest that a query is tried on the thread of its client.
+/// Longest try of a query on the service thread of its client.
 const INLINE_TIME_MAX: Duration = Duration::from_millis(1);
-/// Steps, of about a nanosecond each, that filters and records take between two looks at whether the query is to end.
+/// Steps, of about a nanosecond each, between two checks whether the query must end.
 const PORTION_STEPS: u64 = 1_000_000;
-/// Steps that a filter and the rest of a visit may take under the lock of a record; what takes more works on a copy.
+/// Steps that a filter and the rest of a visit may take under the lock of a record; longer work uses a copy.
 const LOCKED_STEPS: u64 = 50_000;
-/// How often a thread looks whether a disk answers again.
+/// How often a thread checks whether a disk answers again.
 const DISK_PERIOD: Duration = Duration::from_millis(20);
-/// How long it does when it is wanted for other queries.
+/// How long it does so if other queries need the thread.
 const DISK_PATIENCE: Duration = Duration::from_secs(10);
 
-/// A query that runs, shared by its threads.
+/// A running query, shared by its threads.
 pub(super) struct QueryRun {
     pub(super) query: Query,
     pub(super) job: Arc<Job>,
     sink: Option<Arc<dyn ReplySink>>,
-    /// What its user must not lose meanwhile.
+    /// The right that its user must keep.
     permit: Option<Permit>,
     transactions: Arc<TransactionContext>,
-    /// Threads that wait, in whose place others may run.
+    /// Counts waiting threads; others may run in their place.
     stalled: Arc<StalledSenders>,
     is_stopping: Arc<AtomicBool>,
     started: Instant,
-    /// Set while it is tried on the thread of its client, where it must not take longer.
+    /// Set while the query is tried on a service thread, where it must end by then.
     inline_until: Option<Instant>,
     next_part: AtomicUsize,
     /// Records that count for `sample_max`.
@@ -70,15 +69,15 @@ pub(super) struct QueryRun {
     pace: Pace,
     /// Why it ends before it is complete.
     end: OnceLock<End>,
-    /// Threads that are at it; 0 when it has ended.
+    /// Number of threads that work on it; 0 when it has ended.
     threads: AtomicUsize,
-    /// Nothing of it is to be done any more. Taken alone and briefly.
+    /// Whether no more work is to be done for it. Taken alone and briefly.
     has_ended: Mutex<bool>,
     ended: Condvar,
 }
 
 impl QueryRun {
-    /// `sink` takes the replies; none for a query whose client waits for nothing.
+    /// Prepares a run. `sink` takes the replies; `None` for a query whose client waits for no records.
     pub(super) fn new(
         query: Query,
         job: Arc<Job>,
@@ -107,8 +106,8 @@ impl QueryRun {
         }
     }
 
-    /// Tries to carry the query out on the thread of its client, for at most [`INLINE_TIME_MAX`], into one frame. Gives the query
-    /// back, with nothing done, if that is not enough.
+    /// Tries to carry the query out on the service thread of its client, for at most [`INLINE_TIME_MAX`], into one
+    /// frame. Returns the query, with nothing done, if that is not enough.
     pub(super) fn answer_inline(mut self) -> Result<Vec<u8>, Box<Query>> {
         self.inline_until = Some(self.started + INLINE_TIME_MAX);
         let run = Arc::new(self);
@@ -129,8 +128,7 @@ impl QueryRun {
         }
     }
 
-    /// Notes that another thread will take part, besides the one that the query is begun with; `false` when the
-    /// query has ended.
+    /// Counts a further thread, besides the one that the query begins with; `false` if the query has ended.
     pub(super) fn join_in(&self) -> bool {
         let more = |count: usize| (count > 0).then_some(count + 1);
         let is_joined = self.threads.fetch_update(AcqRel, Acquire, more).is_ok();
@@ -140,9 +138,9 @@ impl QueryRun {
         is_joined
     }
 
-    /// What one thread does. Returns how the query ended, if this was the last thread.
+    /// The work of one thread. Returns how the query ended, if this was the last thread.
     pub(super) fn run_thread(self: &Arc<Self>) -> Option<End> {
-        // A reason that was seen stays: the budget that it ended does not come back.
+        // The first reason is kept, as the budget that it ended does not come back.
         let may_go_on = || match self.reason_to_end() {
             Some(end) => {
                 self.end_with(end);
@@ -156,7 +154,7 @@ impl QueryRun {
         if walked.is_ok() {
             walked = walker.send_rest();
         } else if matches!(self.query.kind, QueryKind::Aggregation(_)) {
-            // What a function has yielded before it or another failed, and why, is told. The first end counts.
+            // Values that a function has yielded, and the error of a failed one, are sent. The first end counts.
             let _ = walker.send();
         }
         if let Err(end) = walked {
@@ -168,11 +166,11 @@ impl QueryRun {
 
     /// Notes why the query ends early; the first reason counts.
     pub(super) fn end_with(&self, end: End) {
-        // A later reason is of no interest.
+        // A later reason is ignored.
         let _ = self.end.set(end);
     }
 
-    /// Has the query end as one whose client does not read: others need what it keeps.
+    /// Ends the query like one whose client does not read: others need its resources.
     pub(super) fn give_up_client(&self) {
         self.end_with(End::Unread);
         if let Some(sink) = &self.sink {
@@ -180,15 +178,15 @@ impl QueryRun {
         }
     }
 
-    /// A thread does no more for the query. Returns how the query ended, if it was the last one; that one is to
-    /// [`finish`](Self::finish) it.
+    /// Ends a thread's work for the query. Returns how the query ended, if this was the last thread, which then
+    /// [finishes](Self::finish) it.
     pub(super) fn leave(&self) -> Option<End> {
         self.job.active_threads.fetch_sub(1, Relaxed);
         let is_last = self.threads.fetch_sub(1, AcqRel) == 1;
         is_last.then(|| self.end.get().copied().unwrap_or(End::Complete))
     }
 
-    /// Waits until the query has ended, at most for so long.
+    /// Waits until the query has ended, at most for `longest`.
     pub(super) fn await_end(&self, longest: Duration) {
         let deadline = Instant::now() + longest;
         let mut has_ended = self.has_ended.lock();
@@ -209,7 +207,7 @@ impl QueryRun {
         &self.transactions.functions
     }
 
-    /// Whether there is a partition that no thread has taken yet.
+    /// Whether there is a partition that no thread has taken.
     pub(super) fn has_parts_left(&self) -> bool {
         self.next_part.load(Relaxed) < self.query.parts.len()
     }
@@ -218,7 +216,7 @@ impl QueryRun {
         self.started
     }
 
-    /// Why the query is to end early, if it is.
+    /// Why the query must end early, if it must.
     pub(super) fn reason_to_end(&self) -> Option<End> {
         if let Some(end) = self.end.get() {
             Some(*end)
@@ -238,18 +236,18 @@ impl QueryRun {
         }
     }
 
-    /// Whether the index is there no longer, of which nothing more is to be found.
+    /// Whether the index was dropped, so that nothing more can be found.
     fn is_index_dropped(&self) -> bool {
         self.query.condition.as_ref().is_some_and(Condition::is_dropped)
     }
 
-    /// Takes one of the samples; `false` when there are enough.
+    /// Takes one sample of the limit; `false` if there are enough.
     fn take_sample(&self) -> bool {
         let max = self.query.sample_max;
         max == 0 || self.samples.fetch_add(1, Relaxed) < max
     }
 
-    /// Samples that are left, if they are limited.
+    /// Samples left, if they are limited.
     pub(super) fn samples_left(&self) -> Option<u64> {
         let max = self.query.sample_max;
         (max != 0).then(|| max.saturating_sub(self.samples.load(Relaxed)))
@@ -267,24 +265,24 @@ pub(super) fn last_reply(end: End) -> Vec<u8> {
     last
 }
 
-/// One thread's part in a query.
+/// One thread's work on a query.
 pub(super) struct Walker<'a> {
     pub(super) run: &'a Arc<QueryRun>,
-    /// Where it is; `None` between two parts.
+    /// The partition it walks; `None` between two parts.
     walked: Option<WalkedPartition<'a>>,
-    /// One frame in the making: its header, then messages.
+    /// One frame under construction: its header, then messages.
     pub(super) chunk: Vec<u8>,
-    /// Records since the rate was last looked at.
+    /// Records since the last check of the rate.
     since_look: u64,
-    /// Records that were sent and are not noted in the job yet, which all threads share.
+    /// Records sent that are not noted in the job yet, which all threads share.
     sent: u64,
     pub(super) now: StoredMillis,
     pub(super) scratch: ReadBuffer,
     /// Records in the chunk that must be on disk before it is sent.
     pub(super) unsettled: Vec<Location>,
-    /// What filters and bins of records draw on.
+    /// Budget of filters and bins of records.
     pub(super) budget: &'a Budget<'a>,
-    /// The part that changes records, in a query that does.
+    /// Carries out the operations, in a query that changes records.
     changer: Option<Changer<'a>>,
 }
 
@@ -292,7 +290,7 @@ pub(super) struct Walker<'a> {
 #[derive(Clone, Copy)]
 pub(super) struct FoundEntry {
     pub(super) bval: i64,
-    /// Whether the record must be looked at before it is believed to match.
+    /// Whether the record itself must be checked against the condition.
     pub(super) must_check: bool,
 }
 
@@ -323,7 +321,7 @@ impl<'a> Walker<'a> {
         }
     }
 
-    /// Goes through parts until none is left; an error is what ended it early.
+    /// Walks through parts until none is left; an error is the reason for an early end.
     fn walk(&mut self) -> Result<(), End> {
         loop {
             let at = self.run.next_part.fetch_add(1, Relaxed);
@@ -348,8 +346,8 @@ impl<'a> Walker<'a> {
         if self.walked.is_some() { Ok(()) } else { Err(Stop::PartitionLost) }
     }
 
-    /// A part is not read here, or not to its end. A client that has named it looks elsewhere for what it did not get. Of a
-    /// query for all partitions each node reads its own.
+    /// Reports a part that is not read here, or not to its end. A client that has named it asks another node for the
+    /// rest. In a query for all partitions each node reads its own.
     fn tell_lost(&mut self, part: &Part) {
         let query = &self.run.query;
         if query.has_parts {
@@ -367,7 +365,7 @@ impl<'a> Walker<'a> {
         }
     }
 
-    /// Goes through one part; breaks when there are enough records.
+    /// Walks through one part; breaks when there are enough records.
     fn walk_part(&mut self, part: &Part) -> Result<ControlFlow<()>, Stop> {
         let run = self.run;
         if run.query.set == SetFilter::None || !run.has_samples() {
@@ -382,20 +380,20 @@ impl<'a> Walker<'a> {
         }
     }
 
-    /// Looks at the clock: what has expired meanwhile is not there any more.
+    /// Reads the clock: records that have expired meanwhile no longer exist.
     pub(super) fn read_clock(&mut self) {
         self.now = StoredMillis::now();
     }
 
-    /// Whether the query is for the record of `element`, as far as the index tells.
+    /// Whether the query selects the record of `element`, as far as the index tells.
     pub(super) fn is_wanted(&self, element: &Element) -> bool {
         self.run.query.set.admits(element.set_id)
             && element.generation != 0
             && !self.run.query.namespace.is_gone(element, self.now.seconds())
     }
 
-    /// Does with the record of `guard` what the query is for, if it passes; breaks when there are enough. `entry` is what it is
-    /// in the index that it was found in. Others need the record's lock meanwhile: what takes longer works on a copy.
+    /// Processes the record of `guard` if it passes; breaks when there are enough. `entry` is the index entry that led
+    /// to it. Others need the record's lock meanwhile: long work uses a copy.
     pub(super) fn visit(
         &mut self,
         guard: ReadGuard<'_>,
@@ -403,7 +401,7 @@ impl<'a> Walker<'a> {
     ) -> ControlFlow<(), Visited> {
         let short = Budget::new(LOCKED_STEPS);
         let visited = self.look_at(VisitedRecord::Locked(&guard), entry, &short);
-        // The walk looks whether it is exhausted.
+        // The walk checks whether the budget is exhausted.
         let _ = self.budget.draw(short.drawn());
         if !short.is_exhausted() {
             return visited;
@@ -456,7 +454,7 @@ impl<'a> Walker<'a> {
                 return ControlFlow::Continue(Visited::LeftOut);
             }
             Err(_) => {
-                // A record that cannot be read is logged and left out.
+                // A record that cannot be read is logged and skipped.
                 run.job.records_failed.fetch_add(1, Relaxed);
                 return ControlFlow::Continue(Visited::LeftOut);
             }
@@ -466,7 +464,7 @@ impl<'a> Walker<'a> {
         ControlFlow::Continue(Visited::Passed)
     }
 
-    /// Sends what the index has of a record, for a query that asks for no more; breaks when there are enough.
+    /// Sends a record from its metadata, for a query that needs no more; breaks when there are enough.
     pub(super) fn send_metadata(
         &mut self,
         projection: &Projection,
@@ -488,7 +486,7 @@ impl<'a> Walker<'a> {
         Ok(ControlFlow::Continue(()))
     }
 
-    /// Notes in the job what was sent.
+    /// Notes sent records in the job.
     fn note_sent(&mut self) {
         let sent = std::mem::take(&mut self.sent);
         if sent > 0 {
@@ -496,8 +494,8 @@ impl<'a> Walker<'a> {
         }
     }
 
-    /// After a record was passed and its lock was given back: changes it if the query is for that, sends what has come
-    /// together, and keeps to the rate.
+    /// Continues after a record, whose lock is released: changes it if the query does that, sends a full chunk, and
+    /// keeps the rate.
     pub(super) fn go_on(&mut self, digest: &cf::Digest) -> Result<(), Stop> {
         if self.changer.is_some() {
             self.release_partition();
@@ -514,12 +512,12 @@ impl<'a> Walker<'a> {
         self.rest()
     }
 
-    /// Gives the reservation of the partition back for a wait.
+    /// Releases the reservation of the partition for a wait.
     pub(super) fn release_partition(&mut self) {
         self.walked.as_mut().into_iter().for_each(WalkedPartition::release);
     }
 
-    /// Has the partition reserved while there is work to do.
+    /// Reserves the partition again while there is work to do.
     ///
     /// # Errors
     /// When it is lost.
@@ -528,14 +526,14 @@ impl<'a> Walker<'a> {
         self.walked.as_mut().map_or(Ok(()), WalkedPartition::go_on)
     }
 
-    /// If the last record was not read because its disk does not answer, waits until it does. The record is to be looked at
-    /// again then. Others may run in the place of this thread meanwhile.
+    /// If the last record was not read because its disk does not answer, waits until it does; then the record must be
+    /// read again. Others may run in the place of this thread meanwhile.
     pub(super) fn must_look_again(&mut self) -> Result<bool, Stop> {
         if self.scratch.take_stuck().is_none() {
             return Ok(false);
         }
         if self.run.inline_until.is_some() {
-            // Not on the thread of its client.
+            // A service thread must not wait.
             return Err(Stop::Query(End::TimedOut));
         }
         self.release_partition();
@@ -551,17 +549,17 @@ impl<'a> Walker<'a> {
         Ok(true)
     }
 
-    /// Whether it is time to send what has come together.
+    /// Whether the chunk is large enough to be sent.
     pub(super) fn is_chunk_full(&self) -> bool {
         self.chunk.len() >= CHUNK_SIZE
     }
 
-    /// Counts a record that was read for the rate alone.
+    /// Counts a record that was read, for the rate only.
     pub(super) fn count_read(&mut self) {
         self.since_look += 1;
     }
 
-    /// Keeps to the rate, if it is time to, and to the partition.
+    /// Keeps the rate, if a check is due, and the partition's reservation.
     pub(super) fn rest(&mut self) -> Result<(), Stop> {
         if self.run.pace.is_due(self.since_look) {
             self.release_partition();
@@ -570,7 +568,7 @@ impl<'a> Walker<'a> {
         self.keep_partition()
     }
 
-    /// Counts a record that was sent or changed, or read from a device only to be filtered out.
+    /// Counts a record that was sent or changed, or read from a device and filtered out.
     fn count_for_rate(&mut self) {
         self.since_look += 1;
         if self.run.query.records_per_second != 0 {
@@ -578,7 +576,7 @@ impl<'a> Walker<'a> {
         }
     }
 
-    /// Waits as long as the rate asks; what has come together is sent first.
+    /// Waits to keep the rate; the chunk is sent first.
     fn keep_pace(&mut self) -> Result<(), End> {
         self.send()?;
         let count = std::mem::take(&mut self.since_look);
@@ -591,13 +589,13 @@ impl<'a> Walker<'a> {
         Ok(())
     }
 
-    /// Sends what is left at the end.
+    /// Sends the last chunk.
     fn send_rest(&mut self) -> Result<(), End> {
         self.run.pace.add(std::mem::take(&mut self.since_look));
         self.send()
     }
 
-    /// Waits until the records in the chunk are on disk. Where that fails nobody is told of them.
+    /// Waits until the records in the chunk are on disk. If that fails, they are not sent.
     pub(super) fn settle(&mut self) -> Result<(), End> {
         for location in self.unsettled.drain(..) {
             if self.run.query.namespace.storage.settle(location, DiskCaller::Queries).is_err() {
@@ -611,7 +609,7 @@ impl<'a> Walker<'a> {
     /// Sends the chunk.
     pub(super) fn send(&mut self) -> Result<(), End> {
         if self.run.inline_until.is_some() {
-            // More than a frame is no short answer.
+            // A short answer must fit in one frame.
             return Err(End::TimedOut);
         }
         self.settle()?;
@@ -626,13 +624,13 @@ impl<'a> Walker<'a> {
         self.check_end()
     }
 
-    /// Whether the query is to end; called every so often.
+    /// Whether the query must end; called regularly.
     pub(super) fn check_end(&mut self) -> Result<(), End> {
         self.note_sent();
         self.run.reason_to_end().map_or(Ok(()), Err)
     }
 
-    /// The chunk as a frame, or nothing if no message is in it; starts the next one.
+    /// The chunk as a frame, or nothing if it has no message; starts the next one.
     fn take_frame(&mut self) -> Vec<u8> {
         if self.chunk.len() == HEADER_SIZE {
             return Vec::new();

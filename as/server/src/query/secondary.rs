@@ -1,17 +1,18 @@
 //! Walking a partition by a secondary index: by key, then by digest, in the order in which clients page.
 //!
 //! # Beside writers
-//! The entries of a partition are taken at one moment, up to [`PORTION_SIZE_MAX`] of them. In that moment each
-//! record has the keys that it has, so what matches throughout the query is among them once for each of its keys,
-//! and is sent once: where a record may have several entries, those that were sent are remembered. So they are
-//! where there are more entries than one portion has, since a record may change its key between two portions.
+//! The entries of a partition are collected at one moment, up to [`PORTION_SIZE_MAX`] of them. At that moment each
+//! record has its keys, so a record that matches throughout the query is among them once for each of its keys. It is
+//! sent once: if a record may have several entries, the sent records are remembered. They are also remembered if there
+//! are more entries than one portion holds, since a record may change its key between two portions.
 //!
-//! Nothing is remembered from one page of a client to the next, nor could a record tell: a value of it that comes before the
-//! end of the last page may be newer than that page. So a record comes again on each page where it has a value.
+//! Nothing is remembered from one page of a client to the next, and a record could not tell either: a value of it that
+//! comes before the end of the last page may be newer than that page. So a record appears again on each page where it
+//! has a value.
 //!
-//! Records are read later, when an entry may have gone. An entry of an integer says all that is asked of its record, so the
-//! record is not looked at if no entry of the partition has gone since they were taken. The times at which records were last
-//! updated do not tell that: a copy that another node sends now may have been made long ago.
+//! Records are read later, when an entry may have been removed. An integer entry tells everything about the condition,
+//! so the record is not checked if no entry of the partition was removed since they were collected. Last-update-times
+//! do not tell that: a copy that another node sends now may be old.
 
 use std::collections::HashSet;
 use std::ops::ControlFlow;
@@ -26,16 +27,15 @@ use super::walked::Stop;
 use crate::index::IndexEntry;
 use crate::namespace::Namespace;
 
-/// Entries that are taken at once.
+/// Index entries collected at once.
 const PORTION_SIZE_MAX: usize = 1 << 16;
-/// The least that are taken where few records are asked for.
+/// Least number collected if few records are wanted.
 const PORTION_SIZE_MIN: usize = 256;
-/// How many records ahead of the one that is read its element, and half as many ahead its stored bytes, are asked
-/// of memory.
+/// How many records ahead of the current one elements are prefetched; stored bytes are prefetched half as far ahead.
 const PREFETCH_DISTANCE: usize = 12;
 
 impl Walker<'_> {
-    /// Goes through one part; breaks when there are enough records.
+    /// Walks through one part; breaks when there are enough records.
     pub(super) fn walk_secondary(
         &mut self,
         condition: &Condition,
@@ -69,7 +69,7 @@ impl Walker<'_> {
         }
     }
 
-    /// Goes through entries that were collected when there had been so many removals.
+    /// Walks through entries that were collected when the number of removals was `removals`.
     fn walk_entries(
         &mut self,
         condition: &Condition,

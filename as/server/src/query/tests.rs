@@ -1,4 +1,4 @@
-//! Queries whose clients are only pretended: what becomes of those that go wrong, and of records that are not on disk yet.
+//! Queries with simulated clients: errors of clients, and records that are not on disk yet.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -17,12 +17,12 @@ use crate::metrics::ServerMetrics;
 use crate::namespace::QueryAccess;
 use crate::transaction::SinkClosed;
 
-/// A client that keeps what it gets, or has a bug.
+/// A client that keeps its replies, or has a bug.
 #[derive(Default)]
 struct Client {
     panics: bool,
     received: Mutex<Vec<u8>>,
-    /// Done while the query waits for it for the first time.
+    /// Called while the query waits for the client for the first time.
     at_first: Mutex<Option<Box<dyn FnOnce() + Send>>>,
 }
 
@@ -68,7 +68,7 @@ fn put_at(namespace: &Namespace, digest: Digest, size: usize) -> Location {
     namespace.write_for_tests(guard, meta, (b"", &bins)).expect("room").location
 }
 
-/// A query for everything.
+/// A query for all records.
 fn query(namespace: &Arc<Namespace>) -> Query {
     Query {
         id: 1,
@@ -88,7 +88,7 @@ fn query(namespace: &Arc<Namespace>) -> Query {
     }
 }
 
-/// Runs a query for everything to its end; returns what its client has received.
+/// Runs a query for all records to its end; returns the bytes that its client received.
 fn run(queries: &Arc<Queries>, namespace: &Arc<Namespace>, panics: bool) -> Vec<u8> {
     let client = Arc::new(Client { panics, ..Client::default() });
     let from = Requester { address: SocketAddr::from(([127, 0, 0, 1], 1)), permit: None };
@@ -149,7 +149,7 @@ fn walk(queries: &Queries, query: Query, client: &Arc<Client>) -> End {
     run.run_thread().expect("its only thread")
 }
 
-/// The messages in what a client has received: those of records count; of others there are result and partition.
+/// The messages that a client received: the number of records, and result and partition of the others.
 fn messages(mut received: &[u8]) -> (usize, Vec<(u8, u32)>) {
     let (mut records, mut others) = (0, Vec::new());
     while let Ok(Some(header)) = proto::frame::FrameHeader::parse(received) {
@@ -196,12 +196,13 @@ fn a_partition_that_is_not_read_here_is_named() {
         assert_eq!(here(Query { access, ..query(&namespace) }), (others, told.clone()));
     }
     assert_eq!(here(Query { set: SetFilter::None, ..query(&namespace) }), (0, told));
-    // A client that names no partitions takes what each node has.
+    // A client that names no partitions gets those of each node.
     let own = Query { has_parts: false, access: QueryAccess::Master, ..query(&namespace) };
     assert_eq!(here(own), (others, vec![]));
 }
 
-/// The client is waited for with the first records. Meanwhile the partition goes; its other records are not sent.
+/// The query waits for its client after the first records. Meanwhile the partition goes; its other records are not
+/// sent.
 #[test]
 fn a_partition_is_not_reserved_while_the_client_is_waited_for() {
     let (queries, namespace) = start("memory {\n data-size 512M\n }");
@@ -286,7 +287,7 @@ fn range_query(queries: &Queries, namespace: &Arc<Namespace>, low: i64, high: i6
     queries.parse(&request, &body, namespace, &mut requester, &Budget::unlimited()).expect("a query")
 }
 
-/// While the query waits for its client, a version of another value takes the place of one that was found: one that was last
+/// While the query waits for its client, a found record is replaced by a version with another value that was last
 /// updated long ago, as a copy from another node may be.
 #[test]
 fn a_record_is_looked_at_again_if_its_entry_went() {

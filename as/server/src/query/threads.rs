@@ -1,9 +1,9 @@
 //! The threads of queries: started when needed, kept for a while, at most `query-threads-limit` at work.
 //!
-//! Threads of long queries have less weight than those that serve clients; short queries have threads of full weight.
+//! Threads of long queries have lower priority than service threads; short queries have threads of full priority.
 //!
 //! # Locking
-//! `state` is taken alone and briefly. A task is queued under it for a thread that is idle, so none is left lying.
+//! `state` is taken alone and briefly. A task for an idle thread is queued under it, so every task is taken.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
@@ -20,9 +20,9 @@ pub(super) type Task = Box<dyn FnOnce() + Send>;
 
 #[derive(Default)]
 struct State {
-    /// Threads at work, those whose task is queued among them.
+    /// Threads at work, including those with a queued task.
     at_work: usize,
-    /// Threads that wait for a task, less the tasks that are queued.
+    /// Threads that wait for a task, minus the queued tasks.
     idle: usize,
     is_stopped: bool,
     handles: Vec<Handle>,
@@ -33,13 +33,13 @@ pub(super) struct Threads {
     name: &'static str,
     niceness: i32,
     state: Mutex<State>,
-    /// `None`: the thread that takes it is to end.
+    /// `None` ends the thread that takes it.
     tasks: Sender<Option<Task>>,
     queue: Receiver<Option<Task>>,
 }
 
 impl Threads {
-    /// Threads called `name` with so much less weight than others, see [`threads::lower_own_priority`].
+    /// Threads called `name` with a priority lowered by `niceness`, see [`threads::lower_own_priority`].
     pub(super) fn new(name: &'static str, niceness: i32) -> Self {
         let (tasks, queue) = unbounded();
         Threads { name, niceness, state: Mutex::default(), tasks, queue }
@@ -50,7 +50,7 @@ impl Threads {
         self.state.lock().at_work
     }
 
-    /// Has a thread do `task`, unless `limit` are at work; returns whether one does.
+    /// Gives a thread `task`, unless `limit` are at work; returns whether it did.
     pub(super) fn try_spawn(self: &Arc<Self>, limit: usize, task: Task) -> bool {
         let mut state = self.state.lock();
         if state.is_stopped || state.at_work >= limit {
@@ -59,7 +59,7 @@ impl Threads {
         if state.idle > 0 {
             state.idle -= 1;
             state.at_work += 1;
-            // The queue is open as long as `self` is there.
+            // The queue is open as long as `self` exists.
             return self.tasks.send(Some(task)).is_ok();
         }
         let own = Arc::clone(self);
@@ -76,7 +76,7 @@ impl Threads {
         }
         let mut task = first;
         loop {
-            // A panic is a bug of ours: it costs the task, and the thread counts as idle again.
+            // A panic is a bug of ours: it costs only the task, and the thread counts as idle again.
             if catch_unwind(AssertUnwindSafe(task)).is_err() {
                 cf::critical!(Query, "a thread of queries goes on after an internal error");
             }
@@ -99,7 +99,7 @@ impl Threads {
         }
     }
 
-    /// Takes a task that was queued just now, or else counts the thread as idle no more.
+    /// Takes a task that was just queued, or else stops counting the thread as idle.
     fn end_idle(&self) -> Option<Task> {
         let mut state = self.state.lock();
         match self.queue.try_recv() {
@@ -122,7 +122,7 @@ impl Threads {
             std::mem::take(&mut state.handles)
         };
         for handle in handles {
-            // One that panicked has said so.
+            // A thread that panicked has logged it.
             let _ = handle.join();
         }
     }

@@ -1,8 +1,9 @@
-//! The partition that a thread of a query walks through. It is reserved while the thread works on it, so that its records are
-//! not dropped, and not while the thread waits for its client, for a disk to be written to or for the rate.
+//! The partition that a thread of a query walks through. It is reserved while the thread works on it, so that its
+//! records are not dropped, and not while the thread waits for its client, for a disk, or for the rate.
 //!
-//! Whoever takes the partition out of service waits for the reservation. The thread sees that at its next record and gives the
-//! partition up. If it has begun another life, with another tree id, while it was not reserved, it counts as lost too.
+//! A thread that takes the partition out of service waits for the reservation. The walking thread notices that at its
+//! next record and gives the partition up. If the partition has begun another life, with another tree id, while it was
+//! not reserved, it counts as lost too.
 
 use super::job::End;
 use crate::index::PartitionId;
@@ -13,7 +14,7 @@ use crate::namespace::{PartitionReservation, Partitions, QueryAccess};
 pub(super) enum Stop {
     /// The query ends.
     Query(End),
-    /// The partition is not read here any more; others may be.
+    /// The partition is not read here any more; other partitions may be.
     PartitionLost,
 }
 
@@ -23,12 +24,12 @@ impl From<End> for Stop {
     }
 }
 
-/// A partition on the way of a query.
+/// A partition that a query walks through.
 pub(super) struct WalkedPartition<'a> {
     partitions: &'a Partitions,
     id: PartitionId,
     access: QueryAccess,
-    /// The life that it is in.
+    /// The tree id of its present life.
     tree_id: u8,
     reservation: Option<PartitionReservation<'a>>,
 }
@@ -41,12 +42,12 @@ impl<'a> WalkedPartition<'a> {
         Some(WalkedPartition { partitions, id, access, tree_id, reservation: Some(reservation) })
     }
 
-    /// Gives the reservation back: the thread is going to wait.
+    /// Releases the reservation before a wait.
     pub(super) fn release(&mut self) {
         self.reservation = None;
     }
 
-    /// Goes on with the partition, which is reserved again if it was released.
+    /// Continues with the partition, which is reserved again if it was released.
     ///
     /// # Errors
     /// When it is taken out of service, or was meanwhile.
@@ -60,7 +61,7 @@ impl<'a> WalkedPartition<'a> {
 
     #[cold]
     fn reserve_again(&mut self) -> Result<(), Stop> {
-        // Given back first: somebody may wait for it.
+        // Released first: another thread may wait for it.
         self.release();
         let reserved = self.partitions.reserve_for_query(self.id, self.access);
         self.reservation = reserved.filter(|reservation| reservation.tree_id() == self.tree_id);
