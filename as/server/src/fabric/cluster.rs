@@ -1,6 +1,7 @@
-//! The cluster as info answers and transactions see it. The cluster thread changes it; for a node alone it never changes.
+//! The cluster as info answers and transactions see it. The cluster thread changes it; on a single node it never
+//! changes.
 //!
-//! The partitions themselves are in their [`Namespace`]s; here is what is one for all of them.
+//! The partitions are in their [`Namespace`]s; this is the state common to all namespaces.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering::*};
@@ -14,47 +15,47 @@ use crate::namespace::Namespace;
 
 /// Milliseconds of the clock that a cluster key is made from are kept in 48 bits.
 const CLUSTER_KEY_MASK: u64 = (1 << 48) - 1;
-/// Before partitions were dealt out for the first time.
+/// Value before the first rebalance.
 const PARTITION_GENERATION_NONE: i64 = -1;
 
-/// Who belongs to the cluster, as of the last rebalance.
+/// The members of the cluster, as of the last rebalance.
 #[derive(Clone, Debug)]
 pub(crate) struct ClusterView {
     /// Random; the same on all nodes of a cluster, new with every change of it. 0 before the first cluster.
     pub(crate) key: u64,
     /// The nodes, the principal first.
     pub(crate) succession: Vec<u64>,
-    /// When the partitions were last dealt out.
+    /// Time of the last rebalance.
     pub(crate) rebalanced: Instant,
 }
 
-/// What clustering says at the moment.
+/// The present state of clustering.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct ClusterState {
-    /// The node is in a cluster.
+    /// Whether the node is in a cluster.
     pub(crate) is_member: bool,
-    /// All that it hears from agree on one cluster.
+    /// Whether all nodes that it hears agree on one cluster.
     pub(crate) has_integrity: bool,
-    /// Migrations may run.
+    /// Whether migrations may run.
     pub(crate) allows_migrations: bool,
-    /// Largest difference of another node's wall clock to ours.
+    /// Largest difference between another node's wall clock and ours.
     pub(crate) clock_skew_ms: u64,
 }
 
 /// The cluster of this node.
 pub(crate) struct Cluster {
     pub(crate) node_id: u64,
-    /// Made at the start: the key of a node that is alone.
+    /// The key of the node's own cluster, made at the start.
     own_key: u64,
     view: ArcSwap<ClusterView>,
     state: ArcSwap<ClusterState>,
     partition_generation: AtomicI64,
     rebalance_generation: AtomicU64,
-    /// Where replicas are placed, by namespace, as of the last rebalance; empty for a node alone.
+    /// Placement of replicas by namespace, as of the last rebalance; empty on a single node.
     placements: ArcSwap<Vec<Placement>>,
-    /// The node is to be quiesced with the next rebalance.
+    /// Whether the node is to be quiesced at the next rebalance.
     pub(crate) is_quiesce_pending: AtomicBool,
-    /// Changes with the other nodes that clients are told of.
+    /// The list of other nodes for clients.
     pub(crate) peers: super::services::PeerList,
 }
 
@@ -89,12 +90,12 @@ impl Cluster {
         Cluster::new(node_id, vec![node_id], true)
     }
 
-    /// That of a node which looks for others, and is in no cluster until the cluster thread says so.
+    /// The cluster of a node that looks for others; it is in none until the cluster thread reports one.
     pub(crate) fn looking_for_others(node_id: u64) -> Self {
         Cluster::new(node_id, Vec::new(), false)
     }
 
-    /// Deals the partitions of `namespaces` out to this node, which is alone.
+    /// Deals the partitions of `namespaces` to this single node.
     ///
     /// # Errors
     /// When the versions cannot be written to the devices of a namespace.
@@ -105,7 +106,7 @@ impl Cluster {
         Ok(())
     }
 
-    /// The partitions were dealt out for this cluster.
+    /// Notes a rebalance of this cluster.
     pub(super) fn rebalanced(&self, key: u64, succession: Vec<u64>) {
         self.view.store(Arc::new(ClusterView { key, succession, rebalanced: Instant::now() }));
         self.rebalance_generation.fetch_add(1, Relaxed);
@@ -115,12 +116,12 @@ impl Cluster {
         self.placements.store(Arc::new(placements));
     }
 
-    /// Where replicas of the namespace at `position` are placed.
+    /// Placement of replicas of the namespace at `position`.
     pub(crate) fn placement(&self, position: usize) -> Placement {
         self.placements.load().get(position).cloned().unwrap_or_default()
     }
 
-    /// Clients must ask for the owners of partitions again.
+    /// Notes that clients must ask for the owners of partitions again.
     pub(super) fn map_changed(&self) {
         self.partition_generation.fetch_add(1, Relaxed);
     }
@@ -129,12 +130,12 @@ impl Cluster {
         self.state.store(Arc::new(state));
     }
 
-    /// Who belongs to it.
+    /// The members of the cluster.
     pub(crate) fn view(&self) -> Arc<ClusterView> {
         self.view.load_full()
     }
 
-    /// What clustering says.
+    /// The state of clustering.
     pub(crate) fn state(&self) -> ClusterState {
         **self.state.load()
     }
@@ -144,7 +145,7 @@ impl Cluster {
         self.view.load().key
     }
 
-    /// What changes of metadata are made under.
+    /// The key under which metadata is changed.
     pub(crate) fn own_key(&self) -> u64 {
         self.own_key
     }
@@ -159,17 +160,17 @@ impl Cluster {
         self.view.load().succession.len()
     }
 
-    /// Changes when clients must ask for the owners of partitions again; -1 until they have been dealt out.
+    /// Changes when clients must ask for the owners of partitions again; -1 before the first rebalance.
     pub(crate) fn partition_generation(&self) -> i64 {
         self.partition_generation.load(Relaxed)
     }
 
-    /// Whether partitions have been dealt out.
+    /// Whether there has been a rebalance.
     pub(crate) fn is_balanced(&self) -> bool {
         self.rebalance_generation() != 0
     }
 
-    /// Counts the times that partitions were dealt out.
+    /// Number of rebalances.
     pub(crate) fn rebalance_generation(&self) -> u64 {
         self.rebalance_generation.load(Relaxed)
     }

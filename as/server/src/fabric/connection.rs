@@ -1,7 +1,7 @@
-//! A connection to another node, as any thread sees it, and the connections that there are to a node.
+//! A connection to another node, as all threads see it, and the set of connections to a node.
 //!
 //! # Locks
-//! One mutex for the outbox of each connection, held to append to it or to take what is in it.
+//! One mutex for the outbox of each connection, held to append to it or to take its bytes.
 
 use std::net::TcpStream;
 use std::sync::Arc;
@@ -16,9 +16,9 @@ use super::postbox::Postbox;
 use crate::peer_frames::{PeerFrames, PeerPlace};
 use crate::tls::PeerSession;
 
-/// Bytes that may wait to be sent on a connection: a stalled peer keeps no more memory than that, and a message to it.
+/// Most bytes that wait to be sent on a connection, plus one message: so a stalled peer uses bounded memory.
 const OUTBOX_SIZE_MAX: usize = 16 << 20;
-/// With so much waiting the next connection of the channel is used.
+/// With this many bytes waiting, the next connection of the channel is used.
 const BUSY_SIZE: usize = 64 << 10;
 
 /// Why a message was not sent.
@@ -30,17 +30,17 @@ pub(crate) enum SendError {
     Full,
 }
 
-/// An outgoing connection that there is to be.
+/// An outgoing connection to be made.
 pub(super) struct Dial {
     pub(super) peer: Arc<Peer>,
     pub(super) channel: Channel,
-    /// Attempts that failed one after the other.
+    /// Number of failed attempts in a row.
     pub(super) failures: u32,
 }
 
-/// What is posted to a fabric thread.
+/// A message to a fabric thread.
 pub(super) enum Post {
-    /// A connection of another node that has said for which channel it is, with what else has come on it.
+    /// A connection of another node that has named its channel, with the bytes received after that.
     Adopt(Arc<Connection>, PeerFrames, Option<Box<PeerSession>>),
     /// Connect to another node.
     Dial(Dial),
@@ -56,20 +56,20 @@ struct Outbox {
     is_closed: bool,
 }
 
-/// A connection, open or about to be.
+/// A connection that is open or being opened.
 pub(super) struct Connection {
     pub(super) stream: TcpStream,
     pub(super) peer: Arc<Peer>,
     pub(super) channel: Channel,
-    /// Under which its thread knows it.
+    /// Its token on its thread.
     pub(super) token: u64,
     thread: Arc<Postbox<Post>>,
     outbox: Mutex<Outbox>,
-    /// Bytes in the outbox and those that its thread is sending.
+    /// Bytes in the outbox, and those that its thread is sending.
     backlog: AtomicUsize,
-    /// The thread has been told to look.
+    /// Whether the thread has been told to look at it.
     is_told: AtomicBool,
-    /// The other side has answered.
+    /// Whether the other side has answered.
     is_established: AtomicBool,
 }
 
@@ -94,17 +94,17 @@ impl Connection {
         })
     }
 
-    /// The other side has answered.
+    /// Notes that the other side has answered.
     pub(super) fn establish(&self) {
         self.is_established.store(true, Release);
     }
 
-    /// Whether it has.
+    /// Whether the other side has answered.
     pub(super) fn is_established(&self) -> bool {
         self.is_established.load(Acquire)
     }
 
-    /// Puts a message behind those that wait to be sent.
+    /// Queues a message behind the waiting ones.
     fn queue(&self, message: &[u8]) -> Result<(), SendError> {
         let mut outbox = self.outbox.lock();
         if outbox.is_closed {
@@ -126,34 +126,34 @@ impl Connection {
         }
     }
 
-    /// Takes what waits, for its thread to send: into `sending`, which is empty.
+    /// Moves the waiting bytes to `sending`, which is empty, for its thread to send.
     pub(super) fn take_outbox(&self, sending: &mut Vec<u8>) {
         self.is_told.swap(false, AcqRel);
         std::mem::swap(&mut self.outbox.lock().bytes, sending);
     }
 
-    /// Whether it is to be closed.
+    /// Whether it must be closed.
     pub(super) fn is_closed(&self) -> bool {
         self.outbox.lock().is_closed
     }
 
-    /// Its thread has bytes to send that were not queued here.
+    /// Counts bytes that its thread sends and that were not queued here.
     pub(super) fn expect(&self, size: usize) {
         self.backlog.fetch_add(size, Relaxed);
     }
 
-    /// Some bytes are on their way.
+    /// Notes that some bytes were sent.
     pub(super) fn sent(&self, size: usize) {
         self.backlog.fetch_sub(size, Relaxed);
     }
 
-    /// Nothing is sent any more; its thread closes it.
+    /// Ends sending; its thread closes it.
     pub(super) fn close(&self) {
         let mut outbox = self.outbox.lock();
         outbox.is_closed = true;
         outbox.bytes = Vec::new();
         drop(outbox);
-        // It may be told already, and wait until the peer reads.
+        // The thread may have been told already, and wait until the peer reads.
         self.thread.post(Post::Look(self.token));
     }
 }
@@ -161,9 +161,9 @@ impl Connection {
 /// Another node.
 pub(super) struct Peer {
     pub(super) node: NodeId,
-    /// Heartbeats say that it is alive: connections to it are made again when they break.
+    /// Whether heartbeats show that it is alive: then broken connections to it are made again.
     is_alive: AtomicBool,
-    /// Where it takes connections.
+    /// Addresses where it accepts connections.
     places: Mutex<Vec<PeerPlace>>,
     /// Its connections, by channel.
     channels: [ArcSwap<Vec<Arc<Connection>>>; Channel::ALL.len()],
@@ -179,13 +179,13 @@ impl Peer {
         }
     }
 
-    /// It is alive, and reached at `places`.
+    /// Notes that it is alive and reachable at `places`.
     pub(super) fn arrive(&self, places: Vec<PeerPlace>) {
         *self.places.lock() = places;
         self.is_alive.store(true, Release);
     }
 
-    /// It is gone: all of its connections are closed.
+    /// Notes that it is gone: all of its connections are closed.
     pub(super) fn depart(&self) {
         self.is_alive.store(false, Release);
         for channel in &self.channels {
@@ -197,7 +197,7 @@ impl Peer {
         self.is_alive.load(Acquire)
     }
 
-    /// Where attempt number `attempt` to connect goes.
+    /// The address for attempt number `attempt` to connect.
     pub(super) fn place(&self, attempt: u32) -> Option<PeerPlace> {
         let places = self.places.lock();
         let at = (attempt as usize).checked_rem(places.len())?;
@@ -227,14 +227,14 @@ impl Peer {
             .rcu(|all| all.iter().filter(|one| !Arc::ptr_eq(one, connection)).cloned().collect::<Vec<_>>());
     }
 
-    /// Sends a message on the first connection of the channel that is not busy, or else on the one with the shortest queue:
-    /// as long as one connection is enough, messages gather there and are sent together.
+    /// Sends a message on the first connection of the channel that is not busy, or else on the one with the shortest
+    /// queue: while one connection is enough, messages gather there and are sent together.
     pub(super) fn send(&self, channel: Channel, message: &[u8]) -> Result<(), SendError> {
         self.send_if(channel, message, |_| true)
     }
 
-    /// Sends a message about a record: those about one record take the same connection, as long as there is that, and so stay in
-    /// their order. The first `spread` connections share the records; more of them would only send smaller pieces.
+    /// Sends a message about a record. Messages about one record use the same connection while that exists, and so keep
+    /// their order. The first `spread` connections share the records; more would only send smaller pieces.
     pub(super) fn send_in_order(
         &self,
         channel: Channel,

@@ -1,11 +1,11 @@
-//! The cluster thread: it steps `cluster::node::Node` with what happens, and does what that wants done.
+//! The cluster thread: it passes events to `cluster::node::Node`, and carries out the resulting actions.
 //!
-//! What happens comes through an inbox of bounded length; what does not fit is dropped, as if it was lost on its way. The
-//! thread waits for nobody: connecting, sending and moving records are for others.
+//! Events come through an inbox of bounded length; those that do not fit are dropped, like messages lost on the
+//! network. The thread does not wait: other threads connect, send and move records.
 //!
 //! # Order
-//! Actions are carried out in their order. Changes of partitions gather until an action follows that relies on them: then
-//! they are written to the device headers and shown to transactions, all together.
+//! Actions are carried out in their order. Changes of partitions gather until an action depends on them: then they are
+//! written to the device headers and published to transactions, all together.
 
 use std::collections::BTreeSet;
 use std::io;
@@ -41,18 +41,18 @@ use crate::index::{PARTITION_COUNT, PartitionId};
 use crate::namespace::{Leaving, Namespace, PartitionRow};
 use crate::smd::{Module, Smd};
 
-/// Events that wait for the thread.
+/// Most events that wait for the thread.
 const INBOX_SIZE: usize = 16 << 10;
-/// The longest wait for an event: shorter than the node asks for, so that nothing it waits for is late.
+/// Longest wait for an event: shorter than the node needs, so that its timers are not late.
 const TICK: Duration = Duration::from_millis(25);
-/// Events that are dealt with before time is told to have passed.
+/// Events handled before the next tick.
 const EVENTS_PER_TICK: usize = 256;
-/// Between looks whether the commits under way have ended.
+/// Time between checks whether the commits under way have ended.
 const COMMITS_PERIOD: Duration = Duration::from_millis(1);
-/// How often the numbers of records are told.
+/// How often the numbers of records are reported.
 const COUNT_PERIOD: Duration = Duration::from_secs(5);
 
-/// What happens.
+/// An event for the thread.
 pub(crate) enum DriverEvent {
     /// A heartbeat message of another node.
     Heartbeat(Vec<u8>),
@@ -72,12 +72,12 @@ pub(crate) enum DriverEvent {
     Stop,
 }
 
-/// Where events come in.
+/// The sending end of the thread's inbox.
 #[derive(Clone)]
 pub(crate) struct DriverInbox(Sender<DriverEvent>);
 
 impl DriverInbox {
-    /// Tells the cluster thread; returns false if it is too far behind.
+    /// Posts an event to the cluster thread; returns false if its inbox is full.
     pub(crate) fn tell(&self, event: DriverEvent) -> bool {
         self.0.try_send(event).is_ok()
     }
@@ -89,35 +89,35 @@ impl Handler for DriverInbox {
     }
 }
 
-/// What the thread works with.
+/// The parts that the thread works with.
 pub(crate) struct Surroundings {
     pub(crate) config: Arc<Config>,
     pub(crate) cluster: Arc<Cluster>,
     pub(crate) namespaces: Arc<[Arc<Namespace>]>,
     pub(crate) fabric: Arc<Fabric>,
     pub(crate) heartbeat: Arc<Heartbeat>,
-    /// Who moves records.
+    /// Moves records.
     pub(crate) mover: Arc<dyn RecordMover>,
     pub(crate) smd: Arc<Smd>,
-    /// The modules of metadata that this node keeps.
+    /// The metadata modules that this node keeps.
     pub(crate) modules: Vec<Module>,
-    /// Where other nodes reach the fabric, and the heartbeat of a mesh.
+    /// Endpoints where other nodes reach the fabric, and the heartbeat of a mesh.
     pub(crate) fabric_endpoints: Vec<Endpoint>,
     pub(crate) heartbeat_endpoints: Option<Vec<Endpoint>>,
-    /// Where clients reach this node, as fields of a services message.
+    /// Client addresses of this node, as fields of a services message.
     pub(crate) services: Vec<(u16, Vec<u8>)>,
 }
 
 /// Commits that must end before the node is ready for the cluster with this key.
 struct AwaitedCommits {
     cluster_key: ClusterKey,
-    /// Of each namespace where there are any.
+    /// For each namespace with such commits.
     under_way: Vec<Leaving>,
-    /// One that hangs on a disk holds up the cluster no longer.
+    /// After this time a commit that hangs on a disk no longer delays the cluster.
     until: Instant,
 }
 
-/// The thread, before it starts.
+/// The thread's state before it starts.
 pub(crate) struct Driver {
     around: Surroundings,
     node: Node,
@@ -125,11 +125,11 @@ pub(crate) struct Driver {
     sender: DriverInbox,
     removals: Removals,
     metadata: MetadataInbox,
-    /// Partitions whose state is not shown yet.
+    /// Partitions whose new state is not published yet.
     changed: BTreeSet<MemberPartition>,
-    /// Of these, those whose records are to be removed then.
+    /// Those of them whose records are removed after publication.
     dropped: Vec<MemberPartition>,
-    /// Of these, those that are shown only when what an earlier life of theirs has left is removed.
+    /// Those of them that are published only after the records of an earlier life are removed.
     delayed: BTreeSet<MemberPartition>,
     /// The replication factors in effect, once they are known.
     factors: Option<Vec<u32>>,
@@ -139,7 +139,7 @@ pub(crate) struct Driver {
 }
 
 impl Driver {
-    /// A thread with nobody around yet.
+    /// State before any other node is known.
     pub(super) fn new(around: Surroundings, metadata: MetadataInbox) -> Self {
         let (sender, inbox) = bounded(INBOX_SIZE);
         let now = now();
@@ -174,12 +174,12 @@ impl Driver {
         }
     }
 
-    /// Where events come in.
+    /// The sending end of its inbox.
     pub(crate) fn inbox(&self) -> DriverInbox {
         self.sender.clone()
     }
 
-    /// Has this thread take the messages that are about the cluster.
+    /// Registers this thread for messages about the cluster.
     pub(crate) fn handle(&self, handlers: &mut Handlers) {
         for message_type in [MessageType::Clustering, MessageType::Exchange, MessageType::Services] {
             handlers.add(message_type, Arc::new(self.inbox()));
@@ -243,7 +243,7 @@ impl Driver {
         self.take_over_migration_settings();
         self.wish_placements();
         self.step(Event::Tick);
-        // The time before the step: what came later it has not seen.
+        // The time before the step: the step has not seen later events.
         let until_ms = now_ms + timing.node_timeout_ms();
         self.around.namespaces.iter().for_each(|namespace| namespace.partitions.serve_until(until_ms));
         self.show_clock();
@@ -261,7 +261,7 @@ impl Driver {
         }
     }
 
-    /// Takes over what the configuration says of racks and balance by now.
+    /// Applies the configuration's present settings of racks and balance.
     fn wish_placements(&mut self) {
         for (at, namespace) in self.around.config.namespaces.iter().enumerate() {
             let params = &namespace.params;
@@ -275,7 +275,7 @@ impl Driver {
         self.node.set_size_min(self.around.config.service.min_cluster_size.get() as usize);
     }
 
-    /// Shows what clustering says.
+    /// Publishes the state of clustering.
     fn show_state(&self) {
         let clustering = self.node.clustering();
         let skew_ms =
@@ -289,7 +289,7 @@ impl Driver {
         });
     }
 
-    /// Has the device headers say what has changed since the last time.
+    /// Writes changed partitions to the device headers.
     fn store_versions(&self) {
         for namespace in self.around.namespaces.iter() {
             if let Err(error) = namespace.partitions.store_versions(&namespace.storage) {
@@ -298,7 +298,7 @@ impl Driver {
         }
     }
 
-    /// Records are written after what other nodes have written, as far as this one has heard of them.
+    /// Publishes a time for new records, so that they are later than writes of other nodes that this one has heard of.
     fn show_clock(&mut self) {
         let floor_ms = self.node.update_time_ms(now());
         self.around.namespaces.iter().for_each(|namespace| namespace.partitions.write_not_before(floor_ms));
@@ -319,7 +319,7 @@ impl Driver {
         }
     }
 
-    /// Shows what is on its way.
+    /// Publishes the migrations under way.
     fn show_migrations(&self) {
         for (at, namespace) in self.around.namespaces.iter().enumerate() {
             let mut shown = namespace.migration_load.lock();
@@ -332,7 +332,7 @@ impl Driver {
         }
     }
 
-    /// Tells how many records partitions have, so that small ones migrate first.
+    /// Reports the number of records of partitions, so that small ones migrate first.
     fn count_records(&mut self) {
         for (at, namespace) in self.around.namespaces.iter().enumerate() {
             if self.node.emigrations_remaining() != 0 {
@@ -392,7 +392,7 @@ impl Driver {
     fn send_services(&self, to: NodeId, services: &Services) {
         let mut bytes = Vec::new();
         services.encode(&mut bytes);
-        // It is sent again until it is acknowledged.
+        // The message is sent again until it is acknowledged.
         let _ = self.around.fabric.send(to, Channel::Control, &bytes);
     }
 
@@ -406,7 +406,7 @@ impl Driver {
                 if to == self.node.id() {
                     self.sender.tell(DriverEvent::Message { from: to, bytes: message });
                 } else if let Err(error) = self.around.fabric.send(to, channel, &message) {
-                    // Whatever matters is sent again.
+                    // Important messages are sent again.
                     cf::detail!(Fabric, "message to node {to} not sent: {error:?}");
                 }
             }
@@ -465,13 +465,13 @@ impl Driver {
         }
     }
 
-    /// Gives an order about records, when what it relies on is shown.
+    /// Gives an order about records, after the changes that it relies on are published.
     fn order(&mut self, order: MoveOrder) {
         self.show_partitions();
         self.around.mover.take_order(order);
     }
 
-    /// As [`order`](Self::order), about those of a partition, if it is here.
+    /// As [`order`](Self::order), for the records of a partition that is here.
     fn order_move(
         &mut self,
         partition: MemberPartition,
@@ -483,7 +483,8 @@ impl Driver {
         }
     }
 
-    /// Shows that writes are held, and waits for the commits under way: what has not begun to commit is judged again.
+    /// Publishes that writes are held, and waits for the commits under way: a transaction that has not begun to commit
+    /// is checked again.
     fn await_writes(&mut self, cluster_key: ClusterKey) {
         self.show_partitions();
         let namespaces = self.around.namespaces.iter();
@@ -492,7 +493,7 @@ impl Driver {
         self.awaited = Some(AwaitedCommits { cluster_key, under_way, until: Instant::now() + node_timeout });
     }
 
-    /// Tells the node when the commits that it waits for have ended.
+    /// Tells the node when the awaited commits have ended.
     fn look_after_commits(&mut self) {
         let Some(awaited) = &mut self.awaited else { return };
         awaited.under_way.retain_mut(|under_way| !under_way.is_over());
@@ -515,8 +516,8 @@ impl Driver {
     fn tree(&mut self, partition: MemberPartition, tree: Tree) {
         match tree {
             Tree::Keep => {}
-            // What an earlier life of the partition has left must be gone before the next one begins. Until then it is out of
-            // service here: whoever has something for it tries again.
+            // The records of the partition's earlier life must be removed before the next one begins. Until then it is
+            // out of service here, and requests for it are retried.
             Tree::Create => {
                 if self.removals.is_pending(partition) {
                     self.delayed.insert(partition);
@@ -576,7 +577,7 @@ impl Driver {
         self.around.cluster.set_placements(placements);
     }
 
-    /// Shows transactions and clients what has changed, once it is in the device headers.
+    /// Publishes changes to transactions and clients, after they are in the device headers.
     fn show_partitions(&mut self) {
         let is_done = |partition: &MemberPartition| !self.removals.is_pending(*partition);
         self.delayed.extract_if(.., is_done).for_each(|partition| _ = self.changed.insert(partition));

@@ -1,4 +1,4 @@
-//! What the cluster thread knows, written to the log when an administrator asks for it.
+//! Writes the state of the cluster thread to the log, when an administrator asks for it.
 
 use std::sync::Arc;
 
@@ -10,30 +10,30 @@ use crate::heartbeat::Heartbeat;
 use crate::index::PARTITION_COUNT;
 use crate::namespace::Namespace;
 
-/// Partitions that are told one by one.
+/// Most partitions that are listed one by one.
 const PARTITIONS_MAX: usize = 200;
 
-/// What it works with.
+/// The parts that the thread works with.
 #[derive(Clone, Copy)]
 pub(super) struct Around<'a> {
     pub(super) namespaces: &'a [Arc<Namespace>],
     pub(super) heartbeat: &'a Heartbeat,
 }
 
-/// A part of what it knows.
+/// A part of its state.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Dump {
     Cluster,
     Heartbeat,
     Clock,
     Skew,
-    /// Partitions one by one too, if asked for.
+    /// Also lists partitions one by one, if asked for.
     Migrations {
         is_verbose: bool,
     },
 }
 
-/// Writes it to the log.
+/// Writes a part of the state to the log.
 pub(super) fn write(dump: Dump, node: &Node, around: Around<'_>, monotonic_ms: u64) {
     match dump {
         Dump::Cluster => write_cluster(node),

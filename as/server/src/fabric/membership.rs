@@ -15,7 +15,7 @@ use super::records::RecordMover;
 use crate::heartbeat::{Heartbeat, HeartbeatSockets};
 use crate::tls::PeerDoor;
 
-/// What a node has that looks for others.
+/// The parts of a node that looks for others.
 pub(crate) struct Membership {
     pub(crate) fabric: Arc<Fabric>,
     pub(crate) heartbeat: Arc<Heartbeat>,
@@ -26,7 +26,7 @@ pub(crate) struct Membership {
 }
 
 impl Membership {
-    /// Starts all threads: from now on other nodes hear of this one. `handlers` take the messages about records.
+    /// Starts all threads, so that other nodes hear of this one. `handlers` take the messages about records.
     ///
     /// # Errors
     /// When the system refuses a thread or file descriptor.
@@ -52,17 +52,17 @@ impl Membership {
         Ok(Membership { fabric, heartbeat, inbox, mover, metadata, threads: Mutex::new(threads) })
     }
 
-    /// Tells the cluster thread; returns false if it is too far behind.
+    /// Posts an event to the cluster thread; returns false if its inbox is full.
     pub(crate) fn tell(&self, event: DriverEvent) -> bool {
         self.inbox.tell(event)
     }
 
-    /// `migrate-threads` has changed.
+    /// Applies a change of `migrate-threads`.
     pub(crate) fn resize_migration(&self) {
         self.mover.resize();
     }
 
-    /// Other nodes hear of this one no more.
+    /// Stops all threads, so that other nodes no longer hear of this one.
     pub(crate) fn stop(&self) {
         self.heartbeat.stop();
         self.inbox.tell(DriverEvent::Stop);

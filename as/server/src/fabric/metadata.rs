@@ -1,9 +1,9 @@
-//! The metadata thread: it steps `cluster::smd::SmdPropagation` with what happens to system metadata in the cluster, and does
-//! what that wants done. Changes of this node's clients wait here until all nodes have them.
+//! The metadata thread: it passes events of system metadata in the cluster to `cluster::smd::SmdPropagation`, and
+//! carries out the resulting actions. Changes by this node's clients wait here until all nodes have them.
 //!
 //! # Threads
-//! One. It writes files and tells listeners, so it is none of those that others wait for. What it hears comes through an
-//! inbox; messages of other nodes that are too many are dropped, and are sent again.
+//! One. It writes files and calls listeners, which takes long, so no other thread waits for it. Events come through an
+//! inbox; surplus messages of other nodes are dropped, and are sent again.
 
 use std::collections::HashMap;
 use std::io;
@@ -24,17 +24,17 @@ use super::network::Fabric;
 use super::peers::Handler;
 use crate::smd::{Module, SetError, Smd, SmdItem, SmdVersion};
 
-/// Messages of other nodes that wait for the thread.
+/// Most messages of other nodes that wait for the thread.
 const MESSAGES_MAX: usize = 4096;
-/// How often time is told to have passed.
+/// Period of ticks.
 const TICK: Duration = Duration::from_millis(25);
-/// How long a change may take. It outlasts the loss of the principal, and of the one that follows.
+/// Longest time of a change. It outlasts the loss of the principal, and of the next one.
 const SET_TIME_MAX: Duration = Duration::from_secs(30);
-/// Modules of which one history counts as a whole: users and roles of a cluster are not mixed with those of a node that
-/// joins.
+/// Modules of which one history wins as a whole: users and roles of a cluster are not mixed with those of a
+/// node that joins.
 const WHOLE_MODULES: &[u32] = &[Module::Security as u32];
 
-/// What happens.
+/// An event for the thread.
 enum MetadataEvent {
     Message { from: NodeId, bytes: Vec<u8> },
     ClusterChanged { cluster_key: ClusterKey, succession: Vec<NodeId> },
@@ -42,19 +42,19 @@ enum MetadataEvent {
     Stop,
 }
 
-/// A change that a client wants.
+/// A change requested by a client.
 struct Change {
     module: u32,
     key: Vec<u8>,
     value: Option<Vec<u8>>,
 }
 
-/// Where events come in.
+/// The sending end of the thread's inbox.
 #[derive(Clone)]
 pub(super) struct MetadataInbox(Sender<MetadataEvent>);
 
 impl MetadataInbox {
-    /// The partitions were dealt out for another cluster.
+    /// Notes that partitions were dealt out for another cluster.
     pub(super) fn cluster_changed(&self, cluster_key: u64, succession: &[NodeId]) {
         let cluster_key = ClusterKey(cluster_key);
         self.tell(MetadataEvent::ClusterChanged { cluster_key, succession: succession.to_vec() });
@@ -65,11 +65,11 @@ impl MetadataInbox {
     }
 
     fn tell(&self, event: MetadataEvent) {
-        // When the thread has ended, so has the server.
+        // After the thread has ended, the server has too.
         let _ = self.0.send(event);
     }
 
-    /// Has a change made in the whole cluster, and waits for that.
+    /// Makes a change in the whole cluster, and waits for that.
     fn set(&self, module: Module, key: &str, value: Option<&str>) -> Result<(), SetError> {
         let (done, result) = bounded(1);
         let value = value.map(|value| value.as_bytes().to_vec());
@@ -90,20 +90,20 @@ impl Handler for MetadataInbox {
     }
 }
 
-/// The thread, before it starts.
+/// The thread's state before it starts.
 pub(super) struct MetadataThread {
     smd: Arc<Smd>,
     fabric: Arc<Fabric>,
     propagation: SmdPropagation,
     inbox: Receiver<MetadataEvent>,
     sender: MetadataInbox,
-    /// Who waits for the changes of this node's clients.
+    /// Clients of this node that wait for changes.
     waiting: HashMap<u64, Sender<SetResult>>,
     last_set: u64,
 }
 
 impl MetadataThread {
-    /// For `modules`, those that something of this server keeps items in.
+    /// For `modules`, those in which this server keeps items.
     pub(super) fn new(smd: &Arc<Smd>, fabric: &Arc<Fabric>, modules: &[Module]) -> Self {
         let (sender, inbox) = unbounded();
         let version = |module: &Module| version_of(*module, smd.version(*module).0);
@@ -120,7 +120,7 @@ impl MetadataThread {
         }
     }
 
-    /// Where events come in.
+    /// The sending end of its inbox.
     pub(super) fn inbox(&self) -> MetadataInbox {
         self.sender.clone()
     }
@@ -130,7 +130,7 @@ impl MetadataThread {
     /// # Errors
     /// When the system refuses it.
     pub(super) fn start(self) -> io::Result<Handle> {
-        // Behind a lock, as it is not for one thread alone.
+        // Behind a lock, because several threads call the closure.
         let (smd, sender) = (Arc::clone(&self.smd), Mutex::new(self.inbox()));
         let handle = threads::spawn_essential("metadata", move || self.run())?;
         smd.propagate_by(Box::new(move |module, key, value| {
@@ -175,7 +175,7 @@ impl MetadataThread {
         }
     }
 
-    /// One event, and what comes of it.
+    /// Handles one event, and carries out the resulting actions.
     fn step(&mut self, event: SmdEvent) {
         let mut next = vec![event];
         while let Some(event) = next.pop() {
@@ -191,7 +191,7 @@ impl MetadataThread {
                 let mut bytes = Vec::new();
                 message.encode(&mut bytes);
                 if let Err(error) = self.fabric.send(to, Channel::Metadata, &bytes) {
-                    // Whatever matters is sent again.
+                    // Important messages are sent again.
                     cf::detail!(Smd, "message to node {to} not sent: {error:?}");
                 }
                 None
@@ -230,7 +230,7 @@ impl MetadataThread {
             }
             SmdAction::Finished { set, result } => {
                 if let Some(waiting) = self.waiting.remove(&set) {
-                    // Who has gone need not know.
+                    // The waiting thread may have gone.
                     let _ = waiting.send(result);
                 }
                 None

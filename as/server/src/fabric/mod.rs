@@ -1,16 +1,18 @@
 //! The cluster as this node sees it, and the connections over which it talks to other nodes.
 //!
-//! To send: [`Fabric::send`]. To receive: a [`Handler`](peers::Handler) for each message type, given to [`Fabric::start`]. A message may get
-//! lost with its connection, or come later than one that was sent after it; whoever needs an answer sends again. Those about one
-//! record keep their order as long as their connection lasts ([`Fabric::send_in_order`]).
+//! To send: [`Fabric::send`]. To receive: a [`Handler`](peers::Handler) for each message type, given to
+//! [`Fabric::start`]. A message may be lost with its connection, or be overtaken by a later one; a sender that needs an
+//! answer sends again. Messages about one record keep their order as long as their connection lasts
+//! ([`Fabric::send_in_order`]).
 //!
 //! # Threads
-//! - A few fabric threads own the connections: those of the channels read-write and bulk are spread over as many as there are
-//!   processors, control and metadata have one thread each. They read, call handlers, and write. Handlers do not wait.
+//! - A few fabric threads own the connections: those of the channels read-write and bulk are distributed over as many
+//!   as there are processors, control and metadata have one thread each. They read, call handlers, and write. Handlers
+//!   must not wait.
 //! - The cluster thread (`driver`) owns the state of the cluster, `cluster::node::Node`.
-//! - The metadata thread (`metadata`) brings changes of system metadata to all nodes.
+//! - The metadata thread (`metadata`) makes changes of system metadata on all nodes.
 //!
-//! Each connection has a bounded queue of its own: a peer that stalls holds up nobody else.
+//! Each connection has a bounded queue of its own: a peer that stalls delays no other.
 
 mod cluster;
 mod connection;

@@ -1,7 +1,7 @@
-//! The fabric: who is connected, and how messages are sent to and received from other nodes.
+//! The fabric: the connections to other nodes, and how messages are sent and received.
 //!
 //! # Locks
-//! One mutex for the list of threads, which only the start and the end take.
+//! One mutex for the list of threads, taken only at the start and the end.
 
 use std::io;
 use std::sync::Arc;
@@ -40,7 +40,7 @@ pub(crate) struct Fabric {
 }
 
 impl Fabric {
-    /// A fabric without connections, on which nobody listens yet.
+    /// A fabric without connections and threads.
     ///
     /// # Errors
     /// When the process has no file descriptor left.
@@ -48,7 +48,7 @@ impl Fabric {
         Ok(Arc::new(Fabric { peers: Arc::new(Peers::new(self_node, settings)?), running: Mutex::default() }))
     }
 
-    /// Starts the threads. Connections come in at `doors`, messages go to `handlers`.
+    /// Starts the threads. `doors` accept connections, `handlers` take messages.
     ///
     /// # Errors
     /// When the system refuses a thread or file descriptor.
@@ -81,13 +81,13 @@ impl Fabric {
         }
     }
 
-    /// The node that this is.
+    /// The id of this node.
     pub(crate) fn self_node(&self) -> NodeId {
         self.peers.self_node()
     }
 
-    /// Sends a whole message, with its header, to another node. It never waits. That it is sent does not say that it
-    /// arrives.
+    /// Sends a whole message, including its header, to another node. It never waits. Success does not mean that the
+    /// message arrives.
     ///
     /// # Errors
     /// When there is no connection, or too much waits to be sent on it.
@@ -95,8 +95,8 @@ impl Fabric {
         self.peers.find(to).ok_or(SendError::NotConnected)?.send(channel, message)
     }
 
-    /// As [`send`](Self::send), on the read-write channel, and in the order of messages about the record of `digest`: unless a
-    /// connection breaks, a message does not overtake one that was sent before.
+    /// As [`send`](Self::send), on the read-write channel, in the order of messages about the record of `digest`:
+    /// unless a connection breaks, a message does not overtake an earlier one.
     ///
     /// # Errors
     /// As [`send`](Self::send).
@@ -107,8 +107,8 @@ impl Fabric {
         peer.send_in_order(Channel::ReadWrite, record, spread, message)
     }
 
-    /// As [`send`](Self::send), but only on connections that the other node has answered on, not on those that are being made:
-    /// for what may be sent elsewhere instead.
+    /// As [`send`](Self::send), but only on connections that the other node has answered on, not on those being made:
+    /// for messages that may be sent to another node instead.
     ///
     /// # Errors
     /// As [`send`](Self::send).
@@ -117,12 +117,12 @@ impl Fabric {
         peer.send_if(channel, message, Connection::is_established)
     }
 
-    /// Whether heartbeats say that a node is alive.
+    /// Whether heartbeats show that a node is alive.
     pub(crate) fn is_alive(&self, node: NodeId) -> bool {
         self.peers.find(node).is_some_and(|peer| peer.is_alive())
     }
 
-    /// A node has arrived: connects to it. It stays connected until it [departs](Self::depart).
+    /// Notes that a node has arrived, and connects to it. It stays connected until it [departs](Self::depart).
     pub(crate) fn arrive(&self, node: NodeId, endpoints: &[Endpoint]) {
         let Some(peer) = self.peers.peer(node) else { return };
         let was_alive = peer.is_alive();
@@ -138,7 +138,7 @@ impl Fabric {
         }
     }
 
-    /// A node has departed: closes its connections, and drops what waits to be sent to it.
+    /// Notes that a node has departed: closes its connections, and drops its waiting messages.
     pub(crate) fn depart(&self, node: NodeId) {
         if let Some(departed) = self.peers.remove(node) {
             departed.depart();
@@ -158,13 +158,13 @@ impl Fabric {
         })
     }
 
-    /// Connections that there are.
+    /// Number of connections.
     pub(crate) fn connection_count(&self) -> usize {
         self.peers.connection_count()
     }
 }
 
-/// As in names of threads.
+/// The channel's part of thread names.
 fn name(channel: Channel) -> &'static str {
     match channel {
         Channel::ReadWrite => "rw",
@@ -188,7 +188,7 @@ mod tests {
     use super::*;
     use crate::config::NetworkConfig;
 
-    /// Keeps what came.
+    /// Keeps the received messages.
     #[derive(Default)]
     struct Kept(Mutex<Vec<(NodeId, u64)>>);
 
@@ -247,7 +247,7 @@ mod tests {
             Err(SendError::NotConnected)
         );
         one.fabric.arrive(NodeId(2), &[two.endpoint]);
-        // 12 that it made; the other side has them too.
+        // It made 12 connections; the other side has accepted them.
         wait_for("connected", || two.fabric.connection_count() == 12);
         let mut sent = Vec::new();
         for (number, channel) in Channel::ALL.into_iter().cycle().take(400).enumerate() {
@@ -264,7 +264,7 @@ mod tests {
         wait_for("the answer has come", || one.kept.0.lock().len() == 1);
         two.fabric.depart(NodeId(1));
         assert_eq!(two.fabric.connection_count(), 0);
-        // It is alive for the other side, which connects again.
+        // The other side considers it alive, and connects again.
         wait_for("connected again", || two.fabric.connection_count() == 12);
         one.fabric.depart(NodeId(2));
         wait_for("gone", || one.fabric.connection_count() == 0 && two.fabric.connection_count() == 0);

@@ -1,4 +1,4 @@
-//! What the threads of the fabric share: the other nodes, the threads themselves, and who takes messages.
+//! State shared by the fabric's threads: the other nodes, the threads themselves, and the handlers of messages.
 //!
 //! # Locks
 //! The map of peers is replaced as a whole under a mutex and read without a lock.
@@ -20,21 +20,21 @@ use crate::config::NetworkConfig;
 use crate::peer_frames::PeerReach;
 use crate::tls::TlsPort;
 
-/// Nodes of which connections are kept, whether they are alive or not.
+/// Most nodes whose connections are kept, alive or not.
 const PEERS_MAX: usize = 512;
 
-/// Takes messages of one type. It runs on a fabric thread, which other messages wait for: it does not wait.
+/// Takes messages of one type. It runs on a fabric thread, which delays other messages, so it must not wait.
 pub(crate) trait Handler: Send + Sync {
-    /// A whole message of `from`, with its header. Its bytes are not checked.
+    /// Takes a whole message of `from`, including its header. Its bytes are not checked.
     fn take(&self, from: NodeId, message: &[u8]);
 }
 
-/// Who takes messages, by their types; what nobody takes is dropped.
+/// The handlers of messages by type; messages without a handler are dropped.
 #[derive(Default)]
 pub(crate) struct Handlers(BTreeMap<u16, Arc<dyn Handler>>);
 
 impl Handlers {
-    /// Has `handler` take messages of `message_type`.
+    /// Registers `handler` for messages of `message_type`.
     pub(crate) fn add(&mut self, message_type: MessageType, handler: Arc<dyn Handler>) {
         self.0.insert(message_type as u16, handler);
     }
@@ -44,7 +44,7 @@ impl Handlers {
     }
 }
 
-/// What the configuration says of the fabric.
+/// The fabric's settings from the configuration.
 #[derive(Clone)]
 pub(crate) struct FabricSettings {
     /// Connections to each peer, by channel.
@@ -53,9 +53,9 @@ pub(crate) struct FabricSettings {
     threads: [usize; Channel::ALL.len()],
     /// Idle time before the first probe, time between probes, and their number.
     pub(super) keepalive: Option<(Duration, Duration, u32)>,
-    /// What connections with TLS are made with, if there are any.
+    /// Settings of TLS connections, if there are any.
     pub(super) tls: Option<Arc<TlsPort>>,
-    /// How other nodes may be connected to.
+    /// How this node may connect to other nodes.
     pub(super) reach: PeerReach,
 }
 
@@ -103,7 +103,7 @@ pub(super) struct Peers {
 }
 
 impl Peers {
-    /// None yet.
+    /// Starts without other nodes.
     ///
     /// # Errors
     /// When the process has no file descriptor left.
@@ -125,12 +125,12 @@ impl Peers {
         self.self_node
     }
 
-    /// What is kept of a node, if anything is.
+    /// The record of a node, if there is one.
     pub(super) fn find(&self, node: NodeId) -> Option<Arc<Peer>> {
         self.peers.load().get(&node).cloned()
     }
 
-    /// What is kept of a node, alive or not; `None` when there are too many.
+    /// The record of a node, alive or not; `None` if there are too many.
     pub(super) fn peer(&self, node: NodeId) -> Option<Arc<Peer>> {
         let _changing = self.changing.lock();
         let peers = self.peers.load();
@@ -147,7 +147,7 @@ impl Peers {
         Some(peer)
     }
 
-    /// Keeps nothing of a node any more; gives what was kept.
+    /// Removes the record of a node and returns it.
     pub(super) fn remove(&self, node: NodeId) -> Option<Arc<Peer>> {
         let _changing = self.changing.lock();
         let mut peers = BTreeMap::clone(&self.peers.load());
@@ -156,25 +156,25 @@ impl Peers {
         removed
     }
 
-    /// What `visit` makes of each.
+    /// The results of `visit` for all nodes.
     pub(super) fn visit<T>(&self, visit: impl Fn(&Peer) -> T) -> Vec<T> {
         self.peers.load().values().map(|peer| visit(peer)).collect()
     }
 
-    /// Connections that there are.
+    /// Number of connections.
     pub(super) fn connection_count(&self) -> usize {
         let peers = self.peers.load();
         let of_peer = |peer: &Arc<Peer>| Channel::ALL.map(|channel| peer.connection_count(channel));
         peers.values().flat_map(of_peer).sum()
     }
 
-    /// Those of the threads that own connections of a channel.
+    /// The postboxes of the threads that own connections of a channel.
     pub(super) fn postboxes(&self, channel: Channel) -> &Postboxes {
         &self.postboxes[channel as usize]
     }
 
-    /// The postbox of the thread that owns connection number `number` of a channel to `node`: that of the first connections
-    /// is another one for each node, as they carry most.
+    /// The postbox of the thread that owns connection number `number` of a channel to `node`. The first connections of
+    /// the nodes, which carry most messages, are spread over the threads.
     pub(super) fn postbox(&self, node: NodeId, channel: Channel, number: usize) -> &Arc<Postbox<Post>> {
         let postboxes = self.postboxes(channel);
         let first = cf::wyhash::hash64(&node.0.to_le_bytes()) as usize;

@@ -1,7 +1,7 @@
-//! How other threads reach a fabric thread: what they post, and how they wake it.
+//! The postbox of a fabric thread: posting to it, and waking it.
 //!
-//! A thread that is awake looks into its postbox before it sleeps again, so nobody needs to wake it: what many threads post
-//! meanwhile costs no system call.
+//! A thread that is awake checks its postbox before it sleeps again, so nobody needs to wake it: posts of many threads
+//! in between cost no system call.
 
 use std::io;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::AcqRel, Ordering::Relaxed};
@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::AcqRel, Ordering::Relax
 use cf::sys::eventfd::EventFd;
 use crossbeam::queue::SegQueue;
 
-/// Where what is for a thread waits.
+/// Posts that wait for a thread.
 pub(super) struct Postbox<P> {
     posts: SegQueue<P>,
     is_asleep: AtomicBool,
@@ -31,14 +31,14 @@ impl<P> Postbox<P> {
         })
     }
 
-    /// A token for a connection that the thread is to own.
+    /// A token for a connection of the thread.
     pub(super) fn new_token(&self) -> u64 {
         self.last_token.fetch_add(1, Relaxed) + 1
     }
 
     pub(super) fn post(&self, post: P) {
         self.posts.push(post);
-        // Either the thread sees the post before it sleeps, or it is seen to be asleep here.
+        // Either the thread sees the post before it sleeps, or this code sees that it is asleep.
         if self.is_asleep.swap(false, AcqRel) {
             self.wake.signal();
         }
@@ -48,13 +48,13 @@ impl<P> Postbox<P> {
         self.posts.pop()
     }
 
-    /// The thread is about to sleep; returns whether it may.
+    /// Prepares the thread to sleep; returns whether it may.
     pub(super) fn fall_asleep(&self) -> bool {
         self.is_asleep.swap(true, AcqRel);
         self.posts.is_empty() || !self.is_asleep.swap(false, AcqRel)
     }
 
-    /// The thread is awake again.
+    /// Notes that the thread is awake again.
     pub(super) fn wake_up(&self) {
         self.is_asleep.swap(false, AcqRel);
     }

@@ -1,11 +1,11 @@
-//! From the state of partitions in the cluster thread to the partitions that transactions see.
+//! Converts the state of partitions in the cluster thread to the rows that transactions see.
 
 use cluster::balance::Partition;
 use proto::peer::NodeId;
 
 use crate::namespace::{PartitionRow, Replica};
 
-/// What a node shows of a partition.
+/// The published row of a partition.
 pub(super) fn row_of(partition: &Partition) -> PartitionRow {
     let immigrates = |place: usize| partition.immigrators.get(place).copied().unwrap_or(false);
     let replica =

@@ -1,4 +1,4 @@
-//! What the cluster thread asks of those who move records between nodes.
+//! Orders of the cluster thread to the part that moves records between nodes, and its reports.
 
 use std::sync::Arc;
 
@@ -7,30 +7,30 @@ use proto::peer::NodeId;
 use crate::index::PartitionId;
 use crate::namespace::Namespace;
 
-/// Something to do with the records of a partition.
+/// An order about the records of a partition.
 pub(crate) enum MoveOrder {
-    /// Send all, and tell the cluster thread when the receiver has acknowledged them.
+    /// Send all records, and report when the receiver has acknowledged them.
     Send {
         to: NodeId,
         emigration_id: u32,
         namespace: Arc<Namespace>,
         partition: PartitionId,
-        /// The receiver understands what is told of removed records.
+        /// Whether the receiver understands messages about removals.
         tells_removals: bool,
     },
-    /// Send no more, and wait for nothing more.
+    /// Stop sending and waiting.
     Stop { emigration_id: u32 },
-    /// No write begins in the partition any more: tell the cluster thread when those under way have ended.
+    /// No write may begin in the partition any more: report when those under way have ended.
     HandOver { emigration_id: u32, namespace: Arc<Namespace>, partition: PartitionId },
-    /// Take those in that come from a node under its number for them.
+    /// Receive records from a node under its number for them.
     Receive { from: NodeId, emigration_id: u32, namespace: Arc<Namespace>, partition: PartitionId },
-    /// No more come under that number.
+    /// No more records come under that number.
     Received { from: NodeId, emigration_id: u32 },
-    /// Take none in any more.
+    /// Stop receiving.
     StopReceiving,
 }
 
-/// What the cluster thread is told.
+/// A report to the cluster thread.
 pub(crate) enum MoveReport {
     /// All records of an emigration are sent and acknowledged.
     Sent { emigration_id: u32 },
@@ -40,18 +40,18 @@ pub(crate) enum MoveReport {
     Message { from: NodeId, bytes: Vec<u8> },
 }
 
-/// Tells the cluster thread; returns false if it is too far behind.
+/// Posts a report to the cluster thread; returns false if its inbox is full.
 pub(crate) type MoveReports = Box<dyn Fn(MoveReport) -> bool + Send + Sync>;
 
 /// Moves records, in threads of its own.
 pub(crate) trait RecordMover: Send + Sync {
-    /// Reports go to `reports`. Called once, before the first order.
+    /// Sets the destination of reports. Called once, before the first order.
     fn report_to(&self, reports: MoveReports);
 
-    /// Takes an order of the cluster thread, which does not wait for it to be carried out.
+    /// Accepts an order of the cluster thread, without waiting for its completion.
     fn take_order(&self, order: MoveOrder);
 
-    /// There are to be as many threads as the configuration says now.
+    /// Applies the configured number of threads.
     fn resize(&self);
 
     /// Ends the threads.

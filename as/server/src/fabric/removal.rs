@@ -1,8 +1,8 @@
-//! Records of partitions that this node does not keep any more: removed by a thread of its own, once nobody looks at them.
+//! Removes records of partitions that this node no longer keeps, on a thread of its own, once no transaction uses them.
 //!
 //! # Locks
-//! One mutex for the list of partitions. Nobody waits for a removal: a partition that gets data again meanwhile is shown when it
-//! is done.
+//! One mutex for the list of partitions. Nobody waits for a removal: a partition that gets data again meanwhile is
+//! published after it.
 
 use std::collections::BTreeSet;
 use std::io;
@@ -43,14 +43,14 @@ impl Removals {
         threads::spawn_essential("tree-removal", move || removals.run())
     }
 
-    /// Has the records of a partition removed that is out of service.
+    /// Queues the removal of the records of a partition that is out of service.
     pub(super) fn add(&self, partition: MemberPartition) {
         let (state, changed) = &*self.shared;
         state.lock().waiting.insert(partition);
         changed.notify_all();
     }
 
-    /// Whether records of an earlier life of a partition are left.
+    /// Whether records of an earlier life of a partition still exist.
     pub(super) fn is_pending(&self, partition: MemberPartition) -> bool {
         self.shared.0.lock().waiting.contains(&partition)
     }
@@ -80,7 +80,7 @@ impl Removals {
         }
     }
 
-    /// Removes the records of a partition; returns false if somebody still looks at them.
+    /// Removes the records of a partition; returns false if transactions still use them.
     fn remove(&self, partition: MemberPartition) -> bool {
         let Some(namespace) = self.namespaces.get(partition.namespace) else { return true };
         let Some(id) = PartitionId::new(partition.partition.into()) else { return true };

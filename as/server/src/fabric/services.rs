@@ -1,10 +1,10 @@
-//! The other nodes that clients are told of: where they are, and since which generation of the list.
+//! The other nodes that clients are told about: their addresses, and the generation of the list in which they changed.
 //!
-//! Nodes tell each other by messages that are repeated until acknowledged. A node that has gone stays in the list as an
-//! *alumnus*, so that clients who ask what has changed hear of it.
+//! Nodes send each other messages that are repeated until acknowledged. A node that has left stays in the list as an
+//! *alumnus*, so that clients who ask for changes learn of its departure.
 //!
 //! # Locks
-//! One mutex, held for a look or a change.
+//! One mutex, held for a lookup or a change.
 
 use std::collections::BTreeMap;
 
@@ -12,7 +12,7 @@ use parking_lot::Mutex;
 use proto::peer::NodeId;
 use proto::peer::services::{Services, ServicesKind};
 
-/// What has not been acknowledged is sent again after this.
+/// Time after which an unacknowledged message is sent again.
 const RESEND_MS: u64 = 1000;
 /// The addresses of a node never change while it runs.
 const OWN_GENERATION: u32 = 1;
@@ -26,17 +26,17 @@ pub(crate) const CLEAR_ALTERNATE: u16 = 6;
 pub(crate) const TLS_ALTERNATE: u16 = 7;
 pub(crate) const TLS_NAME: u16 = 8;
 
-/// What is known of a node.
+/// State of a node.
 #[derive(Default)]
 struct PeerServices {
     is_present: bool,
-    /// Its addresses are known.
+    /// Whether it has sent its addresses.
     has_told: bool,
-    /// It knows ours.
+    /// Whether it has acknowledged ours.
     has_heard: bool,
-    /// When it is told again.
+    /// Time to send to it again.
     resend_at_ms: u64,
-    /// The generation of the list in which it changed last.
+    /// The generation of the list in which it last changed.
     generation: u64,
     texts: Vec<(u16, String)>,
 }
@@ -57,18 +57,18 @@ impl State {
 #[derive(Default)]
 pub(crate) struct PeerList(Mutex<State>);
 
-/// A node in the list, as an answer shows it.
+/// A node of the list in an answer.
 pub(crate) struct ListedPeer {
     pub(crate) node: u64,
     pub(crate) is_present: bool,
-    /// The addresses that were asked for.
+    /// The requested addresses.
     pub(crate) text: String,
-    /// What its certificate is for; empty if it does not speak TLS with clients.
+    /// The name in its certificate; empty if it does not use TLS with clients.
     pub(crate) tls_name: String,
 }
 
 impl PeerList {
-    /// The other members of the cluster are these from now on.
+    /// Sets the other members of the cluster.
     pub(super) fn set_members(&self, members: &[NodeId]) {
         let mut state = self.0.lock();
         let gone = state.peers.iter().filter(|(node, peer)| peer.is_present && !members.contains(node));
@@ -85,7 +85,7 @@ impl PeerList {
         }
     }
 
-    /// Takes a message; gives the answer to it.
+    /// Handles a message; returns the answer to it.
     pub(super) fn message(&self, from: NodeId, message: &Services) -> Option<Services> {
         let mut state = self.0.lock();
         // Only present and former members may add to the list.
@@ -114,7 +114,7 @@ impl PeerList {
         Some(Services { kind: ServicesKind::Ack, generation: message.generation, texts: Vec::new() })
     }
 
-    /// What is to be sent now, with `own` addresses.
+    /// The messages to be sent now, with `own` addresses.
     pub(super) fn due(&self, own: &[(u16, Vec<u8>)], now_ms: u64) -> Vec<(NodeId, Services)> {
         let mut messages = Vec::new();
         for (node, peer) in &mut self.0.lock().peers {
@@ -133,8 +133,8 @@ impl PeerList {
         self.0.lock().generation
     }
 
-    /// The generation, and the nodes that have addresses in field `field` and changed after generation `since`: members of
-    /// the cluster, or `with_alumni` former ones too.
+    /// The generation, and the nodes that have addresses in field `field` and changed after generation `since`: members
+    /// of the cluster, and former ones if `with_alumni`.
     pub(crate) fn list(&self, field: u16, with_alumni: bool, since: u64) -> (u64, Vec<ListedPeer>) {
         let state = self.0.lock();
         let listed = state.peers.iter().filter_map(|(node, peer)| {
@@ -147,7 +147,7 @@ impl PeerList {
         (state.generation, listed.collect())
     }
 
-    /// Forgets former nodes.
+    /// Removes former nodes.
     pub(crate) fn forget_alumni(&self) {
         let mut state = self.0.lock();
         let before = state.peers.len();

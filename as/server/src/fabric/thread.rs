@@ -1,11 +1,11 @@
-//! A fabric thread: it owns connections, reads messages from them and gives these to their handlers, and sends what waits.
+//! A fabric thread: it owns connections, passes received messages to their handlers, and sends waiting bytes.
 //!
-//! Between two waits for events it reads what has come, and then sends what its handlers and other threads have queued
-//! meanwhile: answers to many messages leave together. A connection that has more to read than one turn takes goes to the end
-//! of the line.
+//! Between two waits for events it reads received bytes, and then sends the bytes that its handlers and other threads
+//! have queued meanwhile: so answers to many messages leave together. A connection with more to read than one turn
+//! takes goes to the end of the line.
 //!
 //! # Panics
-//! One in a handler is a bug of ours. It costs the connection that the message came on.
+//! A panic in a handler is a bug of ours. It costs only the connection that the message came on.
 
 use std::collections::{BTreeMap, HashMap};
 use std::io::{self, Write};
@@ -26,46 +26,46 @@ use crate::peer_frames::{PeerFrames, PeerPlace};
 use crate::tls::{PeerDoor, PeerSession, PeerStream};
 
 const WAKE_TOKEN: u64 = u64::MAX;
-/// Tokens of listeners begin here, those of connections at 0.
+/// First token of listeners; tokens of connections begin at 0.
 const LISTENER_TOKEN: u64 = 1 << 62;
 const EVENTS_MAX: usize = 128;
 /// Reads from one connection before others have their turn.
 const READS_PER_TURN: usize = 8;
-/// How often what takes too long is looked for, while there is something that may.
+/// How often timeouts are checked, while there may be some.
 const SWEEP_PERIOD: Duration = Duration::from_millis(50);
-/// How long a connection may take to be made, and a hello to come on one that was accepted.
+/// Longest time for making a connection, and for a hello on an accepted one.
 const CONNECT_TIME_MAX: Duration = Duration::from_secs(2);
 const HELLO_TIME_MAX: Duration = Duration::from_secs(5);
 const HELLO_SIZE_MAX: usize = 1 << 10;
-/// Connections on which no hello has come yet.
+/// Most connections without a hello yet.
 const GREETINGS_MAX: usize = 512;
-/// Connections that one peer may make for one channel.
+/// Most connections that one peer may make for one channel.
 const ACCEPTED_MAX: usize = 256;
-/// Pause before a connection is made again: doubled with each failure.
+/// Pause before a connection is made again; it doubles with each failure.
 const REDIAL_PAUSE: Duration = Duration::from_millis(20);
 const REDIAL_DOUBLINGS_MAX: u32 = 6;
 
 /// A connection that this thread owns.
 struct Link {
     connection: Arc<Connection>,
-    /// If TLS is spoken.
+    /// The TLS session, if the connection uses TLS.
     tls: Option<Box<PeerSession>>,
     frames: PeerFrames,
-    /// Taken from the outbox; sent up to `sent`.
+    /// Bytes from the outbox, sent up to `sent`.
     sending: Vec<u8>,
     sent: usize,
-    /// Until when it must be connected.
+    /// Deadline of the connection attempt.
     connect_by: Option<Instant>,
-    /// Until when the TLS handshake must have ended that this node has begun.
+    /// Deadline of a TLS handshake that this node has begun.
     handshake_by: Option<Instant>,
-    /// This node has made it, and makes it again when it breaks.
+    /// Whether this node has made it, and makes it again when it breaks.
     is_ours: bool,
     failures: u32,
     may_read: bool,
     may_write: bool,
 }
 
-/// A connection that was accepted, before its hello.
+/// An accepted connection before its hello.
 struct Greeting {
     stream: TcpStream,
     peer: SocketAddr,
@@ -83,9 +83,9 @@ pub(super) struct FabricThread {
     epoll: Epoll,
     links: HashMap<u64, Link>,
     greetings: HashMap<u64, Greeting>,
-    /// Connections to be made, by the time when.
+    /// Connections to be made, by time.
     redials: BTreeMap<(Instant, u64), Dial>,
-    /// Links that have more to read.
+    /// Links with more to read.
     ready: Vec<u64>,
     next_sweep: Instant,
 }
@@ -147,7 +147,7 @@ impl FabricThread {
         if has_limits { SWEEP_PERIOD } else { Duration::from_secs(1) }
     }
 
-    /// Does what others ask for; returns whether to go on.
+    /// Handles the posts of other threads; returns whether to continue.
     fn open_post(&mut self) -> bool {
         while let Some(post) = self.postbox.take() {
             match post {
@@ -218,7 +218,7 @@ impl FabricThread {
         }
     }
 
-    /// Reads the hello of a connection, and hands the connection to the thread that is to own it.
+    /// Reads the hello of a connection, and hands the connection to the thread that will own it.
     fn greet(&mut self, token: u64) {
         while let Some(greeting) = self.greetings.get_mut(&token) {
             let mut stream = PeerStream { socket: &greeting.stream, tls: greeting.tls.as_deref_mut() };
@@ -291,7 +291,7 @@ impl FabricThread {
         let token = connection.token;
         connection.establish();
         self.links.insert(token, Link::new(connection, frames, tls, None));
-        // What has come with the hello.
+        // Handles the bytes that came with the hello.
         self.take_apart(token);
         self.read(token);
         self.send(token);
@@ -342,7 +342,7 @@ impl FabricThread {
         Hello { node: self.peers.self_node(), channel: dial.channel }.encode(&mut link.sending);
         connection.expect(link.sending.len());
         self.links.insert(token, link);
-        // What is queued from now on is sent behind the hello.
+        // Messages queued from now on are sent after the hello.
         dial.peer.attach(&connection);
         if !dial.peer.is_alive() {
             connection.close();
@@ -392,7 +392,7 @@ impl FabricThread {
         self.ready.push(token);
     }
 
-    /// Closes a connection that an error has ended; one that is told is a fault of the other side.
+    /// Closes a connection after an error. Invalid data is the fault of the other side, and is logged.
     fn fail(&mut self, token: u64, error: &io::Error) {
         if let Some(link) = self.links.get(&token)
             && error.kind() == io::ErrorKind::InvalidData
@@ -406,7 +406,7 @@ impl FabricThread {
         self.close(token);
     }
 
-    /// Gives the messages that have come to their handlers.
+    /// Passes received messages to their handlers.
     fn take_apart(&mut self, token: u64) {
         let Some(link) = self.links.get_mut(&token) else { return };
         let (from, handlers) = (link.connection.peer.node, &self.handlers);
@@ -429,13 +429,13 @@ impl FabricThread {
         }
     }
 
-    /// Sends what waits, as far as the connection takes it.
+    /// Sends waiting bytes, as far as the connection takes them.
     fn send(&mut self, token: u64) {
         let Some(link) = self.links.get_mut(&token) else { return };
         if link.connection.is_closed() {
             return self.close(token);
         }
-        // What was encrypted before goes first.
+        // Bytes encrypted before go first.
         let tls = link.tls.as_deref_mut().filter(|_| link.connect_by.is_none());
         match tls.map(|tls| tls.flush(&link.connection.stream)) {
             Some(Ok(false)) => link.may_write = false,
@@ -467,7 +467,7 @@ impl FabricThread {
         }
     }
 
-    /// Closes a connection; one of ours is made again as long as the peer is alive.
+    /// Closes a connection; one of ours is made again while the peer is alive.
     fn close(&mut self, token: u64) {
         let Some(link) = self.links.remove(&token) else { return };
         self.epoll.remove(&link.connection.stream);
@@ -478,7 +478,7 @@ impl FabricThread {
         }
     }
 
-    /// Ends what has taken too long, and makes connections whose time has come.
+    /// Ends connections that have timed out, and makes those that are due.
     fn sweep(&mut self) {
         let now = Instant::now();
         if now < self.next_sweep {

@@ -1,9 +1,9 @@
-//! Which connections a mesh has: to seeds, to nodes that others speak of, and one for each pair of nodes. No I/O and no clock
-//! are here; the heartbeat thread carries out what is wanted.
+//! The connections of a mesh: to seeds, to nodes that others report, and one for each pair of nodes. Pure, without I/O
+//! and clock; the heartbeat thread carries out its actions.
 //!
-//! A pulse names the nodes that its sender hears. Of one that is not known here the sender is asked for its address; then it
-//! is connected to. Where two nodes have connected to each other at the same time, the connection stays that was accepted by
-//! the node with the higher id, as on the C server, so both sides choose the same.
+//! A pulse names the nodes that its sender hears. If one of them is unknown here, the sender is asked for its address;
+//! then this node connects to it. If two nodes have connected to each other at the same time, the connection accepted
+//! by the node with the higher id stays, as on the C server, so both sides choose the same.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -15,30 +15,30 @@ use proto::peer::nested::Endpoint;
 use crate::config::value::Endpoint as SeedEndpoint;
 use crate::peer_frames::{PeerPlace, PeerReach};
 
-/// A seed without a node is resolved again after this.
+/// Time after which a seed without a node is resolved again.
 const RESOLVE_AGAIN_MS: u64 = 1500;
-/// One that led to this node itself, after this.
+/// The same for a seed that led to this node itself.
 const RESOLVE_SELF_AGAIN_MS: u64 = 60_000;
-/// Nodes that are known, connected or not.
+/// Most known nodes, connected or not.
 const NODES_MAX: usize = 512;
 
 /// Names a connection.
 pub(super) type LinkId = u64;
 
-/// What is to be done.
+/// An action for the heartbeat thread.
 #[derive(Clone, PartialEq, Debug)]
 pub(super) enum MeshAction {
-    /// Ask for the addresses of a seed.
+    /// Resolve the addresses of a seed.
     Resolve(SeedEndpoint),
-    /// Connect; the connection gets this id, and [`Mesh::closed`] is called if it comes to nothing.
+    /// Connect; the connection gets this id, and [`Mesh::closed`] is called if it fails.
     Connect(LinkId, PeerPlace),
     Close(LinkId),
     Send(LinkId, HeartbeatBody),
-    /// The message is for the cluster.
+    /// Pass the message to the cluster thread.
     Deliver,
 }
 
-/// Times that follow from the configuration, milliseconds.
+/// Times from the configuration, in milliseconds.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct MeshTimes {
     pub(super) interval_ms: u64,
@@ -46,12 +46,12 @@ pub(super) struct MeshTimes {
 }
 
 impl MeshTimes {
-    /// A connection is closed when nothing came for so long.
+    /// A connection that was silent for this long is closed.
     fn idle_ms(self) -> u64 {
         self.interval_ms * (self.timeout_intervals / 3).max(2)
     }
 
-    /// A node is forgotten when nothing was heard of it for so long.
+    /// A node that was silent for this long is forgotten.
     fn forget_ms(self) -> u64 {
         10 * self.interval_ms * self.timeout_intervals
     }
@@ -65,7 +65,7 @@ struct Seed {
     resolve_at_ms: u64,
     /// The node that it led to.
     node: Option<NodeId>,
-    /// It leads to this node itself.
+    /// Whether it led to this node itself.
     is_self: bool,
 }
 
@@ -74,11 +74,11 @@ struct MeshNode {
     endpoints: Vec<Endpoint>,
     attempts: usize,
     heard_ms: u64,
-    /// When its address was last asked for.
+    /// When its address was last requested.
     asked_ms: Option<u64>,
 }
 
-/// What a connection was made for.
+/// The purpose of a connection.
 #[derive(Clone, PartialEq, Eq, Debug)]
 enum Origin {
     Accepted,
@@ -117,7 +117,7 @@ impl Mesh {
         }
     }
 
-    /// The seeds are these from now on.
+    /// Replaces the seeds.
     pub(super) fn set_seeds(&mut self, seeds: &[SeedEndpoint]) {
         self.seeds.retain(|seed| seeds.contains(&seed.endpoint));
         for endpoint in seeds {
@@ -134,7 +134,7 @@ impl Mesh {
         }
     }
 
-    /// The addresses of a seed were found.
+    /// Notes the addresses of a seed.
     pub(super) fn resolved(&mut self, endpoint: &SeedEndpoint, addresses: Vec<SocketAddr>) {
         if let Some(seed) = self.seeds.iter_mut().find(|seed| seed.endpoint == *endpoint) {
             if seed.addresses != addresses {
@@ -144,12 +144,12 @@ impl Mesh {
         }
     }
 
-    /// A connection of another node was accepted.
+    /// Notes an accepted connection of another node.
     pub(super) fn accepted(&mut self, now_ms: u64) -> LinkId {
         self.add_link(Origin::Accepted, now_ms)
     }
 
-    /// A connection is gone.
+    /// Notes that a connection is gone.
     pub(super) fn closed(&mut self, link: LinkId) {
         self.links.remove(&link);
     }
@@ -168,7 +168,7 @@ impl Mesh {
         self.links.values().any(is_to)
     }
 
-    /// Each interval: closes what is idle, connects what is not.
+    /// Called at each interval: closes idle connections, makes missing ones.
     pub(super) fn tick(&mut self, times: MeshTimes, now_ms: u64) -> Vec<MeshAction> {
         let mut actions = Vec::new();
         let is_idle = |link: &MeshLink| link.heard_ms + times.idle_ms() < now_ms;
@@ -221,7 +221,7 @@ impl Mesh {
         actions.push(MeshAction::Connect(link, place));
     }
 
-    /// A message came.
+    /// Handles a message.
     pub(super) fn received(
         &mut self,
         link_id: LinkId,
@@ -243,7 +243,7 @@ impl Mesh {
             if link.origin != Origin::Accepted {
                 actions.push(MeshAction::Close(link_id));
             }
-            // Another node may have our id.
+            // The other node may have our id.
             actions.push(MeshAction::Deliver);
             return actions;
         }
@@ -290,11 +290,11 @@ impl Mesh {
         let is_other = |(id, link): &(&LinkId, &MeshLink)| **id != link_id && link.node == Some(node);
         let (other_id, other) = self.links.iter().find(is_other)?;
         let own = self.links.get(&link_id)?;
-        // Of two that the same side has made the older one stays.
+        // Of two connections made by the same side, the older one stays.
         Some(if acceptor(own) > acceptor(other) { *other_id } else { link_id })
     }
 
-    /// Those of `adjacency` whose addresses are to be asked for now.
+    /// The nodes of `adjacency` whose addresses are to be requested now.
     fn ask_for(&mut self, adjacency: &[NodeId], times: MeshTimes, now_ms: u64) -> Vec<NodeId> {
         let mut unknown = Vec::new();
         for id in adjacency.iter().filter(|id| **id != self.self_node) {
@@ -312,7 +312,7 @@ impl Mesh {
         unknown
     }
 
-    /// Addresses that were asked for: what is told unasked is not believed.
+    /// Handles addresses that were requested; others are ignored.
     fn told(&mut self, told: &[(NodeId, Vec<Endpoint>)], now_ms: u64, actions: &mut Vec<MeshAction>) {
         for (id, endpoints) in told {
             let is_linked = self.is_linked(*id);
@@ -414,7 +414,7 @@ mod tests {
         assert_eq!(mesh.received(link, &pulse(6, &[5, 7]), TIMES, 0), [MeshAction::Deliver, asks.clone()]);
         assert_eq!(mesh.received(link, &pulse(6, &[5, 7]), TIMES, 10), [MeshAction::Deliver]);
         assert_eq!(mesh.received(link, &pulse(6, &[5, 7]), TIMES, 160), [MeshAction::Deliver, asks]);
-        // What was not asked for is not believed.
+        // Addresses that were not requested are ignored.
         let reply = |node: u64| HeartbeatBody::InfoReply(vec![(NodeId(node), vec![endpoint(node)])]);
         assert_eq!(mesh.received(link, &message(6, reply(8)), TIMES, 170), []);
         let to: SocketAddr = "10.0.0.7:3002".parse().unwrap();

@@ -1,11 +1,10 @@
 //! How heartbeats travel: over a mesh of TCP connections that begins with seeds, or to a multicast group.
 //!
-//! What they say is not for this module: the cluster thread makes pulses ([`Heartbeat::pulse`]) and gets those of others.
-//! Here is who is reached where. In a mesh there is one connection for each pair of nodes; `mesh` decides which connections
-//! there are to be, without I/O.
+//! The cluster thread makes pulses ([`Heartbeat::pulse`]) and gets those of other nodes; this module only transports
+//! them. A mesh has one connection for each pair of nodes; `mesh` decides, without I/O, which connections to make.
 //!
 //! # Threads
-//! `heartbeat` owns all sockets; `heartbeat-dns` asks for the addresses of seeds that are names, and may wait for the answer.
+//! `heartbeat` owns all sockets; `heartbeat-dns` resolves seeds that are names, and may block on that.
 
 mod mesh;
 mod resolver;
@@ -37,7 +36,7 @@ pub(crate) struct Heartbeat {
 }
 
 impl Heartbeat {
-    /// A heartbeat that nobody hears yet.
+    /// A heartbeat before its threads are started.
     ///
     /// # Errors
     /// When the process has no file descriptor left.
@@ -53,7 +52,7 @@ impl Heartbeat {
         }))
     }
 
-    /// Starts the threads; what others send goes to `deliver`.
+    /// Starts the threads; messages of other nodes go to `deliver`.
     ///
     /// # Errors
     /// When the system refuses a thread or file descriptor.
@@ -62,7 +61,7 @@ impl Heartbeat {
         let thread = HeartbeatThread::new(Arc::clone(&self.shared), sockets, deliver, resolver)?;
         *self.running.lock() = Some(threads::spawn_essential("heartbeat", move || thread.run())?);
         let shared = Arc::clone(&self.shared);
-        // Nobody waits for it at the end: it may wait for an answer.
+        // The thread is not joined at the end, because it may be blocked.
         threads::spawn_restarting("heartbeat-dns", move || {
             requests.serve(|seed, addresses| shared.post(Post::Resolved(seed, addresses)));
             Ok(())
@@ -70,7 +69,7 @@ impl Heartbeat {
         Ok(())
     }
 
-    /// Sends a pulse to all nodes that are reached.
+    /// Sends a pulse to all reachable nodes.
     pub(crate) fn pulse(&self, message: Vec<u8>) {
         self.shared.post(Post::Pulse(message));
     }

@@ -1,4 +1,4 @@
-//! Addresses of seeds that are names: asked for on a thread of its own, as the answer may take long.
+//! Resolves seeds that are names, on a thread of its own, as that may take long.
 
 use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
 
@@ -6,10 +6,10 @@ use crossbeam::channel::{Receiver, Sender, unbounded};
 
 use crate::config::value::Endpoint;
 
-/// Where questions go.
+/// The sending end for requests.
 pub(super) struct Resolver(Sender<Endpoint>);
 
-/// Where they come from.
+/// The receiving end.
 pub(super) struct Requests(Receiver<Endpoint>);
 
 impl Resolver {
@@ -18,19 +18,19 @@ impl Resolver {
         (Resolver(sender), Requests(receiver))
     }
 
-    /// The addresses of a seed, if it is an address; of a name they are asked for.
+    /// The addresses of a seed that is an address; a name is passed to the resolver thread.
     pub(super) fn ask(&self, seed: &Endpoint) -> Option<Vec<SocketAddr>> {
         if let Ok(ip) = seed.host.parse::<IpAddr>() {
             return Some(vec![SocketAddr::new(ip, seed.port)]);
         }
-        // Nobody answers when the server stops.
+        // The receiver is gone when the server stops.
         let _ = self.0.send(seed.clone());
         None
     }
 }
 
 impl Requests {
-    /// Answers until the other end has gone.
+    /// Answers requests until the sender is gone.
     pub(super) fn serve(&self, answer: impl Fn(Endpoint, Vec<SocketAddr>)) {
         for seed in &self.0 {
             let found = (seed.host.as_str(), seed.port).to_socket_addrs();

@@ -1,18 +1,18 @@
-//! The seeds of a mesh: nodes that are asked first. They come from the configuration and from `tip`. A seed with a TLS name, be
-//! it empty, is spoken to with TLS.
+//! The seeds of a mesh: nodes to connect to first. They come from the configuration and from `tip`. A seed with a TLS
+//! name, even an empty one, uses TLS.
 
 use parking_lot::Mutex;
 
 use crate::config::value::Endpoint;
 
-/// Seeds that there may be.
+/// Most seeds.
 const SEEDS_MAX: usize = 256;
 
-/// The seeds, in the order in which they were named.
+/// The seeds, in the order in which they were added.
 pub(crate) struct Seeds(Mutex<Vec<Endpoint>>);
 
 impl Seeds {
-    /// Those of the configuration: `clear` ones, and those that are spoken to with TLS.
+    /// The seeds of the configuration: without TLS, and with TLS.
     pub(super) fn new(clear: &[Endpoint], tls: &[Endpoint]) -> Self {
         let with_tls = tls.iter().map(|seed| Endpoint { tls_name: Some(String::new()), ..seed.clone() });
         Seeds(Mutex::new(clear.iter().cloned().chain(with_tls).collect()))

@@ -1,4 +1,4 @@
-//! What the heartbeat's thread shares with others.
+//! State that the heartbeat thread shares with others.
 
 use std::io;
 use std::net::SocketAddr;
@@ -15,25 +15,25 @@ use crate::config::Config;
 use crate::config::value::Endpoint as SeedEndpoint;
 use crate::tls::TlsPort;
 
-/// What is posted to the heartbeat thread.
+/// A message to the heartbeat thread.
 pub(super) enum Post {
-    /// Send this message to all.
+    /// Send this pulse to all nodes.
     Pulse(Vec<u8>),
-    /// Addresses of a seed were found; none if it has none now.
+    /// The addresses of a seed; empty if it has none now.
     Resolved(SeedEndpoint, Vec<SocketAddr>),
     Stop,
 }
 
-/// Gets the messages of other nodes that are for the cluster thread.
+/// Passes messages of other nodes to the cluster thread.
 pub(crate) type Deliver = Box<dyn Fn(Vec<u8>) + Send>;
 
 pub(super) struct Shared {
     pub(super) self_node: NodeId,
     pub(super) config: Arc<Config>,
-    /// Where other nodes reach it; of no use in multicast.
+    /// Endpoints where other nodes reach it; unused with multicast.
     pub(super) endpoints: Vec<Endpoint>,
     pub(super) seeds: Seeds,
-    /// What connections with TLS are made with, if there are any.
+    /// Settings of TLS connections, if there are any.
     pub(super) tls: Option<Arc<TlsPort>>,
     pub(super) posts: SegQueue<Post>,
     pub(super) bell: Doorbell<EventFd>,

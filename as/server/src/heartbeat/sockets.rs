@@ -1,4 +1,4 @@
-//! The sockets on which heartbeats come in: listeners of a mesh, or members of multicast groups.
+//! The sockets that receive heartbeats: listeners of a mesh, or members of multicast groups.
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
@@ -12,18 +12,18 @@ use crate::tls::PeerDoor;
 /// A member of a multicast group.
 pub(crate) struct GroupMember {
     pub(super) socket: UdpSocket,
-    /// Where what is sent goes.
+    /// Destination of sent messages.
     pub(super) group: SocketAddr,
 }
 
-/// Where heartbeats come in.
+/// The receiving sockets.
 pub(crate) enum HeartbeatSockets {
     Mesh(Vec<PeerDoor>),
     Multicast(Vec<GroupMember>),
 }
 
 impl HeartbeatSockets {
-    /// Joins the groups of `params`, on the interfaces with its addresses or on the one that the system chooses.
+    /// Joins the groups of `params`, on the interfaces with its addresses or on the one chosen by the system.
     ///
     /// # Errors
     /// When one of them cannot be joined.
@@ -64,7 +64,7 @@ fn join(group: SocketAddr, interfaces: &[Ipv4Addr], ttl: u16) -> io::Result<Grou
     Ok(GroupMember { socket: socket.into(), group })
 }
 
-/// The addresses that `text` stands for, an address or an interface.
+/// The addresses of `text`: an address or an interface.
 fn addresses_of(text: &str) -> Vec<Ipv4Addr> {
     if let Ok(address) = text.parse() {
         return vec![address];

@@ -1,6 +1,6 @@
-//! The heartbeat thread: it owns the sockets, sends pulses to all, and tells messages of other nodes apart.
+//! The heartbeat thread: it owns the sockets, sends pulses to all nodes, and dispatches messages of other nodes.
 //!
-//! Nothing is kept for a node that does not read: a pulse that its connection does not take is not sent there.
+//! A pulse that a node's connection does not take is dropped: nothing is kept for a node that does not read.
 
 use std::collections::HashMap;
 use std::io::{self, Write};
@@ -24,22 +24,22 @@ const WAKE_TOKEN: u64 = u64::MAX;
 const LISTENER_TOKEN: u64 = 1 << 62;
 const GROUP_TOKEN: u64 = 1 << 61;
 const EVENTS_MAX: usize = 64;
-/// Connections that there may be.
+/// Most connections.
 const LINKS_MAX: usize = 1024;
 /// Largest datagram.
 const DATAGRAM_SIZE_MAX: usize = 64 << 10;
-/// Datagrams that are read before others have their turn.
+/// Datagrams read before other sockets are served.
 const DATAGRAMS_PER_TURN: usize = 256;
-/// Size of a packet where none is configured.
+/// Packet size if none is configured.
 const MTU_DEFAULT: u32 = 1500;
 
 struct Link {
     socket: TcpStream,
     peer: SocketAddr,
-    /// If TLS is spoken.
+    /// The TLS session, if the connection uses TLS.
     tls: Option<Box<PeerSession>>,
     frames: PeerFrames,
-    /// What is left of a message that was sent in part.
+    /// The rest of a message that was sent in part.
     rest: Vec<u8>,
     connect_by: Option<Instant>,
 }
@@ -61,7 +61,7 @@ pub(super) struct HeartbeatThread {
     mesh: Mesh,
     started: Instant,
     next_tick: Instant,
-    /// The send time of the last pulse, for messages that are no pulses.
+    /// The send time of the last pulse, used in messages that are no pulses.
     send_time: u64,
 }
 
@@ -105,7 +105,7 @@ impl HeartbeatThread {
         let mut events = Events::with_capacity(EVENTS_MAX);
         loop {
             let timeout = self.next_tick.saturating_duration_since(Instant::now());
-            // Rounded up: a wait of less than a millisecond would be none.
+            // Rounded up: otherwise a wait of less than a millisecond would not wait.
             let timeout = timeout + Duration::from_millis(1);
             let happened = match self.epoll.wait(&mut events, Some(timeout)) {
                 Ok(happened) => happened,
@@ -135,7 +135,7 @@ impl HeartbeatThread {
         }
     }
 
-    /// Whether heartbeats are sent and listened to.
+    /// Whether heartbeats are sent and received.
     fn is_on(&self) -> bool {
         self.shared.config.network.heartbeat.protocol.get() != HeartbeatProtocol::None
     }
@@ -202,7 +202,7 @@ impl HeartbeatThread {
     fn on_event(&mut self, event: &Event) {
         let token = event.token();
         if token == WAKE_TOKEN {
-            // The post is opened after all events.
+            // The posts are handled after all events.
         } else if token >= LISTENER_TOKEN {
             self.accept((token - LISTENER_TOKEN) as usize);
         } else if token >= GROUP_TOKEN {
@@ -289,7 +289,7 @@ impl HeartbeatThread {
 
     // --- messages
 
-    /// Sends a pulse to all; one that is larger than a packet is deflated.
+    /// Sends a pulse to all nodes; one larger than a packet is compressed.
     fn pulse(&mut self, message: &[u8]) {
         if !self.is_on() {
             return;
@@ -316,7 +316,7 @@ impl HeartbeatThread {
         ids.into_iter().for_each(|id| self.send(id, bytes));
     }
 
-    /// Sends what is left of the message before, then this one, if its connection takes it.
+    /// Sends the rest of the previous message, then this one, if its connection takes it.
     fn send(&mut self, id: LinkId, message: &[u8]) {
         let Some(link) = self.links.get_mut(&id) else { return };
         if link.rest.is_empty() {
@@ -330,7 +330,7 @@ impl HeartbeatThread {
             match stream.write(&link.rest) {
                 Ok(size) => _ = link.rest.drain(..size),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    // Not begun: a later pulse says more.
+                    // Nothing of it was sent: a later pulse replaces it.
                     if link.rest.len() == message.len() {
                         link.rest.clear();
                     }

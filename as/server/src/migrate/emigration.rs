@@ -1,9 +1,9 @@
-//! A partition on its way to another node: its records are sent one after the other, in messages that gather, and sent
-//! again until each is acknowledged.
+//! Sends a partition to another node: records are read one after the other, gathered into messages, and sent again
+//! until each is acknowledged.
 //!
-//! A record is read under its own lock, and no lock is held while anything is waited for. Records that come or change
-//! meanwhile need not be sent: whoever is to have the partition is a replica and gets what its master writes. What was removed is
-//! told too, lest older copies count that the receiver has.
+//! A record is read under its own lock, and no lock is held during any wait. Records that come or change meanwhile need
+//! not be sent: the receiver is a replica and gets the master's writes. Removals are sent too, so that the receiver's
+//! older copies are removed.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -22,25 +22,25 @@ use crate::fabric::SendError;
 use crate::metrics::NamespaceCounter;
 use crate::storage::ReadBuffer;
 
-/// Messages gather up to so many bytes before they are sent.
+/// Messages are gathered up to this many bytes before they are sent.
 const GATHERED_SIZE: usize = 64 << 10;
-/// Unacknowledged bytes of an emigration: so much may wait at the receiver, before writes of clients too.
+/// Most unacknowledged bytes of an emigration: they may wait at the receiver, before writes of clients too.
 const UNACKED_SIZE_MAX: usize = 4 << 20;
-/// Unacknowledged records of an emigration.
+/// Most unacknowledged records of an emigration.
 const UNACKED_COUNT_MAX: usize = 16 << 10;
-/// What `migrate-sleep` asks for adds up to this before it is slept: the system does not sleep for a microsecond.
+/// Sleeps of `migrate-sleep` add up to this before the thread sleeps: the system does not sleep for a microsecond.
 const REST_MIN: Duration = Duration::from_millis(1);
-/// How soon it is tried again to send where too much waits already.
+/// Pause before sending is retried if too much waits already.
 const FULL_PAUSE: Duration = Duration::from_millis(1);
-/// The longest wait for acknowledgements before it is looked whether anything is to be sent again.
+/// Longest wait for acknowledgements before a check whether anything must be sent again.
 const LOOK_PERIOD: Duration = Duration::from_millis(50);
-/// Records that are sent again at a time.
+/// Most records sent again at a time.
 const RESENT_COUNT_MAX: usize = 256;
 
-/// A record that is not acknowledged.
+/// An unacknowledged record.
 struct Sent {
     digest: Digest,
-    /// Bytes of its message; 0 while it cannot be read.
+    /// Bytes of its message; 0 while the record cannot be read.
     size: usize,
     resend_at: Instant,
 }
@@ -56,7 +56,7 @@ struct Window {
 pub(super) struct Emigration {
     pub(super) id: u32,
     to: NodeId,
-    /// The receiver understands what is told of removed records.
+    /// Whether the receiver understands messages about removals.
     pub(super) tells_removals: bool,
     pub(super) namespace: Arc<Namespace>,
     pub(super) partition: PartitionId,
@@ -65,7 +65,7 @@ pub(super) struct Emigration {
     is_stopped: AtomicBool,
 }
 
-/// Sends a message on the bulk channel. What gets lost is sent again by whoever misses something.
+/// Sends a message on the bulk channel. If it is lost, the side that misses an answer sends again.
 pub(super) fn send_bulk(fabric: &Fabric, to: NodeId, message: &Migrate<'_>) {
     let mut bytes = Vec::new();
     message.encode(&mut bytes);
@@ -96,7 +96,7 @@ impl Emigration {
         self.is_stopped.load(Acquire)
     }
 
-    /// The receiver has a record.
+    /// Notes that the receiver has a record.
     pub(super) fn acked(&self, from: NodeId, insert_id: u64) {
         if from != self.to {
             return;
@@ -128,7 +128,7 @@ impl Emigration {
         }
         if self.tells_removals {
             for (digest, _) in self.namespace.partitions.removals_of(self.partition) {
-                // What was written anew was sent with the time of the removal.
+                // A record written anew was sent with the time of the removal.
                 let is_gone = self.namespace.index.get(&digest).is_none();
                 if self.is_stopped() || is_gone && !sender.send(&digest) {
                     return false;
@@ -169,19 +169,19 @@ impl Window {
     }
 }
 
-/// How a record was read that is to be sent.
+/// Result of reading a record to be sent.
 enum Gathered {
-    /// The message with it, or with its removal, has so many bytes.
+    /// The message with the record, or with its removal, has this many bytes.
     Whole(usize),
-    /// There is none any more, and there is nothing to tell of it.
+    /// The record no longer exists, and there is no removal to report.
     Gone,
-    /// It cannot be read now.
+    /// The record cannot be read now.
     Unreadable,
-    /// The partition is not here any more.
+    /// The partition is no longer here.
     Left,
 }
 
-/// What sends the records of one emigration.
+/// Sends the records of one emigration.
 struct Sender<'a> {
     emigration: &'a Emigration,
     fabric: &'a Fabric,
@@ -189,7 +189,7 @@ struct Sender<'a> {
     /// Messages that are not sent yet.
     gathered: Vec<u8>,
     next_id: u64,
-    /// What is to be slept.
+    /// Time still to be slept.
     rest: Duration,
 }
 
@@ -226,7 +226,7 @@ impl Sender<'_> {
         true
     }
 
-    /// Appends the message with a record to those that wait to be sent.
+    /// Appends the message of a record to the unsent ones.
     fn gather(&mut self, digest: &Digest, insert_id: u64) -> Gathered {
         let Emigration { namespace, partition, id, .. } = self.emigration;
         let Some(_reservation) = namespace.partitions.reserve_data(*partition) else { return Gathered::Left };
@@ -255,7 +255,7 @@ impl Sender<'_> {
         Gathered::Whole(self.gathered.len() - before)
     }
 
-    /// Sends the messages that have gathered.
+    /// Sends the gathered messages.
     fn flush(&mut self) {
         if self.gathered.is_empty() {
             return;
@@ -266,7 +266,7 @@ impl Sender<'_> {
         {
             std::thread::sleep(FULL_PAUSE);
         }
-        // Without a connection they are lost, and sent again.
+        // Without a connection the messages are lost, and sent again.
         self.gathered.clear();
     }
 
@@ -284,7 +284,7 @@ impl Sender<'_> {
         }
     }
 
-    /// Sends again what was not acknowledged for long, as it is now.
+    /// Sends records again that have long not been acknowledged, in their present state.
     fn resend_due(&mut self) {
         let (emigration, now) = (self.emigration, Instant::now());
         let window = emigration.window.lock();
@@ -312,7 +312,7 @@ impl Sender<'_> {
         self.flush();
     }
 
-    /// Keeps to `migrate-sleep`.
+    /// Sleeps as `migrate-sleep` requires.
     fn pause(&mut self) {
         self.rest +=
             Duration::from_micros(self.emigration.namespace.config().params.migrate_sleep.get().into());

@@ -1,4 +1,4 @@
-//! The end of a mastership: when no write is under way any more in a partition where none begins.
+//! The end of a mastership: waits until no write is under way in a partition where none may begin.
 
 use std::time::{Duration, Instant};
 
@@ -6,14 +6,14 @@ use super::emigration::Emigration;
 use crate::namespace::Partitions;
 use crate::transaction::ReplicaWrites;
 
-/// Between looks whether the last write has ended.
+/// Time between checks whether the last write has ended.
 const POLL_PERIOD: Duration = Duration::from_millis(1);
 
-/// Waits until all writes of the partition of `emigration` are committed and on all replicas: whoever takes over has them.
-/// Returns false if it was stopped before.
+/// Waits until all writes of the partition of `emigration` are committed and on all replicas, so that the next master
+/// has them. Returns false if it was stopped before.
 pub(super) fn await_writes(emigration: &Emigration, writes: &ReplicaWrites) -> bool {
     let (namespace, partition) = (&emigration.namespace, emigration.partition);
-    // Transactions that have seen the partition served here.
+    // Transactions that found the partition in service here.
     while !namespace.partitions.await_left(partition, Instant::now() + Partitions::LEAVING_TIME_MAX) {
         if emigration.is_stopped() {
             return false;

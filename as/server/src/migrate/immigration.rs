@@ -1,4 +1,4 @@
-//! Records of other nodes that come in, and are stored if they are newer than what is here.
+//! Records received from other nodes; they are stored if they are newer than the present ones.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -12,14 +12,14 @@ use super::{Namespace, PartitionId};
 use crate::metrics::NamespaceCounter;
 use crate::transaction::{take_copy, take_removal};
 
-/// An immigration: the sender, and the number that it has for it.
+/// An immigration: the sender and its number for it.
 type Key = (NodeId, u32);
 
-/// What comes in of a record.
+/// What a message says about a record.
 pub(super) enum Incoming<'a> {
-    /// A copy; and, where that is known, when an earlier record of its digest was removed.
+    /// A copy; and, if known, when an earlier record of its digest was removed.
     Record { record: &'a [u8], removed_at: Option<u64> },
-    /// It was removed.
+    /// The record was removed.
     Removal { digest: Digest, removed_at: u64 },
 }
 
@@ -28,7 +28,7 @@ struct Immigration {
     partition: PartitionId,
 }
 
-/// The partitions that are coming in.
+/// The partitions being received.
 #[derive(Default)]
 pub(super) struct Immigrations(RwLock<HashMap<Key, Immigration>>);
 
@@ -45,11 +45,11 @@ impl Immigrations {
         self.0.write().clear();
     }
 
-    /// Takes a record in, or removes one. Calls `acknowledge` when what came is here, on disk if it must be, or something newer, so
-    /// that the sender need not send it again.
+    /// Stores a record, or removes one. Calls `acknowledge` when the sender's state of the record, or a newer one, is
+    /// here, and on disk if required, so that the sender need not send it again.
     ///
     /// # Errors
-    /// When it is none, or of another partition.
+    /// When it is no valid record, or belongs to another partition.
     pub(super) fn store(
         &self,
         key: Key,
@@ -59,7 +59,7 @@ impl Immigrations {
         const DONE: [ResultCode; 4] =
             [ResultCode::Ok, ResultCode::RecordExists, ResultCode::Generation, ResultCode::NotFound];
         let known = self.0.read();
-        // What came in before the cluster changed, or after its end: nobody waits for an answer.
+        // A message from before a change of the cluster, or after the end of the immigration, needs no answer.
         let Some(Immigration { namespace, partition }) = known.get(&key) else { return Ok(()) };
         namespace.metrics.add(NamespaceCounter::MigrateRecordReceives, 1);
         if namespace.storage.is_overloaded() {

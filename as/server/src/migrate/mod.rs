@@ -1,15 +1,17 @@
 //! Migration: the records of partitions on their way between nodes.
 //!
-//! Which partition goes where and when is for `cluster::migration` to say, in the cluster thread. Here its orders are carried
-//! out: a thread of the pool sends the records of a partition ([`emigration`]), fabric threads take those in that come
-//! ([`immigration`]), and when a partition is given up a thread waits for the writes that are under way ([`handing_over`]).
+//! `cluster::migration` in the cluster thread decides which partition goes where and when. This module carries out its
+//! orders: a thread of the pool sends the records of a partition ([`emigration`]), fabric threads store the received
+//! ones ([`immigration`]), and when a mastership ends a thread waits for the writes under way ([`handing_over`]).
 //!
 //! # Threads
-//! `migrate-threads` threads, at least one, with less weight than those that serve clients. Messages come on fabric threads.
+//! `migrate-threads` threads, at least one, with lower priority than service threads. Messages arrive on fabric
+//! threads.
 //!
 //! # Locks
 //! One mutex for the list of emigrations and one for the unacknowledged records of each. One lock for the list of
-//! immigrations, held, shared, while a record is stored: the cluster thread knows that none of an ended one is stored later.
+//! immigrations, held shared while a record is stored: so the cluster thread knows that no record of an ended
+//! immigration is stored later.
 
 mod emigration;
 mod handing_over;
@@ -32,12 +34,12 @@ use crate::workers::Workers;
 use emigration::Emigration;
 use immigration::{Immigrations, Incoming};
 
-/// How much less weight the threads have than service threads: about a tenth.
+/// How much lower the threads' priority is than that of service threads: about a tenth of the share.
 const NICENESS: i32 = 10;
-/// How soon the cluster thread is told again whose inbox was full.
+/// Pause before the cluster thread is told again if its inbox was full.
 const TELL_PAUSE: Duration = Duration::from_millis(5);
 
-/// What a thread of the pool does.
+/// A job for a thread of the pool.
 enum Job {
     Send(Arc<Emigration>),
     HandOver(Arc<Emigration>),
@@ -54,7 +56,7 @@ pub(crate) struct Migrations {
 }
 
 impl Migrations {
-    /// None yet. Records are sent by `fabric`.
+    /// Starts without migrations. `fabric` sends the records.
     ///
     /// # Errors
     /// When the system refuses a thread.
@@ -80,7 +82,7 @@ impl Migrations {
         Ok(migrations)
     }
 
-    /// As configured, but one for what is under way.
+    /// The configured number, but at least one for migrations under way.
     fn thread_count(&self) -> usize {
         self.context.config.service.migrate_threads.get().max(1) as usize
     }
@@ -100,7 +102,7 @@ impl Migrations {
         }
     }
 
-    /// Tells the cluster thread. What it must hear of is told until it has room for it, or ends.
+    /// Reports to the cluster thread; waits until that has room for the report, or the server stops.
     fn tell(&self, report: impl Fn() -> MoveReport) {
         let Some(tell) = self.reports.get() else { return };
         while !tell(report()) && !self.context.is_stopping() {
@@ -120,7 +122,7 @@ impl Migrations {
         !emigration.is_stopped()
     }
 
-    /// Takes in what a node sends under its numbers of the emigration and of the record, and acknowledges it.
+    /// Handles a record from a node, with the node's numbers of the emigration and of the record, and acknowledges it.
     fn take_in(
         &self,
         (from, emigration_id, insert_id): (NodeId, u32, u64),
@@ -148,7 +150,7 @@ impl Migrations {
                     emigration.acked(from, insert_id);
                 }
             }
-            // The rest is about partitions, not records.
+            // Other messages are about partitions, not records.
             _ => {
                 if let Some(tell) = self.reports.get() {
                     tell(MoveReport::Message { from, bytes: message.to_vec() });
@@ -169,7 +171,7 @@ impl Handler for Migrations {
 
 impl RecordMover for Migrations {
     fn report_to(&self, reports: MoveReports) {
-        // There is one cluster thread.
+        // There is one cluster thread, so the cell is empty.
         let _ = self.reports.set(reports);
     }
 
@@ -181,7 +183,7 @@ impl RecordMover for Migrations {
                 self.add(emigration, Job::Send);
             }
             MoveOrder::HandOver { emigration_id, namespace, partition } => {
-                // By this one nothing is sent.
+                // This emigration sends nothing.
                 let emigration = Emigration::new(emigration_id, NodeId::NONE, namespace, partition);
                 self.add(emigration, Job::HandOver);
             }
