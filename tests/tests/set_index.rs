@@ -148,7 +148,7 @@ fn an_index_is_right_while_it_is_built_and_after_truncation_and_expiry() {
     fill(client, "s", 0..60_000);
     for round in 0..4 {
         switch(client, "s", true);
-        // Beside the builder.
+        // Writes beside the builder.
         let (from, to) = (60_000 + round * 1_000, 61_000 + round * 1_000);
         fill(client, "s", from..to);
         let kept = rows(client, &query("s"));

@@ -16,9 +16,9 @@
 //! ```
 //! A record with the flag *compressed* is packed, in this server's own form: see [`packing`](crate::packing).
 //!
-//! Between name and particle a bin may have metadata: a byte of flags(always with 0x80), and what the flags announce. A
-//! record that was created over a tombstone leaves one when it is deleted; flags without an announcement, the byte 0x80
-//! in its first bin, mark it. The C server ignores such a byte and never writes it.
+//! Between name and particle a bin may have metadata: a byte of flags, always with 0x80, and the data that they
+//! announce. A record that was created over a tombstone leaves one when it is deleted; the byte 0x80 alone in its first
+//! bin marks such a record. The C server ignores that byte and never writes it.
 //!
 //! A varying number has 7 bits a byte, most significant first; a set top bit means that more bytes follow.
 

@@ -1,7 +1,7 @@
 //! Contexts and levels of log lines.
 //!
-//! Names and their order are those of `log/<sink>`, `log-set` and the `context` lines of a configuration file
-//! ; both are part of the info protocol and do not change.
+//! Names and their order are those of `log/<sink>`, `log-set` and the `context` lines of a configuration
+//! file; both are part of the info protocol and do not change.
 
 /// Declares [`Context`] and its names from one table.
 macro_rules! contexts {

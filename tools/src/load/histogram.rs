@@ -1,7 +1,7 @@
 //! Latency histogram with a relative error of at most a thousandth, over the crate `hdrhistogram`.
 //!
 //! One thread records, behind a lock that others hold only for the moment of a [`Snapshot`]. Smallest value,
-//! largest value and sum are kept besides the buckets and are exact.
+//! largest value and sum are kept beside the buckets and are exact.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 

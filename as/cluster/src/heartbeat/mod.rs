@@ -76,7 +76,7 @@ pub struct Heartbeat {
     nodes_max: usize,
     timing: Timing,
     peers: BTreeMap<NodeId, Peer>,
-    /// Until then another node with our id counts as present.
+    /// While the clock is before this, another node with our id counts as present.
     duplicate_until_ms: u64,
     fabric_endpoints: Vec<Endpoint>,
     next_pulse_ms: u64,

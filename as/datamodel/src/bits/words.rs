@@ -36,7 +36,7 @@ impl<'a> Run<'a> {
         self.word_at_edge(at)
     }
 
-    /// As [`Run::word`], for words that are partly outside.
+    /// Same as [`Run::word`], for words that are partly outside.
     #[cold]
     fn word_at_edge(&self, at: isize) -> u64 {
         let first = at.max(0);

@@ -198,7 +198,7 @@ struct Heap {
 }
 
 impl Heap {
-    /// Builds the heap and moves its top behind it `count` times.
+    /// Builds the heap and moves its top to the end `count` times.
     fn arrange(
         &mut self,
         budget: &Budget<'_>,
