@@ -1,5 +1,5 @@
-//! How long devices take, and how large the records are that are read and written, while `enable-benchmarks-storage` asks
-//! for it. While it does not, that costs one load.
+//! Latencies of devices, and sizes of the records read and written, measured while `enable-benchmarks-storage` asks for
+//! it. Otherwise this costs one load.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
@@ -8,7 +8,7 @@ use std::time::Instant;
 use super::settings::Settings;
 use crate::metrics::{Histogram, Unit};
 
-/// What is measured of a disk, in the order of the log.
+/// A measured transfer of a disk, in the order of the log.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Transfer {
     /// Of a record.
@@ -35,11 +35,11 @@ impl Transfer {
     }
 }
 
-/// What is measured of a whole namespace, and how. Threads share the counters; only who waits for a device anyway, or
-/// asked for the measuring, adds to them.
+/// Benchmarks of a whole namespace, and their settings. Threads share the counters; only threads that wait for a device
+/// anyway, or namespaces with benchmarks on, update them.
 pub(super) struct StorageBenchmarks {
     settings: Settings,
-    /// Otherwise in milliseconds.
+    /// Otherwise milliseconds.
     in_microseconds: AtomicBool,
     read_sizes: Histogram,
     write_sizes: Histogram,
@@ -65,20 +65,20 @@ impl StorageBenchmarks {
         if self.in_microseconds.load(Relaxed) { Unit::Microseconds } else { Unit::Milliseconds }
     }
 
-    /// Forgets what was measured; goes on in `unit`.
+    /// Clears the measurements, and continues in `unit`.
     pub(super) fn restart(&self, unit: Unit) {
         self.in_microseconds.store(unit == Unit::Microseconds, Relaxed);
         self.read_sizes.clear();
         self.write_sizes.clear();
     }
 
-    /// Writes the sizes of records to the log, for namespace `name`.
+    /// Logs the sizes of records, for namespace `name`.
     pub(super) fn report_sizes(&self, name: &str) {
         self.read_sizes.report(&format!("{{{name}}}-device-read-size"), "bytes");
         self.write_sizes.report(&format!("{{{name}}}-device-write-size"), "bytes");
     }
 
-    /// A record of `size` bytes was stored.
+    /// Counts a stored record of `size` bytes.
     #[inline]
     pub(super) fn note_write(&self, size: usize) {
         if self.is_on() {
@@ -87,7 +87,7 @@ impl StorageBenchmarks {
     }
 }
 
-/// What is measured of one disk.
+/// Benchmarks of one disk.
 pub(super) struct DiskBenchmarks {
     of_namespace: Arc<StorageBenchmarks>,
     /// By transfer.
@@ -95,18 +95,18 @@ pub(super) struct DiskBenchmarks {
 }
 
 impl DiskBenchmarks {
-    /// Those of a disk of the namespace of `of_namespace`.
+    /// For a disk of the namespace of `of_namespace`.
     pub(super) fn new(of_namespace: Arc<StorageBenchmarks>) -> Self {
         DiskBenchmarks { of_namespace, histograms: std::array::from_fn(|_| Histogram::new(0)) }
     }
 
-    /// A transfer begins; returns the time if it is measured.
+    /// Begins a transfer; returns the time if it is measured.
     #[inline]
     pub(super) fn start(&self) -> Option<Instant> {
         self.of_namespace.is_on().then(Instant::now)
     }
 
-    /// The transfer that began at `started` has ended.
+    /// Ends the transfer that began at `started`.
     #[inline]
     pub(super) fn end(&self, transfer: Transfer, started: Option<Instant>) {
         if let Some(started) = started {
@@ -114,19 +114,19 @@ impl DiskBenchmarks {
         }
     }
 
-    /// A record was read with a transfer of `size` bytes.
+    /// Counts a record that was read with a transfer of `size` bytes.
     #[inline]
     pub(super) fn note_read(&self, size: usize) {
         if self.of_namespace.is_on() {
             self.of_namespace.read_sizes.add_size(size as u64);
         }
     }
-    /// Forgets what was measured.
+    /// Clears the measurements.
     pub(super) fn clear(&self) {
         self.histograms.iter().for_each(Histogram::clear);
     }
 
-    /// Writes how long each transfer took to the log that can `happen`; `disk` names namespace and disk.
+    /// Logs the latencies of each transfer that can `happen`; `disk` names namespace and disk.
     pub(super) fn report(&self, disk: &str, happens: impl Fn(Transfer) -> bool) {
         let unit = self.of_namespace.unit().name();
         for transfer in Transfer::ALL.into_iter().filter(|transfer| happens(*transfer)) {

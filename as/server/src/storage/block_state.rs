@@ -53,7 +53,7 @@ impl WblockState {
     }
 }
 
-/// What became of a block that lost a live record.
+/// Effect on a block that lost a live record.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum AfterFree {
     /// Nothing changed.

@@ -1,11 +1,10 @@
-//! Write blocks of a disk that are in memory: being filled, waiting to be written, or kept for reading.
+//! Write blocks of a disk that are in memory: being filled, waiting to be written, or cached for reads.
 //!
 //! Bytes of a record are copied into a buffer once, at a place reserved for them, before any index element points there,
 //! and never changed afterwards. So the holder of the record's guard may read them, and the part up to the mark may be
 //! written out once the writers that were announced before are done.
 //!
-//! Memory of buffers that are not needed any more is kept for the next ones: new memory has to be zeroed by the system, page
-//! by page.
+//! Memory of buffers that are no longer needed is reused: the system would have to zero new memory page by page.
 
 use std::sync::Arc;
 
@@ -18,15 +17,15 @@ use super::stripe::{LentBlock, PREFETCH_SIZE_MAX};
 use super::wblock::{Taken, WblockId, WblockTable};
 use super::{RBLOCK_SIZE, RBLOCKS_PER_WBLOCK, WBLOCK_SIZE};
 
-/// Buffers whose memory a disk keeps at most: one for each of its streams, and as many that are just written out.
+/// Most buffers whose memory a disk keeps: one for each of its streams, and as many that were just written out.
 const SPARES_MAX: usize = 4;
 
-/// Memory of buffers that are not needed any more. Its lock is the innermost one.
+/// Memory of unneeded buffers. Its lock is the innermost one.
 #[derive(Default)]
 pub(super) struct Spares(Mutex<Vec<Region>>);
 
 impl Spares {
-    /// Memory for a buffer, with anything in it; `None` when the system has none.
+    /// Memory for a buffer, with arbitrary content; `None` if the system has none.
     pub(super) fn take(self: &Arc<Self>) -> Option<OwnMemory> {
         let spare = self.0.lock().pop();
         let region = spare.or_else(|| Region::new(WBLOCK_SIZE as usize))?;
@@ -36,7 +35,7 @@ impl Spares {
 
 /// Memory for one buffer, which goes back to the spares.
 pub(super) struct OwnMemory {
-    /// There until it is dropped.
+    /// Present until it is dropped.
     region: Option<Region>,
     spares: Arc<Spares>,
 }
@@ -56,7 +55,7 @@ impl Drop for OwnMemory {
     }
 }
 
-/// Where the bytes of a block are while they are in memory.
+/// The memory of a block.
 pub(super) enum Memory {
     /// In a buffer of its own.
     Own(OwnMemory),
@@ -67,9 +66,9 @@ pub(super) enum Memory {
 pub(super) struct WriteBuffer {
     device: u8,
     id: WblockId,
-    /// Place in the order in which blocks were taken; see `flush`.
+    /// Position in the order in which blocks were taken; see `flush`.
     sequence: u64,
-    /// Before the block is written, all up to this number must be durable.
+    /// Before the block is written, all blocks up to this number must be durable.
     freed_after: u64,
     memory: Memory,
     mark: FillMark,
@@ -106,7 +105,7 @@ impl WriteBuffer {
         (self.device, self.id) == (block.device(), block.id())
     }
 
-    /// Moves the mark behind `place`, which was given out just now.
+    /// Moves the mark behind `place`, which was just reserved.
     pub(super) fn follow(&self, place: &ReservedPlace<'_>) {
         self.check(place);
         self.mark.reserve(place.offset() + place.size());
@@ -148,7 +147,7 @@ impl WriteBuffer {
         }
     }
 
-    /// What is reserved now, after waiting until it is written. `wblocks` are those of its disk.
+    /// The bytes reserved now, after waiting until they are written. `wblocks` are those of its disk.
     #[expect(unsafe_code, reason = "what is complete does not change")]
     pub(super) fn complete(&self, wblocks: &WblockTable) -> &[u8] {
         assert_eq!(wblocks.device(), self.device, "a block belongs to one table");
@@ -202,7 +201,7 @@ mod tests {
     use super::super::wblock::Reuse;
     use super::*;
 
-    /// Small enough for Miri, which runs this too.
+    /// Small enough for Miri, which runs this test too.
     const RECORDS: u32 = if cfg!(miri) { 8 } else { 500 };
     const SIZE: u32 = 2 * RBLOCK_SIZE;
 

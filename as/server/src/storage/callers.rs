@@ -1,25 +1,25 @@
 //! Threads that wait for a disk, and whether it answers them.
 //!
-//! A call that a disk does not answer holds its thread for as long as the system likes. So whoever reads, or waits until
-//! something is on disk, says when that begins and when it is over, and a watch looks at that several times a second. A disk
-//! that has left a call unanswered for [`STUCK_TIME`] is *stuck* until all such calls are over. Threads of pools begin no
-//! further ones meanwhile: what they were about to do waits (`waiting`), and others work in the place of those that hang
+//! A call that a disk does not answer blocks its thread indefinitely. So a thread that reads, or waits until data is on
+//! disk, registers the call, and a watch checks the calls several times a second. A disk that has left a call
+//! unanswered for [`STUCK_TIME`] is *stuck* until all such calls are over. Pool threads begin no further calls
+//! meanwhile: their requests wait (`waiting`), and substitutes work in the place of threads that hang
 //! (`transaction::DiskWatch`). So a disk of one namespace does not use up the threads of another.
 //!
 //! # Threads
-//! Each call has a slot while it is under way; a thread mostly finds the one free that it had before. All is atomic.
+//! Each call has a slot while it is in progress; a thread mostly finds its previous slot free. Everything is atomic.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::*};
 use std::time::{Duration, Instant};
 
-/// A call that takes longer is not going to be answered soon.
+/// A call that takes longer is not answered soon.
 const STUCK_TIME: Duration = Duration::from_secs(1);
-/// Calls that are watched at a time. Of more it does no harm to miss some.
+/// Most calls watched at a time. Missing further ones does no harm.
 const SLOT_COUNT: usize = 64;
-/// Bits of a slot that say who waits; above are the milliseconds since the disk was opened, and one more.
+/// Bits of a slot for the caller; above are the milliseconds since the disk was opened, plus one.
 const CALLER_BITS: u32 = 3;
 
-/// Whose threads wait for disks.
+/// Kinds of threads that wait for disks.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum DiskCaller {
     /// Threads that wait for a disk themselves: service threads, nsup, builders of indexes and others.
@@ -31,29 +31,29 @@ pub(crate) enum DiskCaller {
 }
 
 impl DiskCaller {
-    /// Callers that get substitute threads while they hang.
+    /// Callers whose threads get substitutes while they hang.
     pub(crate) const POOLS: [DiskCaller; 3] =
         [DiskCaller::Transactions, DiskCaller::Batches, DiskCaller::Queries];
 
-    /// Whether its threads begin no call of a stuck disk.
+    /// Whether its threads begin no call to a stuck disk.
     fn is_careful(self) -> bool {
         self != DiskCaller::Other
     }
 }
 
-/// A call that is under way, or 0.
+/// A call in progress, or 0.
 #[derive(Default)]
 #[repr(align(64))]
 struct Slot(AtomicU64);
 
-/// Calls of one disk that are under way.
+/// Calls of one disk in progress.
 pub(super) struct DiskCallers {
     opened: Instant,
     slots: [Slot; SLOT_COUNT],
     is_stuck: AtomicBool,
 }
 
-/// A call that is under way, until this is dropped.
+/// A call in progress, until this is dropped.
 pub(super) struct PendingCall<'a>(Option<&'a Slot>);
 
 impl Drop for PendingCall<'_> {
@@ -73,13 +73,13 @@ impl DiskCallers {
         }
     }
 
-    /// Whether a thread of `caller` is to begin no call now.
+    /// Whether a thread of `caller` must not begin a call now.
     #[inline]
     pub(super) fn must_wait(&self, caller: DiskCaller) -> bool {
         self.is_stuck.load(Relaxed) && caller.is_careful()
     }
 
-    /// A thread of `caller` begins a call. `hint` is a place where its thread keeps which slot it had before.
+    /// Begins a call of a thread of `caller`. `hint` is the thread's storage for its previous slot.
     pub(super) fn begin(&self, caller: DiskCaller, hint: &mut usize) -> PendingCall<'_> {
         let entry = (self.now_ms() + 1) << CALLER_BITS | caller as u64;
         for _ in 0..SLOT_COUNT {
@@ -96,23 +96,23 @@ impl DiskCallers {
         self.opened.elapsed().as_millis() as u64
     }
 
-    /// Looks at all calls. Returns whether the disk is stuck, and whether that is news.
+    /// Checks all calls. Returns whether the disk is stuck, and whether that has changed.
     pub(super) fn look(&self) -> (bool, bool) {
         let is_stuck = self.unanswered(STUCK_TIME).next().is_some();
         (is_stuck, self.is_stuck.swap(is_stuck, Relaxed) != is_stuck)
     }
 
-    /// Whether the disk was stuck at the last look.
+    /// Whether the disk was stuck at the last check.
     pub(super) fn is_stuck(&self) -> bool {
         self.is_stuck.load(Relaxed)
     }
 
-    /// Threads of `caller` that hang.
+    /// Number of threads of `caller` that hang.
     pub(super) fn hanging(&self, caller: DiskCaller) -> usize {
         self.unanswered(STUCK_TIME).filter(|other| *other == caller as u64).count()
     }
 
-    /// Callers of calls that have taken longer than that.
+    /// Callers of calls that have taken longer than `longer_than`.
     fn unanswered(&self, longer_than: Duration) -> impl Iterator<Item = u64> {
         let now = self.now_ms() + 1;
         self.slots.iter().filter_map(move |slot| match slot.0.load(Relaxed) {

@@ -1,4 +1,4 @@
-//! Whether the files and devices of a namespace could be used, without changing anything: for `--check-config`.
+//! Checks whether the files and devices of a namespace can be used, without changing anything: for `--check-config`.
 
 use std::collections::HashSet;
 use std::io;
@@ -13,8 +13,8 @@ use super::medium::{Opened, check_disk};
 use super::open::{OpenSettings, check_heads};
 use crate::config::StorageConfig;
 
-/// What stands in the way of opening what `config` lists: everything that can be told without creating files. The headers
-/// are judged together if all are there.
+/// Reasons why the files or devices of `config` cannot be opened, as far as they can be found without creating files.
+/// The headers are judged together if all devices exist.
 pub(crate) fn check_backings(namespace: &str, config: &StorageConfig) -> Vec<OpenError> {
     let mut errors = Vec::new();
     let mut disks: Vec<Opened> = Vec::new();
@@ -40,7 +40,7 @@ pub(crate) fn check_backings(namespace: &str, config: &StorageConfig) -> Vec<Ope
     errors
 }
 
-/// Files and devices that several of `namespaces` would open, each as the path that names it again.
+/// Files and devices that several of `namespaces` would open, each with the second path that names it.
 pub(crate) fn shared_backings<'a>(
     namespaces: impl Iterator<Item = (&'a str, &'a StorageConfig)>,
 ) -> Vec<(&'a str, PathBuf)> {
@@ -57,13 +57,13 @@ pub(crate) fn shared_backings<'a>(
     shared
 }
 
-/// The path without links and detours, as far as its folder is there.
+/// The path with links resolved, as far as its folder exists.
 fn resolved(path: &Path) -> PathBuf {
     let of_folder = || Some(path.parent()?.canonicalize().ok()?.join(path.file_name()?));
     path.canonicalize().ok().or_else(of_folder).unwrap_or_else(|| path.to_owned())
 }
 
-/// Whether a start would make the file, or fill it.
+/// Whether a start would create or fill the file.
 fn is_new(path: &Path) -> bool {
     std::fs::metadata(path).map_or_else(
         |error| error.kind() == io::ErrorKind::NotFound,

@@ -1,8 +1,8 @@
-//! A medium that loses what a power failure may lose: live bytes beside durable bytes, and faults on demand.
+//! A medium that loses in a crash what a power failure may lose: it has live and durable bytes, and faults on demand.
 //!
-//! Reads see the live bytes. A write reaches the durable bytes when [`sync`](BlockMedium::sync) returns, or at once
-//! when writes are durable; at a crash, each sector of what is still between the two may or may not have arrived.
-//! One mutex around everything, held by nobody else's lock. Another one for a sync that is held up, which does not hold it.
+//! Reads see the live bytes. A write reaches the durable bytes when [`sync`](BlockMedium::sync) returns, or at once if
+//! writes are durable; in a crash, each sector between the two states may or may not have arrived. One mutex guards
+//! everything and is taken alone. A delayed sync has another mutex, which is not held while it waits.
 
 use std::collections::BTreeSet;
 use std::io;
@@ -13,25 +13,25 @@ use cf::aligned::AlignedBuf;
 use cf::sys::block::{BlockError, BlockMedium, IO_SIZE_MIN, Operation, assert_io_unit};
 use parking_lot::{Condvar, Mutex};
 
-/// Bytes that a device writes as one.
+/// Bytes that a device writes atomically.
 pub(super) const SECTOR_SIZE: usize = IO_SIZE_MIN as usize;
 
-/// What is to go wrong. Writes are counted from 0, over the life of the medium.
+/// Faults. Writes are counted from 0, over the life of the medium.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Faults {
-    /// This write and all after it fail; of this one, so many sectors arrive.
+    /// This write and all later ones fail; this many sectors of it arrive.
     pub(super) write_fails_at: Option<(u64, usize)>,
-    /// After so many writes all others seem to succeed, yet nothing is durable any more.
+    /// After this many writes all others seem to succeed, but nothing is durable any more.
     pub(super) freeze_at: Option<u64>,
     /// Reads that touch these bytes fail.
     pub(super) unreadable: Option<Range<u64>>,
-    /// Syncs fail once so many have succeeded.
+    /// Syncs fail after this many have succeeded.
     pub(super) syncs_fail_after: Option<u64>,
-    /// The next sync fails, and what it was to make durable never is, though later ones succeed: so the page cache does it.
+    /// The next sync fails, and its data never becomes durable even if later syncs succeed, as in the page cache.
     pub(super) next_sync_loses: bool,
 }
 
-/// Whether a sync is to be held up.
+/// Whether a sync is delayed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum SyncHold {
     No,
@@ -42,14 +42,14 @@ enum SyncHold {
 struct State {
     live: Vec<u8>,
     durable: Vec<u8>,
-    /// Sectors that differ, or may.
+    /// Sectors that differ, or may differ.
     pending: BTreeSet<usize>,
     faults: Faults,
     writes: u64,
     failed: bool,
 }
 
-/// The medium. Stays usable after [`crash`](Self::crash), which only tells what would be found.
+/// The medium. It stays usable after [`crash`](Self::crash), which only returns what a restart would find.
 pub(super) struct CrashMedium {
     path: PathBuf,
     durable_writes: bool,
@@ -64,7 +64,7 @@ impl CrashMedium {
         Self::from_image(vec![0; size], durable_writes)
     }
 
-    /// What an earlier medium left; `durable_writes` as with `O_DSYNC`.
+    /// A medium with the content of an earlier one; `durable_writes` as with `O_DSYNC`.
     pub(super) fn from_image(image: Vec<u8>, durable_writes: bool) -> Self {
         assert!(image.len().is_multiple_of(SECTOR_SIZE));
         let state = State {
@@ -88,19 +88,19 @@ impl CrashMedium {
         self.state.lock().faults = faults;
     }
 
-    /// The medium works again.
+    /// Ends all faults.
     pub(super) fn repair(&self) {
         let mut state = self.state.lock();
         state.faults = Faults::default();
         state.failed = false;
     }
 
-    /// Has the next sync wait, with nothing of it durable, until [`let_sync_go`](Self::let_sync_go).
+    /// Delays the next sync, with nothing of it durable, until [`let_sync_go`](Self::let_sync_go).
     pub(super) fn hold_next_sync(&self) {
         *self.sync_hold.lock() = SyncHold::Next;
     }
 
-    /// Waits until a sync is held up.
+    /// Waits until a sync is delayed.
     pub(super) fn await_held_sync(&self) {
         let mut hold = self.sync_hold.lock();
         while *hold == SyncHold::Next {
@@ -108,7 +108,7 @@ impl CrashMedium {
         }
     }
 
-    /// The sync that is held up goes on.
+    /// Resumes the delayed sync.
     pub(super) fn let_sync_go(&self) {
         *self.sync_hold.lock() = SyncHold::No;
         self.sync_hold_changed.notify_all();
@@ -135,12 +135,13 @@ impl CrashMedium {
         }
     }
 
-    /// Writes so far, failed ones too.
+    /// Number of writes so far, including failed ones.
     pub(super) fn writes(&self) -> u64 {
         self.state.lock().writes
     }
 
-    /// What a restart would find, if of the sectors under way those arrived that `arrived` says (by sector number).
+    /// The content that a restart would find if those of the pending sectors arrived for which `arrived` returns true
+    /// (by sector number).
     pub(super) fn crash(&self, mut arrived: impl FnMut(usize) -> bool) -> Vec<u8> {
         let state = self.state.lock();
         let mut image = state.durable.clone();

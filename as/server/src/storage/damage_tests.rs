@@ -1,4 +1,4 @@
-//! The engine on disks that lose bytes while it runs: what is damaged stays where it is and everything else goes on.
+//! The engine on disks that lose bytes while it runs: damaged records stay in place and everything else continues.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -143,7 +143,7 @@ fn defrag_does_not_move_damaged_records() {
     }
 }
 
-/// When hardly a block is free the emptiest is emptied, and that must not be one that cannot be.
+/// When hardly a block is free the emptiest one is emptied; it must not be one that cannot be emptied.
 #[test]
 fn a_kept_block_does_not_stop_the_making_of_room() {
     let config = config(Engine::Device, true);
@@ -156,7 +156,7 @@ fn a_kept_block_does_not_stop_the_making_of_room() {
     }
     node.storage.close();
     let (node, _) = start(vec![(Arc::clone(&medium), None)], &config);
-    // Of the first block nothing is left but what cannot be read, and of the others about two thirds.
+    // The first block holds only unreadable records, the others are about two thirds full.
     let bad = place_of(&node, 0);
     medium.set_faults(Faults { unreadable: Some(bad.start..bad.start + 1), ..Faults::default() });
     let first = bad.start / u64::from(WBLOCK_SIZE);
@@ -187,7 +187,7 @@ fn a_kept_block_does_not_stop_the_making_of_room() {
     node.storage.check();
 }
 
-/// A disk that could not be read for a while is emptied when it works again.
+/// A disk that could not be read for a while is defragmented when it works again.
 #[test]
 fn kept_blocks_are_tried_again_when_the_disk_recovers() {
     let medium = Arc::new(CrashMedium::zeroed(DISK_SIZE as usize, true));
@@ -216,7 +216,7 @@ fn kept_blocks_are_tried_again_when_the_disk_recovers() {
     node.storage.check();
 }
 
-/// What was replaced on another disk waits there for its replacement to be durable. That is no damage.
+/// A replaced record on another disk waits there until its replacement is durable. That is no damage.
 #[test]
 fn places_that_wait_to_be_freed_are_not_taken_for_damage() {
     let config = config(Engine::Device, false);
@@ -232,7 +232,7 @@ fn places_that_wait_to_be_freed_are_not_taken_for_damage() {
     let media = || vec![(Arc::clone(&first), None), (Arc::clone(&second), None)];
     let (node, _) = start(media(), &config);
     node.clock.store(10_000, Relaxed);
-    // Everything is moved to where it belongs now; nothing of it is on the second disk yet.
+    // Every record moves to its present disk; nothing of it is on the second disk yet.
     config.params.defrag_lwm_pct.set(100);
     node.storage.settings_changed();
     defrag(&node);
@@ -256,7 +256,7 @@ fn places_that_wait_to_be_freed_are_not_taken_for_damage() {
     assert_eq!(kept(), 0);
 }
 
-/// A start tells of every record that it cannot load, wherever it is, and finds those behind it.
+/// A start reports every record that it cannot load, wherever it is, and finds the records after it.
 #[test]
 fn a_record_without_its_magic_is_told_and_the_others_are_loaded() {
     for engine in [Engine::Device, Engine::Memory] {
@@ -281,7 +281,7 @@ fn a_record_without_its_magic_is_told_and_the_others_are_loaded() {
     }
 }
 
-/// Bytes that were never a record, where no server has written, are not taken for damage.
+/// Bytes where no server has ever written are not reported as damage.
 #[test]
 fn what_was_never_used_is_not_damage() {
     let config = config(Engine::Device, true);

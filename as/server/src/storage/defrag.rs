@@ -1,7 +1,7 @@
-//! Defrag: moves what is alive out of a block that holds little, and frees the block.
+//! Defrag: moves the live records out of a sparsely filled block, and frees the block.
 //!
-//! Records that cannot be read are not moved: their block is kept and left alone from then on, until they are replaced or
-//! deleted, or their disk has recovered from a failure. Other blocks are emptied meanwhile.
+//! Records that cannot be read are not moved: their block is kept and left alone, until they are replaced or deleted,
+//! or their disk has recovered from a failure. Other blocks are emptied meanwhile.
 
 use std::sync::atomic::Ordering::Acquire;
 use std::time::Duration;
@@ -20,13 +20,13 @@ use super::settings::low_water_bytes;
 use super::wblock::{Emptying, WblockId, wblock_offset};
 use crate::index::{Index, Location};
 
-/// How often a defrag thread without work looks for some, and how often if somebody waits for room.
+/// How often an idle defrag thread looks for work, and how often if requests wait for room.
 const IDLE_PERIOD: Duration = Duration::from_secs(1);
 const WAITING_PERIOD: Duration = Duration::from_millis(10);
-/// How long a block is free before its memory is given back, and of how many that is done in one turn.
+/// How long a block must be free before its memory is given back, and for how many blocks that is done in one turn.
 const IDLE_MEMORY: Duration = Duration::from_secs(10);
 const DISCARDED_BLOCKS: usize = 16;
-/// A block with more alive than this, in percent, is not worth emptying whatever the want.
+/// A block with a larger live share than this, in percent, is never worth emptying.
 const WORTHWHILE_PCT: u32 = 95;
 
 impl Storage {
@@ -54,8 +54,8 @@ impl Storage {
         devices().for_each(|device| self.release_all(device));
     }
 
-    /// Empties queued blocks until `minimum_pct` of each device are free or nothing is left to do; for the start of the
-    /// server, before anybody writes, and before there are flush threads.
+    /// Empties queued blocks until `minimum_pct` of each device is free or nothing is left to do; called at the start
+    /// of the server, before there are writers and flush threads.
     pub(crate) fn defrag_until_available(&self, minimum_pct: u32, index: &Index) {
         let mut scratch = DiskBuffer::new();
         for device in &self.devices {
@@ -67,9 +67,9 @@ impl Storage {
     }
 }
 
-/// Empties one queued block of `device`, if more than `defrag-queue-min` wait. When hardly a block is free, also one that
-/// does not wait for it: better to write much than to take no more writes, as long as it helps. Returns whether it emptied
-/// one.
+/// Empties one queued block of `device`, if more than `defrag-queue-min` wait. If hardly a block is free, it may also
+/// empty one that is not queued: writing much is better than refusing writes, as long as it helps. Returns whether it
+/// emptied one.
 pub(super) fn defrag_one(
     storage: &Storage,
     device: &Device,
@@ -77,7 +77,7 @@ pub(super) fn defrag_one(
     scratch: &mut DiskBuffer,
 ) -> bool {
     if device.as_disk().is_some_and(Disk::is_backlogged) {
-        // What would be moved now would only wait in memory.
+        // Records moved now would only wait in memory.
         return false;
     }
     let queue_min = storage.settings.defrag_queue_min();
@@ -91,7 +91,7 @@ pub(super) fn defrag_one(
             device.emptied(emptying, unreadable.as_ref());
             true
         }
-        // There is no room for its records, or the disk they would go to has failed.
+        // There is no room for its records, or their target disk has failed.
         Err(_) => {
             device.wblocks.put_back(emptying);
             false
@@ -99,8 +99,8 @@ pub(super) fn defrag_one(
     }
 }
 
-/// When hardly a block is free, the next one to empty: one that waits for more to wait, else the emptiest of all, as long as
-/// that makes room. Writers wait for it meanwhile, and are told if it does not.
+/// The next block to empty when hardly a block is free: a queued one even if few wait, else the emptiest of all, as
+/// long as that makes room. Writers wait for it meanwhile, and are refused if it does not help.
 fn next_for_want_of_room(storage: &Storage, device: &Device) -> Option<Emptying> {
     if !storage.is_short(device) {
         device.set_can_gain(true);
@@ -120,10 +120,10 @@ fn next_for_want_of_room(storage: &Storage, device: &Device) -> Option<Emptying>
     next
 }
 
-/// Takes the block that is best to empty, and tells the device whether there is one. The second value says whether more is
-/// alive in it than `defrag-lwm-pct`.
+/// Takes the best block to empty, and tells the device whether there is one. The second value says whether its live
+/// share exceeds `defrag-lwm-pct`.
 fn look_for_room(device: &Device) -> (Option<Emptying>, bool) {
-    // A block that a writer closes after this look is news, and must not be overruled by it.
+    // A block that a writer closes after this check may make room; the result must not override that.
     let _held = device.hold_open_block();
     let mut next = device.wblocks.next_to_defrag(0);
     let is_forced = next.is_none()
@@ -137,19 +137,20 @@ fn look_for_room(device: &Device) -> (Option<Emptying>, bool) {
     (next, is_above_mark)
 }
 
-/// Records looked up together, so that their sprigs and elements come from memory side by side.
+/// Records looked up together, so that their sprigs and elements are loaded from memory in parallel.
 const LOOK_AHEAD: usize = 16;
-/// Bytes of a block after which defrag rests, as `defrag-sleep` says.
+/// Bytes of a block after which defrag sleeps, as `defrag-sleep` requires.
 const PIECE_SIZE: usize = 1 << 20;
 
-/// A record of the block that is emptied.
+/// A record of the block being emptied.
 struct Found<'a> {
     offset: usize,
     digest: Digest,
     bytes: &'a [u8],
 }
 
-/// Walks the records of `block`, which has number `id`, and moves those that were read and whose element still points here.
+/// Walks the records of `block`, which has number `id`, and moves those that can be read and whose element still points
+/// here.
 fn move_live_records(
     storage: &Storage,
     device: &Device,
@@ -183,12 +184,12 @@ fn move_live_records(
     }
 }
 
-/// The records of a block in order. Without a record at a place, looks 16 bytes further: a block that was used before may
-/// hold old bytes between new records.
+/// The records of a block in order. Where no record begins, it searches in steps of 16 bytes: a block that was used
+/// before may hold old bytes between new records.
 ///
-/// What a start found must be found here too. So on a disk a record is believed only if it is whole: one whose writing
-/// was cut short by a crash may reach over records of the block's former life, and some of them may be alive. One that
-/// was damaged since stays where it is, and so does its block.
+/// It must find every record that a start found. So on a disk only a whole record is accepted: one whose write was cut
+/// short by a crash may extend over records of the block's former life, and some of these may be alive. A record that
+/// was damaged later stays in place, and so does its block.
 struct Records<'a> {
     block: &'a [u8],
     offset: usize,

@@ -1,10 +1,10 @@
 //! One device: its write blocks, the block being filled, and the medium behind them.
 //!
 //! # Few blocks
-//! The stripes of a small namespace in memory have three blocks for records. There writers and defrag fill the same block, and
-//! one is always free or being made free: a writer that finds its block full leaves the last free one to defrag, which moves
-//! to it what is alive in another one. Until that is free, writers wait, so that what is alive has room. Then all go on in the
-//! rest of the block.
+//! The stripes of a small namespace in memory have three blocks for records. There writers and defrag fill the same
+//! block, and one block is always free or being freed: a writer that finds its block full leaves the last free one to
+//! defrag, which moves the live records of another block there. Until that block is free, writers wait, so that these
+//! records have room. Then all continue in the rest of the new block.
 
 use std::fmt;
 use std::path::Path;
@@ -30,8 +30,8 @@ use crate::index::{Element, Location};
 
 /// Blocks kept for defrag on a memory stripe: what it empties is less than one.
 const MEMORY_RESERVE: usize = 1;
-/// Blocks that defrag empties for want of room without there being more of it. Of blocks that are worth it, of which a
-/// twentieth is garbage at least, fewer make a free one.
+/// Most blocks that defrag empties for want of room without gaining a free one. Of blocks worth emptying, which hold at
+/// least a twentieth of garbage, fewer make a free one.
 const VAIN_BLOCKS_MAX: u32 = 32;
 
 /// What is behind the write blocks.
@@ -60,11 +60,11 @@ pub(crate) struct DeviceStats {
     pub(crate) disk: Option<DiskStats>,
 }
 
-/// What came of emptying blocks for want of room. Records so large that few fit into a block leave a part of it unused
+/// The effect of emptying blocks for want of room. Records so large that few fit into a block leave a part of it unused
 /// wherever they are moved.
 #[derive(Default)]
 struct Gain {
-    /// Blocks emptied since there was one.
+    /// Blocks emptied since the last gain.
     vain_blocks: u32,
     /// Most free blocks seen since the last news.
     free_blocks: usize,
@@ -76,7 +76,7 @@ struct Gain {
 pub(super) struct Device {
     number: u8,
     pub(super) wblocks: WblockTable,
-    /// The block that each stream fills. Of few blocks all fill that of the writers.
+    /// The block that each stream fills. On a device of few blocks all streams fill that of the writers.
     streams: [Mutex<Option<OpenBlock>>; STREAM_COUNT],
     pub(super) medium: Medium,
     filled: [AtomicU64; STREAM_COUNT],
@@ -84,7 +84,7 @@ pub(super) struct Device {
     defrag_above_lwm: AtomicU64,
     given_back_bytes: AtomicU64,
     gain: Mutex<Gain>,
-    /// Defrag is at work, and has not found that it makes no room.
+    /// Whether defrag is at work, and has not found that it gains no room.
     can_gain: AtomicBool,
     pub(super) room: RoomQueue,
 }
@@ -134,7 +134,7 @@ impl Device {
         }
     }
 
-    /// Appends a flat record. The second value says whether there is something to do for defrag now.
+    /// Appends a flat record. The second value says whether defrag has work now.
     ///
     /// # Errors
     /// When no block can be taken, or the disk has failed.
@@ -180,12 +180,12 @@ impl Device {
         &self.streams[filled as usize]
     }
 
-    /// Whether defrag has taken the last of few blocks: it needs the room in it to free another one.
+    /// Whether defrag has taken the last of few blocks: it needs the room there to free another one.
     fn has_lent_last_block(&self) -> bool {
         self.wblocks.has_few_blocks() && self.wblocks.free_count() == 0
     }
 
-    /// Of few blocks: has writers wait that would close a block, as long as the result lives.
+    /// On a device of few blocks: makes writers that would close a block wait until the result is dropped.
     pub(super) fn hold_open_block(&self) -> Option<MutexGuard<'_, Option<OpenBlock>>> {
         self.wblocks.has_few_blocks().then(|| self.open_block(Stream::Write).lock())
     }
@@ -204,19 +204,20 @@ impl Device {
         self.can_gain.load(Relaxed)
     }
 
-    /// Defrag has found whether it makes room.
+    /// Notes whether defrag gains room.
     pub(super) fn set_can_gain(&self, can_gain: bool) {
         self.can_gain.store(can_gain, Relaxed);
     }
 
-    /// Of few blocks: there is one that defrag can empty, or it is at that.
+    /// On a device of few blocks: notes that defrag can empty one, or is doing so.
     pub(super) fn expect_gain(&self) {
         if self.wblocks.has_few_blocks() {
             self.set_can_gain(true);
         }
     }
 
-    /// Whether so few blocks are free that writers are about to wait for defrag. Of few blocks: whether they do.
+    /// Whether so few blocks are free that writers are about to wait for defrag; on a device of few blocks, whether
+    /// they wait.
     pub(super) fn is_short(&self, settings: &Settings) -> bool {
         self.wblocks.is_short(settings.stop_writes_avail_pct())
             && (!self.wblocks.has_few_blocks()
@@ -276,9 +277,9 @@ impl Device {
         }
     }
 
-    /// Takes a free block whose memory still holds what is to be written to disk, and waits until that is done. Rare: the
-    /// memory of all free blocks must have been filled and freed within one turn of the flush thread. While the server runs
-    /// nobody waits here, as the caller holds locks: what is to be stored is tried again later.
+    /// Takes a free block whose memory still has to be written to disk, and waits until that is done. This is rare: the
+    /// memory of all free blocks must have been filled and freed within one turn of the flush thread. While the server
+    /// runs no caller waits here, as it holds locks: the record is stored again later.
     #[cold]
     fn take_after_flush(
         &self,
@@ -299,7 +300,7 @@ impl Device {
             self.wblocks.close(block, settings.low_water_bytes());
             return Err(StorageError::Failed);
         }
-        // The last user of the old buffer is copying it.
+        // The last user of the old buffer is copying from it.
         while disk.stripe().is_some_and(|stripe| stripe.is_lent(block.id())) {
             std::thread::yield_now();
         }
@@ -351,7 +352,7 @@ impl Device {
         }
     }
 
-    /// Defrag is done with `block`, of which it could not read what `unreadable` says.
+    /// Ends defrag of `block`, of which the bytes in `unreadable` could not be read.
     pub(super) fn emptied(&self, mut block: Emptying, unreadable: Option<&Unreadable>) {
         if let (Some(stripe), Some(unused)) = (self.stripe(), self.wblocks.unused(&mut block)) {
             stripe.discard(&unused);
@@ -375,8 +376,8 @@ impl Device {
         );
     }
 
-    /// Gives the memory of blocks back that have been free for as long as `idle`, at most of `count`: what was deleted takes
-    /// no memory. What is freed and taken again all the time keeps it.
+    /// Gives back the memory of at most `count` blocks that have been free for `idle`, so that deleted records take no
+    /// memory. Blocks that are freed and taken again all the time keep theirs.
     pub(super) fn discard_idle(&self, idle: Duration, count: usize) {
         let Some(stripe) = self.stripe() else { return };
         for _ in 0..count {
@@ -451,7 +452,7 @@ impl Device {
         )
     }
 
-    /// Percentage of free blocks. When defrag has taken the last of few, the one that it is emptying counts.
+    /// Percentage of free blocks. If defrag has taken the last of few, the one that it is emptying counts as free.
     pub(super) fn available_pct(&self) -> u32 {
         let free = match self.wblocks.free_count() {
             0 if self.wblocks.has_few_blocks() && self.wblocks.is_emptying() => 1,
@@ -462,7 +463,7 @@ impl Device {
         (free as u64 * u64::from(WBLOCK_SIZE) * 100 / self.wblocks.size()) as u32
     }
 
-    /// Whether emptying another block for want of room may be of use; counts it.
+    /// Whether emptying another block for want of room may help; counts it.
     pub(super) fn may_force_defrag(&self) -> bool {
         let (filled, live_bytes) =
             (self.filled[Stream::Write as usize].load(Relaxed), self.wblocks.live_bytes());
@@ -484,7 +485,7 @@ impl Device {
         self.defrag_above_lwm.fetch_add(1, Relaxed);
     }
 
-    /// What it is, for people.
+    /// Its name for people.
     pub(super) fn name(&self) -> String {
         match self.as_disk() {
             Some(disk) => disk.media.main.path().display().to_string(),
@@ -509,7 +510,8 @@ impl Device {
     }
 }
 
-/// What is stored was made here: it has the size of whole units, and begins as a record of this size does.
+/// Asserts that a stored record, which was made here, has the size of whole units, and begins like a record of this
+/// size.
 #[inline]
 fn assert_is_record(record: &[u8]) {
     let size = record.len();
@@ -525,7 +527,7 @@ fn assert_is_record(record: &[u8]) {
     );
 }
 
-/// Shows `visit` the records of block `id` of the disk `device` with their places.
+/// Calls `visit` with the records of block `id` of the disk `device` and their places.
 pub(super) fn visit_records(
     device: &Device,
     id: WblockId,

@@ -3,7 +3,7 @@
 //! A record is read from its block's buffer while there is one, else from the disk. A namespace in memory with files or
 //! devices behind it has a stripe too, which holds every block; its disks are only written.
 //!
-//! How and in which order blocks are written: `flush`. When that survives a power failure: `sync`.
+//! `flush` defines how and in which order blocks are written, `sync` when that survives a power failure.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
@@ -36,7 +36,7 @@ use crate::index::Location;
 /// A buffer that is not on disk yet.
 pub(super) struct Dirty {
     pub(super) buffer: Arc<WriteBuffer>,
-    /// It will not be filled further.
+    /// Whether it will not be filled further.
     pub(super) is_closed: bool,
     pub(super) stream: Stream,
 }
@@ -47,7 +47,7 @@ pub(crate) struct DiskStats {
     /// Full blocks that wait to be written.
     pub(crate) write_queue: usize,
     pub(crate) read_errors: u64,
-    /// It cannot be written to at present.
+    /// Whether it cannot be written at present.
     pub(crate) has_failed: bool,
     /// Blocks written before they were full, as `flush-max-ms` asks.
     pub(crate) partial_writes: u64,
@@ -61,7 +61,7 @@ struct Reads {
     from_disk: AtomicU64,
 }
 
-/// What one flush works with.
+/// State of a flush.
 pub(super) struct FlushState {
     pub(super) piece: AlignedBuf,
     /// Blocks kept in memory after they were written, oldest first.
@@ -74,13 +74,13 @@ pub(super) struct DeferredFree {
     pub(super) garbage: Location,
 }
 
-/// Told which records, by their positions, did not get to their disk.
+/// Called with the positions of the records that did not get to their disk.
 type WhenDurable = Box<dyn FnOnce(&[usize]) + Send>;
 
-/// Records of one disk that somebody waits for to be on it, by `commit-to-device`, without holding up a thread.
+/// Records of one disk whose durability is awaited, by `commit-to-device`, without a blocked thread.
 pub(crate) struct DurableWait {
     pub(crate) locations: Vec<Location>,
-    /// Called once, by the flush thread, with the positions in `locations` of those that did not get there.
+    /// Called once, by the flush thread, with the positions in `locations` of records that did not get to disk.
     pub(crate) done: WhenDurable,
 }
 
@@ -95,19 +95,20 @@ pub(super) struct Disk {
     pub(super) dirty: Mutex<BTreeMap<u64, Dirty>>,
     pub(super) work: Condvar,
     spares: Arc<Spares>,
-    /// From what the marks behind the last record of a block are made.
+    /// The key of the marks behind the last record of a block.
     end_mark_key: u64,
     pub(super) durability: Durability,
     pub(super) closed_count: AtomicUsize,
     pub(super) flush: Mutex<FlushState>,
     pub(super) deferred: Mutex<Vec<DeferredFree>>,
-    /// Those who wait for records to be on disk, until the flush thread takes them up.
+    /// Waits for records to be on disk, until the flush thread takes them up.
     pub(super) waits: Mutex<Vec<DurableWait>>,
     pub(super) settings: Settings,
     pub(super) is_stopping: AtomicBool,
-    /// The last write failed, and nothing is accepted until one succeeds; or a sync failed, and nothing is any more.
+    /// The last write failed, and nothing is accepted until one succeeds; or a sync failed, and nothing is accepted any
+    /// more.
     pub(super) failed: AtomicBool,
-    /// When the log said so.
+    /// When the failure was last logged.
     pub(super) failure_told: Mutex<Option<Instant>>,
     read_errors: AtomicU64,
     /// By stream.
@@ -116,7 +117,7 @@ pub(super) struct Disk {
     pub(super) benchmarks: DiskBenchmarks,
     pub(super) health: ReadHealth,
     pub(super) callers: DiskCallers,
-    /// Requests that wait until it answers.
+    /// Requests that wait until the disk answers.
     pub(super) unread: RoomQueue,
 }
 
@@ -167,7 +168,7 @@ impl Disk {
         self.end_mark_key
     }
 
-    /// What stands behind the last record of block `id` while it is not full.
+    /// The end mark of block `id` while it is not full.
     pub(super) fn end_mark(&self, id: WblockId) -> EndMark {
         EndMark::new(self.end_mark_key, id.0)
     }
@@ -184,12 +185,13 @@ impl Disk {
         self.failed.load(Relaxed)
     }
 
-    /// Full blocks that wait to be written.
+    /// Number of full blocks that wait to be written.
     pub(super) fn queued_blocks(&self) -> usize {
         self.closed_count.load(Relaxed)
     }
 
-    /// Whether so many full blocks wait to be written that defrag must not add to them: twice as many as make clients wait.
+    /// Whether so many full blocks wait to be written that defrag must not add more: twice as many as make clients
+    /// wait.
     pub(super) fn is_backlogged(&self) -> bool {
         self.queued_blocks() > self.settings.queue_blocks().saturating_mul(2)
     }
@@ -223,7 +225,7 @@ impl Disk {
         Some(buffer)
     }
 
-    /// The buffer will not be filled further.
+    /// Notes that the buffer will not be filled further.
     pub(super) fn close_buffer(&self, buffer: &WriteBuffer) {
         let mut dirty = self.dirty.lock();
         if let Some(entry) = dirty.get_mut(&buffer.sequence()) {
@@ -313,7 +315,7 @@ impl Disk {
         (&block[..WBLOCK_SIZE as usize], unreadable)
     }
 
-    /// What of block `id` is in memory, if something is.
+    /// The bytes of block `id` in memory, if there are any.
     pub(super) fn buffered<'s>(
         &self,
         id: WblockId,
@@ -324,7 +326,7 @@ impl Disk {
         Some(copy_to(buffer.complete(wblocks), scratch))
     }
 
-    /// What of block `id` is on disk.
+    /// The bytes of block `id` on disk.
     pub(super) fn on_disk<'s>(
         &self,
         id: WblockId,
@@ -335,7 +337,7 @@ impl Disk {
         Ok(&block[..WBLOCK_SIZE as usize])
     }
 
-    /// Whether the record at `location` is on disk. May be late to say so.
+    /// Whether the record at `location` is on disk. The answer may lag behind.
     pub(super) fn is_durable(&self, location: Location) -> bool {
         let (id, offset) = wblock_place(location);
         let end = offset + location.rblock_count() * RBLOCK_SIZE;
@@ -347,7 +349,7 @@ impl Disk {
         self.slots[wblock_place(location).0.0 as usize].read().clone()
     }
 
-    /// The block of `buffer` is on disk and not kept: reads go there from now on.
+    /// Empties the slot of `buffer`, whose block is on disk and not cached: reads go to disk from now on.
     pub(super) fn empty_slot(&self, buffer: &Arc<WriteBuffer>) {
         let mut slot = self.slots[buffer.id().0 as usize].write();
         // The block may have been freed and taken again since.
@@ -357,7 +359,7 @@ impl Disk {
     }
 }
 
-/// A block that begins with `bytes`, with zeros behind them.
+/// A block that begins with `bytes`, followed by zeros.
 fn copy_to<'s>(bytes: &[u8], scratch: &'s mut DiskBuffer) -> &'s [u8] {
     let block = &mut scratch.of_size(WBLOCK_SIZE as usize)[..WBLOCK_SIZE as usize];
     block[..bytes.len()].copy_from_slice(bytes);

@@ -1,4 +1,4 @@
-//! How far what was written to a disk survives a power failure. `sync` says what follows from it.
+//! How far the writes of a disk survive a power failure. `sync` explains the consequences.
 
 use std::io;
 use std::path::PathBuf;
@@ -8,22 +8,22 @@ use std::sync::atomic::AtomicU64;
 use cf::sys::block::{BlockError, Operation};
 use parking_lot::Mutex;
 
-/// How far the writes of a disk are durable.
+/// Durability of a disk's writes.
 #[derive(Default)]
 pub(super) struct Durability {
-    /// Held while a sync runs. Its lock comes after `flush`, and no other is taken inside it.
+    /// Held while a sync runs. It is taken after `flush`, and no other lock is taken inside it.
     pub(super) running: Mutex<()>,
-    /// All that was in blocks up to this number when the block behind it was taken was written.
+    /// Everything in blocks up to this number was written that they held when the next block was taken.
     pub(super) written: AtomicU64,
-    /// The same, and is durable.
+    /// The same, but durable.
     pub(super) synced: AtomicU64,
-    /// Writes that have returned.
+    /// Number of writes that have returned.
     pub(super) writes: AtomicU64,
-    /// So many of them are durable.
+    /// Number of them that are durable.
     pub(super) synced_writes: AtomicU64,
     /// The first sync that failed.
     pub(super) failure: OnceLock<SyncFailure>,
-    /// Syncs done.
+    /// Number of syncs.
     pub(super) syncs: AtomicU64,
 }
 
@@ -38,7 +38,7 @@ impl SyncFailure {
         SyncFailure { path: error.path.clone(), reason: error.source.to_string() }
     }
 
-    /// The error again.
+    /// A copy of the error.
     pub(super) fn error(&self) -> BlockError {
         BlockError {
             path: self.path.clone(),

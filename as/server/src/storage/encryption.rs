@@ -1,7 +1,7 @@
-//! Encrypted devices: whose key opens them, and the medium that encrypts what is written and decrypts what is read.
+//! Encrypted devices: the keys that open them, and the medium that encrypts writes and decrypts reads.
 //!
-//! The format and why it is as it is: [`datamodel::encryption`]. All of storage above sees clear bytes; the header is clear on
-//! the device too, but for the key in it.
+//! [`datamodel::encryption`] describes the format and its reasons. The storage code above sees only clear bytes; the
+//! header is clear on the device too, except the key in it.
 
 use std::fmt;
 use std::ops::Range;
@@ -21,12 +21,12 @@ use super::media::Media;
 use crate::config::StorageConfig;
 use crate::config::params::storage::Encryption;
 
-/// Buffers that are kept.
+/// Most buffers that are kept.
 const SPARES_MAX: usize = 4;
-/// A larger file holds no key.
+/// A larger file cannot be a key file.
 const KEY_FILE_SIZE_MAX: u64 = 10 << 20;
 
-/// Why devices cannot be used as far as encryption goes.
+/// Why encryption prevents the use of devices.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum EncryptionError {
     #[error("{name} on line {line}, {path}: {reason}")]
@@ -37,13 +37,13 @@ pub(crate) enum EncryptionError {
     Random(getrandom::Error),
 }
 
-/// What is wrong with a device.
+/// A problem of one device.
 #[derive(Debug)]
 pub(crate) enum Problem {
     NoKey,
-    /// With the line of the key file.
+    /// The line of the key file in the configuration.
     NotEncrypted(u32),
-    /// With the path of the file and its line.
+    /// The path of the key file and its line in the configuration.
     WrongKey(String, u32),
     Strength {
         found: Strength,
@@ -79,8 +79,8 @@ impl fmt::Display for Problem {
     }
 }
 
-/// What a key file holds: a path, `file:` and a path, `env:` and the name of a variable, or `env-b64:` and that of one in
-/// base64.
+/// The content of a key file, given as a path, `file:` and a path, `env:` and a variable's name, or `env-b64:` and the
+/// name of a variable in base64.
 fn read_key(name: &'static str, line: u32, path: &str) -> Result<Vec<u8>, EncryptionError> {
     let fail = |reason: &dyn fmt::Display| EncryptionError::KeyFile {
         name,
@@ -113,7 +113,7 @@ fn read_key(name: &'static str, line: u32, path: &str) -> Result<Vec<u8>, Encryp
 /// The configured keys.
 struct FileKeys {
     path: String,
-    /// The line of the configuration that names it.
+    /// The line of the configuration that names the key file.
     line: u32,
     key: Vec<u8>,
     old_key: Option<Vec<u8>>,
@@ -121,7 +121,7 @@ struct FileKeys {
 }
 
 impl FileKeys {
-    /// `None` if records are not to be encrypted.
+    /// `None` without encryption.
     fn configured(config: &StorageConfig) -> Result<Option<Self>, EncryptionError> {
         let params = &config.params;
         let Some(path) = params.encryption_key_file.get() else { return Ok(None) };
@@ -136,7 +136,7 @@ impl FileKeys {
         Ok(Some(FileKeys { path: path.to_string(), line, key, old_key, strength }))
     }
 
-    /// The key of a device with `header`, which is written anew if it was wrapped by the old file.
+    /// The key of a device with `header`; it is wrapped anew if the old key file had wrapped it.
     fn open(&self, header: &mut DeviceHeader, device: &Path) -> Result<DeviceKey, Problem> {
         let Some(wrapped) = &header.encrypted_key else { return Err(Problem::NotEncrypted(self.line)) };
         if let Some(key) = DeviceKey::unwrap(wrapped, &self.key, self.strength) {
@@ -158,19 +158,19 @@ impl FileKeys {
     }
 }
 
-/// Reads the configured keys, for a check before a start.
+/// Reads the configured keys, as a check before a start.
 ///
 /// # Errors
-/// When one cannot be read.
+/// When a key cannot be read.
 pub(super) fn check_keys(config: &StorageConfig) -> Result<(), EncryptionError> {
     FileKeys::configured(config).map(drop)
 }
 
-/// The ciphers of the devices of `set`, `None` for one that is not encrypted. New devices get a key; their headers, and those
-/// whose key is wrapped by another file now, are to be written.
+/// The ciphers of the devices of `set`; `None` for one that is not encrypted. New devices get a key; their headers must
+/// then be written, as must those whose key was wrapped anew.
 ///
 /// # Errors
-/// When a device is not as configured, or no key opens it.
+/// When a device's encryption does not match the configuration, or no key opens it.
 pub(super) fn unlock(
     config: &StorageConfig,
     set: &mut DeviceSet,
@@ -218,15 +218,15 @@ pub(super) fn encrypted(media: Media, cipher: Arc<UnitCipher>) -> Media {
     }
 }
 
-/// A medium whose bytes behind the header are encrypted.
+/// A medium that is encrypted after the header.
 struct EncryptedMedium {
     inner: Arc<dyn BlockMedium>,
     cipher: Arc<UnitCipher>,
-    /// Memory for what is about to be written. Taken alone.
+    /// Memory for encrypted writes. Taken alone.
     spares: Mutex<Vec<AlignedBuf>>,
 }
 
-/// The part of `range` of a buffer, which is for `offset` of the medium, that is behind the header, and its offset.
+/// The part of `range` of a buffer for `offset` of the medium that is after the header, and its offset.
 fn behind_header(offset: u64, range: Range<usize>) -> (u64, Range<usize>) {
     let clear = HEADER_SPACE.saturating_sub(offset).min(range.len() as u64) as usize;
     (offset + clear as u64, range.start + clear..range.end)

@@ -32,16 +32,16 @@ const STRIPE_SIZE_MAX: u64 = 2 << 40;
 /// Bytes of the digest that choose the device.
 const DEVICE_DIGEST_OFFSET: usize = 8;
 
-/// Which free blocks a record may take.
+/// The free blocks that a record may take.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Room {
-    /// Those for writers.
+    /// The blocks for writers.
     Writes,
-    /// Those reserved for defrag too, if there is no other: a tombstone gives back more than it takes.
+    /// Also those reserved for defrag, if there is no other: a tombstone frees more than it takes.
     Tombstones,
 }
 
-/// What a thread waits on that has nothing to defrag.
+/// An idle defrag thread waits on this.
 #[derive(Default)]
 pub(super) struct Wake {
     is_due: Mutex<bool>,
@@ -74,7 +74,7 @@ pub(crate) struct Storage {
     /// One for each defrag thread.
     pub(super) wakes: Box<[Wake]>,
     pub(super) stopping: AtomicBool,
-    /// Share of records read from buffers, in hundredths of a percent, as of the last sample.
+    /// Share of records read from buffers at the last sample, in hundredths of a percent.
     pub(super) cache_read_pct100: AtomicU64,
 }
 
@@ -100,7 +100,7 @@ impl Storage {
         benchmarks: Arc<StorageBenchmarks>,
     ) -> Self {
         let is_on_disk = devices.iter().any(|device| device.as_disk().is_some());
-        // What is in memory is moved so fast that one thread does for all.
+        // Data in memory is moved so fast that one thread is enough.
         let thread_count = if is_on_disk { devices.len() } else { 1 };
         Storage {
             devices,
@@ -128,7 +128,8 @@ impl Storage {
         self.record_within(element, scratch, |_| true)
     }
 
-    /// As [`record`](Self::record). If it has to be unpacked, `may_unpack` is asked with how many steps that takes.
+    /// As [`record`](Self::record). If it has to be unpacked, `may_unpack` is called with the number of steps that
+    /// takes.
     ///
     /// # Errors
     /// As there; `Refused` if it may not be unpacked.
@@ -148,8 +149,8 @@ impl Storage {
         }
     }
 
-    /// The record, from one that is packed. Without compression there is but the checksum to look at, unless the record has
-    /// not left memory since that was made.
+    /// Unpacks a packed record. Without compression only the checksum is checked, and that only if the record has left
+    /// memory since the checksum was made.
     #[cold]
     fn unpack<'g>(
         &self,
@@ -203,7 +204,7 @@ impl Storage {
         unpacked(bytes, unpacker)
     }
 
-    /// The bytes of the record that `element` points to, as they are.
+    /// The bytes of the record that `element` points to, in stored form.
     #[inline]
     pub(crate) fn stored_bytes<'g>(
         &'g self,
@@ -213,13 +214,13 @@ impl Storage {
         self.devices[usize::from(element.location.device())].record(Pinned::of(element), scratch)
     }
 
-    /// How records are to be packed, if they are.
+    /// How records are packed, if they are.
     #[inline]
     pub(crate) fn pack_settings(&self) -> Option<PackSettings> {
         self.settings.packing()
     }
 
-    /// Where `location` is, for people.
+    /// The name of `location` for people.
     pub(crate) fn place_name(&self, location: Location) -> String {
         let device = &self.devices[usize::from(location.device())];
         let offset = location.rblock() * u64::from(RBLOCK_SIZE);
@@ -279,15 +280,15 @@ impl Storage {
         Ok(())
     }
 
-    /// Whether the record at `location`, which was found, must get to its disk before anybody is told of it, by
-    /// `commit-to-device`. On a disk that has failed nothing does; it takes no writes then, and reads go on.
+    /// Whether the record found at `location` must get to its disk before a reply reports it, by `commit-to-device`. On
+    /// a failed disk none must: it takes no writes then, and reads continue.
     #[inline]
     pub(crate) fn is_unsettled(&self, location: Location) -> bool {
         self.is_awaited(location, |disk| !disk.has_failed())
     }
 
-    /// Whether the record that was just stored at `location` must get to its disk before its client is told. If the disk fails
-    /// meanwhile, that is what the client is told.
+    /// Whether the record just stored at `location` must get to its disk before its client gets the reply. If the disk
+    /// fails meanwhile, the reply says so.
     #[inline]
     pub(crate) fn is_change_unsettled(&self, location: Location) -> bool {
         self.is_awaited(location, |_| true)
@@ -312,7 +313,7 @@ impl Storage {
     /// for [`when_durable`](Self::when_durable).
     ///
     /// # Errors
-    /// When the disk fails. The record may get there later all the same.
+    /// When the disk fails. The record may still get there later.
     pub(crate) fn settle(&self, location: Location, caller: DiskCaller) -> Result<(), StorageError> {
         let device = &self.devices[usize::from(location.device())];
         let Some(disk) = device.as_disk() else { return Ok(()) };
@@ -323,8 +324,8 @@ impl Storage {
         })
     }
 
-    /// Has the flush thread of device number `device` bring the records of `wait` to its disk, with what others wait for,
-    /// and tell the one who waits. Returns at once.
+    /// Makes the flush thread of device number `device` write the records of `wait` to its disk, together with those of
+    /// other waits, and report the result. Returns at once.
     pub(crate) fn when_durable(&self, device: u8, wait: DurableWait) {
         match self.devices[usize::from(device)].as_disk() {
             Some(disk) => disk.when_durable(wait),
@@ -344,11 +345,11 @@ impl Storage {
     /// The device that a record is written to.
     #[inline]
     pub(super) fn device_of(&self, digest: &Digest) -> &Device {
-        // Of 32 bits: processors take several times as long for the remainder of 64.
+        // A remainder of 32 bits: that of 64 bits takes processors several times as long.
         &self.devices[(digest.le_u32_at(DEVICE_DIGEST_OFFSET) % self.devices.len() as u32) as usize]
     }
 
-    /// Frees `old`, in whose place `new` is now, or nothing.
+    /// Frees `old`, which `new` or nothing has replaced.
     pub(crate) fn free_replaced(&self, old: Location, new: Location) {
         if old.same_place(new) {
             return;
@@ -387,7 +388,7 @@ impl Storage {
         self.wakes[usize::from(device.number()) % self.wakes.len()].wake();
     }
 
-    /// `defrag-lwm-pct`, as defrag sees it.
+    /// `defrag-lwm-pct` as defrag uses it.
     #[cfg(test)]
     pub(crate) fn low_water_pct(&self) -> u32 {
         (u64::from(self.low_water()) * 100).div_ceil(u64::from(WBLOCK_SIZE)) as u32
@@ -397,7 +398,7 @@ impl Storage {
         self.settings.low_water_bytes()
     }
 
-    /// A parameter has changed: blocks that are below the low-water mark now are queued, and defrag looks for work.
+    /// Applies a changed parameter: blocks that are below the low-water mark now are queued, and defrag looks for work.
     pub(crate) fn settings_changed(&self) {
         for device in &self.devices {
             device.wblocks.sweep(self.low_water());
@@ -482,13 +483,13 @@ impl Storage {
         }
     }
 
-    /// Number of disks that cannot be written to at present.
+    /// Number of disks that cannot be written at present.
     pub(crate) fn failed_count(&self) -> usize {
         self.disks().filter(|disk| disk.has_failed()).count()
     }
 
-    /// Shows `visit` every record that can be read on the disks with its place, newest or not, of blocks in use and free
-    /// ones, in memory and on disk. `go_on` is asked after each block; returns whether it never said no.
+    /// Calls `visit` with every readable record on the disks and its place, newest or not, in used and free blocks, in
+    /// memory and on disk. `go_on` is called after each block; returns whether it always returned true.
     pub(crate) fn visit_stored(
         &self,
         mut visit: impl FnMut(Location, &FlatRecord<'_>),
@@ -498,7 +499,7 @@ impl Storage {
         for device in &self.devices {
             let Some(disk) = device.as_disk() else { continue };
             for id in (1..device.wblocks.pristine()).map(WblockId) {
-                // First what is in memory: if it goes to disk and leaves memory meanwhile, it is found there.
+                // Memory first: if the block is written and leaves memory meanwhile, it is found on disk.
                 for in_memory in [true, false] {
                     let found = if in_memory {
                         Ok(disk.buffered(id, &device.wblocks, &mut scratch))
@@ -539,7 +540,7 @@ impl Storage {
     }
 
     /// Whether more full blocks wait to be written than `max-write-cache` allows. Those of a failed disk do not count:
-    /// it says itself that it takes no writes, and they may wait for long.
+    /// the disk itself refuses writes, and they may wait for long.
     #[inline]
     pub(crate) fn is_overloaded(&self) -> bool {
         self.is_on_disk && {
@@ -593,7 +594,7 @@ impl Storage {
     }
 }
 
-/// Whether what is stored is the record that `element` stands for.
+/// Whether the stored record is the one that `element` stands for.
 #[inline]
 fn is_of(record: &FlatRecord<'_>, element: &Element) -> bool {
     record.digest == *element.digest() && record.generation == element.generation

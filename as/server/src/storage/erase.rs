@@ -1,4 +1,4 @@
-//! Erasing what a medium holds of a former use, so that no later start takes it for ours.
+//! Erases remains of a former use from a medium, so that no later start loads them.
 
 use cf::aligned::AlignedBuf;
 use cf::sys::block::{BlockError, BlockMedium};
@@ -8,11 +8,11 @@ use super::WBLOCK_SIZE;
 use super::peek::PEEK_SIZE;
 use super::wblock::{WblockId, wblock_offset};
 
-/// So many blocks in a row that do not start with a record are the end of what was ever written.
+/// This many blocks in a row without a record at their start end the used part of a medium.
 pub(super) const UNUSED_BLOCKS_MAX: u32 = 10;
 
-/// A fresh medium may hold blocks of a former life, of which only the header was erased; so may one that gets a copy,
-/// behind it. They are erased from block `first` on, so that no later start takes them for ours.
+/// A fresh medium may hold blocks of a former use, of which only the header was erased; so may a medium that gets a
+/// copy, after the copied blocks. This erases them from block `first` on, so that no later start loads them.
 pub(super) fn erase_former_use(medium: &dyn BlockMedium, first: u32, count: u32) -> Result<(), BlockError> {
     let zeros = AlignedBuf::zeroed(WBLOCK_SIZE as usize);
     let (mut peek, mut unused_in_a_row, mut erased) = (AlignedBuf::zeroed(PEEK_SIZE), 0, 0);

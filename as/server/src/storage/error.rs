@@ -1,4 +1,4 @@
-//! What goes wrong with storage: with a record, or with the files and devices of a namespace.
+//! Errors of storage: with a record, or with the files and devices of a namespace.
 
 use cf::sys::block::BlockError;
 
@@ -15,10 +15,10 @@ pub(crate) enum StorageError {
     /// No write block is free for now: defrag is making room.
     #[error("no write block is free until defrag has made room")]
     Congested,
-    /// The device failed; it says so in the log.
+    /// The device failed; the log has the details.
     #[error("it cannot be read or written, as its device failed")]
     Failed,
-    /// What the device holds at the record's place is not the record.
+    /// The device holds something else at the record's place.
     #[error("its place holds something else: the record is damaged")]
     Damaged,
     /// Its disk does not answer, and whoever reads it does not wait for that.

@@ -1,25 +1,25 @@
-//! Writing behind: blocks are filled in memory and go to disk in an order that a crash can interrupt anywhere.
+//! Flushing: blocks are filled in memory and written to disk in an order that survives a crash at any moment.
 //!
-//! # What a crash must not do
-//! A block is freed when the last live record in it was replaced. Its replacements may still be in memory, so overwriting
-//! the block on disk at once could lose both. What prevents it: buffers are numbered in the order in which their blocks
-//! were taken, and *before a buffer is written out, every buffer with a lower number is, as far as it is filled*. A
-//! replacement went into a buffer that was taken before the old block was freed, so before that block was taken again.
-//! A replacement on another disk, as there is after disks were added, is outside of this order: then the old place is
-//! freed only when the new one is on its disk.
+//! # Crash safety
+//! A block is freed when its last live record was replaced. Its replacements may still be in memory, so overwriting the
+//! block on disk at once could lose both. This is prevented as follows: buffers are numbered in the order in which
+//! their blocks were taken, and *before a buffer is written, every buffer with a lower number is written, as far as it
+//! is filled*. A replacement went into a buffer that was taken before the old block was freed, so before that block was
+//! taken again. A replacement on another disk, which happens after disks were added, is outside of this order: then the
+//! old place is freed only when the new one is on its disk.
 //!
-//! So a flush ends at the highest number that there is when it begins: what the block of a higher one waits for may have
-//! been written to a buffer that the flush is done with.
+//! So a flush ends at the highest number that exists when it begins: the replacements that a block with a higher number
+//! depends on may be in a buffer that the flush has already passed.
 //!
-//! # When a disk fails
-//! Writes are refused and reads go on. What is in memory stays there and is tried again each second, so that a disk
-//! that was full, or away for a moment, goes on where it stopped. After a failed sync it does not: see `sync`.
+//! # Failure of a disk
+//! Writes are refused and reads continue. Unwritten data stays in memory and is written again each second, so that a
+//! disk that was full, or away for a moment, continues where it stopped. After a failed sync it does not: see `sync`.
 //!
 //! # Threads and locks
-//! One flush thread for each disk. With commit-to-device it takes up all [waits](super::disk::DurableWait) that it finds, and
-//! one flush serves them all; meanwhile the next ones gather. Threads that may wait, as those of batches and queries, flush
-//! by themselves. `flush` lets one of them in at a time. Order: `flush`, then `dirty`, then a slot or `waits`. Stream locks
-//! are taken before these and never inside them.
+//! One flush thread for each disk. With commit-to-device it takes up all present [waits](super::disk::DurableWait), and
+//! one flush serves them all; meanwhile the next ones gather. Threads that may wait, such as those of batches and
+//! queries, flush themselves. `flush` admits one thread at a time. Order: `flush`, then `dirty`, then a slot or
+//! `waits`. Stream locks are taken before these and never inside them.
 
 use std::ops::Bound::{Excluded, Included};
 use std::ops::Range;
@@ -39,7 +39,7 @@ use super::wblock::{WblockTable, wblock_offset};
 use super::{RBLOCK_SIZE, WBLOCK_SIZE};
 use crate::index::Location;
 
-/// Between attempts to write to a disk that failed, and looks at an idle one.
+/// Time between attempts to write to a failed disk, and between checks of an idle one.
 const IDLE_PERIOD: Duration = Duration::from_secs(1);
 /// How often the log repeats that a disk has failed.
 const FAILURE_LOG_PERIOD: Duration = Duration::from_secs(10);
@@ -52,7 +52,7 @@ impl Disk {
         }
         let mut state = self.flush.lock();
         match self.buffer_of(location) {
-            // If the block was taken again, what replaced the record has a lower number.
+            // If the block was taken again, the record's replacement has a lower number.
             Some(buffer) if !self.is_durable(location) => {
                 self.flush_to(&mut state, buffer.sequence(), wblocks)
             }
@@ -60,10 +60,10 @@ impl Disk {
         }
     }
 
-    /// Has the flush thread bring the records of `wait` to disk next.
+    /// Makes the flush thread write the records of `wait` next.
     pub(super) fn when_durable(&self, wait: DurableWait) {
         self.waits.lock().push(wait);
-        // The flush thread looks for waits under this lock before it sleeps.
+        // The flush thread checks for waits under this lock before it sleeps.
         drop(self.dirty.lock());
         self.work.notify_all();
     }
@@ -74,7 +74,7 @@ impl Disk {
         self.flush_to(&mut state, u64::MAX, wblocks)
     }
 
-    /// Writes out all blocks that are full. `free` takes places that became garbage by that.
+    /// Writes out all full blocks. `free` takes places that become garbage by that.
     pub(super) fn flush_full(
         &self,
         wblocks: &WblockTable,
@@ -85,8 +85,8 @@ impl Disk {
         Ok(())
     }
 
-    /// Body of the flush thread. `free` takes places that became garbage by what was written; `recovered` is told when the
-    /// disk can be written to again.
+    /// Body of the flush thread. `free` takes places that become garbage by its writes; `recovered` is called when the
+    /// disk can be written again.
     pub(super) fn run_flush(&self, wblocks: &WblockTable, free: impl Fn(Location), recovered: impl Fn()) {
         let mut last_full_flush = Instant::now();
         while !self.is_stopping.load(Acquire) {
@@ -107,7 +107,7 @@ impl Disk {
             }
             self.end_waits(waits);
             let is_there = || self.media.written().try_for_each(BlockMedium::check);
-            // After a sync that failed the disk does not recover, whatever works now.
+            // After a failed sync the disk does not recover, whatever works now.
             match result.and_then(|()| is_there()).and_then(|()| self.check_syncs()) {
                 Ok(()) => {
                     if self.recover() {
@@ -121,7 +121,7 @@ impl Disk {
             }
             self.free_deferred(&free);
         }
-        // Nobody adds to those who wait now: whoever could has ended before.
+        // No further waits can come: the threads that make them have ended.
         let waits = std::mem::take(&mut *self.waits.lock());
         if let Err(error) = self.flush_for(&waits, wblocks) {
             self.fail(&error);
@@ -129,7 +129,7 @@ impl Disk {
         self.end_waits(waits);
     }
 
-    /// Tells those who wait what has become of their records, after a flush for them.
+    /// Reports the results to the waits, after a flush for them.
     fn end_waits(&self, waits: Vec<DurableWait>) {
         for DurableWait { locations, done } in waits {
             let is_lost = |at: &usize| !self.is_durable(locations[*at]);
@@ -138,7 +138,7 @@ impl Disk {
         }
     }
 
-    /// Waits for a full block or for somebody who waits for a record, for at most `longest`.
+    /// Waits for a full block or for a wait, for at most `longest`.
     fn await_work(&self, longest: Duration) {
         let mut dirty = self.dirty.lock();
         let is_idle = self.closed_count.load(Relaxed) == 0 && self.waits.lock().is_empty();
@@ -164,7 +164,7 @@ impl Disk {
         self.work.notify_all();
     }
 
-    /// Writing failed: reads go on, writes are refused. The log says so again as long as it lasts.
+    /// Notes that writing failed: reads continue, writes are refused. The log repeats this while it lasts.
     pub(super) fn fail(&self, error: &BlockError) {
         let mut told = self.failure_told.lock();
         if self.failed.swap(true, Relaxed) && told.is_some_and(|told| told.elapsed() < FAILURE_LOG_PERIOD) {
@@ -188,7 +188,7 @@ impl Disk {
         }
     }
 
-    /// Records that are in memory and not on the disk, and their bytes.
+    /// Number of records in memory that are not on the disk, and their bytes.
     pub(super) fn unwritten(&self, wblocks: &WblockTable) -> (u64, u64) {
         let dirty = self.dirty.lock();
         let buffers: Vec<_> = dirty.values().map(|entry| Arc::clone(&entry.buffer)).collect();
@@ -204,9 +204,9 @@ impl Disk {
         (records, bytes)
     }
 
-    /// Writing succeeded; returns whether it had failed before.
+    /// Notes that writing succeeded; returns whether it had failed before.
     fn recover(&self) -> bool {
-        // `fail` has this lock too, so that a sync that fails just now is not passed over.
+        // `fail` takes this lock too, so that a sync that fails right now is not missed.
         let _told = self.failure_told.lock();
         let had_failed = !self.has_sync_failed() && self.failed.swap(false, Relaxed);
         if had_failed {
@@ -215,7 +215,7 @@ impl Disk {
         had_failed
     }
 
-    /// `garbage`, on another device, is to be freed once `replacement` is on disk.
+    /// Frees `garbage`, on another device, once `replacement` is on disk.
     pub(super) fn defer_free(&self, replacement: Location, garbage: Location) {
         self.deferred.lock().push(DeferredFree { replacement, garbage });
     }
@@ -241,12 +241,12 @@ impl Disk {
         self.flush_for(&[], wblocks)
     }
 
-    /// Writes out all blocks that are full, and what `waits` wait for.
+    /// Writes out all full blocks, and the records of `waits`.
     fn flush_for(&self, waits: &[DurableWait], wblocks: &WblockTable) -> Result<(), BlockError> {
         let mut state = self.flush.lock();
         let closed =
             self.dirty.lock().iter().rev().find(|(_, entry)| entry.is_closed).map(|(sequence, _)| *sequence);
-        // If a block was taken again, what replaced the record has a lower number.
+        // If a block was taken again, the record's replacement has a lower number.
         let awaited = waits.iter().flat_map(|wait| &wait.locations).filter(|place| !self.is_durable(**place));
         let awaited =
             awaited.filter_map(|place| self.buffer_of(*place)).map(|buffer| buffer.sequence()).max();
@@ -256,10 +256,10 @@ impl Disk {
         }
     }
 
-    /// Writes out the buffers up to number `last`, as far as they are filled, lower numbers first. Goes through them once:
-    /// writers that fill them meanwhile would keep it busy for ever.
+    /// Writes out the buffers up to number `last`, as far as they are filled, lower numbers first. It passes over them
+    /// once: writers that fill them meanwhile would keep it busy for ever.
     fn flush_to(&self, state: &mut FlushState, last: u64, wblocks: &WblockTable) -> Result<(), BlockError> {
-        // A block taken from now on may hold what is freed by a record written behind this pass.
+        // A block taken from now on may hold data that depends on a record written after this pass.
         let newest = self.dirty.lock().last_key_value().map_or(0, |(sequence, _)| *sequence);
         let last = last.min(newest);
         let mut done = 0;
@@ -287,18 +287,18 @@ impl Disk {
                 self.partial_writes[stream as usize].fetch_add(1, Relaxed);
             }
         }
-        // What went into the last one while it was written may be missing.
+        // Records that went into the last one while it was written may be missing.
         self.note_written_through(last.saturating_sub(1));
         Ok(())
     }
 
-    /// Writes the part of `buffer` that is complete and not on disk: of a full block all, with zeros behind it, else whole
-    /// units, with the block's end mark behind the records, so that stale bytes of the block's former life are not taken for
-    /// records.
+    /// Writes the complete part of `buffer` that is not on disk. A full block is written to its end, with zeros after
+    /// the records. Otherwise whole units are written, with the block's end mark after the records, so that stale bytes
+    /// of the block's former life are not read as records.
     ///
-    /// The unit that holds the end mark so far is written last, so that the new records count all at once; a block that
-    /// begins a new life gets an end mark at its start before. With `commit-to-device` a record waits for every single
-    /// write, so there is only one: a crash may cut it short, and leaves a torn record.
+    /// The unit that holds the previous end mark is written last, so that the new records become valid all at once; a
+    /// block that begins a new life first gets an end mark at its start. With `commit-to-device` a record waits for
+    /// every single write, so there is only one: a crash may cut it short, and leaves a torn record.
     fn write_out(
         &self,
         state: &mut FlushState,
@@ -330,7 +330,7 @@ impl Disk {
         Ok(())
     }
 
-    /// Writes bytes `range` of the block of `buffer`, which holds `content` and behind it the end mark and zeros.
+    /// Writes bytes `range` of the block of `buffer`, which holds `content`, then the end mark and zeros.
     fn write_range(
         &self,
         state: &mut FlushState,
@@ -368,7 +368,8 @@ impl Disk {
         Ok(())
     }
 
-    /// A block is on disk: it is kept for reading, in place of the oldest one kept, or its memory is given back.
+    /// Retires a buffer whose block is on disk: it is cached for reads, in place of the oldest cached one, or its
+    /// memory is given back.
     fn retire(&self, state: &mut FlushState, buffer: Arc<WriteBuffer>, keep: bool) {
         let capacity = self.settings.cache_blocks();
         if keep && capacity > 0 && self.stripe().is_none() {
@@ -384,7 +385,7 @@ impl Disk {
     }
 }
 
-/// What goes to disk was made here: it is whole units of records, and begins with one.
+/// Asserts that data for the disk, which was made here, is whole units of records, and begins with one.
 fn assert_begins_with_record(content: &[u8], buffer: &WriteBuffer) {
     let unit = RBLOCK_SIZE as usize;
     assert!(
@@ -397,13 +398,13 @@ fn assert_begins_with_record(content: &[u8], buffer: &WriteBuffer) {
     debug_assert!(holds_only_records(content), "write block {} has whole records to its end", buffer.id().0);
 }
 
-/// A write concerns blocks of records on the medium, never the header or what is behind the end.
+/// Asserts that a write is inside the blocks of records of the medium, not in the header or beyond the end.
 fn assert_inside_records(medium: &dyn BlockMedium, offset: u64, size: u32) {
     assert!(offset >= u64::from(WBLOCK_SIZE), "the first block belongs to the header");
     assert!(offset + u64::from(size) <= medium.size(), "a write ends inside the medium");
 }
 
-/// Whether `content` is one record behind the other, each with its end mark.
+/// Whether `content` is a sequence of records, each with its end mark.
 fn holds_only_records(mut content: &[u8]) -> bool {
     while !content.is_empty() {
         match FlatRecord::parse(content) {

@@ -1,5 +1,5 @@
-//! The devices of a namespace as one set: whether their headers belong together, and what is to be written to them
-//! before the first record.
+//! The devices of a namespace as one set: whether their headers belong together, and which headers to write before the
+//! first record.
 //!
 //! Pure: headers in, decision out. The format itself is [`datamodel::device_header`].
 
@@ -11,31 +11,31 @@ use datamodel::device_header::{
 };
 use datamodel::partition_copy::{self, Mended};
 
-/// A configured device with what its first bytes say.
+/// A configured device and its first bytes.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Candidate<'a> {
-    /// What the configuration calls it.
+    /// Its path in the configuration.
     pub(crate) path: &'a Path,
-    /// Bytes that are there, before a file is brought to its configured size; 0 for a file just created.
+    /// Present size in bytes, before a file is brought to its configured size; 0 for a file just created.
     pub(crate) found_size: u64,
-    /// Bytes that will be used: a whole number of write blocks.
+    /// Bytes to be used: a whole number of write blocks.
     pub(crate) size: u64,
-    /// Its first [`HEADER_SIZE`](datamodel::device_header::HEADER_SIZE) bytes, or as many as there are.
+    /// Its first [`HEADER_SIZE`](datamodel::device_header::HEADER_SIZE) bytes, or fewer if it is shorter.
     pub(crate) first_bytes: &'a [u8],
 }
 
 /// Why the devices cannot be used.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum DeviceSetError {
-    /// One of them cannot, for itself.
+    /// One of them cannot be used by itself.
     Header { device: PathBuf, error: HeaderError },
-    /// It is larger than configured, and only a clean stop tells that nothing is beyond.
+    /// It is larger than configured, and only a clean stop would show that nothing is beyond that size.
     Cut { device: PathBuf, found_size: u64, size: u64 },
-    /// It is shorter than it was, and was not stopped cleanly.
+    /// It is shorter than before, and was not stopped cleanly.
     Short { device: PathBuf, found_size: u64, size: u64 },
-    /// Its header is empty, yet there are records on it.
+    /// Its header is empty, but it holds records.
     HeaderErased { device: PathBuf, record_at: u64 },
-    /// Its header is empty, and what is behind it is not, as an encrypted device's would be.
+    /// Its header is empty, but data follows, which may be that of an encrypted device.
     KeyErased { device: PathBuf, data_at: u64 },
     /// Two were not used together last.
     Signature { devices: [PathBuf; 2] },
@@ -109,21 +109,21 @@ impl fmt::Display for DeviceSetError {
 
 impl std::error::Error for DeviceSetError {}
 
-/// What is to become of the configured devices.
+/// The decision on the configured devices.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct DeviceSet {
-    /// The header that each device is to get now, in the order of the configuration: numbered anew, not trusted, and
-    /// with the new signature if the set has changed.
+    /// The header to write on each device now, in the order of the configuration: numbered anew, not trusted, and with
+    /// the new signature if the set has changed.
     pub(crate) headers: Vec<DeviceHeader>,
-    /// Which of them were never used.
+    /// Whether each device was never used.
     pub(crate) fresh: Vec<bool>,
-    /// Which of them were not stopped cleanly. Matters to the log, and to strong consistency.
+    /// Whether each device was not stopped cleanly. Used for the log, and for strong consistency.
     pub(crate) unclean: Vec<bool>,
-    /// Which of them say how large they were.
+    /// Whether the header of each device tells its former size.
     pub(crate) size_known: Vec<bool>,
     /// What was damaged of each one's partition table, and whether its second copy had it.
     pub(crate) mended: Vec<Mended>,
-    /// Ids in the former set of devices that are no longer configured; what only they hold is lost to this start.
+    /// Ids in the former set of devices that are no longer configured; this start loses records that only they hold.
     pub(crate) missing_ids: Vec<u32>,
 }
 
@@ -133,9 +133,9 @@ impl DeviceSet {
         self.fresh.iter().all(|fresh| *fresh)
     }
 
-    /// Judges the devices of `namespace`; `signature` is drawn at random, not 0, and also the number of this run. As the C server does: fresh devices
-    /// may join used ones, used ones may be left out, and all used ones must have been used together last. Nothing was
-    /// written to any of them before this says so.
+    /// Judges the devices of `namespace`; `signature` is drawn at random, not 0, and is also the number of this run. As
+    /// on the C server, fresh devices may join used ones, used ones may be left out, and all used ones must have been
+    /// used together last. Nothing is written to any device before this has succeeded.
     ///
     /// # Errors
     /// The first device that cannot be used, or the first two that do not belong together.
@@ -169,7 +169,7 @@ impl DeviceSet {
         let former_count = used.first().map_or(0, |(first, _)| first.device_count);
         let missing_ids: Vec<u32> =
             (0..former_count).filter(|id| used.iter().all(|(header, _)| header.device_id != *id)).collect();
-        // Only a changed set needs a new signature; without, a crash between two headers leaves them alike.
+        // Only a changed set needs a new signature; without one, a crash between two headers leaves them alike.
         let is_changed = !missing_ids.is_empty() || found.iter().any(Option::is_none);
         let (run, signature) = (signature, if is_changed { signature } else { template.signature });
         let headers = (0..count).zip(&found).zip(devices).map(|((device_id, header), device)| DeviceHeader {
@@ -210,7 +210,7 @@ impl Candidate<'_> {
         match DeviceHeader::parse(self.first_bytes).map_err(fail)? {
             Found::Fresh => Ok(None),
             Found::Used(header) => {
-                // A file cut short is as bad as a size configured too small.
+                // A file cut short is treated like a size configured too small.
                 header.check(namespace, self.size.min(self.found_size)).map_err(fail)?;
                 let wblock_size = u64::from(super::WBLOCK_SIZE);
                 let (found_size, is_clean) = (self.found_size, header.flags.contains(Flags::TRUSTED));
@@ -228,7 +228,7 @@ impl Candidate<'_> {
     }
 }
 
-/// The key of the device's end marks: the one it has, or one drawn at random as `run` was.
+/// The key of the device's end marks: its present key, or a random one like `run`.
 fn end_mark_key(run: u64, before: Option<&DeviceHeader>) -> u64 {
     let known = before.map_or(0, |header| header.end_mark_key);
     if known != 0 {
@@ -238,7 +238,7 @@ fn end_mark_key(run: u64, before: Option<&DeviceHeader>) -> u64 {
     }
 }
 
-/// The runs of a device after one that has number `run`.
+/// The runs of a device including the new one with number `run`.
 fn runs_with(run: u64, before: Option<&DeviceHeader>) -> Vec<u64> {
     let before = before.map_or_else(Vec::new, DeviceHeader::lineage);
     std::iter::once(run).chain(before).take(RUN_COUNT_MAX).collect()
@@ -399,7 +399,7 @@ mod tests {
         let error = judge_sized(&[bytes(&header)], SIZE - 1).unwrap_err().to_string();
         assert!(error.starts_with("/dev/d0: at offset 134217727: the file was cut"), "{error}");
         assert!(error.contains("truncate -s 134217728"), "{error}");
-        // It was made larger in the configuration.
+        // The size in the configuration was increased.
         header.size = SIZE / 2;
         assert!(judge_sized(&[bytes(&header)], SIZE / 2).is_ok());
         let set = judge(&[bytes(&header)]).unwrap();

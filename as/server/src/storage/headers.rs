@@ -1,11 +1,11 @@
-//! The headers of a namespace's disks while it is in use: what is written of them, and when.
+//! The headers of a namespace's disks during use: which parts are written, and when.
 //!
-//! A start writes them whole, not trusted. After that only the part that changed is written: the groups of the partitions
-//! whose versions changed, each once however many of its entries did; at a clean stop the unique part, then the prefix,
-//! which says that all else can be trusted. A sector that is torn off leaves every entry as it was or as it is to be. The
-//! second copy of the entries is brought to all disks before they are (`datamodel::partition_copy`).
+//! A start writes them whole, as not trusted. After that only changed parts are written: the groups of the partitions
+//! whose versions changed, each group once; at a clean stop the unique part, then the prefix, which says that the rest
+//! can be trusted. A torn sector leaves every entry with its old or its new value. The second copy of the entries is
+//! written to all disks before the entries (`datamodel::partition_copy`).
 //!
-//! `Storage::headers` is locked while they are written; nobody on the way of a request takes that lock.
+//! `Storage::headers` is locked during these writes; no request takes that lock.
 
 use std::collections::BTreeSet;
 use std::ops::Range;
@@ -24,12 +24,12 @@ use super::device::Device;
 use super::engine::Storage;
 use crate::index::{PARTITION_COUNT, PartitionId};
 
-/// How long a disk that cannot be written to is tried at the end, and how often.
+/// How long writing a failed disk is tried at the end.
 const LAST_TRIES: Duration = Duration::from_secs(5);
 const TRY_PERIOD: Duration = Duration::from_millis(200);
 
 impl Storage {
-    /// Writes the headers of a server that runs: not trusted; with the partitions as they were.
+    /// Writes the headers of a running server: not trusted, with the partitions unchanged.
     pub(super) fn mark_in_use(&self) -> Result<(), BlockError> {
         let mut headers = self.headers.lock();
         for header in headers.iter_mut() {
@@ -40,7 +40,7 @@ impl Storage {
         self.write_headers(&headers, &before, std::slice::from_ref(&(0..WRITTEN_SIZE)))
     }
 
-    /// What the headers say of each partition; nothing if there are no disks.
+    /// The headers' entries of all partitions; empty without disks.
     pub(crate) fn partition_entries(&self) -> Box<[PartitionEntry]> {
         match self.headers.lock().first() {
             Some(header) => header.partitions.clone(),
@@ -48,11 +48,11 @@ impl Storage {
         }
     }
 
-    /// Has all headers say this of partitions, durably.
+    /// Writes these entries of partitions to all headers, durably.
     ///
     /// # Errors
-    /// When a header cannot be written. Some then say it and some do not, and those that do take it back when one of
-    /// their neighbours is written.
+    /// When a header cannot be written. Then some headers have the new entries and some do not, and those that do
+    /// revert when one of their neighbours is written.
     pub(crate) fn write_partitions(
         &self,
         entries: &[(PartitionId, PartitionEntry)],
@@ -79,12 +79,12 @@ impl Storage {
         result
     }
 
-    /// The clean end: everything is on disk, and the headers say so. A disk that cannot be written to is tried for some
-    /// seconds. Gives whether nothing is lost.
+    /// The clean end: writes everything to disk, and marks the headers. A disk that cannot be written is tried for some
+    /// seconds. Returns whether nothing is lost.
     pub(crate) fn close(&self) -> bool {
         let mut headers = self.headers.lock();
         let deadline = Instant::now() + LAST_TRIES;
-        // Of all disks what can be saved, also if one of them fails.
+        // All disks are saved as far as possible, even if one of them fails.
         let saved = self
             .devices
             .iter()
@@ -113,7 +113,7 @@ impl Storage {
         written.is_ok()
     }
 
-    /// Makes durable what was written without waiting for it, of all disks what can be.
+    /// Makes earlier writes durable, on all disks as far as possible.
     ///
     /// # Errors
     /// When a sync fails, or has failed before.
@@ -123,8 +123,8 @@ impl Storage {
             .fold(Ok(()), Result::and)
     }
 
-    /// Writes `parts` of each device's header, and waits until they are on it. `before` are the partition entries that were
-    /// there until now, if parts of their copy are written.
+    /// Writes `parts` of each device's header, and waits until they are durable. `before` are the partition entries
+    /// until now, if parts of their copy are written.
     fn write_headers(
         &self,
         headers: &[DeviceHeader],
@@ -150,7 +150,7 @@ impl Storage {
     }
 }
 
-/// Writes out all of a disk, trying again until `deadline`. Gives whether that went well; if not, the log says what is lost.
+/// Writes out all of a disk, with retries until `deadline`. Returns whether that succeeded; if not, the loss is logged.
 fn flush_at_the_end(device: &Device, deadline: Instant) -> bool {
     let Some(disk) = device.as_disk() else { return true };
     loop {

@@ -1,5 +1,5 @@
-//! What the headers remember of partitions: over restarts, clean or not, over writes that are torn or fail, and of
-//! partitions that were dropped.
+//! The headers' memory of partitions: over restarts, clean or not, over torn or failed writes, and of dropped
+//! partitions.
 
 use std::sync::Arc;
 
@@ -53,7 +53,7 @@ fn a_start_leaves_versions_as_they_were() {
         assert!(node.storage.partition_entries().iter().all(|entry| *entry == PartitionEntry::default()));
         drop(node);
         let node = filled(&medium, &config);
-        // Whatever a cluster has made of them.
+        // Any versions that a cluster may give them.
         let mut versions =
             vec![(id(7), version("0000000000ab.3.-se")), (id(4095), version("0000000000ab.U.mp-"))];
         let of_records = (0..KEYS).map(|key| PartitionId::of(&digest_of(key)));
@@ -91,11 +91,11 @@ fn each_group_is_written_once_and_nothing_else() {
     let (writes, before) = (all.map(|medium| medium.writes()), images());
     let changed = version("0000000000ab.0.mp-");
     let same = node.storage.partition_entries()[3000].version;
-    // Three in the first group, one in the third, one that is as it was.
+    // Three in the first group, one in the third, and an unchanged one.
     let versions = [(0, changed), (17, changed), (255, changed), (600, changed), (3000, same)];
     let versions = versions.map(|(number, version)| (id(number), version));
     node.partitions.set_versions(&node.storage, &versions).expect("the headers can be written");
-    // The two groups, their copies, and what seals these.
+    // The two groups, their copies, and the seal of the copies.
     assert_eq!(all.map(|medium| medium.writes()), writes.map(|writes| writes + 5));
     for (before, after) in before.iter().zip(images()) {
         for rest in [WRITTEN_SIZE..COPY_BYTES.start, COPY_BYTES.end..after.len()] {
@@ -161,7 +161,7 @@ fn a_header_that_cannot_be_written_changes_nothing() {
         rows
     };
     let (before, entries) = (row(), node.storage.partition_entries());
-    // The first disk has it, the second has half of it.
+    // The first disk has the new entries, the second has half of them.
     media[1].set_faults(Faults { write_fails_at: Some((media[1].writes(), 4)), ..Faults::default() });
     let changed = [(id(300), version("0000000000ab.0.-s-"))];
     assert!(node.partitions.set_versions(&node.storage, &changed).is_err());
@@ -175,8 +175,8 @@ fn a_header_that_cannot_be_written_changes_nothing() {
     assert!(node.partitions.set_versions(&node.storage, &changed).is_ok());
 }
 
-/// The records of a dropped partition stay on the device until their blocks are used again. They must not come back, not
-/// with the first start and not with any after it.
+/// The records of a dropped partition stay on the device until their blocks are reused. They must not come back,
+/// neither with the first start nor with a later one.
 #[test]
 fn records_of_a_dropped_partition_never_come_back() {
     for engine in [Engine::Device, Engine::Memory] {
@@ -205,8 +205,8 @@ fn records_of_a_dropped_partition_never_come_back() {
     }
 }
 
-/// Power fails while the copy is written, or between the copy and the entries: the entries are as they were or as they were
-/// to be, each group as a whole, and nothing is lost.
+/// Power fails while the copy is written, or between the copy and the entries: the entries have their old or their new
+/// values, each group as a whole, and nothing is lost.
 #[test]
 fn a_torn_copy_leaves_each_group_as_it_was_or_as_it_was_to_be() {
     let config = config(Engine::Device, true);
@@ -243,8 +243,8 @@ fn a_torn_copy_leaves_each_group_as_it_was_or_as_it_was_to_be() {
     assert!(old_groups > 50 && new_groups > 50, "{old_groups} as they were, {new_groups} as they were to be");
 }
 
-/// A kill leaves what was written up to then. Between any two writes of a start, of a change of partitions and of a stop, the
-/// header and its copy tell of every partition as it was or as it was to be, nothing is damaged and nothing is lost.
+/// A kill leaves the writes up to then. Between any two writes of a start, of a change of partitions and of a stop, the
+/// header and its copy hold the old or the new value of every partition, nothing is damaged and nothing is lost.
 #[test]
 fn a_kill_between_writes_of_the_header_and_its_copy_loses_nothing() {
     let config = config(Engine::Device, true);
@@ -285,8 +285,8 @@ fn a_kill_between_writes_of_the_header_and_its_copy_loses_nothing() {
     assert!(seen[0] >= 5 && seen[1] >= 5, "{seen:?}");
 }
 
-/// The C server takes a device of ours, writes its own header, and so erases the key of the end marks and the copy of the
-/// entries.
+/// The C server takes a device of ours and writes its own header, which erases the key of the end marks and the copy of
+/// the entries.
 #[test]
 fn end_marks_whose_key_another_server_erased_are_no_damage() {
     let config = config(Engine::Device, true);
@@ -298,7 +298,7 @@ fn end_marks_whose_key_another_server_erased_are_no_damage() {
     header.encode(&mut image);
     image[COPY_BYTES].fill(0);
     let medium = Arc::new(CrashMedium::from_image(image, true));
-    // Later starts have a key, but not the one of these marks.
+    // Later starts have a key, but not that of these marks.
     for _ in 0..3 {
         let (node, stats) = start(alone(&medium), &config);
         assert_eq!((stats.damaged.into_inner(), stats.dropped.into_inner()), (0, 0));
@@ -308,7 +308,7 @@ fn end_marks_whose_key_another_server_erased_are_no_damage() {
     }
 }
 
-/// The stop writes the pristine offset before it says that the header can be trusted.
+/// A stop writes the pristine offset before it marks the header as trusted.
 #[test]
 fn a_header_is_trusted_only_with_all_that_it_says() {
     let config = config(Engine::Device, true);
@@ -320,7 +320,7 @@ fn a_header_is_trusted_only_with_all_that_it_says() {
     };
     let trusted = datamodel::device_header::Flags::TRUSTED;
     assert!(!header(&medium.crash(|_| true)).flags.contains(trusted));
-    // Only the first of the two arrives.
+    // Only the first of the two writes arrives.
     medium.set_faults(Faults { freeze_at: Some(medium.writes() + 1), ..Faults::default() });
     node.storage.close();
     let torn = header(&medium.crash(|_| true));

@@ -1,13 +1,13 @@
-//! How long reads of a disk take, as the health check judges disks by: a moving average over half an hour.
+//! Times of reading a disk for the health check: a moving average over half an hour.
 //!
-//! Measured only while `enable-health-check` asks for it, and then one read of sixteen.
+//! They are measured only with `enable-health-check`, and then for one read in sixteen.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
-/// Intervals that the average is over; how long one is, is for who moves the window.
+/// Number of intervals of the average; the code that moves the window defines their length.
 const INTERVALS: usize = 30;
-/// One read of so many is measured.
+/// One read in this many is measured.
 const SAMPLE_PERIOD: u64 = 16;
 
 /// Reads of one interval.
@@ -24,7 +24,7 @@ impl Interval {
     }
 }
 
-/// The reads of one disk. Any thread may note one: beside a read, sharing counters costs nothing.
+/// The reads of one disk. Any thread may note one: compared with a read, sharing counters costs nothing.
 #[derive(Default)]
 pub(super) struct ReadHealth {
     is_on: AtomicBool,
@@ -34,7 +34,7 @@ pub(super) struct ReadHealth {
 }
 
 impl ReadHealth {
-    /// A read begins; returns the time if it is one of those measured.
+    /// Begins a read; returns the time if it is measured.
     #[inline]
     pub(super) fn start(&self) -> Option<Instant> {
         if !self.is_on.load(Relaxed) {
@@ -43,7 +43,7 @@ impl ReadHealth {
         self.reads.fetch_add(1, Relaxed).is_multiple_of(SAMPLE_PERIOD).then(Instant::now)
     }
 
-    /// The read that began at `started` has ended.
+    /// Ends the read that began at `started`.
     #[inline]
     pub(super) fn end(&self, started: Option<Instant>) {
         if let Some(started) = started {
@@ -64,14 +64,14 @@ impl ReadHealth {
         self.is_on.store(is_on, Relaxed);
     }
 
-    /// The next interval begins, in place of the oldest.
+    /// Begins the next interval, in place of the oldest.
     pub(super) fn move_on(&self) {
         let next = (self.current.load(Relaxed) + 1) % INTERVALS;
         self.intervals[next].clear();
         self.current.store(next, Relaxed);
     }
 
-    /// Microseconds of a read on average; 0 without any.
+    /// Average microseconds of a read; 0 without any.
     pub(super) fn average_micros(&self) -> f64 {
         let sum = |figure: fn(&Interval) -> &AtomicU64| -> u64 {
             self.intervals.iter().map(|interval| figure(interval).load(Relaxed)).sum()

@@ -1,4 +1,5 @@
-//! Telling damage from the traces of writes that a crash cut short, once all disks are loaded. `suspect` says how.
+//! Distinguishes damage from the traces of writes that a crash cut short, after all disks are loaded. `suspect`
+//! explains how.
 
 use datamodel::flat::FlatRecord;
 use datamodel::wblock_scan::{Piece, WblockScan, is_zero};
@@ -11,7 +12,7 @@ use super::wblock::{WblockId, wblock_offset};
 use super::{RBLOCK_SIZE, WBLOCK_SIZE};
 
 impl DiskLoad<'_> {
-    /// Judges the suspects, once all disks are loaded, and tells of those that are damage.
+    /// Judges the suspects after all disks are loaded, and reports those that are damage.
     pub(super) fn judge_suspects(&self) {
         let mut suspects = std::mem::take(&mut *self.suspects.lock());
         suspects.sort_unstable_by_key(|suspect| (suspect.block, suspect.offset));
@@ -61,7 +62,7 @@ impl DiskLoad<'_> {
     }
 }
 
-/// Whether a write that was cut short may have left `suspect` in `block`, where nothing behind it is alive.
+/// Whether a write that was cut short may have left `suspect` in `block`, where nothing after it is alive.
 fn is_cut_short(block: &[u8], suspect: &Suspect, mut scan: WblockScan<'_>) -> bool {
     if suspect.reason.is_none() {
         return true;
@@ -69,7 +70,7 @@ fn is_cut_short(block: &[u8], suspect: &Suspect, mut scan: WblockScan<'_>) -> bo
     let end = suspect.offset + suspect.size;
     let rest = block.get(suspect.offset..).unwrap_or_default();
     let size = FlatRecord::stated_size(rest).unwrap_or(suspect.size).min(rest.len());
-    // The end of a record is never zeros; where nothing was written before, that of a torn one is.
+    // The end of a record is never zeros; a torn record on unwritten bytes ends in zeros.
     let tail = &rest[size.saturating_sub(RBLOCK_SIZE as usize)..size];
     is_zero(tail) || !scan.is_end(end)
 }

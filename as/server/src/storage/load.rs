@@ -1,20 +1,21 @@
-//! Cold start: the index is made again from the records on the disks.
+//! Cold start: the index is built again from the records on the disks.
 //!
-//! Every block in use is read, every record in it checked to its end mark. Where blocks without a record would be the end of
-//! what was ever used, the first bytes of all blocks behind are looked at, unless a clean stop has left word of the end. Of several copies of a record the newest counts, as
-//! [`CopyAge`] says. Expired records take part, so that they win against older copies that had longer to live, and are
-//! removed at the end; so do tombstones, which stay. A record newer than a tombstone leaves one when it goes. What is
-//! damaged or cannot be read is left out, counted and logged with its place; what is whole in its block is loaded. What may
-//! be the trace of a write that a crash cut short is judged at the end (`suspect`).
+//! Every used block is read, and every record in it checked to its end mark. After a row of blocks without a record,
+//! where the used part of a disk would end, the first bytes of all further blocks are checked, unless a clean stop has
+//! recorded the end. Of several copies of a record the newest wins, by [`CopyAge`]. Expired records take part, so that
+//! they win against older copies with more time to live, and are removed at the end; so do tombstones, which stay. A
+//! record newer than a tombstone leaves one when it is removed. Damaged and unreadable records are skipped, counted and
+//! logged with their place; whole records of the same block are loaded. Possible traces of a write that a crash cut
+//! short are judged at the end (`suspect`).
 //!
-//! Left out without a word are records of partitions that the header does not list as here, or lists under another tree
-//! id: they were dropped as a whole.
+//! Records of partitions that the header does not list as present, or lists under another tree id, are skipped without
+//! a log line: they were dropped as a whole.
 //!
 //! # Threads
-//! For each disk one that reads blocks in order, and decides where the used ones end, and some that parse them. These
-//! take blocks in any order and side by side with those of other disks, so what becomes of a record must not depend on
-//! the order in which its copies are found: of equal copies the one at the lowest place counts, and whether the record
-//! leaves a tombstone follows from all of its copies. The index is shared; each parser counts for itself.
+//! For each disk one thread reads blocks in order, and decides where the used ones end; some others parse them. These
+//! take blocks in any order and in parallel with those of other disks, so the result for a record must not depend on
+//! the order in which its copies are found: of equal copies the one at the lowest place wins, and whether the record
+//! leaves a tombstone follows from all of its copies. The index is shared; each parser has its own counts.
 
 use std::fmt;
 use std::ops::Range;
@@ -39,23 +40,23 @@ use super::wblock::{WblockId, wblock_offset};
 use super::{RBLOCK_SIZE, WBLOCK_SIZE};
 use crate::index::{CreateOutcome, Index, Location, PartitionId, RecordMeta, SetId, WriteGuard};
 
-/// A record that expires later than this from now is not believed: ten years, in seconds.
+/// A record that expires later than this from now is rejected: ten years, in seconds.
 const VOID_TIME_AHEAD_MAX: u32 = 315_360_000;
 
-/// A record that was updated later than this from now was updated while the clock was ahead: a minute, in seconds.
+/// A record updated later than this from now was updated while the clock was ahead: a minute, in seconds.
 const CLOCK_AHEAD_MAX: u64 = 60;
 
-/// Records that are brought into the index together, so that their sprigs and elements come from memory side by side.
+/// Records brought into the index together, so that their sprigs and elements are loaded from memory in parallel.
 const GROUP_SIZE: usize = 24;
-/// Blocks of a disk in memory beside those that are parsed: one that is read, and one that waits.
+/// Blocks of a disk in memory besides those being parsed: one being read, and one waiting.
 const BLOCKS_AHEAD: usize = 2;
-/// More threads than these do not make parsing the blocks of one disk faster.
+/// Most threads that speed up parsing the blocks of one disk.
 const PARSER_COUNT_MAX: usize = 16;
 
-/// What to do about what was left out.
+/// Advice for records that are not loaded.
 const ADVICE: &str = "restore it from a backup or write it again";
 
-/// What is left of the former lives of write blocks on one disk.
+/// Bytes left of the former lives of write blocks on one disk.
 #[derive(Default)]
 struct StaleBytes {
     bytes: u64,
@@ -64,7 +65,7 @@ struct StaleBytes {
 }
 
 impl StaleBytes {
-    /// `size` bytes at `offset` of the disk.
+    /// Counts `size` bytes at `offset` of the disk.
     fn add(&mut self, offset: u64, size: usize) {
         if self.count == 0 {
             self.first = offset;
@@ -94,69 +95,69 @@ impl StaleBytes {
     }
 }
 
-/// What a load found so far.
+/// Findings of a load so far.
 #[derive(Default)]
 pub(crate) struct LoadStats {
-    /// Records of which a copy was found.
+    /// Number of records of which a copy was found.
     pub(crate) unique: AtomicU64,
-    /// Copies that took the place of older ones.
+    /// Number of copies that replaced older ones.
     pub(crate) replaced: AtomicU64,
-    /// Copies that were older than what was known.
+    /// Number of copies that were older than the known one.
     pub(crate) older: AtomicU64,
-    /// Stretches of bytes that hold damaged records, or ones that cannot be believed, or cannot be read.
+    /// Number of byte ranges with damaged, implausible or unreadable records.
     pub(crate) damaged: AtomicU64,
-    /// Records of partitions that are not here any more.
+    /// Number of records of partitions that are no longer here.
     pub(crate) dropped: AtomicU64,
-    /// Records last updated later than now, by a clock that was ahead.
+    /// Number of records last updated later than now, by a clock that was ahead.
     pub(crate) ahead: AtomicU64,
     /// The latest last-update-time found.
     pub(crate) latest_update: AtomicU64,
 }
 
-/// What loading needs from the namespace.
+/// The namespace's part in a load.
 pub(crate) trait LoadContext: Sync {
-    /// The number of the set called `name`, created if need be; `None` if there cannot be such a set.
+    /// The number of the set called `name`, created if necessary; `None` if such a set is not possible.
     fn set_id(&self, name: &[u8]) -> Option<SetId>;
     fn index(&self) -> &Index;
     fn now_seconds(&self) -> u32;
     fn stats(&self) -> &LoadStats;
-    /// For one parser: what commits the records that it finds.
+    /// The committer of one parser's records.
     fn committer(&self) -> Box<dyn LoadCommit + '_>;
 }
 
 /// Commits the records that one parser finds.
 pub(crate) trait LoadCommit {
-    /// The newest copy so far of the record of `guard` is the one that `after` tells of.
+    /// Commits a copy: `after` describes the newest copy so far of the record of `guard`.
     fn commit(&mut self, guard: WriteGuard<'_>, after: &RecordMeta);
 
-    /// The parser is done.
+    /// Ends the parser's work.
     fn finish(self: Box<Self>);
 }
 
-/// One disk that is loaded.
+/// One disk being loaded.
 pub(super) struct DiskLoad<'a> {
     pub(super) device: &'a Device,
     /// All devices: an older copy may be on another one.
     pub(super) devices: &'a [Device],
-    /// Where to read.
+    /// The medium to read.
     pub(super) source: &'a dyn BlockMedium,
-    /// What gets a copy of every block: the other of a disk and its shadow, if it fell behind.
+    /// The medium that gets a copy of every block: the other one of a disk and its shadow, if it fell behind.
     pub(super) copy_to: Option<&'a dyn BlockMedium>,
     /// By partition: whether it is here, and its tree id.
     pub(super) partitions: &'a [PartitionEntry],
-    /// Blocks below this one are in use, as the header of a clean stop says.
+    /// Blocks below this one are in use, according to the header of a clean stop.
     pub(super) known_pristine: u32,
-    /// That clean stop was the last one, so no other blocks are in use.
+    /// Whether that clean stop was the last one, so that no other blocks are in use.
     pub(super) was_clean: bool,
     /// Finds of this load that are to be [judged](super::suspect) when all is loaded.
     pub(super) suspects: Mutex<Vec<Suspect>>,
-    /// Blocks looked at so far.
+    /// Number of blocks read so far.
     pub(super) progress: &'a AtomicU32,
     pub(super) parser_count: usize,
     pub(super) context: &'a dyn LoadContext,
 }
 
-/// How many parsers each of `disk_count` disks has.
+/// Number of parsers of each of `disk_count` disks.
 pub(super) fn parser_count(disk_count: usize) -> usize {
     cf::threads::cpu_count().div_ceil(disk_count.max(1)).clamp(1, PARSER_COUNT_MAX)
 }
@@ -166,17 +167,17 @@ struct Block {
     id: WblockId,
     bytes: AlignedBuf,
     unreadable: Option<Unreadable>,
-    /// Whether there is anything of a record in it.
+    /// Whether it holds any part of a record.
     is_used: bool,
 }
 
 impl DiskLoad<'_> {
-    /// Loads the disk; returns the number of the first block never used, or that the copy failed.
+    /// Loads the disk; returns the number of the first block never used, or that copying failed.
     pub(super) fn run(&self) -> Result<u32, BlockError> {
         let (filled, to_parse) = channel::unbounded();
         let (emptied, to_fill) = channel::unbounded();
         for _ in 0..self.parser_count + BLOCKS_AHEAD {
-            // The receiver is here.
+            // The receiver exists, so the send does not fail.
             let _ = emptied.send(AlignedBuf::zeroed(WBLOCK_SIZE as usize));
         }
         let mut stale = StaleBytes::default();
@@ -200,15 +201,15 @@ impl DiskLoad<'_> {
         Ok(pristine)
     }
 
-    /// Reads the used blocks in order and hands them over.
+    /// Reads the used blocks in order and passes them to the parsers.
     fn read_blocks(&self, to_fill: &Receiver<AlignedBuf>, filled: &Sender<Block>) -> Result<u32, BlockError> {
         let (mut empty_from, mut pristine) = (1, self.known_pristine.max(1));
-        // Up to here blocks are read, whatever is in them.
+        // Blocks below this one are read, whatever they hold.
         let mut read_to = self.known_pristine;
         let count = self.device.wblocks.count();
         for at in 1..count {
             self.progress.store(at, Relaxed);
-            // Without a parser left there is no buffer; whoever joins them learns why.
+            // Without a parser there is no buffer; the thread that joins them learns why.
             let Ok(mut bytes) = to_fill.recv() else { break };
             let id = WblockId(at);
             let unreadable = partial_read::read_wblock(self.source, id, &mut bytes);
@@ -222,7 +223,7 @@ impl DiskLoad<'_> {
             let is_used = self.is_used(id, &bytes);
             let is_known = is_used || unreadable.is_some();
             let _ = filled.send(Block { id, bytes, unreadable, is_used });
-            // Whether it begins with a record or its first one is damaged: what is used is not pristine.
+            // A block that begins with a record or a damaged one is in use, so it is not pristine.
             if is_known {
                 self.report_empty(empty_from..at, true);
                 (empty_from, pristine) = (at + 1, pristine.max(at + 1));
@@ -240,12 +241,12 @@ impl DiskLoad<'_> {
         Ok(pristine)
     }
 
-    /// The first block in use from `first` on, behind many without a record.
+    /// The first used block from `first` on, after many without a record.
     fn next_used(&self, first: u32, count: u32) -> Result<Option<u32>, BlockError> {
         if self.was_clean { Ok(None) } else { peek::next_used(self.source, first, count) }
     }
 
-    /// Says that blocks hold nothing which were in use, as the header says or blocks in use behind them.
+    /// Reports blocks without records that were in use according to the header, or to used blocks after them.
     fn report_empty(&self, blocks: Range<u32>, is_before_used: bool) {
         let is_hole = is_before_used && blocks.len() >= UNUSED_BLOCKS_MAX as usize;
         let end = if is_hole { blocks.end } else { blocks.end.min(self.known_pristine) };
@@ -263,7 +264,7 @@ impl DiskLoad<'_> {
         );
     }
 
-    /// Whether there are records in a block, whole or damaged.
+    /// Whether a block holds records, whole or damaged.
     fn is_used(&self, id: WblockId, block: &[u8]) -> bool {
         let mut starts_headless = false;
         starts_with_record(block)
@@ -276,7 +277,7 @@ impl DiskLoad<'_> {
                 // The end mark of a block without records.
                 Piece::Stale { offset, .. } => offset == RBLOCK_SIZE as usize,
             })
-            // If there is no record behind it, the block was perhaps never used by a server.
+            // If there is no record after it, a server may never have used the block.
             || starts_headless && id.0 < self.known_pristine
     }
 
@@ -285,7 +286,7 @@ impl DiskLoad<'_> {
         WblockScan::new(block, EndMark::new(key, id.0))
     }
 
-    /// Loads blocks as they come; returns what is left of their former lives.
+    /// Loads blocks as they come; returns the remains of their former lives.
     fn parse_blocks(&self, to_parse: &Receiver<Block>, emptied: &Sender<AlignedBuf>) -> StaleBytes {
         let mut parser = Parser::new(self);
         for block in to_parse {
@@ -296,8 +297,8 @@ impl DiskLoad<'_> {
         parser.finish()
     }
 
-    /// Copies a block. If it has no content, only what the other medium holds there is erased: records that did not get to
-    /// this one before a crash would come to light at a later start.
+    /// Copies a block. If it has no content, only the other medium's bytes are erased: records that did not get to this
+    /// medium before a crash would otherwise appear at a later start.
     fn copy_wblock(
         &self,
         copy: &dyn BlockMedium,
@@ -315,13 +316,13 @@ impl DiskLoad<'_> {
         copy.write_at(offset, block, 0..size)
     }
 
-    /// Whether records are read later from where they are read now. Then one of which a part of the value cannot be read
-    /// is in the index: it answers with an error, and hides its older copies.
+    /// Whether records are later read from the medium that is read now. Then a record with a partly unreadable value is
+    /// put in the index: it answers with an error, and hides its older copies.
     fn is_read_again(&self) -> bool {
         self.copy_to.is_none() && self.device.as_disk().is_some_and(|disk| disk.stripe().is_none())
     }
 
-    /// Tells of damage, or keeps it to be judged later.
+    /// Reports damage, or keeps it to be judged later.
     fn note_suspect(&self, block: &[u8], suspect: Suspect) {
         let is_certain = self.was_clean && suspect.reason.is_some();
         let mut suspects = self.suspects.lock();
@@ -333,7 +334,7 @@ impl DiskLoad<'_> {
         }
     }
 
-    /// Tells of a suspect that is damage.
+    /// Reports a suspect that is damage.
     pub(super) fn report_suspect(&self, block: &[u8], suspect: &Suspect) {
         let place = (suspect.offset, suspect.size);
         match suspect.reason {
@@ -342,7 +343,7 @@ impl DiskLoad<'_> {
         }
     }
 
-    /// Says that `size` bytes at `offset` of block `id` are not loaded, and what they are by their own account.
+    /// Reports that `size` bytes at `offset` of block `id` are not loaded, with the record that they seem to be.
     fn report_damage(
         &self,
         id: WblockId,
@@ -367,7 +368,7 @@ impl DiskLoad<'_> {
         }
     }
 
-    /// Says which bytes cannot be read.
+    /// Reports unreadable bytes.
     fn report_unreadable(&self, unreadable: &Unreadable) {
         self.context.stats().damaged.fetch_add(unreadable.places.len() as u64, Relaxed);
         for place in &unreadable.places {
@@ -407,7 +408,7 @@ struct Parser<'a> {
     committer: Box<dyn LoadCommit + 'a>,
     counts: Counts,
     stale: StaleBytes,
-    /// The set of the record before: most often that of the next one.
+    /// The set of the previous record, most often that of the next one too.
     last_set: Option<(Vec<u8>, SetId)>,
 }
 
@@ -471,8 +472,8 @@ impl<'a> Parser<'a> {
         self.report_counts();
     }
 
-    /// Loads records of block `id`. They count as alive before any of them is in the index, where another parser may find
-    /// it and take its place.
+    /// Loads records of block `id`. They count as alive before any of them is in the index, where another parser may
+    /// find and replace it.
     fn load_group(&mut self, id: WblockId, group: &mut Vec<(FlatRecord<'_>, Location)>) {
         group.iter().for_each(|(record, _)| self.index.prefetch_element(&record.digest));
         let wblocks = &self.load.device.wblocks;
@@ -487,7 +488,7 @@ impl<'a> Parser<'a> {
         wblocks.load_bytes(id, left_out, false);
     }
 
-    /// Adds to the figures of all what was counted in a block.
+    /// Adds a block's counts to the common figures.
     fn report_counts(&mut self) {
         let Counts { unique, replaced, older, dropped, ahead, latest_update } =
             std::mem::take(&mut self.counts);
@@ -575,7 +576,7 @@ impl<'a> Parser<'a> {
         Some(id)
     }
 
-    /// What is at `location` of any device is garbage.
+    /// Counts the record at `location` of any device as garbage.
     fn count_replaced(&self, location: Location) {
         if let Some(device) = self.load.devices.get(usize::from(location.device())) {
             device.wblocks.load_bytes(WblockId::of(location), location.rblock_count() * RBLOCK_SIZE, false);
@@ -597,12 +598,12 @@ impl<'a> Parser<'a> {
     }
 }
 
-/// Whether `location` counts before `other` if equal copies are there.
+/// Whether `location` wins against `other` if the copies are equal.
 fn is_before(location: Location, other: Location) -> bool {
     (location.device(), location.rblock()) < (other.device(), other.rblock())
 }
 
-/// The age of the copy that `meta` points to.
+/// The age of the copy described by `meta`.
 pub(super) fn age_of(meta: &RecordMeta) -> CopyAge {
     CopyAge {
         last_update_time: meta.last_update_time(),

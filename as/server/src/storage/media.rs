@@ -1,4 +1,4 @@
-//! The files or devices that a disk is made of.
+//! The files or devices of a disk.
 
 use std::sync::Arc;
 
@@ -11,12 +11,12 @@ pub(super) struct Media {
     pub(super) shadow: Option<Arc<dyn BlockMedium>>,
     /// The main one again, read through the system's page cache.
     pub(super) cached: Option<Arc<dyn BlockMedium>>,
-    /// A write that returned may be lost by a power failure until the medium is synced.
+    /// Whether a power failure may lose a write that has returned, until the medium is synced.
     pub(super) is_volatile: bool,
 }
 
 impl Media {
-    /// Those that are written to, in order.
+    /// The media that are written, in order.
     pub(super) fn written(&self) -> impl Iterator<Item = &dyn BlockMedium> {
         std::iter::once(&*self.main).chain(self.shadow.as_deref())
     }

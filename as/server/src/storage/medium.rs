@@ -1,4 +1,4 @@
-//! The configured files and devices, opened: each disk with its shadow and its way through the page cache.
+//! Opens the configured files and devices: each disk with its shadow and its access through the page cache.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -14,23 +14,23 @@ use crate::config::{Backing, StorageConfig};
 
 /// Least size of a device.
 const DEVICE_SIZE_MIN: u64 = 128 << 20;
-/// Largest size that is used of a device: 2 TiB, what 37 bits of 16-byte blocks reach.
+/// Most bytes used of a device: 2 TiB, the range of 37 bits of 16-byte blocks.
 const DEVICE_SIZE_MAX: u64 = 2 << 40;
 
-/// A disk that was opened but not looked at.
+/// A disk that is open but not read yet.
 pub(super) struct Opened {
     pub(super) media: Media,
-    /// Bytes that are used: a whole number of write blocks.
+    /// Bytes to be used: a whole number of write blocks.
     pub(super) size: u64,
-    /// Bytes that were there, 0 for a file that was created.
+    /// Former size in bytes, 0 for a file that was just created.
     pub(super) found_size: u64,
     pub(super) shadow_found_size: u64,
 }
 
-/// Opens what `config` lists; with `cold-start-empty`, erases the headers.
+/// Opens the files or devices of `config`; with `cold-start-empty`, erases the headers.
 ///
 /// # Errors
-/// Names the first that cannot be used.
+/// The first one that cannot be used.
 pub(super) fn open_disks(namespace: &str, config: &StorageConfig) -> Result<Vec<Opened>, OpenError> {
     let disks =
         config.backings().iter().map(|backing| open_disk(backing, config)).collect::<Result<Vec<_>, _>>()?;
@@ -45,7 +45,7 @@ pub(super) fn open_disks(namespace: &str, config: &StorageConfig) -> Result<Vec<
     Ok(disks)
 }
 
-/// Opens one disk as a start would. Its files must be there, so that nothing is changed.
+/// Opens one disk like a start. Its files must exist, so that nothing is changed.
 ///
 /// # Errors
 /// When it cannot be used.
@@ -70,7 +70,7 @@ fn open_disk(backing: &Backing, config: &StorageConfig) -> Result<Opened, OpenEr
             });
         }
     }
-    // Without O_DIRECT everything goes through the page cache anyway.
+    // Without O_DIRECT all access goes through the page cache anyway.
     let cached = if mode(config).direct {
         let mode = BlockMode { direct: false, data_sync: false, read_only: true, exclusive: false };
         Some(BlockFile::open(path, mode)?)
@@ -87,8 +87,8 @@ fn open_disk(backing: &Backing, config: &StorageConfig) -> Result<Opened, OpenEr
     Ok(Opened { media, size, found_size, shadow_found_size })
 }
 
-/// Devices, and files with `direct-files`, are written past the page cache, each write durable when it returns. Other files
-/// are written to the page cache and synced every now and then (`sync`), unless `commit-to-device` asks for more.
+/// Devices, and files with `direct-files`, are written past the page cache; each write is durable when it returns.
+/// Other files are written to the page cache and synced at intervals (`sync`), unless `commit-to-device` is on.
 fn mode(config: &StorageConfig) -> BlockMode {
     let params = &config.params;
     let direct = config.is_raw_device() || params.direct_files.get();
@@ -115,7 +115,7 @@ fn open_file(path: &Path, config: &StorageConfig) -> Result<BlockFile, OpenError
     Ok(file)
 }
 
-/// Makes a medium look never used.
+/// Erases a header, so that the medium looks unused.
 fn erase_header(namespace: &str, medium: &dyn BlockMedium) -> Result<(), BlockError> {
     let size = HEADER_SIZE.next_multiple_of(medium.io_size() as usize);
     debug_assert!((size as u64) < HEADER_SPACE);

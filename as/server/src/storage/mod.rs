@@ -1,11 +1,11 @@
-//! Where records are kept: one log-structured engine.
+//! Storage of records: one log-structured engine.
 //!
-//! A namespace has a number of devices (memory stripes when it is kept in memory). A device is a row of 8 MiB write
-//! blocks, of which the first belongs to the device header. Records are appended to the device's current write block;
-//! an index element says where its record is; a record whose element no longer points to it is garbage. Blocks without
-//! live records are free again; blocks with few are emptied by defrag, which appends what lives elsewhere.
+//! A namespace has a number of devices (memory stripes if it is kept in memory). A device is a row of 8 MiB write
+//! blocks, the first of which belongs to the device header. Records are appended to the device's current write block;
+//! an index element points to its record; a record to which its element no longer points is garbage. Blocks without
+//! live records are free again; defrag empties blocks with few, by appending their live records to another block.
 //!
-//! `storage` knows index elements and bytes, never sockets or requests.
+//! `storage` knows index elements and bytes, but no sockets or requests.
 //!
 //! # Locking
 //! Callers hold the record's sprig lock. Inside it, in this order: the mutex of a device's stream, `flush` (by a writer only
@@ -77,8 +77,8 @@ pub(crate) use room::RoomWait;
 pub(crate) const WBLOCK_SIZE: u32 = 8 << 20;
 /// Unit of record places and sizes.
 pub(crate) const RBLOCK_SIZE: u32 = datamodel::flat::RBLOCK_SIZE as u32;
-/// Write blocks of a disk that only defrag may take, so that it can always make room: at most these, on a small disk one of
-/// so many, and never fewer than it needs.
+/// Most write blocks of a disk that only defrag may take, so that it can always make room. A small disk reserves a
+/// share of its blocks, and never fewer than defrag needs.
 const DISK_RESERVE_MAX: usize = 8;
 const DISK_RESERVE_SHARE: usize = 16;
 const DISK_RESERVE_MIN: usize = 2;

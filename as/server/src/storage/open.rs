@@ -1,6 +1,6 @@
-//! Opening the files and devices of a namespace: headers judged together, records loaded, headers written anew.
+//! Opens the files and devices of a namespace: headers are judged together, records loaded, headers written again.
 //!
-//! Of a disk and its shadow one is read, as `shadow` decides, and the other one gets a copy where it has not the same.
+//! Of a disk and its shadow one is read, as `shadow` decides, and the other gets a copy where it differs.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::*};
@@ -33,10 +33,10 @@ use super::wblock::{Reuse, WblockId, WblockTable, wblock_offset};
 use super::{WBLOCK_SIZE, disk_reserve};
 use crate::config::{Engine, StorageConfig};
 
-/// Between lines of the log that tell how far loading is.
+/// Time between progress lines of a load in the log.
 const PROGRESS_PERIOD: Duration = Duration::from_secs(5);
 
-/// What must be known of the node and the configuration to open devices.
+/// Input from the node and the configuration for opening devices.
 pub(crate) struct OpenSettings<'a> {
     pub(crate) namespace: &'a str,
     pub(crate) config: &'a StorageConfig,
@@ -45,16 +45,16 @@ pub(crate) struct OpenSettings<'a> {
 }
 
 impl Storage {
-    /// Opens the configured files or devices and loads what they hold into the index of `context`.
+    /// Opens the configured files or devices and loads their records into the index of `context`.
     ///
     /// # Errors
-    /// When one cannot be opened, read, or does not belong to the others. Nothing was written to any then.
+    /// When one cannot be opened or read, or does not belong to the others. Nothing was written to any of them then.
     pub(crate) fn open(settings: &OpenSettings<'_>, context: &dyn LoadContext) -> Result<Self, OpenError> {
         let disks = open_disks(settings.namespace, settings.config)?;
         Self::open_on(settings, disks, context)
     }
 
-    /// As [`open`](Self::open), on what is opened already.
+    /// As [`open`](Self::open), on disks that are open already.
     pub(super) fn open_on(
         settings: &OpenSettings<'_>,
         disks: Vec<Opened>,
@@ -119,7 +119,7 @@ fn read_heads(settings: &OpenSettings<'_>, disk: &Opened) -> Result<(AlignedBuf,
         return Ok((main, Source { from_shadow: false, copies: false, reason: Reason::Alike }));
     };
     let shadow = read(&**shadow_medium)?;
-    // A file that was just created has the size that it will have.
+    // A file that was just created will have the configured size.
     let used_size = |found_size: u64| if found_size == 0 { disk.size } else { disk.size.min(found_size) };
     let of_main =
         shadow::Copy { path: disk.media.main.path(), first_bytes: &main, size: used_size(disk.found_size) };
@@ -132,7 +132,7 @@ fn read_heads(settings: &OpenSettings<'_>, disk: &Opened) -> Result<(AlignedBuf,
     Ok((if source.from_shadow { shadow } else { main }, source))
 }
 
-/// Judges the headers of disks that are there, as a start would.
+/// Judges the headers of existing disks, like a start.
 ///
 /// # Errors
 /// When one cannot be read, or they do not belong together.
@@ -143,7 +143,7 @@ pub(super) fn check_heads(settings: &OpenSettings<'_>, disks: &[Opened]) -> Resu
     unlock(settings, &mut set, disks).map(drop)
 }
 
-/// What encrypts the disks.
+/// The ciphers of the disks.
 fn unlock(
     settings: &OpenSettings<'_>,
     set: &mut DeviceSet,
@@ -153,7 +153,7 @@ fn unlock(
     Ok(encryption::unlock(settings.config, set, &paths)?)
 }
 
-/// Erases what new disks hold of a former use, clear records too where new ones are encrypted.
+/// Erases remains of a former use from new disks, including clear records if new ones are encrypted.
 fn erase_fresh(set: &DeviceSet, disks: &[Opened]) -> Result<(), BlockError> {
     for (disk, _) in disks.iter().zip(&set.fresh).filter(|(_, fresh)| **fresh) {
         let count = (disk.size / u64::from(WBLOCK_SIZE)) as u32;
@@ -186,7 +186,7 @@ fn judge(
     Ok(DeviceSet::judge(settings.namespace.as_bytes(), &candidates, settings.signature)?)
 }
 
-/// Refuses a disk that looks new by its header and holds records all the same, as they would be erased.
+/// Refuses a disk with an empty header that holds records, as they would be erased.
 fn refuse_erased_headers(
     settings: &OpenSettings<'_>,
     set: &DeviceSet,
@@ -215,7 +215,7 @@ fn refuse_erased_headers(
     Ok(())
 }
 
-/// Says what kind of start this is.
+/// Logs the kind of this start.
 fn report(namespace: &str, set: &DeviceSet, disks: &[Opened], heads: &[(AlignedBuf, Source)]) {
     for (disk, (_, source)) in disks.iter().zip(heads) {
         report_shadow(namespace, disk, *source);
@@ -247,7 +247,7 @@ fn report(namespace: &str, set: &DeviceSet, disks: &[Opened], heads: &[(AlignedB
     }
 }
 
-/// Says what was damaged of the partition table in a disk's header.
+/// Logs the damage of the partition table in a disk's header.
 fn report_mended(disk: &Opened, Mended { restored, lost }: &Mended) {
     let path = disk.media.main.path().display();
     let warn = |first: usize, what: &str| {
@@ -263,7 +263,7 @@ fn report_mended(disk: &Opened, Mended { restored, lost }: &Mended) {
     lost.iter().for_each(|first| warn(*first, advice));
 }
 
-/// Says that a file is shorter than configured that was not stopped cleanly, when nothing tells how long it was.
+/// Logs that a file is shorter than configured and was not stopped cleanly, if its former size is unknown.
 fn report_short(disk: &Opened) {
     if disk.found_size < disk.size {
         cf::warning!(
@@ -277,7 +277,7 @@ fn report_short(disk: &Opened) {
     }
 }
 
-/// Says which of a disk and its shadow is written anew from the other, and why.
+/// Logs which of a disk and its shadow is copied from the other, and why.
 fn report_shadow(namespace: &str, disk: &Opened, source: Source) {
     let Some(shadow) = &disk.media.shadow else { return };
     let (main, shadow) = (disk.media.main.path().display(), shadow.path().display());
@@ -298,7 +298,7 @@ fn report_shadow(namespace: &str, disk: &Opened, source: Source) {
     }
 }
 
-/// Loads all used devices side by side; returns for each the first block never used.
+/// Loads all used devices in parallel; returns for each the first block never used.
 fn load(
     namespace: &str,
     devices: &[Device],
@@ -363,7 +363,7 @@ fn partitions(set: &DeviceSet, at: usize) -> &[PartitionEntry] {
     &set.headers[at].partitions[..]
 }
 
-/// Logs every five seconds how far loading is, until `is_done`.
+/// Logs the progress of a load every five seconds, until `is_done`.
 fn tell_progress(
     namespace: &str,
     devices: &[Device],

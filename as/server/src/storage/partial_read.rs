@@ -1,9 +1,8 @@
-//! Reading write blocks of which a part cannot be read.
+//! Reads write blocks that are partly unreadable.
 //!
-//! A block is read at once. If that fails, it is read in pieces, and a piece that fails in units, so that a bad sector
-//! costs the records on it and not the others of its block. What cannot be read is zeros in the buffer. In the middle of a
-//! value nothing tells them from zeros that were written, so a reader of records asks [`Unreadable::concerns`] for
-//! each.
+//! A block is read at once. If that fails, it is read in pieces, and a failing piece in units, so that a bad sector
+//! costs only the records on it. Unreadable bytes are zeros in the buffer. Inside a value they look like written zeros,
+//! so a reader of records calls [`Unreadable::concerns`] for each record.
 
 use std::ops::Range;
 
@@ -13,11 +12,11 @@ use cf::sys::block::{BlockError, BlockMedium, IO_SIZE_MAX};
 use super::WBLOCK_SIZE;
 use super::wblock::{WblockId, wblock_offset};
 
-/// What is read at once of a block that cannot be read as a whole.
+/// Size of the pieces of a block that cannot be read as a whole.
 const PIECE_SIZE: usize = 128 << 10;
-/// What is read at once of such a piece.
+/// Size of the units of such a piece.
 const UNIT_SIZE: usize = IO_SIZE_MAX as usize;
-/// After so many failures the rest of a block is given up: each may take a dying disk seconds.
+/// After this many failures the rest of a block is given up: each may take seconds on a dying disk.
 const FAILURES_MAX: usize = 64;
 
 const _: () =
@@ -28,7 +27,7 @@ const _: () =
 pub(super) struct Unreadable {
     /// The first failure of a unit.
     pub(super) error: BlockError,
-    /// Stretches of bytes on the medium, in order.
+    /// Byte ranges on the medium, in order.
     pub(super) places: Vec<Range<u64>>,
 }
 
@@ -39,7 +38,7 @@ impl Unreadable {
     }
 }
 
-/// Reads block `id` of `medium` into the first bytes of `block`; tells of what had to be left out.
+/// Reads block `id` of `medium` into the first bytes of `block`; returns the bytes that could not be read.
 pub(super) fn read_wblock(
     medium: &dyn BlockMedium,
     id: WblockId,
@@ -70,7 +69,7 @@ pub(super) fn read_wblock(
         block[hole.clone()].fill(0);
     }
     if holes.is_empty() {
-        // It was an error that passed.
+        // The error was transient.
         return None;
     }
     let places = holes.iter().map(|hole| start + hole.start as u64..start + hole.end as u64).collect();

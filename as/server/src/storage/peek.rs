@@ -1,4 +1,4 @@
-//! Looks at the first bytes of write blocks, to find those in use without reading all of a device.
+//! Reads the first bytes of write blocks, to find used ones without reading the whole device.
 
 use cf::aligned::AlignedBuf;
 use cf::sys::block::{BlockError, BlockMedium};
@@ -7,18 +7,18 @@ use datamodel::wblock_scan::starts_with_record;
 use super::WBLOCK_SIZE;
 use super::wblock::{WblockId, wblock_offset};
 
-/// Read to see whether a block was ever used.
+/// Bytes read to see whether a block was ever used.
 pub(super) const PEEK_SIZE: usize = 4096;
-/// Blocks at the beginning of a device that is said to be new that are looked at one by one.
+/// Number of blocks at the start of a supposedly new device that are all checked.
 const FIRST_BLOCKS: u32 = 64;
-/// Blocks looked at in the rest of it.
+/// Number of blocks checked in the rest of it.
 const SAMPLES: u32 = 1024;
 
-/// Whether the first bytes of a block say that it was used.
+/// Whether the first bytes of a block show that it was used.
 pub(super) type IsUsed = fn(&[u8]) -> bool;
 
-/// The first block from `first` on and before `count` that begins with a record. Blocks for which the file system has nothing
-/// stored are passed over.
+/// The first block from `first` on and before `count` that begins with a record. Blocks that are holes in a file are
+/// skipped.
 pub(super) fn next_used(medium: &dyn BlockMedium, first: u32, count: u32) -> Result<Option<u32>, BlockError> {
     next(medium, first, count, starts_with_record)
 }
@@ -41,8 +41,8 @@ fn next(
     Ok(None)
 }
 
-/// A block of a device of `count` blocks that is used, if there is one where a device in use has some. A large
-/// device is not read as a whole.
+/// A used block of a device of `count` blocks, if there is one at the places where a used device has some. A large
+/// device is not read completely.
 pub(super) fn sign_of_use(
     medium: &dyn BlockMedium,
     count: u32,

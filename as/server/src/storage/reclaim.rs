@@ -1,10 +1,10 @@
-//! After a load that found hardly a free block: makes some without writing.
+//! Frees blocks after a load that found hardly a free one, without writing.
 //!
-//! Defrag leaves equal copies of the records that it moved in the blocks that it freed. A load cannot tell which of them was
+//! Defrag leaves equal copies of the moved records in the blocks that it freed. A load cannot tell which of them was
 //! alive when the server ended, and takes the first that it finds. So blocks that were free may have a few live bytes
-//! each after it, in the worst case all of them, and defrag itself needs free blocks to write to. Here the blocks are read
-//! twice more: first to see how many bytes of each block are copies that could be alive, then to choose of equal copies
-//! the one in the block that has most of them.
+//! each after it, in the worst case all of them, but defrag itself needs free blocks to write to. Here the blocks are
+//! read twice more: first to find how many bytes of each block are copies that could be alive, then to choose, of equal
+//! copies, the one in the block that has most of them.
 //!
 //! # Threads
 //! Runs alone, before anything else uses the devices.
@@ -19,10 +19,10 @@ use super::wblock::WblockId;
 use super::{DISK_RESERVE_MAX, RBLOCK_SIZE};
 use crate::index::{Element, Index, Location};
 
-/// With fewer free blocks than these a device is worth reading again.
+/// With fewer free blocks than this a device is worth reading again.
 const FREE_BLOCKS_ENOUGH: usize = 2 * DISK_RESERVE_MAX;
 
-/// Makes free blocks on `device` if it has hardly any. `pristine` is the first block never used.
+/// Frees blocks of `device` if it has hardly any free one. `pristine` is the first block never used.
 pub(super) fn reclaim_at_start(device: &Device, pristine: u32, index: &Index) {
     let used = (1..pristine).filter(|id| !device.wblocks.is_empty(WblockId(*id))).count();
     if device.wblocks.count() as usize - used > FREE_BLOCKS_ENOUGH {
@@ -49,7 +49,8 @@ pub(super) fn reclaim_at_start(device: &Device, pristine: u32, index: &Index) {
     });
 }
 
-/// Shows `found` all records on `device`, newest or not, but those that the load could not read, as it has said.
+/// Calls `found` with all records on `device`, newest or not, except those that the load could not read and has
+/// reported.
 fn visit(device: &Device, pristine: u32, mut found: impl FnMut(Location, &FlatRecord<'_>)) {
     let Some(disk) = device.as_disk() else { return };
     let mut scratch = DiskBuffer::new();
@@ -60,7 +61,7 @@ fn visit(device: &Device, pristine: u32, mut found: impl FnMut(Location, &FlatRe
     }
 }
 
-/// Whether `record` is a copy of what `element` points to.
+/// Whether `record` is a copy of the record that `element` points to.
 fn is_equal(element: &Element, record: &FlatRecord<'_>) -> bool {
     CopyAge::of(record) == age_of(element)
 }

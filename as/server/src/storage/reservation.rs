@@ -1,11 +1,11 @@
-//! Places in write blocks that are reserved for records that are being written.
+//! Places in write blocks, reserved for records that are being written.
 //!
-//! A block is opened with the proof that it was taken, and its places are given out one behind the other. So no two
+//! Opening a block needs the proof that it was taken; its places are given out one after the other. So no two
 //! [`Reservation`]s overlap, and nobody reads a place before its reservation ends: no index element points there, and a
 //! flush waits for the block's writers.
 //!
 //! # Locking
-//! An [`OpenBlock`] is inside its stream's lock; a reservation lives on outside of it.
+//! An [`OpenBlock`] is used under its stream's lock; a reservation outlives that lock.
 
 pub(super) mod place;
 
@@ -18,7 +18,8 @@ use super::{RBLOCK_SIZE, WBLOCK_SIZE};
 use crate::index::Location;
 use place::ReservedPlace;
 
-/// The sources of appended records; each fills a write block of its own, so that records of like lifetime stay together.
+/// The sources of appended records; each fills a write block of its own, so that records of similar lifetime stay
+/// together.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Stream {
     Write = 0,
@@ -31,17 +32,17 @@ pub(super) struct OpenBlock {
     taken: Taken,
     /// Bytes given out so far.
     position: u32,
-    /// On a disk.
+    /// The buffer; only on a disk.
     buffer: Option<Arc<WriteBuffer>>,
 }
 
 impl OpenBlock {
-    /// A block that is memory itself.
+    /// A block in memory.
     pub(super) fn in_memory(taken: Taken) -> Self {
         OpenBlock { taken, position: 0, buffer: None }
     }
 
-    /// A block that goes to disk from `buffer`.
+    /// A block that is written to disk from `buffer`.
     pub(super) fn buffered(taken: Taken, buffer: Arc<WriteBuffer>) -> Self {
         assert!(buffer.is_for(&taken), "a buffer is for the block that was taken");
         OpenBlock { taken, position: 0, buffer: Some(buffer) }
@@ -69,7 +70,7 @@ impl OpenBlock {
         );
         assert_eq!(self.taken.device(), wblocks.device(), "a block belongs to one table");
         let (id, offset) = (self.taken.id(), self.position);
-        // In this order: a flush that sees the new mark waits for the writer.
+        // The order matters: a flush that sees the new mark waits for the writer.
         wblocks.begin_write(id, size);
         self.position += size;
         let place = ReservedPlace::new(wblocks, id, offset, size);
@@ -80,10 +81,10 @@ impl OpenBlock {
     }
 }
 
-/// A place that was reserved, with the buffer that it is in.
+/// A reserved place, with its buffer.
 pub(super) struct Reservation<'d> {
     place: ReservedPlace<'d>,
-    /// On a disk.
+    /// The buffer; only on a disk.
     buffer: Option<Arc<WriteBuffer>>,
 }
 

@@ -1,14 +1,14 @@
-//! The queue of requests that wait for their device; `waiting` says which do, and for how long. Most wait for room: because
-//! hardly a write block is free and defrag is making room, or because more full blocks wait to be written than
-//! `max-write-cache` allows.
+//! The queue of requests that wait for their device; `waiting` decides which wait, and for how long. Most wait for
+//! room: because hardly a write block is free and defrag is making room, or because more full blocks wait to be written
+//! than `max-write-cache` allows.
 //!
-//! So writers go at the pace of defrag and of the disk, and are refused only when there is nothing to be gained. A service
-//! thread never waits: its request is put into the queue of the device, and runs again when its turn comes. The queue ends at
-//! [`WAITING_BYTES_MAX`] bytes of requests; who comes then is refused.
+//! So writers slow down to the pace of defrag and of the disk, and are refused only if waiting gains nothing. A service
+//! thread never waits: its request is queued at the device, and runs again in its turn. The queue is limited to
+//! [`WAITING_BYTES_MAX`] bytes of requests; further requests are refused.
 //!
 //! # Threads and locks
-//! The defrag thread of a device lets requests go on, in their order: after each block that it has emptied, and every few
-//! milliseconds while somebody waits. One mutex for each device; what lets a request go on is called outside of it.
+//! The defrag thread of a device resumes requests in their order: after each block that it has emptied, and every few
+//! milliseconds while there are any. One mutex for each device; a request is resumed outside of it.
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed};
@@ -16,18 +16,18 @@ use std::time::Instant;
 
 use parking_lot::Mutex;
 
-/// Bytes of requests that wait for room on one device.
+/// Most bytes of requests that wait for room on one device.
 const WAITING_BYTES_MAX: usize = 256 << 20;
 
-/// A request that waits for room.
+/// A waiting request.
 pub(crate) struct RoomWait {
     /// Bytes that it keeps in memory, about as many as it wants to write.
     pub(crate) size: usize,
-    /// It goes on then, whether there is room or not.
+    /// Time at which it resumes, whether there is room or not.
     pub(crate) deadline: Instant,
-    /// It has waited before: those who have not do not go first.
+    /// Whether it has waited before: then it is queued in front of new requests.
     pub(crate) has_waited: bool,
-    /// Called once, on another thread, when it is to go on; told whether it may wait again.
+    /// Called once, on another thread, to resume it; the argument tells whether it may wait again.
     pub(crate) resume: Box<dyn FnOnce(bool) + Send>,
 }
 
@@ -35,14 +35,14 @@ pub(crate) struct RoomWait {
 struct Waiting {
     queue: VecDeque<RoomWait>,
     bytes: usize,
-    /// No deadline of the queue is earlier. It is a lower bound: the request that set it may have left.
+    /// A lower bound of the deadlines in the queue: the request that set it may have left.
     first_deadline: Option<Instant>,
-    /// The server stops: nobody waits any more.
+    /// Whether the server stops: no request waits any more.
     has_ended: bool,
 }
 
 impl Waiting {
-    /// Puts a request into the queue: in front if it has waited before.
+    /// Queues a request: in front if it has waited before.
     fn push(&mut self, wait: RoomWait) {
         self.bytes += wait.size;
         self.first_deadline =
@@ -54,7 +54,7 @@ impl Waiting {
         }
     }
 
-    /// Takes the first requests that `bytes` are enough for.
+    /// Takes the first requests for which `bytes` are enough.
     fn take_first(&mut self, mut bytes: usize) -> Vec<RoomWait> {
         let mut taken = Vec::new();
         while let Some(next) = self.queue.pop_front_if(|_| bytes > 0) {
@@ -65,7 +65,7 @@ impl Waiting {
         taken
     }
 
-    /// Takes the requests whose time is over. Looks at the whole queue only when there may be some.
+    /// Takes late requests. Searches the queue only if there may be some.
     fn take_late(&mut self, now: Instant) -> VecDeque<RoomWait> {
         if self.first_deadline.is_none_or(|earliest| now < earliest) {
             return VecDeque::new();
@@ -79,12 +79,12 @@ impl Waiting {
     }
 }
 
-/// Those who wait for room on one device.
+/// The requests that wait for one device.
 #[derive(Default)]
 pub(super) struct RoomQueue {
     waiting: Mutex<Waiting>,
     count: AtomicUsize,
-    /// A writer found no block that it may take; the next ones need not look.
+    /// A writer found no block that it may take, so further writers need not search.
     is_congested: AtomicBool,
     waits: AtomicU64,
 }
@@ -94,22 +94,22 @@ impl RoomQueue {
         self.is_congested.store(is_congested, Relaxed);
     }
 
-    /// Whether a writer need not look for a block.
+    /// Whether a writer need not search for a block.
     #[inline]
     pub(super) fn is_congested(&self) -> bool {
         self.is_congested.load(Relaxed)
     }
 
-    /// Requests that wait.
+    /// Number of waiting requests.
     #[inline]
     pub(super) fn count(&self) -> usize {
         self.count.load(Relaxed)
     }
 
-    /// Puts a request at the end of the queue, or, if it has waited before, in front.
+    /// Queues a request at the end, or, if it has waited before, in front.
     ///
     /// # Errors
-    /// Gives it back when too many wait, or the server stops.
+    /// The request, if too many wait or the server stops.
     pub(super) fn push(&self, wait: RoomWait) -> Result<(), RoomWait> {
         let mut waiting = self.waiting.lock();
         if waiting.has_ended || waiting.bytes.saturating_add(wait.size) > WAITING_BYTES_MAX {
@@ -123,19 +123,19 @@ impl RoomQueue {
         Ok(())
     }
 
-    /// Lets all go on: the server stops.
+    /// Resumes all requests, as the server stops.
     pub(super) fn end(&self) {
         self.waiting.lock().has_ended = true;
         self.set_congested(false);
         self.release(usize::MAX);
     }
 
-    /// Requests that have waited so far.
+    /// Number of requests that have waited so far.
     pub(super) fn wait_count(&self) -> u64 {
         self.waits.load(Relaxed)
     }
 
-    /// Lets those go on that may: all whose time is over, and the first ones that `bytes` are enough for.
+    /// Resumes all late requests, and the first ones for which `bytes` are enough.
     pub(super) fn release(&self, bytes: usize) {
         let mut waiting = self.waiting.lock();
         let taken = waiting.take_first(bytes);
@@ -189,7 +189,7 @@ mod tests {
         queue.release(0);
         assert_eq!(*resumed.lock(), [(1, false), (3, false)]);
         assert_eq!(queue.waiting.lock().bytes, 8);
-        // Those that are left are looked at again when the first of them may be late.
+        // The remaining requests are checked again when the first of them may be late.
         let first = queue.waiting.lock().first_deadline.unwrap();
         assert!(first > Instant::now() + Duration::from_secs(30));
         assert!(queue.waiting.lock().take_late(first - Duration::from_secs(1)).is_empty());

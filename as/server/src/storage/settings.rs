@@ -1,5 +1,5 @@
-//! What storage reads of its configuration, in the units in which it works. Nothing is copied: each call reads the cell
-//! that `set-config` changes.
+//! The configuration values of storage, in the units that it uses. Nothing is copied: each call reads the cell that
+//! `set-config` changes.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,7 +16,7 @@ const ZSTD_LEVEL_DEFAULT: u32 = 9;
 #[derive(Clone)]
 pub(super) struct Settings(Arc<StorageParams>, IsEncrypted);
 
-/// Whether there is a key file: that does not change, and is asked for with each write.
+/// Whether there is a key file: this does not change, and is read with each write.
 #[derive(Clone, Copy)]
 struct IsEncrypted(bool);
 
@@ -51,7 +51,7 @@ impl Settings {
         self.0.flush_size.get() as usize
     }
 
-    /// `flush-max-ms`: longest that a record waits in memory; `None` = until its block is full.
+    /// `flush-max-ms`: longest time that a record waits in memory; `None` = until its block is full.
     pub(super) fn flush_max(&self) -> Option<Duration> {
         let max_ms = self.0.flush_max_ms.get();
         (max_ms != 0).then(|| Duration::from_millis(max_ms))
@@ -79,7 +79,7 @@ impl Settings {
         self.0.commit_to_device.get()
     }
 
-    /// `compression` and what belongs to it; `None` if records are stored as they are. On an encrypted device they have a
+    /// `compression` and its parameters; `None` if records are stored unchanged. On an encrypted device they have a
     /// checksum.
     #[inline]
     pub(super) fn packing(&self) -> Option<PackSettings> {

@@ -1,10 +1,10 @@
 //! A disk and its shadow: whether they belong together, and which of them is read at start.
 //!
 //! Both get the same writes, the disk first. The disk is read if it has everything that the shadow has: after a clean
-//! stop, and when it was used without its shadow meanwhile. The shadow is read if the disk is empty, as in the cloud, where
-//! a machine may come back with empty local disks; if it was used without the disk meanwhile; and after a crash. The
-//! other one then gets a copy of what was read. What is neither empty nor an older copy of the same device is never
-//! written over.
+//! stop, and if it was used without its shadow meanwhile. The shadow is read if the disk is empty, as in the cloud,
+//! where a machine may come back with empty local disks; if it was used without the disk meanwhile; and after a crash.
+//! The other one then gets a copy. A medium that is neither empty nor an older copy of the same device is never
+//! overwritten.
 //!
 //! Pure: first bytes in, decision out.
 
@@ -19,13 +19,13 @@ use datamodel::device_header::{
 #[derive(Clone, Copy)]
 pub(super) struct Copy<'a> {
     pub(super) path: &'a Path,
-    /// As many as a header has.
+    /// The size of a header.
     pub(super) first_bytes: &'a [u8],
-    /// Bytes that are there, or will be used, whichever is less.
+    /// Present size in bytes, or the size to be used, whichever is less.
     pub(super) size: u64,
 }
 
-/// Where a disk is read at start, and what gets a copy.
+/// The medium of a disk that is read at start, and the one that gets a copy.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct Source {
     pub(super) from_shadow: bool,
@@ -33,14 +33,14 @@ pub(super) struct Source {
     pub(super) reason: Reason,
 }
 
-/// Why it is read there.
+/// The reason for the choice.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Reason {
-    /// There is no other, both have the same, or there is nothing to read.
+    /// There is no other medium, both are equal, or there is nothing to read.
     Alike,
     /// The other one is empty.
     OtherEmpty,
-    /// The other one was left behind by starts without it.
+    /// The other one is older, because the server was started without it.
     OtherStale,
     /// They were not stopped cleanly.
     Unclean,
@@ -57,7 +57,7 @@ pub(crate) enum ShadowError {
     Strangers,
 }
 
-/// A disk, its shadow, and what is wrong with them.
+/// A disk, its shadow, and the problem with them.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct ShadowMismatch {
     pub(crate) main: PathBuf,
@@ -98,7 +98,7 @@ impl std::error::Error for ShadowMismatch {}
 /// Decides on a disk of `namespace` and its shadow.
 ///
 /// # Errors
-/// When one of them would have to be written over that is neither empty nor an older copy of the other.
+/// When a medium would have to be overwritten that is neither empty nor an older copy of the other.
 pub(super) fn choose(
     namespace: &[u8],
     main: Copy<'_>,

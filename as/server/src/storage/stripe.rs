@@ -1,8 +1,9 @@
 //! The memory medium: a device that is a stretch of memory, read in place.
 //!
 //! Bytes of a record are written once, before its index element points to them (or in place, under the record's
-//! exclusive guard), and read only by holders of the record's guard. Each access takes the proof of its right: [`Pinned`],
-//! [`ReservedPlace`], [`Rewrite`], [`Taken`], [`Emptying`] or [`Unused`]. The proof names its device, which is checked.
+//! exclusive guard), and read only by holders of the record's guard. Each access takes a proof of its right:
+//! [`Pinned`], [`ReservedPlace`], [`Rewrite`], [`Taken`], [`Emptying`] or [`Unused`]. The proof names its device, which
+//! is checked.
 //!
 //! With files or devices behind it, a block is *lent* to its write buffer from when it is taken until all of it is on disk.
 //! Only one buffer stands for a block at a time.
@@ -18,7 +19,7 @@ use super::wblock::{Emptying, Rewrite, Taken, Unused, WblockId};
 use super::{RBLOCK_SIZE, WBLOCK_SIZE};
 use crate::index::Location;
 
-/// Of larger records only the beginning is loaded ahead; the processor sees the pattern and loads the rest.
+/// Of larger records only the start is prefetched; the processor detects the pattern and loads the rest.
 pub(super) const PREFETCH_SIZE_MAX: usize = 256;
 
 pub(super) struct Stripe {
@@ -56,7 +57,7 @@ impl Stripe {
         self.region.prefetch(offset, size.min(PREFETCH_SIZE_MAX));
     }
 
-    /// Stores `record` at the place that was reserved for it.
+    /// Stores `record` at the place reserved for it.
     #[inline]
     #[expect(unsafe_code, reason = "records are copied to places of their own")]
     pub(super) fn fill(&self, place: &mut ReservedPlace<'_>, record: &[u8]) {
@@ -66,7 +67,7 @@ impl Stripe {
         unsafe { self.region.write(start_of(place.id()) + place.offset() as usize, record) };
     }
 
-    /// Writes `record` over the one that is there.
+    /// Overwrites a record with `record`.
     #[inline]
     #[expect(unsafe_code, reason = "records are written in place")]
     pub(super) fn overwrite(&self, right: &mut Rewrite<'_>, record: &[u8]) {
@@ -77,7 +78,7 @@ impl Stripe {
         unsafe { self.region.write(offset, record) };
     }
 
-    /// Fills a block that was just taken with what is on disk.
+    /// Fills a block that was just taken with its bytes on disk.
     #[expect(unsafe_code, reason = "a block is loaded in place")]
     pub(super) fn load(&self, block: &mut Taken, bytes: &[u8]) {
         self.check(block.device());
@@ -106,7 +107,8 @@ impl Stripe {
         unsafe { self.region.slice(start_of(id), size) }
     }
 
-    /// Gives the memory of a block back to the system until it is written again, unless it is still to be written to disk.
+    /// Gives the memory of a block back to the system until it is written again, unless it is still to be written to
+    /// disk.
     #[expect(unsafe_code, reason = "memory of free blocks is returned")]
     pub(super) fn discard(&self, block: &Unused<'_>) {
         self.check(block.device());
@@ -165,7 +167,7 @@ impl Drop for LentBlock {
     }
 }
 
-/// Where block `id` begins.
+/// Offset of block `id`.
 fn start_of(id: WblockId) -> usize {
     id.0 as usize * WBLOCK_SIZE as usize
 }
@@ -184,7 +186,7 @@ mod tests {
     use super::super::wblock::{Reuse, WblockTable};
     use super::*;
 
-    /// Small enough for Miri, which runs this too.
+    /// Small enough for Miri, which runs this test too.
     const RECORDS: u32 = if cfg!(miri) { 8 } else { 200 };
     const SIZE: u32 = 4 * RBLOCK_SIZE;
 

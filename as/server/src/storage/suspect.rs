@@ -1,10 +1,10 @@
-//! What a load finds that is either damage or the trace of a write that a crash cut short.
+//! Findings of a load that are either damage or the trace of a write that a crash cut short.
 //!
-//! A crash may leave a torn record behind the last whole one of a block that was being written, and another server may
-//! leave zeros there. Neither was acknowledged, or it is stored elsewhere, so nobody is to be alarmed. Damage looks the same
-//! where it is, but in a block in use there are live records behind it. So these finds are kept until everything is
-//! loaded, and their blocks are read again (`judge`). Damage in the last record of a block is told apart by what is behind it:
-//! there the records end as they should, and what a write left out is not zeros.
+//! A crash may leave a torn record after the last whole one of a block that was being written, and another server may
+//! leave zeros there. Neither was acknowledged, or it is stored elsewhere, so they must not raise an alarm. Damage
+//! looks the same, but in a used block live records follow it. So these findings are kept until everything is loaded,
+//! and their blocks are read again (`judge`). Damage in the last record of a block is recognized by the bytes after it:
+//! records end there as they should, and the bytes that a write left out are not zeros.
 
 use std::path::Path;
 
@@ -12,21 +12,21 @@ use datamodel::flat::{FlatError, FlatRecord};
 
 use super::wblock::WblockId;
 
-/// Finds that are kept of one disk. A crash leaves few.
+/// Most findings kept for one disk. A crash leaves few.
 pub(super) const SUSPECTS_MAX: usize = 1000;
 
-/// Bytes of a block that are no record.
+/// Bytes of a block that are not a valid record.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Suspect {
     pub(super) block: WblockId,
     pub(super) offset: usize,
     pub(super) size: usize,
-    /// What is wrong with them; `None`: they begin with zeros.
+    /// What is wrong with them; `None` if they begin with zeros.
     pub(super) reason: Option<FlatError>,
 }
 
-/// Says that a record at offset `place` of the medium at `path` is loaded though the header of the list or map in its bin
-/// `bin` cannot be right.
+/// Logs that a record at offset `place` of the medium at `path` is loaded although the header of the list or map in its
+/// bin `bin` is wrong.
 pub(super) fn report_lying(path: &Path, place: u64, record: &FlatRecord<'_>, bin: &[u8]) {
     cf::warning_limited!(
         Storage,

@@ -1,24 +1,24 @@
-//! What survives a power failure on a medium that does not make each write durable, as a plain file does not.
+//! Durability on a medium that does not make each write durable, such as a plain file.
 //!
-//! The system writes a file's pages back when it likes and in any order. So the medium is synced once in `flush-max-ms`, and
-//! a power failure costs what was written since. It must not cost more: a block that became free is written again only when
-//! everything that replaced its records is durable. Blocks are numbered as they are taken. What replaced the records of a
-//! free block is in blocks up to the number that was taken last when it became free, and the flush thread writes in that order
-//! (`flush`). So before it writes a block again it asks whether the blocks up to that number were synced since, and syncs if
-//! not: one sync does for all blocks that were freed before.
+//! The system writes a file's pages back at any time and in any order. So the medium is synced once in `flush-max-ms`,
+//! and a power failure costs the writes since. It must not cost more: a free block is overwritten only after everything
+//! that replaced its records is durable. Blocks are numbered as they are taken. The replacements of a free block's
+//! records are in blocks up to the number taken last when it became free, and the flush thread writes in that order
+//! (`flush`). So before it overwrites a block it checks whether the blocks up to that number were synced since, and
+//! syncs if not: one sync serves all blocks that were freed before.
 //!
-//! A sync covers the writes that had returned when it began, and counts when it has returned itself. Who needs a sync waits for
-//! the one that runs; if that began before the write in question, another one follows.
+//! A sync covers the writes that had returned when it began, and counts after it has returned itself. A thread that
+//! needs a sync waits for the running one; if that began before the write in question, another one follows.
 //!
-//! # When a sync fails
-//! The system forgets then what it could not write: the next sync says that all is well, and what was written since the last
-//! good one may be on the medium or not. Its buffers are gone. So such a disk takes no writes any more, nothing on it is
-//! freed or written over for what may be lost, and the header does not say that the server was stopped cleanly. Reads go on.
-//! A restart loads what is on the medium.
+//! # Failure of a sync
+//! The system then forgets the data that it could not write: the next sync succeeds, but data written since the last
+//! good one may or may not be on the medium. Its buffers are gone. So such a disk takes no writes any more, nothing on
+//! it is freed or overwritten in exchange for data that may be lost, and the header is not marked as cleanly stopped.
+//! Reads continue. A restart loads what is on the medium.
 //!
 //! # Threads and locks
-//! One thread for each such disk syncs in turns. The flush thread syncs, with the `flush` lock, when it must. One sync runs at
-//! a time, under a lock of its own.
+//! One thread for each such disk syncs in turns. The flush thread syncs under the `flush` lock if necessary. One sync
+//! runs at a time, under a lock of its own.
 
 use std::sync::atomic::Ordering::*;
 use std::time::{Duration, Instant};
@@ -28,7 +28,7 @@ use cf::sys::block::{BlockError, BlockMedium};
 use super::disk::Disk;
 use super::durability::{Durability, SyncFailure};
 
-/// Between syncs when `flush-max-ms` asks for none, and looks whether the server stops.
+/// Time between syncs if `flush-max-ms` asks for none, and between checks whether the server stops.
 const IDLE_PERIOD: Duration = Duration::from_secs(1);
 
 impl Disk {
@@ -37,13 +37,13 @@ impl Disk {
         self.durability.writes.fetch_add(1, Release);
     }
 
-    /// All that was in blocks up to `number` when the block behind it was taken is written.
+    /// Notes that everything in blocks up to `number` is written that they held when the next block was taken.
     pub(super) fn note_written_through(&self, number: u64) {
         self.durability.written.fetch_max(number, AcqRel);
     }
 
-    /// Makes sure that a block may be written again that was freed after block `number` was taken; blocks up to that one are
-    /// written.
+    /// Makes sure that a block that was freed after block `number` was taken may be overwritten; blocks up to that one
+    /// are written.
     pub(super) fn sync_through(&self, number: u64) -> Result<(), BlockError> {
         if !self.media.is_volatile {
             return Ok(());
@@ -51,7 +51,7 @@ impl Disk {
         self.sync_unless(|durability| number <= durability.synced.load(Acquire))
     }
 
-    /// Makes all writes durable that have returned, if they are not by themselves.
+    /// Makes all returned writes durable, unless each is durable by itself.
     pub(super) fn sync_if_volatile(&self) -> Result<(), BlockError> {
         if !self.media.is_volatile {
             return Ok(());
@@ -60,17 +60,17 @@ impl Disk {
         self.sync_unless(|durability| writes <= durability.synced_writes.load(Acquire))
     }
 
-    /// Makes durable what was written to the header on `medium`, one of its media.
+    /// Makes writes to the header on `medium`, one of the disk's media, durable.
     pub(super) fn sync_header(&self, medium: &dyn BlockMedium) -> Result<(), BlockError> {
-        // The system tells a failure once, whoever asks.
+        // The system reports a failure only once, to any caller.
         let _running = self.durability.running.lock();
         medium.sync().inspect_err(|error| self.note_sync_failure(error))
     }
 
-    /// What came of its syncs so far.
+    /// Result of its syncs so far.
     ///
     /// # Errors
-    /// When one has failed: then what was written since the last good one may be lost.
+    /// When one has failed: writes since the last good one may be lost.
     pub(super) fn check_syncs(&self) -> Result<(), BlockError> {
         self.durability.failure.get().map_or(Ok(()), |failure| Err(failure.error()))
     }
@@ -81,20 +81,20 @@ impl Disk {
     }
 
     fn note_sync_failure(&self, error: &BlockError) {
-        // Of media that make each write durable nothing is lost.
+        // On media that make each write durable nothing is lost.
         if self.media.is_volatile {
             self.durability.failure.get_or_init(|| SyncFailure::of(error));
         }
     }
 
-    /// Makes all writes durable that have returned, unless a sync that has ended did enough, as `is_done` says.
+    /// Makes all returned writes durable, unless an earlier sync was enough, as `is_done` tells.
     fn sync_unless(&self, is_done: impl Fn(&Durability) -> bool) -> Result<(), BlockError> {
         let durability = &self.durability;
         if is_done(durability) {
             return Ok(());
         }
         let _running = durability.running.lock();
-        // The sync that was waited for may have done it.
+        // The sync that was waited for may have been enough.
         if is_done(durability) {
             return Ok(());
         }
@@ -127,7 +127,7 @@ impl Disk {
         }
     }
 
-    /// Syncs done so far.
+    /// Number of syncs so far.
     #[cfg(test)]
     pub(super) fn sync_count(&self) -> u64 {
         self.durability.syncs.load(Relaxed)

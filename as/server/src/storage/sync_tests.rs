@@ -1,4 +1,4 @@
-//! Syncs of media whose writes are not durable by themselves: what they cover, and what follows when one fails.
+//! Syncs of media whose writes are not durable by themselves: what they cover, and the consequences of a failure.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
@@ -14,7 +14,8 @@ use crate::config::Engine;
 /// How long a thread that should wait is watched.
 const WATCH_TIME: Duration = Duration::from_millis(200);
 
-/// A power failure may come while a sync runs. Until it has ended, what it covers replaces nothing on another disk.
+/// A power failure may come during a sync. Until the sync has ended, records on another disk are not replaced by the
+/// synced ones.
 #[test]
 fn a_place_on_another_disk_is_freed_when_the_sync_has_ended() {
     let config = config(Engine::Device, false);
@@ -35,7 +36,7 @@ fn a_place_on_another_disk_is_freed_when_the_sync_has_ended() {
         node.write(key, node.clock.fetch_add(1, Relaxed), 3_000).expect("room");
         disk.flush_all(&new.wblocks).expect("it can be written to");
     };
-    // What is written before the sync begins takes this one, what is written while it runs another one.
+    // Writes from before the sync need this one, writes during it need another one.
     for (late_key, sync_count) in [(None, 1), (Some(keys[1]), 2)] {
         write(keys[0]);
         let (before, syncs) = (old.wblocks.live_bytes(), disk.sync_count());
@@ -62,7 +63,7 @@ fn a_place_on_another_disk_is_freed_when_the_sync_has_ended() {
     node.storage.check();
 }
 
-/// The system forgets what it could not write, and tells so once, whether the header or records are synced.
+/// The system forgets data that it could not write, and reports that once, whether the header or records are synced.
 #[test]
 fn after_a_failed_sync_a_disk_takes_no_writes_until_a_restart() {
     for is_of_header in [false, true] {

@@ -1,4 +1,4 @@
-//! The engine with the index above it: what was written is read, nothing leaks, defrag makes room.
+//! The engine with the index above it: written records are read back, nothing leaks, defrag makes room.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -34,7 +34,7 @@ fn index() -> Index {
     Index::new(IndexGeometry { sprigs_per_partition: 256, stage_size: 128 << 20 })
 }
 
-/// An index of which Miri makes one in no time.
+/// An index small enough for Miri.
 pub(super) fn small_index() -> Index {
     Index::new(IndexGeometry { sprigs_per_partition: 1, stage_size: 64 << 10 })
 }
@@ -72,7 +72,7 @@ fn write(storage: &Storage, index: &Index, key: u32, flat: &[u8]) -> Result<(), 
     result
 }
 
-/// Writes, waiting for defrag if need be; a load with this much room must never wait long.
+/// Writes, waiting for defrag if necessary; a load with this much room must never wait long.
 fn write_when_there_is_room(storage: &Storage, index: &Index, key: u32, flat: &[u8]) {
     let started = Instant::now();
     while write(storage, index, key, flat) == Err(StorageError::OutOfSpace) {
@@ -227,7 +227,7 @@ fn blocks_that_large_records_leave_half_used_are_not_moved_for_ever() {
     assert!(moved_before > 0, "it was tried");
     empty_all();
     assert_eq!(storage.device_stats().map(|stats| stats.defrag_reads).sum::<u64>(), moved_before);
-    // What goes makes room.
+    // Removals make room.
     (0..1_000).filter(|key| key % 2 == 0).for_each(|key| remove(&storage, &index, key));
     empty_all();
     for device in &storage.devices {
@@ -236,8 +236,8 @@ fn blocks_that_large_records_leave_half_used_are_not_moved_for_ever() {
     storage.check();
 }
 
-/// Writes records of many sizes over one another, `bytes` in all, and waits for room where that is to be expected. Gives how
-/// many were refused all the same.
+/// Overwrites records of many sizes, `bytes` in all, and waits for room where that is expected. Returns how many were
+/// refused anyway.
 fn overwrite(storage: &Storage, index: &Index, seed: u64, key_count: u32, bytes: usize) -> usize {
     const SIZES: [usize; 4] = [100, 2_000, 9_000, 30_000];
     const PATIENCE: Duration = Duration::from_secs(20);
@@ -258,8 +258,8 @@ fn overwrite(storage: &Storage, index: &Index, seed: u64, key_count: u32, bytes:
     refused
 }
 
-/// The stripes of the smallest namespace have three blocks for records. It has as many stripes as any other all the same, as
-/// its clients see them.
+/// The stripes of the smallest namespace have three blocks for records. It still has as many stripes as any other,
+/// because clients see them.
 #[test]
 fn stripes_of_few_blocks_take_writes_as_long_as_defrag_makes_room() {
     // A twenty-fifth and a fifth of it are alive.
@@ -279,7 +279,7 @@ fn stripes_of_few_blocks_take_writes_as_long_as_defrag_makes_room() {
         assert_eq!(refused.map(|refused| refused.expect("no panic")), [0; 3], "{key_count} records");
         let moved: u64 = storage.device_stats().map(|stats| stats.defrag_reads).sum();
         assert!(moved > 0, "the load was meant to need defrag");
-        // What defrag has taken it has given back.
+        // Defrag has given back the blocks that it took.
         assert!(storage.devices.iter().all(|device| device.wblocks.free_count() > 0));
         storage.check();
     }

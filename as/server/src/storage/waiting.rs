@@ -1,7 +1,9 @@
-//! Who waits for room on a device, or for a stuck disk to answer, and who is let go on: the rules for the queues of `room`.
+//! Which requests wait for room on a device, or for a stuck disk to answer, and which resume: the rules for the queues
+//! of `room`.
 //!
 //! # Threads
-//! Defrag threads let those go on who wait for room. The thread that watches the disks lets those go on who wait to read.
+//! Defrag threads resume requests that wait for room. The thread that watches the disks resumes those that wait to
+//! read.
 
 use cf::Digest;
 
@@ -13,17 +15,17 @@ use super::engine::Storage;
 use super::room::RoomWait;
 
 impl Storage {
-    /// Whether a writer of the record had better wait: there is no room, or others wait already and it would go first.
+    /// Whether a writer of the record should wait: there is no room, or it would overtake waiting requests.
     #[inline]
     pub(crate) fn must_wait_for_room(&self, digest: &Digest, may_go_first: bool) -> bool {
         let room = &self.device_of(digest).room;
         room.is_congested() || self.is_overloaded() || !may_go_first && room.count() != 0
     }
 
-    /// Has `wait` go on when there is room for the record.
+    /// Resumes `wait` when there is room for the record.
     ///
     /// # Errors
-    /// Gives it back when too many wait, or the server stops.
+    /// The request, if too many wait or the server stops.
     pub(crate) fn when_room(&self, digest: &Digest, wait: RoomWait) -> Result<(), RoomWait> {
         let device = self.device_of(digest);
         device.room.push(wait)?;
@@ -31,7 +33,7 @@ impl Storage {
         Ok(())
     }
 
-    /// Lets as many go on as there is room for, and those whose time is over. Returns how many still wait.
+    /// Resumes as many requests as there is room for, and late ones. Returns how many still wait.
     pub(super) fn release_waiting(&self, device: &Device) -> usize {
         let room = &device.room;
         if room.is_congested()
@@ -49,10 +51,10 @@ impl Storage {
         room.count()
     }
 
-    /// Has `wait` go on when the disk of device number `device` answers.
+    /// Resumes `wait` when the disk of device number `device` answers.
     ///
     /// # Errors
-    /// Gives it back when too many wait, or the server stops.
+    /// The request, if too many wait or the server stops.
     pub(crate) fn when_readable(&self, device: u8, wait: RoomWait) -> Result<(), RoomWait> {
         match self.devices[usize::from(device)].as_disk() {
             Some(disk) => disk.unread.push(wait),
@@ -60,7 +62,7 @@ impl Storage {
         }
     }
 
-    /// Looks whether the disks answer. Lets those go on whose disk does, and those whose time is over.
+    /// Checks whether the disks answer. Resumes requests whose disk does, and late ones.
     pub(crate) fn watch_disks(&self) {
         for disk in self.disks() {
             let path = disk.media.main.path().display();
@@ -76,7 +78,7 @@ impl Storage {
         }
     }
 
-    /// The device that the record of `digest` is written to, if its disk does not answer, as of the last look.
+    /// The device of the record of `digest`, if its disk did not answer at the last check.
     #[inline]
     pub(crate) fn stuck_device_of(&self, digest: &Digest) -> Option<u8> {
         let device = self.device_of(digest);
@@ -84,17 +86,17 @@ impl Storage {
         is_stuck.then(|| device.number())
     }
 
-    /// Whether a disk does not answer, as of the last look.
+    /// Whether a disk did not answer at the last check.
     pub(crate) fn is_stuck(&self) -> bool {
         self.disks().any(|disk| disk.callers.is_stuck())
     }
 
-    /// Threads of `caller` that hang, as one of the disks does not answer.
+    /// Number of threads of `caller` that hang because a disk does not answer.
     pub(crate) fn hanging(&self, caller: DiskCaller) -> usize {
         self.disks().map(|disk| disk.callers.hanging(caller)).sum()
     }
 
-    /// Lets all go on: the server stops.
+    /// Resumes all requests, as the server stops.
     pub(super) fn release_all(&self, device: &Device) {
         device.room.end();
     }

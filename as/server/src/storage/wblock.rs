@@ -51,12 +51,12 @@ pub(super) fn wblock_place(location: Location) -> (WblockId, u32) {
     (WblockId(block as u32), rblock as u32 * RBLOCK_SIZE)
 }
 
-/// A block that was taken to be filled: nobody else adds to it.
+/// A block that was taken to be filled: only its holder adds to it.
 #[derive(PartialEq, Eq, Debug)]
 pub(super) struct Taken {
     device: u8,
     id: WblockId,
-    /// Blocks of the device that were taken so far, with this one.
+    /// Number of blocks of the device taken so far, including this one.
     number: u64,
     /// Number of the block that was taken last when this one became free; 0 if it was not in use since the start.
     freed_after: u64,
@@ -75,13 +75,13 @@ impl Taken {
         self.number
     }
 
-    /// What replaced the records that were in the block is in blocks up to this number.
+    /// The replacements of the block's former records are in blocks up to this number.
     pub(super) fn freed_after(&self) -> u64 {
         self.freed_after
     }
 }
 
-/// A block that defrag has: nobody writes to it until it is free.
+/// A block taken by defrag: nobody writes to it until it is free.
 #[derive(PartialEq, Eq, Debug)]
 pub(super) struct Emptying {
     device: u8,
@@ -98,7 +98,7 @@ impl Emptying {
     }
 }
 
-/// A block without live records, which nobody takes while this lives.
+/// A block without live records, which nobody takes until this is dropped.
 pub(super) struct Unused<'a> {
     device: u8,
     id: WblockId,
@@ -138,15 +138,15 @@ impl Drop for Rewrite<'_> {
 #[derive(Clone, Copy)]
 struct FreeBlock {
     id: WblockId,
-    /// Blocks taken before it became free.
+    /// Number of blocks taken before it became free.
     freed_after: u64,
-    /// When it became free, if its memory has not been given back since.
+    /// When it became free, unless its memory has been given back since.
     memory_since: Option<Instant>,
 }
 
 struct Queues {
     free: VecDeque<FreeBlock>,
-    /// Blocks taken so far.
+    /// Number of blocks taken so far.
     taken: u64,
     /// First block never used so far.
     pristine: u32,
@@ -170,18 +170,19 @@ pub(super) struct WblockTable {
 /// Defrag never tries to keep more than this percentage of blocks free, whatever the low-water mark.
 const STOP_PCT_MAX: u32 = 20;
 
-/// Of so many blocks of a device one more is free when defrag begins to work above its mark than when writers wait.
+/// When defrag begins to work above its mark, one block in this many is free in addition to those at which writers
+/// wait.
 const LEAD_SHARE: usize = 96;
 
 /// A device of fewer blocks, the one of the header among them, has *few*.
 const FEW_BLOCKS: usize = 8;
 
-/// Which free block is taken next.
+/// The free block to take next.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Reuse {
-    /// The one freed last, whose memory is most likely still there.
+    /// The one freed last, whose memory is most likely still present.
     Newest,
-    /// The one freed first, so that all parts of a disk wear alike, and what was overwritten stays longest.
+    /// The one freed first, so that all parts of a disk wear alike, and overwritten data stays longest.
     Oldest,
 }
 
@@ -208,7 +209,7 @@ impl WblockTable {
         self.device
     }
 
-    /// Takes a free block of which `may_take` approves as current, if more than `left` are free.
+    /// Takes a free block that `may_take` accepts and makes it current, if more than `left` are free.
     pub(super) fn take(&self, left: usize, may_take: impl Fn(WblockId) -> bool) -> Option<Taken> {
         let mut queues = self.queues.lock();
         if self.free_in(&queues) <= left {
@@ -233,7 +234,7 @@ impl WblockTable {
         Some(Taken { device: self.device, id, number: queues.taken, freed_after })
     }
 
-    /// A current block is full: it becomes used, and what follows from how much of it is still alive.
+    /// Closes a full current block: it becomes used, queued or free, depending on its live bytes.
     pub(super) fn close(&self, block: Taken, low_water_bytes: u32) -> AfterFree {
         let Taken { id, .. } = block;
         let was_current = self.block(id).close();
@@ -248,7 +249,7 @@ impl WblockTable {
         self.live_bytes.fetch_add(u64::from(size), Relaxed);
     }
 
-    /// The record is copied.
+    /// Ends a write: the record is copied.
     pub(super) fn end_write(&self, id: WblockId) {
         self.block(id).end_write();
     }
@@ -276,10 +277,10 @@ impl WblockTable {
         self.block(id).await_free(size);
     }
 
-    /// What [`await_free`](Self::await_free) noted has come true.
+    /// Ends [`await_free`](Self::await_free): the replacement is on disk, and the bytes are freed.
     pub(super) fn free_awaited(&self, id: WblockId, size: u32, low_water_bytes: u32) -> AfterFree {
         let after = self.free_bytes(id, size, low_water_bytes);
-        // Afterwards, as too much that is awaited costs a later look at most, and too little a false alarm.
+        // Done last: too many awaited bytes cost at most a later check, too few a false alarm.
         self.block(id).end_await(size);
         after
     }
@@ -290,7 +291,7 @@ impl WblockTable {
         self.enqueue(id, after)
     }
 
-    /// Brings block `id` into the queue of the state that a review gave it.
+    /// Puts block `id` into the queue of the state that a review gave it.
     #[inline]
     fn enqueue(&self, id: WblockId, after: AfterFree) -> AfterFree {
         match after {
@@ -311,8 +312,8 @@ impl WblockTable {
         self.ids().filter(|id| self.review(*id, low_water_bytes) == AfterFree::Queued).count()
     }
 
-    /// Queues the used block with least alive in it, if that is below `limit_bytes`: what is done for want of room when
-    /// no block is below the low-water mark. Returns whether it queued one.
+    /// Queues the used block with the fewest live bytes, if these are below `limit_bytes`: for want of room when no
+    /// block is below the low-water mark. Returns whether it queued one.
     pub(super) fn queue_emptiest(&self, limit_bytes: u32) -> bool {
         let is_candidate = |block: &BlockState| {
             block.state() == WblockState::Used && !block.is_kept() && block.lasting_bytes() != 0
@@ -322,8 +323,8 @@ impl WblockTable {
         emptiest.is_some_and(|id| self.review(id, limit_bytes) == AfterFree::Queued)
     }
 
-    /// Whether there are so few blocks that writers and defrag must share one: with an open block for each, and one that is
-    /// full, hardly one were left to free others with.
+    /// Whether there are so few blocks that writers and defrag must share one: with an open block for each, and a full
+    /// one, hardly one would be left to free others with.
     #[inline]
     pub(super) fn has_few_blocks(&self) -> bool {
         self.blocks.len() < FEW_BLOCKS
@@ -334,9 +335,9 @@ impl WblockTable {
         self.reserved
     }
 
-    /// Free blocks that writers leave as long as defrag makes room: with fewer it could not, or less than `stop_pct` of all
-    /// would be free, as `stop-writes-avail-pct` says, once defrag takes one. Of few blocks it takes one only to give another
-    /// back at once.
+    /// Free blocks that writers leave as long as defrag makes room: with fewer, defrag could not make room, or once it
+    /// takes one, fewer than `stop_pct` percent would be free, the limit of `stop-writes-avail-pct`. On a device of few
+    /// blocks defrag takes one only to free another at once.
     pub(super) fn writers_leave(&self, stop_pct: u32) -> usize {
         let stop = (self.blocks.len() * stop_pct.min(STOP_PCT_MAX) as usize).div_ceil(100);
         self.reserved.max(stop + usize::from(!self.has_few_blocks()))
@@ -348,7 +349,7 @@ impl WblockTable {
         self.free_count() <= self.writers_leave(stop_pct) + lead
     }
 
-    /// Whether defrag empties a block just now.
+    /// Whether defrag is emptying a block now.
     pub(super) fn is_emptying(&self) -> bool {
         self.ids().any(|id| self.state(id) == WblockState::Emptying)
     }
@@ -376,20 +377,20 @@ impl WblockTable {
         is_unused.then_some(Unused { device: block.device, id: block.id, holder: PhantomData })
     }
 
-    /// A block that defrag took is done with. Returns the bytes of what it could not move, because it cannot be read; if
-    /// there are any the block is kept.
+    /// Ends defrag of a block. Returns the bytes that it could not move because they cannot be read; if there are any,
+    /// the block is kept.
     pub(super) fn emptied(&self, block: Emptying) -> u32 {
         let Emptying { id, .. } = block;
         let unreadable = self.block(id).lasting_bytes();
         self.block(id).set_kept(unreadable != 0);
         let was_emptying = self.block(id).end_emptying();
         cf::invariant!(was_emptying, "write block {} was emptied in state {:?}", id.0, self.state(id));
-        // Only now, as a thread that frees the last of it meanwhile leaves the block to defrag.
+        // Reviewed only now, because a thread that frees its last bytes meanwhile leaves the block to defrag.
         self.review(id, 0);
         unreadable
     }
 
-    /// Blocks that were kept are tried again: what could not be read may be readable now. Returns how many wait for defrag.
+    /// Tries kept blocks again: they may be readable now. Returns how many wait for defrag.
     pub(super) fn retry_kept(&self, low_water_bytes: u32) -> usize {
         self.ids()
             .filter(|id| self.block(*id).set_kept(false))
@@ -397,7 +398,7 @@ impl WblockTable {
             .count()
     }
 
-    /// Whether nothing in block `id` is alive. Of a block that is not current that stays so.
+    /// Whether nothing in block `id` is alive. This stays so for a block that is not current.
     pub(super) fn is_empty(&self, id: WblockId) -> bool {
         self.live_bytes_of(id) == 0
     }
@@ -407,7 +408,7 @@ impl WblockTable {
         self.block(id).live_bytes()
     }
 
-    /// A block that defrag took could not be emptied; it is tried again later.
+    /// Puts back a block that defrag could not empty; it is tried again later.
     pub(super) fn put_back(&self, block: Emptying) {
         let Emptying { id, .. } = block;
         let was_emptying = self.block(id).put_back();
@@ -436,7 +437,7 @@ impl WblockTable {
         Taken { device: self.device, id, number: 0, freed_after: 0 }
     }
 
-    /// At start: block `id` holds `size` more live bytes, or after an older copy lost against a newer one, fewer.
+    /// At start: block `id` holds `size` more live bytes, or fewer after an older copy lost against a newer one.
     pub(super) fn load_bytes(&self, id: WblockId, size: u32, is_alive: bool) {
         if is_alive {
             let before = self.block(id).load_bytes(size);
@@ -453,8 +454,8 @@ impl WblockTable {
         }
     }
 
-    /// At start, after all records were loaded: blocks below `pristine` are used, to be defragged or free, by what is
-    /// alive in them; those to be defragged emptiest first.
+    /// At start, after all records were loaded: blocks below `pristine` become used, queued or free, depending on their
+    /// live bytes; the emptiest are queued first.
     pub(super) fn sort_loaded(&mut self, pristine: u32, low_water_bytes: u32) {
         let queues = self.queues.get_mut();
         queues.pristine = pristine.clamp(1, self.blocks.len() as u32);
@@ -477,7 +478,7 @@ impl WblockTable {
         queues.defrag.make_contiguous().sort_by_key(|id| blocks[id.0 as usize].live_bytes());
     }
 
-    /// Shows `visit` the blocks that were used and are free.
+    /// Calls `visit` with the blocks that were used and are free.
     pub(super) fn visit_free(&mut self, mut visit: impl FnMut(Unused<'_>)) {
         let device = self.device;
         for block in &self.queues.get_mut().free {
@@ -485,8 +486,8 @@ impl WblockTable {
         }
     }
 
-    /// Has `discard` give the memory back of the block that has been free for longest, if that is as long as `idle` and it
-    /// still has memory. Returns whether there was one.
+    /// Calls `discard` to give back the memory of the block that has been free for longest, if that is at least `idle`
+    /// and it still has memory. Returns whether there was one.
     pub(super) fn discard_idle(&self, idle: Duration, discard: impl FnOnce(&Unused<'_>)) -> bool {
         let mut queues = self.queues.lock();
         let is_idle = |block: &FreeBlock| block.memory_since.is_some_and(|since| since.elapsed() >= idle);
@@ -494,7 +495,7 @@ impl WblockTable {
         let Some(block) = found.and_then(|at| queues.free.remove(at)) else { return false };
         queues.discarding += 1;
         drop(queues);
-        // Nobody finds it to take it meanwhile.
+        // Nobody can take it meanwhile.
         discard(&Unused { device: self.device, id: block.id, holder: PhantomData });
         let mut queues = self.queues.lock();
         queues.discarding -= 1;
@@ -516,12 +517,12 @@ impl WblockTable {
         self.queues.lock().pristine
     }
 
-    /// Number of blocks, with the one of the device header.
+    /// Number of blocks, including that of the device header.
     pub(super) fn count(&self) -> u32 {
         self.blocks.len() as u32
     }
 
-    /// Blocks that wait for defrag.
+    /// Number of blocks that wait for defrag.
     pub(super) fn defrag_queue_size(&self) -> usize {
         self.queues.lock().defrag.len()
     }
@@ -538,7 +539,7 @@ impl WblockTable {
 
 #[cfg(test)]
 impl WblockTable {
-    /// Blocks that are kept for what cannot be read.
+    /// Number of blocks kept because of unreadable records.
     pub(super) fn kept_count(&self) -> usize {
         self.blocks.iter().filter(|block| block.is_kept()).count()
     }
@@ -705,7 +706,7 @@ mod tests {
         table.check();
     }
 
-    /// Runs itself in a process of its own, which is to be aborted: a panic would be caught, and the server go on.
+    /// Runs itself in a process of its own, which is to be aborted: the server would catch a panic and continue.
     #[test]
     fn freeing_more_than_is_alive_is_a_bug() {
         if std::env::var_os("ASD_TEST_AGAIN").is_some() {
@@ -737,7 +738,7 @@ mod tests {
         let id = fill();
         assert_eq!(table.free_bytes(id, 4096, 0), AfterFree::Freed);
         assert_eq!(fill(), id);
-        // The look of a thread that had to wait for the processor since the block was empty.
+        // The check of a thread that was descheduled since the block was empty.
         for low_water_bytes in [0, WBLOCK_SIZE] {
             let after = table.block(id).review_seen(0, low_water_bytes);
             assert_ne!(table.enqueue(id, after), AfterFree::Freed);

@@ -1,4 +1,4 @@
-//! The order in which blocks are loaded makes no difference: several threads load them in any.
+//! The order in which blocks are loaded, by several threads in any order, makes no difference.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
@@ -27,7 +27,7 @@ use crate::index::IndexGeometry;
 const BLOCKS: u32 = 6;
 const KEYS: u32 = 8;
 
-/// Adds up what a load brings.
+/// Adds up the figures of a load.
 #[derive(Default)]
 struct Context {
     index: Option<Index>,
@@ -76,8 +76,8 @@ impl LoadContext for Context {
     }
 }
 
-/// A stored copy of a record: block, key, last-update-time, generation, void-time, number of bins, whether it says that
-/// it leaves a tombstone.
+/// A stored copy of a record: block, key, last-update-time, generation, void-time, number of bins, whether it is marked
+/// as leaving a tombstone.
 type Copy = (u32, u32, u64, u16, u32, usize, bool);
 
 fn copies() -> impl Strategy<Value = Vec<Copy>> {
@@ -123,10 +123,10 @@ fn device() -> Device {
     Device::disk(0, WblockTable::new(0, BLOCKS, 0, Reuse::Oldest), disk)
 }
 
-/// What a load leaves: the metadata of all records, live bytes of all blocks, sums, number of records.
+/// Result of a load: the metadata of all records, live bytes of all blocks, sums, number of records.
 type Loaded = (Vec<Option<RecordMeta>>, Vec<u32>, [i64; 3], u64);
 
-/// Loads the blocks `order` by so many threads as it has lists.
+/// Loads the blocks of `order`, with one thread for each list.
 fn load(devices: &[Device; 1], copies: &[Copy], order: &[Vec<u32>]) -> Loaded {
     let [device] = devices;
     let index = Index::new(IndexGeometry { sprigs_per_partition: 256, stage_size: 128 << 20 });
@@ -183,7 +183,7 @@ proptest! {
         prop_assert_eq!(tombstones as usize, known.iter().filter(|meta| meta.is_tombstone()).count());
         prop_assert_eq!(rblocks * i64::from(RBLOCK_SIZE), live.iter().map(|live| i64::from(*live)).sum::<i64>());
         for (key, meta) in (0..KEYS).zip(metas) {
-            // The newest copy is there, and it leaves a tombstone if any of its copies is one or leaves one.
+            // The newest copy wins, and it leaves a tombstone if any of the copies is one or is marked as leaving one.
             let of_key = copies.iter().filter(|copy| copy.1 == key);
             let age = |copy: &Copy| CopyAge { last_update_time: copy.2, generation: copy.3, void_time: copy.4 };
             let newest = of_key.clone().map(age).reduce(|a, b| if b.supersedes(a) { b } else { a });
