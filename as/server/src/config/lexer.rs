@@ -12,7 +12,7 @@ pub(super) struct Item<'a> {
     pub what: What<'a>,
 }
 
-/// What an [`Item`] is.
+/// The kind of an [`Item`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum What<'a> {
     /// A name and the words after it; never empty.

@@ -17,7 +17,7 @@ use crossbeam::channel::{Receiver, Sender, unbounded};
 
 use crate::version::edition_and_build;
 
-/// What the waiting thread is asked to do.
+/// A request to the waiting thread.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Request {
     Stop,

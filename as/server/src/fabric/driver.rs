@@ -68,7 +68,7 @@ pub(crate) enum DriverEvent {
     Quiesce(bool),
     /// `dump-*`.
     Dump(Dump),
-    /// The thread is to end.
+    /// End the thread.
     Stop,
 }
 

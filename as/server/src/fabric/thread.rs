@@ -69,7 +69,7 @@ struct Link {
 struct Greeting {
     stream: TcpStream,
     peer: SocketAddr,
-    /// If TLS is spoken.
+    /// The TLS session, if the connection uses TLS.
     tls: Option<Box<PeerSession>>,
     frames: PeerFrames,
     hello_by: Instant,

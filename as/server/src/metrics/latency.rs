@@ -19,7 +19,7 @@ const THRESHOLD_COUNT: usize = 17;
 /// Buckets in a line of the log.
 const BUCKETS_PER_LINE: usize = 4;
 
-/// What latencies are measured in.
+/// The unit of latencies.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Unit {
     Milliseconds,

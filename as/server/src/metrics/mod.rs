@@ -45,7 +45,7 @@ macro_rules! named {
 mod benchmarks;
 
 named! {
-    /// Who asked for an operation.
+    /// Origin of an operation.
     pub(crate) enum Origin {
         /// A client, by a request of its own.
         Client => "client",
@@ -65,11 +65,11 @@ named! {
         OpsSub => "ops_sub",
     }
 
-    /// What was asked for.
+    /// Kind of an operation.
     pub(crate) enum Operation {
-        /// Ended before it was known what, or by a check common to all.
+        /// Ended before its kind was known, or by a check common to all kinds.
         Tsvc => "tsvc",
-        /// Passed on to another node.
+        /// Proxied to another node.
         Proxy => "proxy",
         Read => "read",
         Write => "write",
@@ -83,7 +83,7 @@ named! {
         Lang => "lang",
     }
 
-    /// How it ended.
+    /// Outcome of an operation.
     pub(crate) enum Outcome {
         Success => "success",
         Error => "error",
@@ -173,7 +173,7 @@ named! {
         SindexGcCleaned => "sindex_gc_cleaned",
     }
 
-    /// What of a namespace's work is measured.
+    /// Measured latencies of a namespace.
     pub(crate) enum Latency {
         Read => "read",
         Write => "write",
@@ -184,11 +184,11 @@ named! {
         PiQuery => "pi-query",
         SiQuery => "si-query",
         ReadTouch => "read-touch",
-        /// Requests that another node has carried out.
+        /// Requests carried out by another node.
         Proxy => "proxy",
     }
 
-    /// What of the server's work is measured.
+    /// Measured latencies of the server.
     pub(crate) enum ServerLatency {
         BatchIndex => "batch-index",
         Info => "info",
@@ -214,9 +214,9 @@ named! {
         RepliesPutOff => "unread_replies_put_off",
         /// Connections that were closed because they read nothing while others waited.
         UnreadConnectionsClosed => "unread_connections_closed",
-        /// Connections with TLS that may serve.
+        /// TLS handshakes that succeeded.
         TlsHandshakes => "tls_handshakes",
-        /// Such that did not come so far, for whatever reason but time.
+        /// TLS handshakes that failed for another reason than time.
         TlsHandshakesFailed => "tls_handshakes_failed",
         TlsHandshakesTimedOut => "tls_handshakes_timed_out",
     }
@@ -237,7 +237,7 @@ impl Outcome {
         }
     }
 
-    /// Name in statistics of `operation`: one that ends elsewhere, or in code of a user, is said to be complete.
+    /// Name in statistics for `operation`. An operation that ends elsewhere, or in code of a user, is called complete.
     pub(crate) const fn name_for(self, operation: Operation) -> &'static str {
         match (self, operation) {
             (Outcome::Success, Operation::Udf | Operation::Proxy) => "complete",
@@ -252,7 +252,7 @@ const TRANSACTION_COUNTERS: usize = Origin::ALL.len() * OPERATION_COUNT * OUTCOM
 const NAMESPACE_COUNTERS: usize = NamespaceCounter::ALL.len();
 const SERVER_COUNTERS: usize = ServerCounter::ALL.len();
 
-/// All counters of a namespace, its latencies, and those of the steps of its transactions.
+/// All counters and latencies of a namespace, including those of the steps of its transactions.
 pub(crate) struct NamespaceMetrics {
     counters: Counters<{ TRANSACTION_COUNTERS + NAMESPACE_COUNTERS }>,
     latencies: [Histogram; Latency::ALL.len()],
@@ -284,7 +284,7 @@ impl NamespaceMetrics {
         self.counters.add(transaction_index(origin, operation, Outcome::of(operation, result)), 1);
     }
 
-    /// Transactions that ended so.
+    /// Number of transactions with this outcome.
     pub(crate) fn transactions(&self, origin: Origin, operation: Operation, outcome: Outcome) -> u64 {
         self.counters.get(transaction_index(origin, operation, outcome))
     }

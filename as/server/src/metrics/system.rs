@@ -1,4 +1,4 @@
-//! Use of the processors, as the ticker last measured it.
+//! Processor usage, as the ticker last measured it.
 
 use cf::sys::facts::CpuUsage;
 use parking_lot::Mutex;

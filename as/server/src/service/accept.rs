@@ -99,7 +99,7 @@ fn take_in(
     Some(Connection::new(number, (stream, peer), tls, admission, &context.replies, access))
 }
 
-/// Prepares an accepted socket; refuses it beyond what the entrance lets in.
+/// Prepares an accepted socket; refuses it beyond the limit of the entrance.
 fn admit(stream: &TcpStream, context: &ServiceContext, entrance: Entrance) -> Option<Admission> {
     let config = &context.config;
     let (count, name, limit) = match entrance {

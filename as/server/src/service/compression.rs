@@ -235,7 +235,7 @@ impl ServiceThread {
         verdict
     }
 
-    /// Goes on with a connection whose request was inflated.
+    /// Resumes a connection whose request was inflated.
     pub(super) fn deliver_inflated(&mut self, token: ConnectionToken, frame: Vec<u8>, room: Charge) {
         self.guard(token, |thread, slot| {
             let Some(connection) = thread.connections.get(slot) else { return Verdict::Keep };

@@ -50,7 +50,7 @@ pub(crate) struct Connection {
     pub(super) is_held: bool,
     /// Mail from other threads while its replies were held.
     pub(super) behind_held: Vec<Mail>,
-    /// It is to be closed once the held replies are sent.
+    /// Whether to close it after the held replies are sent.
     pub(super) is_last_held: bool,
     /// The progress of the stream that makes many replies for the request for which the connection is parked.
     pub(super) stream_of_replies: Option<Arc<StreamProgress>>,
@@ -116,7 +116,7 @@ impl Connection {
         self.sent < self.output.len() || self.tls.as_ref().is_some_and(|tls| tls.has_unsent())
     }
 
-    /// The client sends nothing more; those who make replies are told.
+    /// Notes that the client sends nothing more, and tells the threads that make replies.
     pub(super) fn note_peer_is_done(&mut self) {
         self.peer_is_done = true;
         self.stream_of_replies.iter().for_each(|stream| stream.peer_is_done());
@@ -129,7 +129,7 @@ impl Connection {
         self.put_off_since.get_or_insert(now);
     }
 
-    /// Whether its client has sent its last and gone, while a request is put off.
+    /// Whether its client has closed its sending side while a request is put off for long, so that it must be gone.
     pub(super) fn is_given_up(&self, now: Instant) -> bool {
         let waits_long = |since| now.saturating_duration_since(since) >= DONE_PATIENCE;
         self.peer_is_done && self.put_off_since.is_some_and(waits_long)

@@ -16,36 +16,36 @@ use std::time::Duration;
 
 use super::activity::WorkerStats;
 
-/// A thread that works so much of the time is as good as always busy.
+/// A thread that works this share of the time counts as always busy.
 const BUSY: f64 = 0.7;
-/// Half of the threads are enough if they would work no more of their time than this.
+/// Half of the threads are enough if they would work at most this share of the time.
 const ROOMY: f64 = 0.45;
-/// Another thread is of use while so much of a processor is idle, for it will take most of one.
+/// Another thread is useful while this many processors are idle, because it will take most of one.
 const SPARE_PROCESSORS: f64 = 0.75;
-/// While fewer are idle, whoever has work waits for a processor.
+/// While fewer are idle, threads with work wait for a processor.
 const SCARCE_PROCESSORS: f64 = 0.25;
 /// While fewer are idle, threads that could be fewer may hinder each other.
 const FEW_PROCESSORS: f64 = 0.5;
-/// Of the work of all threads, what half of them would have with the same requests.
+/// Share of the present work that half of the threads would have with the same requests.
 const LEFT_BY_GATHERING: f64 = 0.8;
 /// Longer requests, on average, are not made faster by gathering; they only wait for each other, if there are enough of
 /// them to be [in each other's way](IN_THE_WAY).
 const LONG_REQUEST: Duration = Duration::from_micros(30);
 /// Requests up to this length are made faster.
 const SHORT_REQUEST: Duration = Duration::from_micros(20);
-/// Requests that make one thread work so much of the time are in each other's way.
+/// Requests that keep one thread working for this share of the time are in each other's way.
 const IN_THE_WAY: f64 = 0.1;
-/// Requests that make one thread work no more than this are not.
+/// Requests that keep one thread working for at most this share are not.
 const FAR_BETWEEN: f64 = 0.05;
-/// A thread that finds so many requests at a time may be one of fewer threads than there are processors.
+/// With this many requests at a time there may be fewer threads than processors.
 const MANY_AT_A_TIME: f64 = 4.0;
-/// Samples in a row that must find so many before there are fewer threads than processors.
+/// Samples in a row that must find that many before there are fewer threads than processors.
 const MANY_SAMPLES: u32 = 3;
-/// With so few at a time there are as many threads as processors.
+/// With at most this many at a time there are as many threads as processors.
 const FEW_AT_A_TIME: f64 = 2.0;
-/// A trial of fewer threads has paid if so many times as many requests are answered.
+/// A trial of fewer threads succeeds if this many times as many requests are answered.
 const TRIAL_GAIN: f64 = 1.1;
-/// It ends when no more than this times what was answered before it is answered.
+/// It ends when at most this many times as many requests are answered as before it.
 const TRIAL_LOSS: f64 = 0.95;
 /// Samples of a trial that count; the first one does not, for connections are still moving.
 const TRIAL_SAMPLES: u32 = 3;
@@ -53,14 +53,14 @@ const TRIAL_SAMPLES: u32 = 3;
 const PATIENCE_MIN: u32 = 10;
 const PATIENCE_MAX: u32 = 640;
 
-/// What all threads together did in a period.
+/// The work of all threads in a period.
 #[derive(Clone, Copy, PartialEq, Debug, Default)]
 pub(super) struct Sample {
     /// Share of the period for which the busiest thread worked.
     busiest: f64,
-    /// How many threads would have worked all the time for what all did together.
+    /// The work of all threads, as a number of threads that would have worked all the time.
     workers: f64,
-    /// What a request took on average; zero if there was none.
+    /// Average time of a request; zero if there was none.
     request: Duration,
     /// Requests that a thread found on average when it woke up; zero if there was none.
     at_a_time: f64,
@@ -95,7 +95,7 @@ enum Wish {
     Fewer,
 }
 
-/// What a sample says of fewer threads than processors, or than are active already.
+/// The verdict of a sample on fewer threads than processors, or than are active now.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Gathering {
     Certain,
@@ -122,7 +122,8 @@ fn gathering(
     }
 }
 
-/// What a sample speaks for while `active_count` threads are active. `idle_processors` is asked only when that matters.
+/// The wish that follows from a sample while `active_count` threads are active. `idle_processors` is called only if it
+/// matters.
 fn wish(active_count: usize, sample: &Sample, idle_processors: impl FnOnce() -> Option<f64>) -> Wish {
     if sample.request > LONG_REQUEST && sample.workers > IN_THE_WAY {
         return Wish::More;
@@ -152,7 +153,7 @@ fn half_of(count: usize) -> usize {
 
 /// Fewer threads than processors, tried because processors are contended.
 struct Trial {
-    /// What is returned to if it does not pay.
+    /// The count to return to if the trial fails.
     count_before: usize,
     /// Requests per second before it.
     rate_before: f64,
@@ -161,7 +162,7 @@ struct Trial {
     rates: f64,
 }
 
-/// What becomes of a trial after a sample.
+/// The state of a trial after a sample.
 enum TrialResult {
     GoesOn,
     Failed,
@@ -179,7 +180,7 @@ impl Trial {
         }
         self.samples += 1;
         if self.samples > TRIAL_SAMPLES + 1 {
-            // It has paid.
+            // The trial has succeeded.
             return if sample.rate < self.rate_before * TRIAL_LOSS {
                 TrialResult::Over
             } else {
@@ -197,15 +198,15 @@ impl Trial {
 /// Chooses the count of active threads from sample to sample.
 pub(super) struct Chooser {
     processors: usize,
-    /// Samples in a row that spoke for fewer threads.
+    /// Samples in a row in favour of fewer threads.
     agreeing: u32,
-    /// How many it takes. Doubled each time that fewer turned out to be too few.
+    /// Number of such samples needed. Doubled each time that fewer threads turned out to be too few.
     patience: u32,
     was_reduced: bool,
     trial: Option<Trial>,
-    /// Samples in a row that spoke for a trial, and the sum of their rates.
+    /// Samples in a row in favour of a trial, and the sum of their rates.
     contended: (u32, f64),
-    /// How many it takes. Doubled by each trial that failed.
+    /// Number of such samples needed. Doubled by each failed trial.
     trial_patience: u32,
 }
 
@@ -269,7 +270,7 @@ impl Chooser {
         }
     }
 
-    /// The count that the trial which is under way asks for, if it is still undecided or has ended.
+    /// The count for the trial under way, if it is still undecided or has ended.
     fn follow_trial(
         &mut self,
         active_count: usize,
@@ -321,17 +322,17 @@ mod tests {
         Sample { busiest, workers, request: Duration::from_micros(request_us), at_a_time: 1.0, rate: 0.0 }
     }
 
-    /// Two threads that find few of so many requests a second at a time.
+    /// Two threads with this rate of requests, of which they find few at a time.
     fn at_rate(rate: f64) -> Sample {
         Sample { at_a_time: 1.5, rate, ..sample(0.5, 0.9, 8) }
     }
 
-    /// Two threads that work half of their time on short requests, of which they find so many at a time.
+    /// Two threads that work half of the time on short requests, of which they find this many at a time.
     fn at_a_time(at_a_time: f64) -> Sample {
         Sample { at_a_time, ..sample(0.55, 1.1, 8) }
     }
 
-    /// The count after so many equal samples.
+    /// The count after this many equal samples.
     fn after(samples: u32, active_count: usize, limit: usize, sample: &Sample, idle: f64) -> usize {
         let mut chooser = Chooser::new(1);
         (0..samples)
@@ -377,10 +378,10 @@ mod tests {
     #[test]
     fn long_requests_are_spread() {
         assert_eq!(after(4, 1, 10, &sample(0.2, 0.2, 100), 0.0), 10);
-        // Too few to get in each other's way.
+        // Too few requests to be in each other's way.
         assert_eq!(after(100, 1, 10, &sample(0.05, 0.05, 100), 2.0), 1);
         assert_eq!(after(100, 4, 10, &sample(0.05, 0.05, 100), 2.0), 1);
-        // Neither long nor short, or neither many nor few: as it is.
+        // Neither long nor short, or neither many nor few: the count stays.
         assert_eq!(after(100, 4, 10, &sample(0.1, 0.3, 25), 2.0), 4);
         assert_eq!(after(100, 4, 10, &sample(0.1, 0.1, 100), 2.0), 4);
     }

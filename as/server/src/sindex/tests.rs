@@ -166,7 +166,7 @@ fn the_same_definition_under_another_name_is_renamed() {
     assert!(Arc::ptr_eq(&first, &second) && &*first.name() == "two");
     assert_eq!(rig.indexes.of(rig.namespace()).all().len(), 1);
     assert_eq!(rig.namespace().sets.find(b"s").expect("made with its index").sindexes.load(Relaxed), 1);
-    // Of a set, then of the namespace.
+    // An index of a set, then of the namespace.
     let wide = rig.create("test||n|.|I", "wide");
     rig.build();
     let indexes = rig.indexes.of(rig.namespace());

@@ -1,4 +1,4 @@
-//! The state of one write block, the bytes of it that are alive, and how far its buffer is filled: atomics alone.
+//! The state of one write block, its live bytes, and how far its buffer is filled: only atomics.
 //!
 //! ```text
 //! Free ──take──▶ Current ──close──▶ Used ──below low water──▶ Queued ──defrag──▶ Emptying ──▶ Free
@@ -70,10 +70,10 @@ pub(super) struct BlockState {
     live_bytes: AtomicU32,
     /// Threads that are copying a record into the block; it is not emptied before they are done.
     writers: AtomicU32,
-    /// Live bytes of records that were replaced on another device, and are garbage once the replacement is on disk.
+    /// Live bytes of records that were replaced on another device, and become garbage when the replacement is on disk.
     awaited_bytes: AtomicU32,
     state: AtomicU8,
-    /// What is alive in it cannot be read, so that defrag leaves it alone.
+    /// Whether its live bytes cannot be read, so that defrag leaves it alone.
     is_kept: AtomicBool,
 }
 
@@ -105,7 +105,7 @@ impl BlockState {
         self.is_kept.load(Relaxed)
     }
 
-    /// Says that what is alive in it cannot be read, or that it can be again. Returns what held before.
+    /// Notes whether its live bytes cannot be read. Returns the former value.
     pub(super) fn set_kept(&self, is_kept: bool) -> bool {
         self.is_kept.swap(is_kept, Relaxed)
     }
@@ -129,12 +129,12 @@ impl BlockState {
         self.live_bytes.fetch_add(size, Relaxed)
     }
 
-    /// The record is copied.
+    /// Ends a write: the record is copied.
     pub(super) fn end_write(&self) {
         self.writers.fetch_sub(1, Release);
     }
 
-    /// Waits until no record is being copied into the block. The caller sees to it that copies end.
+    /// Waits until no record is being copied into the block. The caller ensures that copies end.
     pub(super) fn wait_for_writers(&self) {
         while self.writers.load(Acquire) != 0 {
             yield_now();
@@ -182,12 +182,12 @@ impl BlockState {
         self.awaited_bytes.fetch_add(size, AcqRel);
     }
 
-    /// What [`await_free`](Self::await_free) noted has come true, and the bytes are freed.
+    /// Ends [`await_free`](Self::await_free): the replacement is on disk, and the bytes are freed.
     pub(super) fn end_await(&self, size: u32) {
         self.awaited_bytes.fetch_sub(size, AcqRel);
     }
 
-    /// Frees or queues a used block whose live bytes ask for it. The caller brings it into the queue of its new state.
+    /// Frees or queues a used block, depending on its live bytes. The caller puts it into the queue of its new state.
     pub(super) fn review(&self, low_water_bytes: u32) -> AfterFree {
         self.review_seen(self.live_bytes_now(), low_water_bytes)
     }
@@ -200,14 +200,14 @@ impl BlockState {
             {
                 return AfterFree::Kept;
             }
-            // Since the look it may have been freed, taken and filled again. Now nobody takes it or adds to it.
+            // It may have been freed, taken and filled again since that look. Now nobody takes it or adds to it.
             live = self.live_bytes_now();
             if live == 0 {
                 self.state.store(WblockState::Free as u8, Release);
                 return AfterFree::Freed;
             }
             self.end_emptying();
-            // A thread that freed the last of it meanwhile has left it to this one.
+            // A thread that freed the last live bytes meanwhile has left the block to this one.
             live = self.live_bytes_now();
         }
         let is_sparse = live < low_water_bytes && self.lasting_bytes() != 0 && !self.is_kept();
@@ -223,7 +223,7 @@ impl BlockState {
         self.live_bytes.fetch_add(size, Relaxed)
     }
 
-    /// At start: takes a block that nobody uses yet, to fill it with what is on disk. Returns whether it was free.
+    /// At start: takes an unused block, to fill it with its bytes on disk. Returns whether it was free.
     pub(super) fn take_to_load(&self) -> bool {
         self.change(WblockState::Free, WblockState::Current)
     }
@@ -248,7 +248,8 @@ pub(super) struct FillMark {
 }
 
 impl FillMark {
-    /// Bytes up to `end` are reserved. The caller has the stream's lock, and has announced the writer to the block before.
+    /// Notes that bytes up to `end` are reserved. The caller holds the stream's lock, and has announced the writer to
+    /// the block before.
     pub(super) fn reserve(&self, end: u32) {
         self.filled.store(end, Release);
     }
@@ -258,7 +259,7 @@ impl FillMark {
         self.filled.load(Acquire)
     }
 
-    /// Waits until what is reserved now is written, and returns its end: bytes below it do not change any more.
+    /// Waits until the bytes reserved now are written, and returns their end: bytes below it do not change any more.
     pub(super) fn complete(&self, block: &BlockState) -> u32 {
         let end = self.filled();
         block.wait_for_writers();
@@ -270,7 +271,7 @@ impl FillMark {
         self.flushed.load(Acquire)
     }
 
-    /// Bytes up to `end` are on disk.
+    /// Notes that bytes up to `end` are on disk.
     pub(super) fn set_flushed(&self, end: u32) {
         self.flushed.store(end, Release);
     }

@@ -1,4 +1,4 @@
-//! The engine on a medium that crashes: what was acknowledged survives every cut, what is served is whole.
+//! The engine on a medium that crashes: acknowledged records survive every cut, and every record read is whole.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -61,7 +61,7 @@ impl LoadContext for Context<'_> {
     }
 }
 
-/// Nobody asks for figures.
+/// Figures that nobody reads.
 pub(super) struct WithoutFigures;
 
 impl LoadCommit for WithoutFigures {
@@ -92,7 +92,7 @@ pub(super) fn start(
     (node, stats)
 }
 
-/// As [`start`], up to where it is to be found out whom the partitions belong to.
+/// As [`start`], up to the point where the owners of partitions are determined.
 pub(super) fn open(
     media: Vec<(Arc<CrashMedium>, Option<Arc<CrashMedium>>)>,
     config: &StorageConfig,
@@ -187,7 +187,7 @@ impl Node {
     }
 }
 
-/// What each key may have after a crash: the acknowledged version, or a later one that was on its way.
+/// The versions that each key may have after a crash: the acknowledged one, or a later one in progress.
 #[derive(Default)]
 pub(super) struct Model {
     acknowledged: HashMap<u32, u64>,
@@ -204,7 +204,7 @@ impl Model {
         Ok(())
     }
 
-    /// After a crash; what is there counts from now on.
+    /// Checks the records after a crash; the versions found are the expected ones from now on.
     pub(super) fn check(&mut self, node: &Node, with_losses: bool) {
         for key in 0..KEYS {
             let found = node.version(key);
@@ -257,7 +257,7 @@ fn soak_seed() -> u64 {
     std::env::var("FERROSPIKE_SOAK_SEED").map_or(0, |text| text.parse().expect("a number"))
 }
 
-/// Runs rounds of load, crash and restart. Of the write under way at the cut, so many sectors arrive as chance has it.
+/// Runs rounds of load, crash and restart. A random number of sectors of the last write arrives.
 fn crash_rounds(engine: Engine, commit: bool, seed: u64) {
     let config = config(engine, commit);
     let mut random = Random(soak_seed() << 16 | seed);
@@ -359,7 +359,7 @@ fn a_failed_disk_refuses_writes_serves_reads_and_comes_back() {
     assert_eq!(found.version(key), Some(1_003));
 }
 
-/// Who waits until the write cache has room must not wait for a disk that takes nothing.
+/// A request that waits for room in the write cache must not wait for a disk that takes no writes.
 #[test]
 fn the_queue_of_a_failed_disk_is_no_overload() {
     let config = config(Engine::Device, false);
@@ -412,7 +412,7 @@ fn unreadable_bytes_cost_the_records_on_them_only() {
         }
     }
     assert!(read > 10 && (1..=2).contains(&failed), "{read} read, {failed} failed");
-    // So does a start, and it says so: of the bytes, and of a record that begins before them.
+    // So does a start, and it reports the bytes, and a record that begins before them.
     let image = medium.crash(|_| true);
     let again = Arc::new(CrashMedium::from_image(image, true));
     again.set_faults(Faults { unreadable: Some(place..place + 1), ..Faults::default() });
@@ -536,7 +536,7 @@ fn defrag_finds_what_is_behind_the_beginning_of_a_torn_record() {
     }
 }
 
-/// The last block in use whose first record is damaged is in use nevertheless.
+/// The last used block is in use even if its first record is damaged.
 #[test]
 fn a_block_whose_first_record_is_damaged_is_not_written_over() {
     for engine in [Engine::Device, Engine::Memory] {
@@ -557,14 +557,14 @@ fn a_block_whose_first_record_is_damaged_is_not_written_over() {
     }
 }
 
-/// What defrag moved is found twice by a start, which must not take the copies in the blocks that were freed.
+/// A start finds records that defrag moved twice; it must not take the copies in the freed blocks.
 #[test]
 fn blocks_that_defrag_freed_are_free_after_a_start() {
     for engine in [Engine::Device, Engine::Memory] {
         let config = config(engine, true);
         let medium = Arc::new(CrashMedium::zeroed(DISK_SIZE as usize, true));
         let (node, _) = start(vec![(Arc::clone(&medium), None)], &config);
-        // One record in each block lives on, the others are written over in the next.
+        // One record in each block stays alive, the others are overwritten in the next block.
         for key in 0..10 {
             node.write(key, node.next_version(), 100).expect("room");
             for large in 10..20 {
@@ -580,7 +580,7 @@ fn blocks_that_defrag_freed_are_free_after_a_start() {
         node.storage.close();
         let image = medium.crash(|_| false);
         let (node, _) = start(vec![(Arc::new(CrashMedium::from_image(image, true)), None)], &config);
-        // The two that were being filled count as free once nothing is in them.
+        // The two blocks that were being filled count as free when they are empty.
         assert!(free_blocks(&node) >= before.0, "{} of {} blocks are free", free_blocks(&node), before.0);
         assert_eq!(versions(&node), before.1);
         node.storage.check();
@@ -623,7 +623,7 @@ fn a_power_failure_does_not_take_what_was_durable() {
         let (blocks, syncs) =
             (node.storage.device_stats().map(|stats| stats.writes).sum::<u64>(), disk.sync_count());
         assert!(blocks > 12 && (1..blocks).contains(&syncs), "{syncs} syncs for {blocks} blocks");
-        // What of a large write arrived is in one piece.
+        // The part of a large write that arrived is contiguous.
         let mut arrived: HashMap<usize, bool> = HashMap::new();
         let image = medium.crash(|sector| {
             *arrived.entry((sector * SECTOR_SIZE) >> 20).or_insert_with(|| random.below(2) == 0)

@@ -34,7 +34,7 @@ const MEMORY_RESERVE: usize = 1;
 /// least a twentieth of garbage, fewer make a free one.
 const VAIN_BLOCKS_MAX: u32 = 32;
 
-/// What is behind the write blocks.
+/// The medium of the write blocks.
 pub(super) enum Medium {
     Memory(Stripe),
     Disk(Box<Disk>),
@@ -56,7 +56,7 @@ pub(crate) struct DeviceStats {
     pub(crate) room_waits: u64,
     /// Memory of free blocks that was given back to the system.
     pub(crate) given_back_bytes: u64,
-    /// What only disks have.
+    /// Figures that only disks have.
     pub(crate) disk: Option<DiskStats>,
 }
 
@@ -429,7 +429,7 @@ impl Device {
         true
     }
 
-    /// The record at `location` is garbage from now on.
+    /// Counts the record at `location` as garbage.
     pub(super) fn free(&self, location: Location, low_water_bytes: u32) -> AfterFree {
         self.wblocks.free_bytes(
             WblockId::of(location),
@@ -438,12 +438,12 @@ impl Device {
         )
     }
 
-    /// The record at `location` is garbage once what replaces it, on another device, is on disk.
+    /// Notes that the record at `location` becomes garbage when its replacement, on another device, is on disk.
     pub(super) fn await_free(&self, location: Location) {
         self.wblocks.await_free(WblockId::of(location), location.rblock_count() * RBLOCK_SIZE);
     }
 
-    /// What replaces the record at `location` is on disk.
+    /// The record at `location` is freed, as its replacement is on disk.
     pub(super) fn free_awaited(&self, location: Location, low_water_bytes: u32) -> AfterFree {
         self.wblocks.free_awaited(
             WblockId::of(location),

@@ -37,11 +37,11 @@ pub(crate) enum DeviceSetError {
     HeaderErased { device: PathBuf, record_at: u64 },
     /// Its header is empty, but data follows, which may be that of an encrypted device.
     KeyErased { device: PathBuf, data_at: u64 },
-    /// Two were not used together last.
+    /// Two of them were not used together last.
     Signature { devices: [PathBuf; 2] },
-    /// Two disagree on how many there were.
+    /// Two of them disagree on the number of devices.
     DeviceCount { devices: [PathBuf; 2], counts: [u32; 2] },
-    /// Two were the same member of the set: one is a copy.
+    /// Two of them were the same member of the set: one is a copy.
     DeviceId { devices: [PathBuf; 2], id: u32 },
 }
 

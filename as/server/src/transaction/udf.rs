@@ -294,7 +294,8 @@ fn save_refusal(call: &Call<'_>, meta: &RecordMeta, is_live: bool) -> Option<Res
     })
 }
 
-/// What becomes of the record by what the function has saved, and the generation and void-time that it then has or had.
+/// The next state of the record after the function's saves, with its generation and void-time (the former ones if it is
+/// removed).
 fn make_next(
     call: &Call<'_>,
     found: &RecordMeta,

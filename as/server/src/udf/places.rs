@@ -64,7 +64,7 @@ pub(super) struct Places {
 
 struct PlacesState {
     free: u64,
-    /// Those that have the others.
+    /// Holders of the places that are not free.
     holders: Vec<Arc<Holder>>,
     /// Bytes of functions without a place.
     parked: usize,
