@@ -103,7 +103,7 @@ impl Options {
     /// The options in `arguments`, of which the first is the name of the program.
     ///
     /// # Errors
-    /// What is wrong with them; or, which is also an `Err`, that the help is to be printed.
+    /// What is wrong with them, or a request to print the help, which is also an `Err`.
     pub fn from_arguments<A: Into<OsString> + Clone>(
         arguments: impl IntoIterator<Item = A>,
     ) -> Result<Self, clap::Error> {

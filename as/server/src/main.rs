@@ -18,7 +18,7 @@ fn main() -> ExitCode {
     match Options::from_arguments(std::env::args_os()) {
         Ok(options) => run(&options, start),
         Err(error) => {
-            // When nobody reads what is wrong, the exit code still tells.
+            // If the message cannot be printed, the exit code still reports the error.
             let _ = error.print();
             ExitCode::from(u8::from(error.use_stderr()))
         }

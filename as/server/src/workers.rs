@@ -89,8 +89,8 @@ impl<J> Worker<J> {
         }
     }
 
-    /// Replaces the body after a panic, which may have left the old one inconsistent; `false` if all threads have
-    /// ended.
+    /// Replaces the body after a panic, which may have left the old one inconsistent; `false` if it is too
+    /// late for that.
     #[cold]
     fn renew(&mut self) -> bool {
         cf::critical!(Service, "a job of the {} threads failed on an internal error", self.name);

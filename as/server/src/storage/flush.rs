@@ -259,7 +259,7 @@ impl Disk {
     /// Writes out the buffers up to number `last`, as far as they are filled, lower numbers first. It passes over them
     /// once: writers that fill them meanwhile would keep it busy for ever.
     fn flush_to(&self, state: &mut FlushState, last: u64, wblocks: &WblockTable) -> Result<(), BlockError> {
-        // A block taken from now on may hold data that depends on a record written after this pass.
+        // A block taken from now on may have been freed by a record in a buffer that this pass has left behind.
         let newest = self.dirty.lock().last_key_value().map_or(0, |(sequence, _)| *sequence);
         let last = last.min(newest);
         let mut done = 0;

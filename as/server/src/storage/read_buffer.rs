@@ -13,20 +13,19 @@ use crate::index::Location;
 /// First size of a [`ReadBuffer`].
 const READ_BUFFER_SIZE: usize = 16 << 10;
 
-/// A thread's buffers for records that are not read in place: from a disk, and unpacked. They take no memory before
-/// first use.
+/// A thread's buffers for records that are not read in place: from a disk, and unpacked. They take no memory before the first.
 pub(crate) struct ReadBuffer {
     pub(crate) stored: DiskBuffer,
     pub(crate) unpacker: Unpacker,
 }
 
 impl ReadBuffer {
-    /// Buffers of a thread that waits for disks itself.
+    /// Those of a thread that waits for disks itself.
     pub(crate) fn new() -> Self {
         Self::of(DiskCaller::Other)
     }
 
-    /// Buffers of a thread of `caller`.
+    /// Those of a thread of `caller`.
     pub(crate) fn of(caller: DiskCaller) -> Self {
         ReadBuffer { stored: DiskBuffer::of(caller), unpacker: Unpacker::default() }
     }
@@ -41,7 +40,7 @@ impl ReadBuffer {
         self.stored.stuck.take()
     }
 
-    /// Forgets the record that was read.
+    /// Forgets which record it has.
     #[inline]
     pub(crate) fn forget(&mut self) {
         self.stored.record = None;
@@ -112,7 +111,7 @@ pub(crate) fn into_unpacked(stored: Vec<u8>, unpacker: &mut Unpacker) -> Result<
 pub(crate) fn unpacked<'b>(stored: &'b [u8], unpacker: &'b mut Unpacker) -> Result<&'b [u8], StorageError> {
     match FlatRecord::parse(stored) {
         Ok(record) if record.packing.is_some() => unpacker.unpack(&record).map_err(|_| StorageError::Damaged),
-        // The parser reports what is wrong with it.
+        // Whoever parses it learns what is wrong with it.
         _ => Ok(stored),
     }
 }

@@ -1,7 +1,7 @@
 //! Records that are reserved for a change, and the requests that wait for them.
 //!
-//! A pool thread computes a long change from a copy of the record, without a lock. If other writers keep changing the
-//! record meanwhile, it reserves the record: other writers wait here until it is done. Readers never wait.
+//! A thread of the pool computes a long change from a copy of the record, without a lock. If other writers keep changing
+//! the record meanwhile, it reserves the record: other writers wait here until it is done. DiskCallers never wait.
 //!
 //! # Invariants
 //! - A thread that reserves a record reads it afterwards. A thread that changes a record checks the reservation while
