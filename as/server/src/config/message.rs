@@ -3,6 +3,7 @@
 use super::context::{CONTEXTS, ContextKind, default_table, default_text};
 use super::diagnostic::shown;
 use super::kind::{ValueError, list_words};
+use super::obsolete_words::find_value;
 use super::spec::{Spec, find};
 use super::suggest::closest;
 
@@ -22,6 +23,9 @@ pub(super) fn value_message(kind: ContextKind, spec: &Spec, place: &str, error: 
     match error {
         ValueError::Missing => format!("{place} needs a value: {}", allowed()),
         ValueError::NotAllowed { word, suggestion } => {
+            if let Some(advice) = find_value(kind, spec.name, word) {
+                return format!("{place} cannot be '{}' any more: {advice}", shown(word));
+            }
             let meant = suggestion.map(str::to_owned).or_else(|| likely_value(kind, spec, word));
             let hint = meant.map_or_else(String::new, |word| format!(", did you mean '{word}'?"));
             format!("{place} cannot be '{}': it must be {}{hint}", shown(word), allowed())

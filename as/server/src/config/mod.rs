@@ -20,6 +20,7 @@ pub mod logging;
 mod message;
 pub mod model;
 pub mod obsolete;
+pub mod obsolete_words;
 pub mod params;
 mod parser;
 pub mod reference;

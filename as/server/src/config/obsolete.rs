@@ -43,7 +43,11 @@ const LEAVE_OUT: &str = "it sets nothing any more; leave the line out";
 /// What to do with a parameter of the former XDR.
 const XDR: &str = "destinations are 'dc' contexts in xdr, and what is shipped 'namespace' contexts in them";
 
-/// Every name of parameters and contexts of other versions.
+/// What to do with a level of one log context in the oldest files.
+const LOG_LEVEL: &str = "write 'context CONTEXT LEVEL', for example 'context any info'";
+
+/// Every name of parameters and contexts of other versions, those among them that could be read or set while the server
+/// ran, and so were copied into files.
 pub static OBSOLETE: &[Obsolete] = {
     use ContextKind as K;
     use Handling::{Ignored, NewIn, Refused, Renamed, ToNamespaces, ToStorage};
@@ -83,6 +87,36 @@ pub static OBSOLETE: &[Obsolete] = {
             Refused("there are no such queues any more; use 'service-threads' to say how many threads"),
         ),
         row(K::NetworkService, &["alternate-address"], Renamed("alternate-access-address")),
+        row(K::NetworkService, &["alternate-port"], Renamed("alternate-access-port")),
+        row(
+            K::NetworkService,
+            &["alternate-tls-access-address", "alternate-tls-address"],
+            Renamed("tls-alternate-access-address"),
+        ),
+        row(K::NetworkService, &["alternate-tls-port"], Renamed("tls-alternate-access-port")),
+        row(
+            K::NetworkService,
+            &[
+                "tls-cafile",
+                "tls-capath",
+                "tls-cert-blacklist",
+                "tls-certfile",
+                "tls-cipher-suite",
+                "tls-keyfile",
+                "tls-protocols",
+            ],
+            Refused(
+                "a certificate is described once, in 'network { tls NAME { cert-file … key-file … ca-file … } }'; \
+                 write 'tls-name NAME' here",
+            ),
+        ),
+        row(
+            K::NetworkService,
+            &["tls-mode"],
+            Refused(
+                "write 'tls-authenticate-client any' for authenticate-both, 'tls-authenticate-client false' otherwise",
+            ),
+        ),
         row(K::NetworkService, &["external-address"], Renamed("access-address")),
         row(
             K::NetworkService,
@@ -107,6 +141,8 @@ pub static OBSOLETE: &[Obsolete] = {
                 "use 'indexes-memory-budget' with 'evict-indexes-memory-pct', and 'evict-used-pct' in storage-engine",
             ),
         ),
+        row(K::Namespace, &["enable-benchmarks-storage"], ToStorage("enable-benchmarks-storage")),
+        row(K::Namespace, &["repl-factor"], Renamed("replication-factor")),
         row(K::Namespace, &["high-water-disk-pct"], ToStorage("evict-used-pct")),
         row(
             K::Namespace,
@@ -201,25 +237,49 @@ pub static OBSOLETE: &[Obsolete] = {
         row(
             K::Service,
             &[
+                "pre-reserve-qnodes",
                 "query-batch-size",
+                "query-buf-size",
                 "query-bufpool-size",
+                "query-job-tracking",
                 "query-long-q-max-size",
+                "query-microbenchmark",
                 "query-pre-reserve-partitions",
+                "query-pre-reserve-qnodes",
                 "query-priority",
                 "query-priority-sleep-us",
                 "query-rec-count-bound",
                 "query-short-q-max-size",
+                "query-sleep",
                 "query-threshold",
+                "query-untracked-time",
                 "query-untracked-time-ms",
                 "scan-memory",
                 "scan-priority",
                 "scan-retransmit",
+                "scan-sleep",
+                "sindex-gc-enable-histogram",
                 "sindex-gc-max-rate",
-                "udf-runtime-max-gmemory",
-                "udf-runtime-max-memory",
+                "sindex-populator-scan-priority",
             ],
             Refused("queries need no such setting any more; leave the line out"),
         ),
+        row(
+            K::Service,
+            &["udf-runtime-gmax-memory", "udf-runtime-max-gmemory", "udf-runtime-max-memory"],
+            Refused("what a function may use is bounded without a setting; leave the line out"),
+        ),
+        row(
+            K::Service,
+            &["sindex-data-max-memory"],
+            Refused("use 'indexes-memory-budget' in the namespaces, which counts all of their indexes"),
+        ),
+        row(
+            K::Service,
+            &["proto-slow-netio-sleep-ms"],
+            Refused("no thread waits for a client that reads slowly; leave the line out"),
+        ),
+        row(K::Service, &["cluster-id"], Refused("use 'cluster-name'")),
         row(
             K::Service,
             &[
@@ -282,9 +342,12 @@ pub static OBSOLETE: &[Obsolete] = {
         row(
             K::Service,
             &[
+                "asmalloc-enabled",
                 "auto-dun",
                 "auto-undun",
                 "clib-library",
+                "clock-skew-max-ms",
+                "downgrading",
                 "dump-message-above-size",
                 "enable-benchmarks-svc",
                 "fabric-dump-msgs",
@@ -294,9 +357,11 @@ pub static OBSOLETE: &[Obsolete] = {
                 "fb-health-msg-per-burst",
                 "fb-health-msg-timeout",
                 "generation-disable",
+                "ldt-benchmarks",
                 "max-msgs-per-type",
                 "memory-accounting",
                 "microbenchmarks",
+                "non-master-sets-delete",
                 "paxos-max-cluster-size",
                 "paxos-protocol",
                 "paxos-recovery-policy",
@@ -323,13 +388,16 @@ pub static OBSOLETE: &[Obsolete] = {
                 "write both on one line, 'mesh-seed-address-port ADDRESS PORT', one such line for each seed",
             ),
         ),
-        row(K::Heartbeat, &["mesh-rw-retry-timeout"], Refused(LEAVE_OUT)),
+        row(K::Heartbeat, &["fabric-grace-factor", "mesh-rw-retry-timeout"], Refused(LEAVE_OUT)),
         row(K::NetworkInfo, &["enable-fastpath"], Refused(LEAVE_OUT)),
         row(
             K::Top,
             &["cluster"],
             Refused("use 'rack-id' in the namespaces, and 'cluster-name' and 'node-id' in service"),
         ),
+        row(K::Top, &["mod-go"], Refused("functions are written in Lua ('mod-lua'); leave the block out")),
+        row(K::Console, &["specific"], Refused(LOG_LEVEL)),
+        row(K::LogFile, &["specific"], Refused(LOG_LEVEL)),
         row(
             K::ModLua,
             &["system-path"],
@@ -355,16 +423,30 @@ pub static OBSOLETE: &[Obsolete] = {
                 "use 'evict-used-pct' and 'stop-writes-used-pct' in storage-engine, or leave the line out",
             ),
         ),
-        row(K::Namespace, &["max-ttl"], Refused("times to live have no limit any more; leave the line out")),
+        row(
+            K::Namespace,
+            &["max-ttl", "max-ttl-set-on-overflow"],
+            Refused("times to live have no limit any more; leave the line out"),
+        ),
         row(K::Namespace, &["obj-size-hist-max"], Refused("histograms need no limit; leave the line out")),
         row(
             K::Namespace,
-            &["si", "sindex", "sindex-startup-device-scan"],
+            &[
+                "si",
+                "si-data-max-memory",
+                "si-gc-max-units",
+                "si-gc-period",
+                "si-histogram",
+                "si-ignore-not-sync",
+                "si-tracing",
+                "sindex",
+                "sindex-startup-device-scan",
+            ],
             Refused("secondary indexes need no setting here; leave it out (limits: 'indexes-memory-budget')"),
         ),
         row(
             K::Namespace,
-            &["convert-single-bin"],
+            &["check-single-bin", "convert-single-bin"],
             Refused("every record has any number of bins; leave the line out"),
         ),
         row(
@@ -428,10 +510,12 @@ pub static OBSOLETE: &[Obsolete] = {
             &[
                 "enable-change-notification",
                 "enable-xdr",
+                "enable-xdr-logging",
                 "forward-xdr-writes",
                 "xdr-client-threads",
                 "xdr-compression-threshold",
                 "xdr-delete-shipping-enabled",
+                "xdr-digest-logging",
                 "xdr-digestlog-iowait-ms",
                 "xdr-digestlog-path",
                 "xdr-errorlog-level",
@@ -468,58 +552,9 @@ pub static OBSOLETE: &[Obsolete] = {
     ]
 };
 
-/// Names of log contexts of other versions.
-pub static LOG_CONTEXTS: &[(&[&str], Handling)] = {
-    use Handling::{Ignored, NewIn, Renamed};
-    const NO_LINES: &str = "no lines come from it; leave it out";
-    &[
-        (&["scan", "job"], Renamed("query")),
-        (&["ship"], Renamed("xdr")),
-        (&["predexp"], Renamed("exp")),
-        (&["paxos"], Renamed("clustering")),
-        (&["drv_mem"], Renamed("drv-mem")),
-        (&["cf:misc"], Renamed("misc")),
-        (&["cf:alloc", "cf:jem"], Renamed("alloc")),
-        (&["cf:msg"], Renamed("msg")),
-        (&["cf:socket"], Renamed("socket")),
-        (&["cf:arenax"], Renamed("arenax")),
-        (
-            &[
-                "cf:hash",
-                "cf:ll",
-                "cf:queue",
-                "cf:rbuffer",
-                "cf:rchash",
-                "cf:redblack",
-                "cf:shash",
-                "cf:timer",
-                "compression",
-                "demarshal",
-                "drv_files",
-                "drv_fs",
-                "drv_kv",
-                "fb_health",
-                "ldt",
-                "mon",
-                "rbuffer",
-                "trial",
-                "xdr-http",
-            ],
-            Ignored(NO_LINES),
-        ),
-        (&["deprecation", "masking"], NewIn("8.1")),
-    ]
-};
-
 /// What happens to `name` in `context`, if it is of another version.
 #[must_use]
 pub fn find(context: ContextKind, name: &str) -> Option<Handling> {
     let row = OBSOLETE.iter().find(|row| row.context == context && row.names.contains(&name));
     row.map(|row| row.handling)
-}
-
-/// What happens to the log context `name`, if it is of another version.
-#[must_use]
-pub fn find_log_context(name: &str) -> Option<Handling> {
-    LOG_CONTEXTS.iter().find(|(names, _)| names.contains(&name)).map(|(_, handling)| *handling)
 }

@@ -4,7 +4,8 @@ use std::fmt::Write;
 
 use super::context::{Argument, CONTEXTS, ContextSpec, default_text};
 use super::kind::list_words;
-use super::obsolete::{Handling, LOG_CONTEXTS, OBSOLETE};
+use super::obsolete::{Handling, OBSOLETE};
+use super::obsolete_words::{LOG_CONTEXTS, OBSOLETE_VALUES};
 use super::spec::{Effect, Spec, variant};
 
 /// The whole reference.
@@ -23,6 +24,12 @@ pub fn markdown() -> String {
         let names: Vec<String> = row.names.iter().map(|name| format!("`{name}`")).collect();
         let now = handling(row.handling);
         line(&mut out, &format!("| {} | {} | {now} |", row.context.path(), names.join(", ")));
+    }
+    out.push_str("\n## Values of other versions\n\n| context | name | values | now |\n|---|---|---|---|\n");
+    for row in OBSOLETE_VALUES {
+        let values: Vec<String> = row.values.iter().map(|value| format!("`{value}`")).collect();
+        let (context, values) = (row.context.path(), values.join(", "));
+        line(&mut out, &format!("| {context} | `{}` | {values} | {} |", row.name, row.advice));
     }
     out.push_str("\n## Log contexts of other versions\n\n| name | now |\n|---|---|\n");
     for (names, now) in LOG_CONTEXTS {

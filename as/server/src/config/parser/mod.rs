@@ -17,6 +17,7 @@ use super::lexer::{Item, What, items};
 use super::message::{hint, value_message};
 use super::model::{ClientPorts, Config};
 use super::obsolete::{self, Handling};
+use super::obsolete_words::{find_log_context, find_value};
 use super::params::namespace::SetParams;
 use super::spec::{Effect, ParamTable, Spec, find, variant};
 use super::validate;
@@ -249,7 +250,7 @@ impl Parser {
         let mut values = values.get(..words_max).unwrap_or(values);
         let present;
         if let (Kind::LogLevels, &[name, level]) = (spec.kind, values)
-            && obsolete::find_log_context(name).is_some()
+            && find_log_context(name).is_some()
         {
             let Some(name) = self.old_log_context(line, name) else { return };
             present = [name, level];
@@ -402,7 +403,7 @@ impl Parser {
     /// handled.
     fn old_log_context(&mut self, line: usize, name: &str) -> Option<&'static str> {
         let what = format!("the log context '{name}' in {}", self.label());
-        match obsolete::find_log_context(name)? {
+        match find_log_context(name)? {
             Handling::Renamed(present) => {
                 let message = format!("{what} is obsolete; it is taken as '{present}', please write that");
                 self.report.warn(line, Topic::Obsolete, message);
@@ -479,7 +480,10 @@ fn argument<'a>(context: &'static ContextSpec, first: Option<&'a str>) -> Result
                 let names: Vec<&str> = words.iter().map(|(word, _)| *word).collect();
                 let names = list_words(&names);
                 match first {
-                    Some(first) => format!("'{word}' cannot be '{}': it must be {names}", shown(first)),
+                    Some(first) => match find_value(context.parent, word, first) {
+                        Some(advice) => format!("'{word}' cannot be '{}' any more: {advice}", shown(first)),
+                        None => format!("'{word}' cannot be '{}': it must be {names}", shown(first)),
+                    },
                     None => format!("'{word}' must be followed by {names}"),
                 }
             })

@@ -3,6 +3,7 @@
 use cf::log::{Context, Level, Target};
 
 use super::*;
+use crate::config::obsolete_words::OBSOLETE_VALUES;
 
 /// The only message about a file.
 fn only(text: &str) -> String {
@@ -481,6 +482,10 @@ fn every_obsolete_name_is_told(context: &str, name: &str) {
         "network.heartbeat" => file("", &format!("heartbeat {{\n{line}\n}}"), ""),
         "network.info" => file("", &format!("info {{\nport 3003\n{line}\n}}"), ""),
         "network.tls" => file("", &format!("tls t {{\n{line}\n}}"), ""),
+        "logging.console" | "logging.file" => {
+            let sink = if context == "logging.console" { "console" } else { "file /l" };
+            before(&format!("logging {{\n{sink} {{\n{line}\n}}\n}}"))
+        }
         "mod-lua" => before(&format!("mod-lua {{\n{line}\n}}")),
         "namespace" => file("", "", &line),
         "namespace.set" => file("", "", &format!("set s {{\n{name} true\n}}\nset t {{\n{line}\n}}")),
@@ -502,6 +507,46 @@ fn every_obsolete_name_is_told(context: &str, name: &str) {
                 && (line.contains("is obsolete") || line.contains("is new in"))),
         "{name} in {context}: {said:#?}"
     );
+}
+
+#[test]
+fn every_obsolete_value_is_answered() {
+    for row in OBSOLETE_VALUES {
+        for value in row.values {
+            let line = format!("{} {value}", row.name);
+            let text = match row.context.path() {
+                "service" => file(&line, "", ""),
+                "network.heartbeat" => file("", &format!("heartbeat {{\n{line}\n}}"), ""),
+                "namespace" if row.name == "storage-engine" => {
+                    file("", "", "").replace("storage-engine memory", &line)
+                }
+                "namespace" => file("", "", &line),
+                other => panic!("{other}"),
+            };
+            let said = said(&text);
+            let expected = format!("cannot be '{value}' any more: {}", row.advice);
+            assert!(said.iter().any(|one| one.ends_with(&expected)), "{line}: {said:#?}");
+        }
+    }
+}
+
+#[test]
+fn names_that_could_only_be_set_while_the_server_ran_are_told_too() {
+    for (line, expected) in [
+        (
+            "udf-runtime-gmax-memory 1G",
+            "what a function may use is bounded without a setting; leave the line out",
+        ),
+        ("proto-slow-netio-sleep-ms 1", "no thread waits for a client that reads slowly; leave the line out"),
+        ("query-buf-size 2M", "queries need no such setting any more; leave the line out"),
+    ] {
+        assert!(in_service(line).ends_with(expected), "{line}");
+    }
+    assert!(in_namespace("si-gc-period 1000").contains("secondary indexes need no setting here"));
+    let (config, found) =
+        parsed(&file("", "", "").replace("namespace test {", "namespace test {\nrepl-factor 1"));
+    assert_eq!(config.namespaces[0].params.replication_factor.get(), 1);
+    assert!(lines(&found)[0].contains("it is taken as 'replication-factor'"), "{found:#?}");
 }
 
 #[test]

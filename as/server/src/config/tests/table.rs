@@ -3,7 +3,8 @@
 use super::*;
 use crate::config::context::{CONTEXTS, ContextKind, default_table, default_text};
 use crate::config::kind::{Kind, NumberRule, ValueError};
-use crate::config::obsolete::{LOG_CONTEXTS, OBSOLETE, find as find_obsolete};
+use crate::config::obsolete::{OBSOLETE, find as find_obsolete};
+use crate::config::obsolete_words::LOG_CONTEXTS;
 use crate::config::spec::{Spec, find, rows, variant};
 
 /// One line of `parameters.tsv`.
