@@ -137,6 +137,14 @@ fn served(client: &mut Client) -> Vec<u32> {
 fn a_hole_hides_nothing_and_is_told() {
     let (mut server, file) = killed_with_blocks();
     let places = file.places();
+    server.allow("a hole").allow("is damaged and left out").allow("were not loaded");
+    // Two whole blocks.
+    let (start, size) = (5 * WBLOCK_SIZE as u64, 2 * WBLOCK_SIZE);
+    file.overwrite(start, &vec![0; size]);
+    server.restart();
+    let hole = format!("{}: at offset {start}: a hole: {size} bytes hold nothing", file.name());
+    line_with(&server.log(), &[": WARNING (", &hole, "though they were in use; restore"]);
+    server.kill9();
     // In the middle of records, not at the edges of blocks.
     let (start, end) = (3 * WBLOCK_SIZE as u64 + 3_000_016, 15 * WBLOCK_SIZE as u64 + 2_000_064);
     file.overwrite(start, &vec![0; (end - start) as usize]);
@@ -147,7 +155,6 @@ fn a_hole_hides_nothing_and_is_told() {
         })
         .collect();
     assert!((40..70).contains(&intact.len()), "{}", intact.len());
-    server.allow("a hole").allow("is damaged and left out").allow("were not loaded");
     server.restart();
     assert_eq!(served(&mut server.connect()), intact);
     line_with(&server.log(), &[": WARNING (", &file.name(), "a hole: ", "though they were in use; restore"]);

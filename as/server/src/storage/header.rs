@@ -121,6 +121,8 @@ pub(crate) struct DeviceSet {
     pub(crate) unclean: Vec<bool>,
     /// Whether the header of each device tells its former size.
     pub(crate) size_known: Vec<bool>,
+    /// Which of them this server used last. It writes blocks in the order in which they are taken.
+    pub(crate) written_in_order: Vec<bool>,
     /// What was damaged of each one's partition table, and whether its second copy had it.
     pub(crate) mended: Vec<Mended>,
     /// Ids in the former set of devices that are no longer configured; this start loses records that only they hold.
@@ -193,6 +195,10 @@ impl DeviceSet {
             size_known: found
                 .iter()
                 .map(|header| header.as_ref().is_some_and(|header| header.size > 0))
+                .collect(),
+            written_in_order: found
+                .iter()
+                .map(|header| header.as_ref().is_some_and(|header| header.end_mark_key != 0))
                 .collect(),
             mended,
             missing_ids,

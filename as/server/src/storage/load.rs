@@ -149,6 +149,9 @@ pub(super) struct DiskLoad<'a> {
     pub(super) known_pristine: u32,
     /// Whether that clean stop was the last one, so that no other blocks are in use.
     pub(super) was_clean: bool,
+    /// Blocks never used so far were written in their order, so in front of one in use none is empty, whatever a crash cut
+    /// short. The C server writes them in any order, and leaves some empty.
+    pub(super) written_in_order: bool,
     /// Finds of this load that are to be [judged](super::suspect) when all is loaded.
     pub(super) suspects: Mutex<Vec<Suspect>>,
     /// Number of blocks read so far.
@@ -248,7 +251,7 @@ impl DiskLoad<'_> {
 
     /// Reports blocks without records that were in use according to the header, or to used blocks after them.
     fn report_empty(&self, blocks: Range<u32>, is_before_used: bool) {
-        let is_hole = is_before_used && blocks.len() >= UNUSED_BLOCKS_MAX as usize;
+        let is_hole = is_before_used && (self.written_in_order || blocks.len() >= UNUSED_BLOCKS_MAX as usize);
         let end = if is_hole { blocks.end } else { blocks.end.min(self.known_pristine) };
         if blocks.start >= end {
             return;

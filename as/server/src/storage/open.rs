@@ -324,6 +324,7 @@ fn load(
             partitions: partitions(set, at),
             known_pristine: (set.headers[at].pristine_offset / u64::from(WBLOCK_SIZE)) as u32,
             was_clean: !set.unclean[at],
+            written_in_order: set.written_in_order[at],
             suspects: Mutex::default(),
             progress: &progress[at],
             parser_count,

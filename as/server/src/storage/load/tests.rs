@@ -141,6 +141,7 @@ fn load(devices: &[Device; 1], copies: &[Copy], order: &[Vec<u32>]) -> Loaded {
         partitions: &partitions,
         known_pristine: BLOCKS,
         was_clean: true,
+        written_in_order: true,
         suspects: Mutex::default(),
         progress: &AtomicU32::new(0),
         parser_count: order.len(),
