@@ -64,6 +64,15 @@ fn nodes_become_one_cluster_and_stay_one() {
             assert!(statistics.split(';').any(|one| one == pair), "{pair} in {statistics}");
         }
         assert!(statistics.contains(&format!("cluster_key={key};")));
+        for counter in [
+            "heartbeat_connections",
+            "heartbeat_connections_opened",
+            "heartbeat_received_foreign",
+            "fabric_connections",
+            "fabric_connections_opened",
+        ] {
+            assert_ne!(client.figure("statistics", counter).unwrap(), 0, "{counter}");
+        }
         assert_eq!(client.info_value("partition-generation").unwrap(), "0");
         for other in (0..3).filter(|other| *other != number) {
             let entry = format!("[A{other},,[{}]]", nodes.servers[other].address());

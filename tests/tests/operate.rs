@@ -11,7 +11,7 @@ use ferrospike_tests::client::{Client, PATIENCE};
 use ferrospike_tests::ports::free_port;
 use ferrospike_tests::programs::{binary, built};
 use ferrospike_tests::server::{BASICS, NAMESPACES, Server};
-use ferrospike_tests::wire::{self, Message, Operation, info1, operation, result};
+use ferrospike_tests::wire::{self, Message, Operation, info1, info2, operation, result};
 
 /// A server with an info port, and a connection to it.
 fn start_with_info_port() -> (Server, u16) {
@@ -105,7 +105,13 @@ fn the_ticker_tells_how_the_server_does() {
         server.await_log(text);
     }
     assert!(!server.log().contains("{bar} client:"), "nothing happened there");
-    assert!(!server.log().contains("xdr-client:"), "nothing came from elsewhere");
+    for text in ["xdr-client:", "tombstones:", "dup-res:"] {
+        assert!(!server.log().contains(text), "{text} never happened");
+    }
+    let durable =
+        Message { info2: info2::WRITE | info2::DELETE | info2::DURABLE_DELETE, ..Message::delete("a") };
+    assert_eq!(client.ask(&durable).unwrap().result, result::OK);
+    server.await_log("{test} tombstones: all 1 xdr (0,0) master 1 prole 0 non-replica 0");
 }
 
 #[test]

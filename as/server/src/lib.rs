@@ -18,6 +18,7 @@ mod namespace;
 mod node;
 pub mod node_id;
 mod peer_frames;
+mod peer_traffic;
 mod ports;
 mod preflight;
 mod query;

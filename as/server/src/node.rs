@@ -9,6 +9,7 @@ use crate::fabric::{Cluster, Membership};
 use crate::health::Health;
 use crate::metrics::{Latency, ServerLatency, ServerMetrics, SystemUsage, Unit};
 use crate::namespace::Namespace;
+use crate::peer_traffic::{FabricFigures, HeartbeatFigures};
 use crate::security::AccessControl;
 use crate::service::{Advertised, ServiceContext};
 use crate::sindex::SecondaryIndexes;
@@ -60,6 +61,20 @@ impl Node {
     /// The namespace called `name`.
     pub(crate) fn namespace(&self, name: &str) -> Option<&Arc<Namespace>> {
         self.namespaces.iter().find(|namespace| namespace.name() == name)
+    }
+
+    /// What has gone over the connections with other nodes; zeros for a node alone.
+    pub(crate) fn peer_figures(&self) -> (HeartbeatFigures, FabricFigures) {
+        let figures = |membership: &Membership| {
+            (membership.heartbeat.traffic().figures(), membership.fabric.traffic().figures())
+        };
+        self.membership.get().map(figures).unwrap_or_default()
+    }
+
+    /// Requests that wait for other nodes: for their copies, or for a newer one of theirs.
+    pub(crate) fn awaiting_count(&self) -> usize {
+        let transactions = &self.service.transactions;
+        transactions.replicas.count() + transactions.duplicates.count()
     }
 
     /// Number of records in all namespaces.

@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicBool, Ordering::Acquire};
 use std::time::{Duration, Instant};
 
 use cf::sys::facts::{self, CpuMeter, Memory};
+use proto::peer::hello::Channel;
 
 use crate::config::Engine;
 use crate::health::HealthMonitor;
@@ -16,6 +17,7 @@ use crate::metrics::groups::{Group, ORIGINS};
 use crate::metrics::{Benchmark, Heap, Latency, NamespaceCounter, Origin, ServerCounter, ServerLatency};
 use crate::namespace::{IndexMemory, Namespace};
 use crate::node::Node;
+use crate::peer_traffic::ConnectionFigures;
 use crate::storage::DeviceStats;
 
 /// Period of the check whether a turn is due.
@@ -60,9 +62,13 @@ pub(crate) fn run(node: &Node, stopping: &AtomicBool) {
         }
         cf::fault_point!("ticker");
         let interval = Duration::from_secs(u64::from(node.config.service.ticker_interval.get()));
-        if last.elapsed() >= interval {
+        let span = last.elapsed();
+        if span >= interval {
             last = Instant::now();
             node.usage.set(meter.sample());
+            if let Some(membership) = node.membership.get() {
+                membership.fabric.traffic().measure(span);
+            }
             write_all(node);
             cf::log::logger().report_suppressed();
         }
@@ -223,7 +229,7 @@ fn write_server(node: &Node) {
         Info,
         "   in-progress: info-q {} rw-hash {} proxy-hash {} tree-gc-q 0 long-queries {}",
         node.service.info.queued_count(),
-        node.service.transactions.replicas.count(),
+        node.awaiting_count(),
         node.service.transactions.passed_on.count(),
         node.service.queries.long_count()
     );
@@ -235,13 +241,35 @@ fn write_server_work(node: &Node) {
     // Closed connections are read before opened ones, so that none counts as closed only.
     let closed = node.metrics.get(ServerCounter::ClientConnectionsClosed);
     let opened = node.metrics.get(ServerCounter::ClientConnectionsOpened);
+    let (heartbeat, fabric) = node.peer_figures();
+    let list = |connections: ConnectionFigures| {
+        format!("({},{},{})", connections.open(), connections.opened, connections.closed)
+    };
     cf::info!(
         Info,
-        "   fds: proto ({},{opened},{closed}) heartbeat (0,0,0) fabric (0,0,0)",
-        opened.saturating_sub(closed)
+        "   fds: proto {} heartbeat {} fabric {}",
+        list(ConnectionFigures { opened, closed }),
+        list(heartbeat.connections),
+        list(fabric.connections)
     );
-    cf::info!(Info, "   heartbeat-received: self 0 foreign 0");
-    cf::info!(Info, "   fabric-bytes-per-second: bulk (0,0) ctrl (0,0) meta (0,0) rw (0,0)");
+    cf::info!(
+        Info,
+        "   heartbeat-received: self {} foreign {}",
+        heartbeat.received_self,
+        heartbeat.received_foreign
+    );
+    let rate = |channel| {
+        let rate = fabric.rate(channel);
+        format!("({},{})", rate.sent, rate.received)
+    };
+    cf::info!(
+        Info,
+        "   fabric-bytes-per-second: bulk {} ctrl {} meta {} rw {}",
+        rate(Channel::Bulk),
+        rate(Channel::Control),
+        rate(Channel::Metadata),
+        rate(Channel::ReadWrite)
+    );
     let demarshal = node.metrics.get(ServerCounter::DemarshalError);
     let early = node.metrics.get(ServerCounter::EarlyTsvcClientError);
     let proxied = node.metrics.get(ServerCounter::EarlyTsvcFromProxyError);
@@ -313,6 +341,7 @@ fn write_namespace(namespace: &Namespace) {
         roles.replica,
         roles.other
     );
+    write_tombstones(namespace);
     write_migrations(namespace);
     let indexes = IndexMemory::of(namespace);
     cf::info!(Info, "{{{name}}} index-usage: used-bytes {}", indexes.primary);
@@ -346,6 +375,7 @@ fn write_namespace(namespace: &Namespace) {
             cf::info!(Info, "{{{name}}} {index}-query:{}", groups.concat());
         }
     }
+    write_questions(namespace);
     let (touched, failed, skipped) = (
         count(NamespaceCounter::ReadTouchSuccess),
         count(NamespaceCounter::ReadTouchError),
@@ -373,6 +403,28 @@ fn write_namespace(namespace: &Namespace) {
             Info,
             "{{{name}}} special-errors: key-busy ({busy},0) record-too-big {too_big} lost-conflict (0,0)"
         );
+    }
+}
+
+/// Tombstones, if there are any. All of them count as of this node, as in the statistics.
+fn write_tombstones(namespace: &Namespace) {
+    let count = namespace.tombstone_count();
+    if count > 0 {
+        let name = namespace.name();
+        cf::info!(Info, "{{{name}}} tombstones: all {count} xdr (0,0) master {count} prole 0 non-replica 0");
+    }
+}
+
+/// Questions for newer copies of records, to other nodes and of theirs.
+fn write_questions(namespace: &Namespace) {
+    let count = |counter| namespace.metrics.get(counter);
+    let (asked, read, unread) = (
+        count(NamespaceCounter::DupResAsk),
+        count(NamespaceCounter::DupResRespondRead),
+        count(NamespaceCounter::DupResRespondNoRead),
+    );
+    if asked + read + unread > 0 {
+        cf::info!(Info, "{{{}}} dup-res: ask {asked} respond ({read},{unread})", namespace.name());
     }
 }
 

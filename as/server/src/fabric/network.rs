@@ -16,6 +16,7 @@ use proto::peer::nested::Endpoint;
 use super::connection::{Connection, Dial, Post, SendError};
 use super::peers::{FabricSettings, Handlers, Peers};
 use super::thread::FabricThread;
+use crate::peer_traffic::FabricTraffic;
 use crate::tls::PeerDoor;
 
 /// The connections of a channel to a node.
@@ -156,6 +157,11 @@ impl Fabric {
                 waiting_bytes: peer.backlog(channel),
             }),
         })
+    }
+
+    /// What was sent and received.
+    pub(crate) fn traffic(&self) -> &FabricTraffic {
+        &self.peers.traffic
     }
 
     /// Number of connections.

@@ -18,6 +18,7 @@ use super::connection::{Peer, Post};
 use super::postbox::Postbox;
 use crate::config::NetworkConfig;
 use crate::peer_frames::PeerReach;
+use crate::peer_traffic::FabricTraffic;
 use crate::tls::TlsPort;
 
 /// Most nodes whose connections are kept, alive or not.
@@ -96,6 +97,7 @@ type Postboxes = Vec<Arc<Postbox<Post>>>;
 pub(super) struct Peers {
     self_node: NodeId,
     pub(super) settings: FabricSettings,
+    pub(super) traffic: FabricTraffic,
     peers: ArcSwap<BTreeMap<NodeId, Arc<Peer>>>,
     changing: Mutex<()>,
     /// By channel.
@@ -116,6 +118,7 @@ impl Peers {
             self_node,
             postboxes: [read_write?, control?, bulk?, metadata?],
             settings,
+            traffic: FabricTraffic::default(),
             peers: ArcSwap::default(),
             changing: Mutex::default(),
         })

@@ -290,6 +290,7 @@ impl FabricThread {
         }
         let token = connection.token;
         connection.establish();
+        self.peers.traffic.connections.note_opened();
         self.links.insert(token, Link::new(connection, frames, tls, None));
         // Handles the bytes that came with the hello.
         self.take_apart(token);
@@ -341,6 +342,7 @@ impl FabricThread {
         link.failures = dial.failures;
         Hello { node: self.peers.self_node(), channel: dial.channel }.encode(&mut link.sending);
         connection.expect(link.sending.len());
+        self.peers.traffic.connections.note_opened();
         self.links.insert(token, link);
         // Messages queued from now on are sent after the hello.
         dial.peer.attach(&connection);
@@ -380,7 +382,10 @@ impl FabricThread {
             }
             match received {
                 Ok(0) => return self.close(token),
-                Ok(_) => self.take_apart(token),
+                Ok(size) => {
+                    self.peers.traffic.note_received(link.connection.channel, size);
+                    self.take_apart(token);
+                }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => link.may_read = false,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) => return self.fail(token, &error),
@@ -459,6 +464,7 @@ impl FabricThread {
                 Ok(size) => {
                     link.sent += size;
                     link.connection.sent(size);
+                    self.peers.traffic.note_sent(link.connection.channel, size);
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => link.may_write = false,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
@@ -470,6 +476,7 @@ impl FabricThread {
     /// Closes a connection; one of ours is made again while the peer is alive.
     fn close(&mut self, token: u64) {
         let Some(link) = self.links.remove(&token) else { return };
+        self.peers.traffic.connections.note_closed();
         self.epoll.remove(&link.connection.stream);
         let peer = Arc::clone(&link.connection.peer);
         peer.detach(&link.connection);

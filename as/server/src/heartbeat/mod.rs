@@ -22,6 +22,7 @@ use proto::peer::NodeId;
 use proto::peer::nested::Endpoint;
 
 use crate::config::Config;
+use crate::peer_traffic::HeartbeatTraffic;
 use crate::tls::TlsPort;
 use resolver::Resolver;
 pub(crate) use seeds::Seeds;
@@ -77,6 +78,11 @@ impl Heartbeat {
     /// The seeds of a mesh.
     pub(crate) fn seeds(&self) -> &Seeds {
         &self.shared.seeds
+    }
+
+    /// What was received, and the connections of a mesh.
+    pub(crate) fn traffic(&self) -> &HeartbeatTraffic {
+        &self.shared.traffic
     }
 
     /// Closes all sockets and ends the threads.

@@ -13,6 +13,7 @@ use proto::peer::nested::Endpoint;
 use super::seeds::Seeds;
 use crate::config::Config;
 use crate::config::value::Endpoint as SeedEndpoint;
+use crate::peer_traffic::HeartbeatTraffic;
 use crate::tls::TlsPort;
 
 /// A message to the heartbeat thread.
@@ -35,6 +36,7 @@ pub(super) struct Shared {
     pub(super) seeds: Seeds,
     /// Settings of TLS connections, if there are any.
     pub(super) tls: Option<Arc<TlsPort>>,
+    pub(super) traffic: HeartbeatTraffic,
     pub(super) posts: SegQueue<Post>,
     pub(super) bell: Doorbell<EventFd>,
 }
@@ -56,6 +58,7 @@ impl Shared {
                 &config.network.heartbeat.tls_mesh_seed_address_port.get(),
             ),
             tls,
+            traffic: HeartbeatTraffic::default(),
             config: Arc::clone(config),
             posts: SegQueue::new(),
             bell: Doorbell::new(EventFd::new()?),

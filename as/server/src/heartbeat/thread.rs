@@ -270,6 +270,7 @@ impl HeartbeatThread {
         socket.set_nodelay(true)?;
         self.epoll.add(&socket, id, Trigger::Edge)?;
         let frames = PeerFrames::new(INFLATED_SIZE_MAX);
+        self.shared.traffic.connections.note_opened();
         self.links.insert(id, Link { socket, peer, tls, frames, rest: Vec::new(), connect_by });
         Ok(())
     }
@@ -282,6 +283,7 @@ impl HeartbeatThread {
 
     fn close(&mut self, id: LinkId) {
         if let Some(link) = self.links.remove(&id) {
+            self.shared.traffic.connections.note_closed();
             self.epoll.remove(&link.socket);
         }
         self.mesh.closed(id);
@@ -378,6 +380,7 @@ impl HeartbeatThread {
         }
         match HeartbeatMessage::decode(message) {
             Ok(decoded) => {
+                self.count_pulse(&decoded);
                 let actions = self.mesh.received(id, &decoded, self.times(), self.now_ms());
                 self.carry_out(actions, message);
             }
@@ -395,9 +398,18 @@ impl HeartbeatThread {
             let Ok((size, _)) = member.socket.recv_from(&mut datagram) else { return };
             let message = &datagram[..size];
             let pulse = HeartbeatMessage::decode(message).ok();
-            if self.is_on() && pulse.is_some_and(|pulse| matches!(pulse.body, HeartbeatBody::Pulse(_))) {
+            if self.is_on()
+                && let Some(pulse) = pulse.filter(|pulse| matches!(pulse.body, HeartbeatBody::Pulse(_)))
+            {
+                self.count_pulse(&pulse);
                 (self.deliver)(message.to_vec());
             }
+        }
+    }
+
+    fn count_pulse(&self, message: &HeartbeatMessage) {
+        if matches!(message.body, HeartbeatBody::Pulse(_)) {
+            self.shared.traffic.note_pulse(message.node == self.shared.self_node);
         }
     }
 }

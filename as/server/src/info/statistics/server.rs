@@ -1,12 +1,14 @@
 //! Statistics of the server.
 
 use cf::sys::facts::{self, CpuUsage, Memory};
+use proto::peer::hello::Channel;
 
 use super::Value::{self, Fixed, Flag, Hex, Null, Number, Text};
 use crate::info::identity::COMPATIBILITY_ID;
 use crate::info::request::Joined;
 use crate::metrics::{Heap, ServerCounter};
 use crate::node::Node;
+use crate::peer_traffic::{FabricFigures, HeartbeatFigures};
 
 /// Values that the rows read, taken once so that related figures agree.
 struct View<'a> {
@@ -16,14 +18,19 @@ struct View<'a> {
     cpu: CpuUsage,
     connections_opened: u64,
     connections_closed: u64,
+    heartbeat: HeartbeatFigures,
+    fabric: FabricFigures,
 }
 
 impl<'a> View<'a> {
     fn new(node: &'a Node) -> Self {
         // Closed connections are read before opened ones, so that none counts as closed only.
         let connections_closed = node.metrics.get(ServerCounter::ClientConnectionsClosed);
+        let (heartbeat, fabric) = node.peer_figures();
         View {
             node,
+            heartbeat,
+            fabric,
             memory: Memory::now(),
             heap: Heap::now(),
             cpu: node.usage.get(),
@@ -76,26 +83,20 @@ static ROWS: &[Row] = &[
     One("objects", |view| Number(view.node.object_count())),
     One("tombstones", |view| Number(view.node.tombstone_count())),
     One("info_queue", |view| Number(view.node.service.info.queued_count() as u64)),
-    One("rw_in_progress", |view| {
-        let transactions = &view.node.service.transactions;
-        Number((transactions.replicas.count() + transactions.duplicates.count()) as u64)
-    }),
+    One("rw_in_progress", |view| Number(view.node.awaiting_count() as u64)),
     One("proxy_in_progress", |view| Number(view.node.service.transactions.passed_on.count() as u64)),
     Idle(&["tree_gc_queue"]),
     One("client_connections", |view| Number(view.connections_opened.saturating_sub(view.connections_closed))),
     One("client_connections_opened", |view| Number(view.connections_opened)),
     One("client_connections_closed", |view| Number(view.connections_closed)),
-    Idle(&["heartbeat_connections", "heartbeat_connections_opened", "heartbeat_connections_closed"]),
-    One("fabric_connections", |view| {
-        let membership = view.node.membership.get();
-        Number(membership.map_or(0, |membership| membership.fabric.connection_count()) as u64)
-    }),
-    Idle(&[
-        "fabric_connections_opened",
-        "fabric_connections_closed",
-        "heartbeat_received_self",
-        "heartbeat_received_foreign",
-    ]),
+    One("heartbeat_connections", |view| Number(view.heartbeat.connections.open())),
+    One("heartbeat_connections_opened", |view| Number(view.heartbeat.connections.opened)),
+    One("heartbeat_connections_closed", |view| Number(view.heartbeat.connections.closed)),
+    One("fabric_connections", |view| Number(view.fabric.connections.open())),
+    One("fabric_connections_opened", |view| Number(view.fabric.connections.opened)),
+    One("fabric_connections_closed", |view| Number(view.fabric.connections.closed)),
+    One("heartbeat_received_self", |view| Number(view.heartbeat.received_self)),
+    One("heartbeat_received_foreign", |view| Number(view.heartbeat.received_foreign)),
     Counter(ServerCounter::ReapedFds),
     One("unread_reply_bytes", |view| Number(view.node.service.replies.unsent_size() as u64)),
     Counter(ServerCounter::RepliesPutOff),
@@ -133,16 +134,14 @@ static ROWS: &[Row] = &[
         let namespaces = view.node.namespaces.iter();
         Number(namespaces.map(|namespace| namespace.partitions.figures().pending_migrations()).sum())
     }),
-    Idle(&[
-        "fabric_bulk_send_rate",
-        "fabric_bulk_recv_rate",
-        "fabric_ctrl_send_rate",
-        "fabric_ctrl_recv_rate",
-        "fabric_meta_send_rate",
-        "fabric_meta_recv_rate",
-        "fabric_rw_send_rate",
-        "fabric_rw_recv_rate",
-    ]),
+    One("fabric_bulk_send_rate", |view| Number(view.fabric.rate(Channel::Bulk).sent)),
+    One("fabric_bulk_recv_rate", |view| Number(view.fabric.rate(Channel::Bulk).received)),
+    One("fabric_ctrl_send_rate", |view| Number(view.fabric.rate(Channel::Control).sent)),
+    One("fabric_ctrl_recv_rate", |view| Number(view.fabric.rate(Channel::Control).received)),
+    One("fabric_meta_send_rate", |view| Number(view.fabric.rate(Channel::Metadata).sent)),
+    One("fabric_meta_recv_rate", |view| Number(view.fabric.rate(Channel::Metadata).received)),
+    One("fabric_rw_send_rate", |view| Number(view.fabric.rate(Channel::ReadWrite).sent)),
+    One("fabric_rw_recv_rate", |view| Number(view.fabric.rate(Channel::ReadWrite).received)),
 ];
 
 /// `batches:buffers` of each batch thread. They share one queue, which is shown with the first; no buffer waits in it.
