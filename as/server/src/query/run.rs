@@ -152,7 +152,8 @@ impl QueryRun {
         let mut walker = Walker::new(self, &budget);
         let mut walked = walker.walk();
         if walked.is_ok() {
-            walked = walker.send_rest();
+            // The last records too take the time that the rate asks for.
+            walked = walker.keep_pace();
         } else if matches!(self.query.kind, QueryKind::Aggregation(_)) {
             // Values that a function has yielded, and the error of a failed one, are sent. The first end counts.
             let _ = walker.send();
@@ -587,12 +588,6 @@ impl<'a> Walker<'a> {
         }
         self.read_clock();
         Ok(())
-    }
-
-    /// Sends the last chunk.
-    fn send_rest(&mut self) -> Result<(), End> {
-        self.run.pace.add(std::mem::take(&mut self.since_look));
-        self.send()
     }
 
     /// Waits until the records in the chunk are on disk. If that fails, they are not sent.
