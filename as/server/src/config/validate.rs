@@ -272,7 +272,9 @@ fn check_namespace(namespace: &NamespaceConfig, report: &mut Report) {
     let params = &namespace.params;
     let start = report.line_of_context(&label).unwrap_or(0);
     let storage = storage_label(namespace.storage.engine, &name);
-    if report.line_of_context(&storage).is_none() {
+    if report.line_of_context(&storage).is_some() {
+        check_storage(&namespace.storage, &storage, report);
+    } else if report.is_missing(&label, "storage-engine") {
         rule(
             report,
             start,
@@ -280,8 +282,6 @@ fn check_namespace(namespace: &NamespaceConfig, report: &mut Report) {
                 "{label} has no storage-engine; the simplest is 'storage-engine memory {{ data-size 1G }}'"
             ),
         );
-    } else {
-        check_storage(&namespace.storage, &storage, report);
     }
     let expires = params.nsup_period.get() != 0 || params.allow_ttl_without_nsup.get();
     if params.default_ttl.get() != 0 && !expires {

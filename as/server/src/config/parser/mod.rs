@@ -201,6 +201,8 @@ impl Parser {
             Ok(found) => found,
             Err(message) => {
                 self.report.error(line, Topic::Value, message);
+                let label = self.label().to_owned();
+                self.report.note_refused(&label, context.word);
                 match values.first() {
                     // The content is checked anyway.
                     Some(name) if context.kind == ContextKind::Namespace => (*name, context.variant),

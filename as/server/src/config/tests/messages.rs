@@ -160,6 +160,10 @@ fn what_has_a_bad_value_is_not_called_missing_too() {
         "t.conf:7: 'port' in network.service cannot be '80': it must be a port from 1024 to 65535, or 0 for any free one"
     );
     assert!(in_second_namespace("storage-engine memory {\ndata-size 1Q\n}").contains("cannot be '1Q'"));
+    assert_eq!(
+        in_second_namespace("storage-engine ssd {\nfile /a\n}"),
+        "t.conf:18: 'storage-engine' cannot be 'ssd' any more: write 'storage-engine device'"
+    );
     let files = "storage-engine device {\nfile /a\nfilesize 900T\n}";
     assert!(in_second_namespace(files).contains("cannot be '900T'"));
 }
