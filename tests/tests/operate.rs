@@ -82,6 +82,7 @@ fn the_info_port_outlives_bad_guests() {
 fn the_ticker_tells_how_the_server_does() {
     let config = BASICS.replace("    work-directory", "    ticker-interval 1\n    work-directory");
     let server = Server::start(&[&config, NAMESPACES].concat());
+    server.await_log("<><><><><><><><><><>  Aerospike Community Edition build 8.0.0.7 ");
     server.await_log("service ready: soon there will be cake!");
     server.await_log(" CLUSTER-SIZE 1 CLUSTER-NAME tests");
     let mut client = server.connect();

@@ -63,6 +63,9 @@ fn roles_decide_and_change_at_once() {
         format!("{refused} 'set-config'")
     );
     assert_eq!(bob.info_value("truncate:namespace=test;set=rig").unwrap(), format!("{refused} 'truncate'"));
+    // As clients look for it.
+    let own_form = format!("{refused} 'udf-admin';error=role_violation");
+    assert_eq!(bob.info_value("udf-put:filename=m.lua;content-len=0;content=").unwrap(), own_form);
 
     // The open connection loses a right, and gets another one.
     let revoked = [(field::USER, &b"bob"[..]), (field::ROLES, &names(&["read-write"])[..])];

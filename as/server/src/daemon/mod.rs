@@ -144,7 +144,9 @@ fn run_configured<S: Run>(
         daemonize().map_err(|error| format!("cannot leave the terminal: {error}"))?;
     }
 
-    cf::info!(As, "<><><><><>  {} by Ferrospike {FERROSPIKE_VERSION}  <><><><><>", edition_and_build());
+    // Whoever looks for starts in a log looks for this many of them.
+    let marks = "<>".repeat(10);
+    cf::info!(As, "{marks}  {} by Ferrospike {FERROSPIKE_VERSION}  {marks}", edition_and_build());
     if developer {
         let why = if options.dev { "as asked" } else { "as there is no configuration file" };
         cf::info!(As, "running with the built-in developer configuration, {why}; nothing is kept on disk");
