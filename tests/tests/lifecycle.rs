@@ -220,13 +220,14 @@ fn why_it_does_not_start_is_told_at_the_terminal_too() {
 
 #[test]
 fn who_may_not_become_the_configured_user_is_told_how_to_do_without() {
-    let config = usual_config().replacen("service {", "service {\n    user no-such-user-here", 1);
+    let names = "service {\n    user no-such-user-here\n    group no-such-group-here";
+    let config = usual_config().replacen("service {", names, 1);
     let (_folder, path) = file(&config);
     let output = run(&["--config-file", &path, "--foreground"]);
     let said = printed(&output);
     assert!(!output.status.success());
     assert!(
-        said.contains("there is no user no-such-user-here") && said.contains("leave 'user' and 'group' out"),
+        said.contains("there is no user no-such-user-here, and there is no group no-such-group-here; make it, or leave 'user'"),
         "{said}"
     );
 }

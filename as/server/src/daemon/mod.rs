@@ -193,9 +193,16 @@ fn log_settings(config: &Config) -> Settings {
 fn become_configured_user(config: &Config) -> Result<(), String> {
     const ADVICE: &str =
         "leave 'user' and 'group' out of the configuration to run as whoever starts the server";
-    let unknown = |error| format!("{error}; make it, or {ADVICE}");
-    let user = config.service.user.get().map(|name| user_id(&name)).transpose().map_err(unknown)?;
-    let group = config.service.group.get().map(|name| group_id(&name)).transpose().map_err(unknown)?;
+    let user = config.service.user.get().map(|name| user_id(&name)).transpose();
+    let group = config.service.group.get().map(|name| group_id(&name)).transpose();
+    let (user, group) = match (user, group) {
+        (Ok(user), Ok(group)) => (user, group),
+        (user, group) => {
+            let unknown = [user.err(), group.err()].into_iter().flatten();
+            let unknown: Vec<String> = unknown.map(|error| error.to_string()).collect();
+            return Err(format!("{}; make it, or {ADVICE}", unknown.join(", and ")));
+        }
+    };
     switch_user(user, group).map_err(|error| format!("cannot run as the configured user: {error}; {ADVICE}"))
 }
 
