@@ -345,6 +345,10 @@ impl<'a> Request<'a> {
         let mut rest = bytes;
         for n in 0..field_count {
             let (field_type, value, after) = split_loose_field(rest).ok_or(MessageError::Field(n))?;
+            // The rows may end before the length of their field; a filter must be complete.
+            if field_type == field::FILTER_EXPRESSION && ends_behind(rest) {
+                return Err(MessageError::Field(n));
+            }
             request.note_field(field_type, value);
             if matches!(field_type, field::BATCH | field::BATCH_WITH_SET) {
                 // Skips the length and the type.
@@ -480,6 +484,13 @@ fn split_field(bytes: &[u8]) -> Option<(u8, &[u8], &[u8])> {
     Some((field_type, value, rest))
 }
 
+/// Whether the field at the start of `bytes` states a length that goes beyond them.
+fn ends_behind(bytes: &[u8]) -> bool {
+    bytes
+        .split_first_chunk::<4>()
+        .is_some_and(|(size, rest)| u64::from(u32::from_be_bytes(*size)) > rest.len() as u64)
+}
+
 /// Same as [`split_field`], for a field that need only start in `bytes`: its value ends with them if its length is
 /// larger, and a length of 0 gives a field without a value, whose type is the next field's first byte.
 #[inline]
@@ -581,8 +592,13 @@ mod tests {
             assert_eq!(request.batch, Some(&b"rows of it"[..]), "length and {extra}");
             assert_eq!(request.last_field(field::FILTER_EXPRESSION), Some(&b"filter"[..]));
         }
+        // A filter at the end must be complete.
+        let fields_turned: [(u8, &[u8]); 2] = [fields[1], fields[0]];
+        assert!(Request::parse(&batch_body(&fields_turned, 1, 0, 2)).is_ok());
+        assert_eq!(Request::parse(&batch_body(&fields_turned, 1, 1, 2)).unwrap_err(), MessageError::Field(1));
         // A field before the last one that ends after the message leaves no room for the next.
-        let body = batch_body(&fields, 0, 100, 2);
+        let others: [(u8, &[u8]); 2] = [(9, b"others"), fields[1]];
+        let body = batch_body(&others, 0, 100, 2);
         assert_eq!(Request::parse(&body).unwrap_err(), MessageError::Field(1));
         assert_eq!(Request::parse(&body[..body.len() - 17]).unwrap_err(), MessageError::Field(1));
         // Rows extend to the end of the message, even over fields that it counts.
