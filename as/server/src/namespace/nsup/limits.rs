@@ -2,7 +2,8 @@
 //!
 //! # Threads
 //! One thread for the server checks every second whether a namespace must stop writes: a fast client fills a small
-//! device in less than the ten seconds between the log's lines.
+//! device in less than the ten seconds between the log's lines. When little memory is left it checks more often: in a
+//! small container a fast client fills the rest within a second, and the system kills the process.
 
 use std::fmt;
 use std::sync::Arc;
@@ -17,6 +18,10 @@ use crate::namespace::Namespace;
 
 /// How often the stop-writes limits are checked.
 const LOOK_PERIOD: Duration = Duration::from_secs(1);
+/// The shortest time between two checks.
+const LOOK_PERIOD_MIN: Duration = Duration::from_millis(20);
+/// Bytes of memory that clients fill in a millisecond at most: a gigabyte a second.
+const FILLED_A_MILLISECOND: u64 = 1 << 20;
 /// How often a lasting breach is logged.
 const LOG_PERIOD: Duration = Duration::from_secs(10);
 
@@ -189,7 +194,22 @@ pub(crate) fn watch_stop_writes(namespaces: &[Arc<Namespace>], stopping: &Atomic
         for (namespace, said) in namespaces.iter().zip(&mut said) {
             judge_stop_writes(namespace, &memory, said);
         }
-        std::thread::park_timeout(LOOK_PERIOD);
+        let limits =
+            namespaces.iter().map(|namespace| namespace.config().params.stop_writes_sys_memory_pct.get());
+        let period = limits.map(|limit_pct| look_period(&memory, limit_pct)).min().unwrap_or(LOOK_PERIOD);
+        std::thread::park_timeout(period);
+    }
+}
+
+/// The time until the next check, in which clients cannot fill the memory that is left below the limit.
+fn look_period(memory: &Memory, limit_pct: u32) -> Duration {
+    let limit = memory.total / 100 * u64::from(limit_pct);
+    let used = memory.total.saturating_sub(memory.available);
+    match limit.checked_sub(used) {
+        Some(left) if limit != 0 => {
+            Duration::from_millis(left / FILLED_A_MILLISECOND).clamp(LOOK_PERIOD_MIN, LOOK_PERIOD)
+        }
+        _ => LOOK_PERIOD,
     }
 }
 
@@ -256,6 +276,22 @@ mod tests {
         storage.stop_writes_avail_pct.set(0);
         storage.stop_writes_used_pct.set(0);
         assert_eq!(USAGE.stop_writes_breaches(namespace, 0), ["indexes-memory"]);
+    }
+
+    #[test]
+    fn the_less_memory_is_left_below_the_limit_the_sooner_it_is_looked_at_again() {
+        let period = |total: u64, available: u64, limit_pct| {
+            let memory = Memory { total: total << 20, available: available << 20, huge_pages: 0 };
+            look_period(&memory, limit_pct).as_millis()
+        };
+        assert_eq!(period(64_000, 30_000, 90), 1_000);
+        // 270 MiB of 300 may be in use.
+        assert_eq!(period(300, 300, 90), 270);
+        assert_eq!(period(300, 130, 90), 100);
+        assert_eq!(period(300, 35, 90), 20);
+        assert_eq!(period(300, 20, 90), 1_000, "writes are stopped");
+        assert_eq!(period(300, 35, 0), 1_000, "there is no limit");
+        assert_eq!(period(0, 0, 90), 1_000, "the system does not tell");
     }
 
     #[test]
