@@ -23,6 +23,7 @@ const SHORT_QUERY: u8 = 4;
 /// Results that only queries have.
 const QUERY_ABORTED: u8 = 15;
 const INDEX_NOT_FOUND: u8 = 201;
+const INDEX_NOT_READABLE: u8 = 203;
 /// The number of `indextype` list.
 const LIST: u8 = 1;
 /// Particle types.
@@ -55,6 +56,26 @@ fn fill(client: &mut Client, count: u32, value: impl Fn(u32) -> i64) {
             assert_eq!(client.receive_message().unwrap().result, result::OK);
         }
     }
+}
+
+/// A limit of memory stops writes; to go on filling would only use up more.
+#[test]
+fn an_index_for_which_there_is_no_memory_fails() {
+    let mut server = Server::usual();
+    server.allow("breached stop-writes limit").allow("is not filled, as a limit of memory is breached");
+    let mut client = server.connect();
+    fill(&mut client, 100, i64::from);
+    let budget = "set-config:context=namespace;id=test;indexes-memory-budget=1000";
+    assert_eq!(client.info_value(budget).unwrap(), "ok");
+    server.await_log("breached stop-writes limit (indexes-memory)");
+    create(&mut client, "set=rig;indexname=n;indexdata=n,numeric");
+    await_ready(&mut client);
+    let list = client.info_value("sindex-list").unwrap();
+    assert!(list.contains(":indexname=n:") && list.contains(":state=ERROR"), "{list}");
+    client.send(&query(&integer_range("n", 0, 10)).encode()).unwrap();
+    let (records, last) = take_answer(&mut client);
+    assert_eq!((records.len(), last), (0, INDEX_NOT_READABLE));
+    assert_eq!(client.info_value("sindex-delete:namespace=test;indexname=n").unwrap(), "ok");
 }
 
 fn query(range: &[u8]) -> Message {

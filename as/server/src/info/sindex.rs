@@ -88,8 +88,19 @@ fn row(index: &SecondaryIndex, in_base64: bool) -> String {
         String::from_utf8_lossy(&value.bin),
         value.key_type.name_and_letter().0,
         value.index_type.name_and_letter().0,
-        if index.is_readable() { "RW" } else { "WO" }
+        state(index)
     )
+}
+
+/// The state of an index: what may be done with it.
+fn state(index: &SecondaryIndex) -> &'static str {
+    if index.has_failed() {
+        "ERROR"
+    } else if index.is_readable() {
+        "RW"
+    } else {
+        "WO"
+    }
 }
 
 pub(super) fn stat(node: &Node, arguments: Arguments<'_>, out: &mut String) -> InfoResult {

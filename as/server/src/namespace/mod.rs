@@ -82,6 +82,8 @@ pub(crate) struct Namespace {
     pub(crate) record_histograms: RecordHistograms,
     /// Whether writes are refused because a limit is breached.
     pub(crate) stop_writes: AtomicBool,
+    /// Whether one of the breached limits is for memory.
+    pub(crate) memory_breached: AtomicBool,
     /// Figures of the last run of nsup: its duration, and the removed share of the namespace in hundredths of a
     /// percent.
     pub(crate) nsup_cycle_duration_ms: AtomicU64,
@@ -155,6 +157,7 @@ impl Namespace {
             migration_load: Mutex::default(),
             record_histograms: RecordHistograms::new(),
             stop_writes: AtomicBool::new(false),
+            memory_breached: AtomicBool::new(false),
             nsup_cycle_duration_ms: AtomicU64::new(0),
             nsup_cycle_deleted_pct100: AtomicU64::new(0),
         };

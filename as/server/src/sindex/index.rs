@@ -53,6 +53,8 @@ pub(crate) struct SecondaryIndex {
     /// Whether it contains all records that existed before it.
     is_readable: AtomicBool,
     is_dropped: AtomicBool,
+    /// It was not filled, as there was no memory for it, and never will be.
+    has_failed: AtomicBool,
     pub(crate) load_pct: AtomicU32,
     pub(crate) load_time_ms: AtomicU64,
     pub(crate) entries_per_bval: AtomicU64,
@@ -72,6 +74,7 @@ impl SecondaryIndex {
             used_bytes: AtomicU64::new(0),
             is_readable: AtomicBool::new(false),
             is_dropped: AtomicBool::new(false),
+            has_failed: AtomicBool::new(false),
             load_pct: AtomicU32::new(0),
             load_time_ms: AtomicU64::new(0),
             entries_per_bval: AtomicU64::new(0),
@@ -100,6 +103,16 @@ impl SecondaryIndex {
 
     pub(crate) fn is_dropped(&self) -> bool {
         self.is_dropped.load(Acquire)
+    }
+
+    /// Whether it was given up while it was filled.
+    pub(crate) fn has_failed(&self) -> bool {
+        self.has_failed.load(Relaxed)
+    }
+
+    /// Gives it up: it stays as it is until it is dropped.
+    pub(super) fn set_failed(&self) {
+        self.has_failed.store(true, Relaxed);
     }
 
     /// Lets queries read it.

@@ -9,6 +9,10 @@
 //! # Threads
 //! One thread fills one index after the other, with `sindex-builder-threads` threads that share the partitions. At a start all
 //! indexes of a namespace are filled together, in as many threads as there are processors.
+//!
+//! # Memory
+//! Beside clients filling ends when a limit of memory is breached that stops writes. The index has failed then: it cannot be
+//! asked, and stays so until it is dropped.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::*};
@@ -63,9 +67,12 @@ struct Populating<'a> {
     namespace: &'a Namespace,
     indexes: &'a [Arc<SecondaryIndex>],
     is_stopping: &'a AtomicBool,
+    /// Above 0 beside clients: with less weight than they, and only while there is memory.
     niceness: i32,
     next_partition: AtomicUsize,
     partitions_done: AtomicUsize,
+    /// A limit of memory was breached.
+    is_out_of_memory: AtomicBool,
 }
 
 impl<'a> Populating<'a> {
@@ -76,7 +83,16 @@ impl<'a> Populating<'a> {
         niceness: i32,
     ) -> Self {
         let (next_partition, partitions_done) = (AtomicUsize::new(0), AtomicUsize::new(0));
-        Populating { namespace, indexes, is_stopping, niceness, next_partition, partitions_done }
+        let is_out_of_memory = AtomicBool::new(false);
+        Populating {
+            namespace,
+            indexes,
+            is_stopping,
+            niceness,
+            next_partition,
+            partitions_done,
+            is_out_of_memory,
+        }
     }
 
     fn run(&self, thread_count: usize) {
@@ -92,6 +108,10 @@ impl<'a> Populating<'a> {
             }
         });
         let is_complete = self.partitions_done.load(Acquire) == PARTITION_COUNT;
+        if !is_complete && self.is_out_of_memory.load(Relaxed) {
+            let indexes = self.indexes.iter().filter(|index| !index.is_dropped());
+            indexes.for_each(|index| self.give_up(index));
+        }
         for index in self.indexes.iter().filter(|index| is_complete && !index.is_dropped()) {
             let elapsed_ms = started.elapsed().as_millis() as u64;
             index.load_time_ms.store(elapsed_ms, Relaxed);
@@ -108,7 +128,28 @@ impl<'a> Populating<'a> {
     }
 
     fn must_end(&self) -> bool {
-        self.is_stopping.load(Acquire) || self.indexes.iter().all(|index| index.is_dropped())
+        self.is_stopping.load(Acquire)
+            || self.must_give_up()
+            || self.indexes.iter().all(|index| index.is_dropped())
+    }
+
+    /// Whether more entries would use up memory that is needed elsewhere. Once seen it stays.
+    fn must_give_up(&self) -> bool {
+        if self.niceness > 0 && self.namespace.memory_breached.load(Relaxed) {
+            self.is_out_of_memory.store(true, Relaxed);
+        }
+        self.is_out_of_memory.load(Relaxed)
+    }
+
+    fn give_up(&self, index: &SecondaryIndex) {
+        index.set_failed();
+        cf::warning!(
+            Sindex,
+            "{{{}}} index {} is not filled, as a limit of memory is breached: drop it, and make it again when there is \
+             memory",
+            self.namespace.name(),
+            index.name()
+        );
     }
 
     fn run_thread(&self) {

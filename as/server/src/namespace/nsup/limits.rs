@@ -22,6 +22,9 @@ const LOOK_PERIOD: Duration = Duration::from_secs(1);
 const LOOK_PERIOD_MIN: Duration = Duration::from_millis(20);
 /// Bytes of memory that clients fill in a millisecond at most: a gigabyte a second.
 const FILLED_A_MILLISECOND: u64 = 1 << 20;
+/// The limits for memory, by their names in the log.
+const SYSTEM_MEMORY: &str = "sys-memory";
+const INDEXES_MEMORY: &str = "indexes-memory";
 /// How often a lasting breach is logged.
 const LOG_PERIOD: Duration = Duration::from_secs(10);
 
@@ -110,10 +113,10 @@ impl Usage {
         let used_limit = storage.stop_writes_used_pct.get();
         let mut breaches = Vec::new();
         if memory_limit != 0 && memory_used_pct > u64::from(memory_limit) {
-            breaches.push("sys-memory");
+            breaches.push(SYSTEM_MEMORY);
         }
         if budget != 0 && self.index.all() > budget {
-            breaches.push("indexes-memory");
+            breaches.push(INDEXES_MEMORY);
         }
         if self.data_available_pct < storage.stop_writes_avail_pct.get() {
             breaches.push("data-avail-pct");
@@ -166,6 +169,8 @@ fn judge_stop_writes(namespace: &Namespace, memory: &Memory, said: &mut Said) {
     let memory_pct = used_pct(memory);
     let breaches = usage.stop_writes_breaches(namespace.config(), memory_pct);
     namespace.stop_writes.store(!breaches.is_empty(), Relaxed);
+    let is_of_memory = |breach: &&str| [SYSTEM_MEMORY, INDEXES_MEMORY].contains(breach);
+    namespace.memory_breached.store(breaches.iter().any(is_of_memory), Relaxed);
     let is_news = breaches != said.breaches;
     if is_news || said.at.is_none_or(|at| at.elapsed() >= LOG_PERIOD) {
         let (name, index) = (namespace.name(), usage.index);
