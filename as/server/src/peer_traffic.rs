@@ -32,7 +32,7 @@ impl ConnectionCounter {
     }
 
     pub(crate) fn figures(&self) -> ConnectionFigures {
-        // Closed before opened: a connection must not be counted as closed only.
+        // Closed connections are read before opened ones, so that none counts as closed only.
         let closed = self.closed.load(Acquire);
         ConnectionFigures { opened: self.opened.load(Relaxed), closed }
     }
@@ -46,7 +46,7 @@ pub(crate) struct ConnectionFigures {
 }
 
 impl ConnectionFigures {
-    /// Those that there are.
+    /// Number of open connections.
     pub(crate) fn open(self) -> u64 {
         self.opened.saturating_sub(self.closed)
     }
@@ -127,7 +127,7 @@ impl FabricTraffic {
         self.bytes[channel as usize].received.fetch_add(size as u64, Relaxed);
     }
 
-    /// Measures the rates of the `span` that has passed since this was last called.
+    /// Measures the rates over the `span` since the last call.
     pub(crate) fn measure(&self, span: Duration) {
         let seconds = span.as_secs_f64().max(1e-3);
         let a_second = |now: u64, before: u64| (now.saturating_sub(before) as f64 / seconds) as u64;

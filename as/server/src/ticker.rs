@@ -406,7 +406,7 @@ fn write_namespace(namespace: &Namespace) {
     }
 }
 
-/// Tombstones, if there are any. All of them count as of this node, as in the statistics.
+/// Logs the number of tombstones, if there are any. All count as the master's, as in the statistics.
 fn write_tombstones(namespace: &Namespace) {
     let count = namespace.tombstone_count();
     if count > 0 {
@@ -415,7 +415,7 @@ fn write_tombstones(namespace: &Namespace) {
     }
 }
 
-/// Questions for newer copies of records, to other nodes and of theirs.
+/// Logs how often this node asked others for newer copies of records, and answered them.
 fn write_questions(namespace: &Namespace) {
     let count = |counter| namespace.metrics.get(counter);
     let (asked, read, unread) = (

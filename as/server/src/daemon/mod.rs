@@ -144,7 +144,7 @@ fn run_configured<S: Run>(
         daemonize().map_err(|error| format!("cannot leave the terminal: {error}"))?;
     }
 
-    // Whoever looks for starts in a log looks for this many of them.
+    // Tools find starts in a log by this many marks.
     let marks = "<>".repeat(10);
     cf::info!(As, "{marks}  {} by Ferrospike {FERROSPIKE_VERSION}  {marks}", edition_and_build());
     if developer {

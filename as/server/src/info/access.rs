@@ -58,7 +58,7 @@ impl Asker<'_> {
         match result {
             Ok(()) => value_of(node, line),
             Err(code) => {
-                // Clients that register a module know it as refused by `error=` alone, and else wait for it for ever.
+                // Some clients recognise a refused registration only by `error=`, and otherwise wait for the module for ever.
                 let own_form = if needed == Permissions::UDF_ADMIN { ";error=role_violation" } else { "" };
                 let text = format!("role violation - requires permission '{}'{own_form}", needed.name());
                 InfoError::new(code, text).to_string()

@@ -152,7 +152,7 @@ impl QueryRun {
         let mut walker = Walker::new(self, &budget);
         let mut walked = walker.walk();
         if walked.is_ok() {
-            // The last records too take the time that the rate asks for.
+            // The rate applies to the last records too.
             walked = walker.keep_pace();
         } else if matches!(self.query.kind, QueryKind::Aggregation(_)) {
             // Values that a function has yielded, and the error of a failed one, are sent. The first end counts.

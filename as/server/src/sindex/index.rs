@@ -53,7 +53,7 @@ pub(crate) struct SecondaryIndex {
     /// Whether it contains all records that existed before it.
     is_readable: AtomicBool,
     is_dropped: AtomicBool,
-    /// It was not filled, as there was no memory for it, and never will be.
+    /// Filling ended as memory was short; it is not tried again.
     has_failed: AtomicBool,
     pub(crate) load_pct: AtomicU32,
     pub(crate) load_time_ms: AtomicU64,
@@ -110,7 +110,7 @@ impl SecondaryIndex {
         self.has_failed.load(Relaxed)
     }
 
-    /// Gives it up: it stays as it is until it is dropped.
+    /// Marks it as failed, until it is dropped.
     pub(super) fn set_failed(&self) {
         self.has_failed.store(true, Relaxed);
     }

@@ -11,8 +11,8 @@
 //! indexes of a namespace are filled together, in as many threads as there are processors.
 //!
 //! # Memory
-//! Beside clients filling ends when a limit of memory is breached that stops writes. The index has failed then: it cannot be
-//! asked, and stays so until it is dropped.
+//! While clients are served, filling ends when a limit of memory is breached that stops writes. The index has failed then:
+//! queries cannot use it, and it stays so until it is dropped.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::*};
@@ -67,7 +67,7 @@ struct Populating<'a> {
     namespace: &'a Namespace,
     indexes: &'a [Arc<SecondaryIndex>],
     is_stopping: &'a AtomicBool,
-    /// Above 0 beside clients: with less weight than they, and only while there is memory.
+    /// Above 0 while clients are served: threads have less weight then, and end when memory is short.
     niceness: i32,
     next_partition: AtomicUsize,
     partitions_done: AtomicUsize,
@@ -133,7 +133,7 @@ impl<'a> Populating<'a> {
             || self.indexes.iter().all(|index| index.is_dropped())
     }
 
-    /// Whether more entries would use up memory that is needed elsewhere. Once seen it stays.
+    /// Whether a limit of memory is breached, or was since this began.
     fn must_give_up(&self) -> bool {
         if self.niceness > 0 && self.namespace.memory_breached.load(Relaxed) {
             self.is_out_of_memory.store(true, Relaxed);

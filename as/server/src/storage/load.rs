@@ -149,8 +149,8 @@ pub(super) struct DiskLoad<'a> {
     pub(super) known_pristine: u32,
     /// Whether that clean stop was the last one, so that no other blocks are in use.
     pub(super) was_clean: bool,
-    /// Blocks never used so far were written in their order, so in front of one in use none is empty, whatever a crash cut
-    /// short. The C server writes them in any order, and leaves some empty.
+    /// Unused blocks were written in the order of their numbers, so a crash leaves no empty block before a used one. The C
+    /// server writes them in any order, and may leave some.
     pub(super) written_in_order: bool,
     /// Finds of this load that are to be [judged](super::suspect) when all is loaded.
     pub(super) suspects: Mutex<Vec<Suspect>>,
