@@ -102,6 +102,42 @@ fn roles_decide_and_change_at_once() {
     assert_eq!(get(&mut bob), 0);
 }
 
+/// The roles that an administrator sees of a user, as the field holds them.
+fn roles_of(admin: &mut Client, user: &str) -> Vec<u8> {
+    let (result, fields) = ask(admin, command::QUERY_USERS, &[(field::USER, user.as_bytes())]);
+    assert_eq!((result, admin.receive().unwrap().body[1]), (0, 50));
+    fields.into_iter().find(|(id, _)| *id == field::ROLES).unwrap().1
+}
+
+#[test]
+fn a_role_that_is_made_again_is_nobodys() {
+    let mut server = start("");
+    let mut admin = logged_in(&server, "admin", ADMIN);
+    let role = [(field::ROLE, &b"reader"[..]), (field::PRIVILEGES, &read_in("")[..])];
+    assert_eq!(result_of(&mut admin, command::CREATE_ROLE, &role), 0);
+    for user in ["bob", "eve"] {
+        assert_eq!(create_user(&mut admin, user, PASS, &["reader", "write"]), 0);
+    }
+    let (mut bob, mut eve) = (logged_in(&server, "bob", PASS), logged_in(&server, "eve", PASS));
+    assert_eq!((get(&mut bob), get(&mut eve)), (2, 2));
+    assert_eq!(result_of(&mut admin, command::DROP_ROLE, &role[..1]), 0);
+    assert_eq!((get(&mut bob), get(&mut eve)), (81, 81));
+    assert_eq!(roles_of(&mut admin, "bob"), names(&["write"]));
+    let held = [(field::USER, &b"bob"[..]), (field::ROLES, &names(&["reader"])[..])];
+    assert_eq!(result_of(&mut admin, command::REVOKE_ROLES, &held), 70);
+    assert_eq!(result_of(&mut admin, command::CREATE_ROLE, &role), 0);
+    assert_eq!((get(&mut bob), get(&mut eve)), (81, 81));
+    assert_eq!(result_of(&mut admin, command::GRANT_ROLES, &held), 0);
+    assert_eq!((get(&mut bob), get(&mut eve)), (2, 81));
+    server.kill9();
+    server.restart();
+    let (mut bob, mut eve) = (logged_in(&server, "bob", PASS), logged_in(&server, "eve", PASS));
+    assert_eq!((get(&mut bob), get(&mut eve)), (2, 81));
+    let mut admin = logged_in(&server, "admin", ADMIN);
+    assert_eq!(roles_of(&mut admin, "bob"), names(&["reader", "write"]));
+    assert_eq!(roles_of(&mut admin, "eve"), names(&["write"]));
+}
+
 trait Batch {
     fn take_result_of_batch(&mut self) -> u8;
 }

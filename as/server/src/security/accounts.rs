@@ -1,9 +1,12 @@
 //! Users and roles, and the commands of administrators that change them. Pure: a command yields the items of system
 //! metadata that it changes; the accounts change when the metadata reports the items.
 //!
-//! Items in module `security`: `user|NAME` holds the hash of the password and the names of roles, `role|NAME` holds
-//! privileges, addresses and quotas, both as JSON; `secret|token` is the key that signs session tokens. The format is
-//! our own: that of the C server is not public.
+//! Items, in module `security`: `user|NAME` holds the hash of the password and the names and ids of roles, `role|NAME` an id,
+//! privileges, addresses and quotas, both as JSON; `secret|token` what session tokens are signed with. The format is our own:
+//! that of the C server is not public.
+//!
+//! Each command changes one item, so a crash leaves the state before it or the one behind it. To drop a role is to delete its
+//! item: users that held it keep its name and id, which give nothing, also when another role gets the name.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -26,18 +29,25 @@ const LIST_MAX: usize = 255;
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct AccountId(pub(super) u64);
 
+/// What tells a role from others of the same name that were dropped before. Predefined roles, and those stored without one,
+/// have 0.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub(super) struct RoleId(pub(super) u64);
+
 /// A user.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) struct User {
     pub(super) id: AccountId,
     /// Hash of the credential, which clients send in place of the password, in the PHC format.
     pub(super) password: String,
-    pub(super) roles: BTreeSet<String>,
+    /// What the user was granted, dropped roles among it: see [`Accounts::roles_of`].
+    granted: BTreeMap<String, RoleId>,
 }
 
 /// A role that is not predefined.
 #[derive(Clone, PartialEq, Eq, Default, Debug)]
 pub(super) struct Role {
+    id: RoleId,
     pub(super) privileges: BTreeSet<Privilege>,
     /// As the administrator wrote it; empty without one.
     pub(super) whitelist: String,
@@ -66,16 +76,25 @@ fn predefined(name: &str) -> Option<Role> {
 
 impl User {
     fn to_json(&self) -> String {
-        json!({ "id": self.id.0, "password": self.password, "roles": self.roles }).to_string()
+        let names: Vec<&String> = self.granted.keys().collect();
+        let ids: BTreeMap<&String, u64> =
+            self.granted.iter().filter(|(_, id)| id.0 != 0).map(|(name, id)| (name, id.0)).collect();
+        json!({ "id": self.id.0, "password": self.password, "roles": names, "role-ids": ids }).to_string()
     }
 
     fn from_json(text: &str) -> Option<Self> {
         let value: Value = serde_json::from_str(text).ok()?;
-        let roles = value.get("roles")?.as_array()?;
+        let names = value.get("roles")?.as_array()?;
+        let ids = value.get("role-ids");
+        let id_of = |name: &str| ids?.get(name)?.as_u64();
+        let granted = |name: &Value| {
+            let name = name.as_str()?;
+            Some((name.to_owned(), RoleId(id_of(name).unwrap_or_default())))
+        };
         Some(User {
             id: AccountId(value.get("id").and_then(Value::as_u64).unwrap_or_default()),
             password: value.get("password")?.as_str()?.to_owned(),
-            roles: roles.iter().map(|role| role.as_str().map(str::to_owned)).collect::<Option<_>>()?,
+            granted: names.iter().map(granted).collect::<Option<_>>()?,
         })
     }
 }
@@ -88,6 +107,7 @@ impl Role {
             .map(|privilege| json!([privilege.code.name(), privilege.namespace, privilege.set]))
             .collect();
         json!({
+            "id": self.id.0,
             "privileges": privileges,
             "whitelist": self.whitelist,
             "read-quota": self.read_quota,
@@ -108,6 +128,7 @@ impl Role {
             Some(Privilege { code: *code, namespace, set })
         };
         Some(Role {
+            id: RoleId(value.get("id").and_then(Value::as_u64).unwrap_or_default()),
             privileges: value.get("privileges")?.as_array()?.iter().map(privilege).collect::<Option<_>>()?,
             whitelist: value.get("whitelist")?.as_str()?.to_owned(),
             read_quota: quota("read-quota")?,
@@ -139,7 +160,7 @@ impl Accounts {
         if kind == USER {
             return Some(vec![name.to_owned()]);
         }
-        let concerned = self.users.iter().filter(|(_, user)| user.roles.contains(name));
+        let concerned = self.users.iter().filter(|(_, user)| user.granted.contains_key(name));
         Some(concerned.map(|(name, _)| name.clone()).collect())
     }
 
@@ -157,7 +178,23 @@ impl Accounts {
         predefined(name).or_else(|| self.roles.get(name).cloned())
     }
 
-    /// All roles, predefined ones included, by name.
+    /// Whether the role of this name is the one of this id.
+    fn is_role(&self, name: &str, id: RoleId) -> bool {
+        self.role(name).is_some_and(|role| role.id == id)
+    }
+
+    /// The roles that a user has, by name: those that it was granted and that were not dropped since.
+    pub(super) fn roles_of<'a>(&'a self, user: &'a User) -> impl Iterator<Item = &'a str> {
+        let has = move |(name, id): &(&String, &RoleId)| self.is_role(name, **id);
+        user.granted.iter().filter(has).map(|(name, _)| name.as_str())
+    }
+
+    /// Whether a user has the role of this name.
+    pub(super) fn has_role(&self, user: &User, name: &str) -> bool {
+        user.granted.get(name).is_some_and(|id| self.is_role(name, *id))
+    }
+
+    /// All roles, by name.
     pub(super) fn roles(&self) -> BTreeMap<String, Role> {
         let mut roles = self.roles.clone();
         for code in PrivilegeCode::ALL {
@@ -171,7 +208,7 @@ impl Accounts {
     pub(super) fn rights_of(&self, name: &str, has_quotas: bool) -> Option<(AccountId, Rights)> {
         let (mut rights, mut reads, mut writes) = (Rights::default(), 0, 0);
         let user = self.users.get(name)?;
-        for role in user.roles.iter().filter_map(|role| self.role(role)) {
+        for role in self.roles_of(user).filter_map(|name| self.role(name)) {
             role.privileges.iter().for_each(|privilege| rights.add(privilege));
             if let Some(whitelist) = Whitelist::parse(&role.whitelist) {
                 rights.add_whitelist(&whitelist);
@@ -198,21 +235,24 @@ impl Accounts {
         if self.users.contains_key(name) {
             return Err(ResultCode::SecurityUserExists);
         }
-        let mut user = User { id, password, roles: BTreeSet::new() };
+        let mut user = User { id, password, granted: BTreeMap::new() };
         self.add_roles(&mut user, roles)?;
         Ok(user_item(name, &user))
     }
 
     fn add_roles(&self, user: &mut User, roles: &[&str]) -> Result<(), ResultCode> {
-        if !roles.iter().all(|role| self.role(role).is_some()) {
-            return Err(ResultCode::SecurityRole);
+        for name in roles {
+            let role = self.role(name).ok_or(ResultCode::SecurityRole)?;
+            user.granted.insert((*name).to_owned(), role.id);
         }
-        user.roles.extend(roles.iter().map(|role| (*role).to_owned()));
-        if user.roles.len() > LIST_MAX { Err(ResultCode::SecurityRole) } else { Ok(()) }
+        if user.granted.len() > LIST_MAX { Err(ResultCode::SecurityRole) } else { Ok(()) }
     }
 
+    /// A user that is to be changed. Roles that were dropped are forgotten with the change.
     fn changed_user(&self, name: &str) -> Result<User, ResultCode> {
-        self.users.get(name).cloned().ok_or(ResultCode::SecurityUser)
+        let mut user = self.users.get(name).cloned().ok_or(ResultCode::SecurityUser)?;
+        user.granted.retain(|role, id| self.is_role(role, *id));
+        Ok(user)
     }
 
     /// # Errors
@@ -242,11 +282,10 @@ impl Accounts {
     /// error.
     pub(super) fn revoke_roles(&self, name: &str, roles: &[&str]) -> Result<ItemChange, ResultCode> {
         let mut user = self.changed_user(name)?;
-        let is_known = |role: &&str| self.role(role).is_some() || user.roles.contains(*role);
-        if !roles.iter().all(is_known) {
+        if !roles.iter().all(|role| self.role(role).is_some()) {
             return Err(ResultCode::SecurityRole);
         }
-        user.roles.retain(|role| !roles.contains(&role.as_str()));
+        user.granted.retain(|role, _| !roles.contains(&role.as_str()));
         Ok(user_item(name, &user))
     }
 
@@ -256,6 +295,7 @@ impl Accounts {
     pub(super) fn create_role(
         &self,
         name: &str,
+        id: RoleId,
         privileges: Privileges<'_>,
         whitelist: Option<&str>,
         (read_quota, write_quota): (u32, u32),
@@ -267,7 +307,7 @@ impl Accounts {
             return Err(ResultCode::SecurityRoleExists);
         }
         let whitelist = checked_whitelist(whitelist)?;
-        let mut role = Role { read_quota, write_quota, whitelist, ..Role::default() };
+        let mut role = Role { id, read_quota, write_quota, whitelist, ..Role::default() };
         add_privileges(&mut role, privileges?)?;
         Ok(role_item(name, &role))
     }
@@ -290,21 +330,13 @@ impl Accounts {
         if privileges.is_empty() { Err(ResultCode::SecurityPrivilege) } else { Ok((role, privileges)) }
     }
 
-    /// Drops a role, and takes it from all users.
+    /// Drops a role: no user has it any more.
     ///
     /// # Errors
     /// `SecurityRole` without such a role.
-    pub(super) fn drop_role(&self, name: &str) -> Result<Vec<ItemChange>, ResultCode> {
+    pub(super) fn drop_role(&self, name: &str) -> Result<ItemChange, ResultCode> {
         self.changed_role(name)?;
-        let without = |user: &User| {
-            let mut user = user.clone();
-            user.roles.remove(name).then_some(user)
-        };
-        let users =
-            self.users.iter().filter_map(|(user_name, user)| Some(user_item(user_name, &without(user)?)));
-        let mut changes: Vec<ItemChange> = users.collect();
-        changes.push((format!("{ROLE}|{name}"), None));
-        Ok(changes)
+        Ok((format!("{ROLE}|{name}"), None))
     }
 
     /// # Errors
@@ -397,7 +429,7 @@ mod tests {
         }
 
         fn roles_of(&self, name: &str) -> Vec<&str> {
-            self.0.user(name).expect("a user").roles.iter().map(String::as_str).collect()
+            self.0.roles_of(self.0.user(name).expect("a user")).collect()
         }
     }
 
@@ -437,8 +469,9 @@ mod tests {
     fn roles_are_made_and_changed_and_their_users_follow() {
         let mut all = Applied::default();
         let here = [privilege(PrivilegeCode::Read, "test", "a")];
-        let create =
-            |all: &Applied, name: &str, whitelist| all.0.create_role(name, Ok(&here), whitelist, (0, 7));
+        let create = |all: &Applied, name: &str, whitelist| {
+            all.0.create_role(name, RoleId(1), Ok(&here), whitelist, (0, 7))
+        };
         assert_eq!(create(&all, "read", None), Err(ResultCode::SecurityRoleExists), "predefined");
         assert_eq!(create(&all, "", None), Err(ResultCode::SecurityRole));
         assert_eq!(create(&all, "r", Some("bad_IP")), Err(ResultCode::SecurityWhitelist));
@@ -468,7 +501,7 @@ mod tests {
         let unknown = Err(ResultCode::SecurityPrivilege);
         assert_eq!(all.0.grant_privileges("nobody", unknown), Err(ResultCode::SecurityRole));
         assert_eq!(all.0.revoke_privileges("r", unknown), Err(ResultCode::SecurityPrivilege));
-        let created = |name| all.0.create_role(name, unknown, None, (0, 0));
+        let created = |name| all.0.create_role(name, RoleId(2), unknown, None, (0, 0));
         assert_eq!(created("r"), Err(ResultCode::SecurityRoleExists));
         assert_eq!(created("s"), Err(ResultCode::SecurityPrivilege));
         let wrong = [privilege(PrivilegeCode::Read, "", "a")];
@@ -482,34 +515,68 @@ mod tests {
         all.apply(change).expect("set");
         let role = all.0.role("r").expect("a role");
         assert_eq!((role.read_quota, role.write_quota, role.whitelist.as_str()), (5, 7, "127.0.0.1"));
-        for (key, value) in all.0.drop_role("r").expect("dropped") {
-            all.0.apply(&key, value.as_deref()).expect("an item of ours");
-        }
+        let change = all.0.drop_role("r");
+        assert_eq!(all.apply(change), Ok(vec!["bob".to_owned()]), "who had it is concerned");
         assert_eq!(all.roles_of("bob"), Vec::<&str>::new());
         assert!(!allows(&all, "b"));
+        assert_eq!(all.0.revoke_roles("bob", &["r"]), Err(ResultCode::SecurityRole));
+    }
+
+    #[test]
+    fn a_role_that_is_made_again_is_another_one() {
+        let mut all = Applied::default();
+        let everywhere = [Privilege::everywhere(PrivilegeCode::Read)];
+        let create = |all: &Applied, id| all.0.create_role("r", RoleId(id), Ok(&everywhere), None, (0, 0));
+        let reads = |all: &Applied, name: &str| {
+            let (_, rights) = all.0.rights_of(name, false).expect("a user");
+            rights.allow(Permissions::READ, Scope::Server)
+        };
+        let change = create(&all, 1);
+        all.apply(change).expect("created");
+        for name in ["bob", "eve"] {
+            let change = all.0.create_user(name, AccountId(7), "hash".into(), &["r", "write"]);
+            all.apply(change).expect("created");
+            assert!(reads(&all, name));
+        }
+        let change = all.0.drop_role("r");
+        assert_eq!(all.apply(change).map(|users| users.len()), Ok(2));
+        let change = create(&all, 2);
+        assert_eq!(all.apply(change).map(|users| users.len()), Ok(2));
+        for name in ["bob", "eve"] {
+            assert!(!reads(&all, name) && !all.0.has_role(all.0.user(name).expect("a user"), "r"));
+            assert_eq!(all.roles_of(name), ["write"]);
+        }
+        let change = all.0.grant_roles("bob", &["r"]);
+        all.apply(change).expect("granted");
+        assert!(reads(&all, "bob") && !reads(&all, "eve"));
+        // A change of the user forgets what was dropped.
+        let change = all.0.set_password("eve", "other".into());
+        all.apply(change).expect("set");
+        assert!(!all.0.user("eve").expect("a user").granted.contains_key("r"));
+        assert_eq!((all.roles_of("bob"), all.roles_of("eve")), (vec!["r", "write"], vec!["write"]));
+    }
+
+    #[test]
+    fn items_without_ids_are_read() {
+        let mut all = Accounts::default();
+        let role = r#"{"privileges":[["read","",""]],"whitelist":"","read-quota":0,"write-quota":0}"#;
+        let user = r#"{"password":"hash","roles":["office","write"]}"#;
+        for (key, value) in [("role|office", role), ("user|bob", user)] {
+            all.apply(key, Some(value)).expect("an item of ours");
+        }
+        assert!(all.roles_of(all.user("bob").expect("a user")).eq(["office", "write"]));
     }
 
     #[test]
     fn predefined_roles_are_listed_among_the_others() {
         let mut all = Applied::default();
-        let change =
-            all.0.create_role("middle", Ok(&[privilege(PrivilegeCode::Write, "test", "")]), None, (0, 0));
+        let write = [privilege(PrivilegeCode::Write, "test", "")];
+        let change = all.0.create_role("middle", RoleId(1), Ok(&write), None, (0, 0));
         all.apply(change).expect("created");
         let names: Vec<String> = all.0.roles().into_keys().collect();
-        let expected = [
-            "data-admin",
-            "middle",
-            "read",
-            "read-write",
-            "read-write-udf",
-            "sindex-admin",
-            "sys-admin",
-            "truncate",
-            "udf-admin",
-            "user-admin",
-            "write",
-        ];
-        assert_eq!(names, expected);
+        let expected = "data-admin middle read read-write read-write-udf sindex-admin sys-admin truncate udf-admin \
+                        user-admin write";
+        assert_eq!(names.join(" "), expected);
     }
 
     #[test]

@@ -7,7 +7,6 @@
 //!
 //! Lines never hold a password, a credential or a token.
 
-use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
@@ -69,14 +68,14 @@ pub(super) struct ReportedData {
 }
 
 impl ReportedData {
-    /// Reads the settings for a user of this name with these roles.
-    pub(super) fn new(log: &SecurityLogParams, user: &str, roles: &BTreeSet<String>) -> Self {
+    /// From the settings, for a user of this name with these roles.
+    pub(super) fn new(log: &SecurityLogParams, user: &str, roles: &[&str]) -> Self {
         let place = |text: &String| match text.split_once(' ') {
             Some((namespace, set)) => (namespace.into(), Some(set.into())),
             None => (text.clone().into(), None),
         };
         let names_user = log.report_data_op_user.get().iter().any(|name| name == user);
-        let names_role = log.report_data_op_role.get().iter().any(|name| roles.contains(name));
+        let names_role = log.report_data_op_role.get().iter().any(|name| roles.contains(&name.as_str()));
         ReportedData {
             everywhere: names_user || names_role,
             places: log.report_data_op.get().iter().map(place).collect(),
@@ -147,9 +146,8 @@ mod tests {
     #[test]
     fn data_is_reported_by_place_user_and_role() {
         let log = SecurityLogParams::default();
-        let roles = BTreeSet::from(["auditor".to_owned()]);
         let covers = |user, namespace: &str, set: &str| {
-            ReportedData::new(&log, user, &roles).covers(namespace.as_bytes(), set.as_bytes())
+            ReportedData::new(&log, user, &["auditor"]).covers(namespace.as_bytes(), set.as_bytes())
         };
         assert!(!covers("bob", "test", "a"));
         log.report_data_op.push("test a".to_owned());

@@ -7,13 +7,13 @@ use std::time::{Instant, SystemTime, UNIX_EPOCH};
 use proto::ResultCode;
 use proto::security::{self, Command, NAME_SIZE_MAX, Privilege, PrivilegeCode, Replies, Request, field};
 
-use super::accounts::{Accounts, ItemChange, Role, User};
+use super::accounts::{AccountId, Accounts, ItemChange, Role, RoleId, User};
 use super::audit::{Report, printable};
 use super::permission::{Permissions, Scope};
 use super::quota::{Charge, Quota, Rate};
 use super::session::{Session, Standing, UserRights};
 use super::token::{self, Token};
-use super::{AccessControl, new_account_id};
+use super::{AccessControl, new_id};
 use crate::smd::Module;
 
 /// The credential that clients send for the password `nopassword`: its user logs in by certificate alone.
@@ -158,12 +158,12 @@ impl Call<'_> {
             _ => String::new(),
         };
         let _one_at_a_time = self.access.changes.lock();
-        let changes = self.changes_of(command, password)?;
-        self.store(changes)
+        let change = self.change_of(command, password)?;
+        self.store(change)
     }
 
-    /// The changes of an administrator's command. `password` is the hash of the new password, if there is one.
-    fn changes_of(&self, command: Command, password: String) -> Result<Vec<ItemChange>, ResultCode> {
+    /// What a command of an administrator changes. `password` is the hash of the new one, if there is one.
+    fn change_of(&self, command: Command, password: String) -> Result<ItemChange, ResultCode> {
         let request = self.request;
         let accounts = self.access.accounts.read();
         let roles = || request.roles.as_deref().unwrap_or_default();
@@ -172,35 +172,35 @@ impl Call<'_> {
             Some(Ok(privileges)) => Ok(&privileges[..]),
             Some(Err(result)) => Err(*result),
         };
-        let change = match command {
+        let id = || new_id().map_err(|_| ResultCode::Unknown);
+        match command {
             Command::CreateUser => {
-                let id = new_account_id().map_err(|_| ResultCode::Unknown)?;
-                accounts.create_user(user_of(request)?, id, password, roles())?
+                accounts.create_user(user_of(request)?, AccountId(id()?), password, roles())
             }
             Command::SetPassword => {
                 let name = user_of(request)?;
                 refuse_without_password(accounts.user(name))?;
-                accounts.set_password(name, password)?
+                accounts.set_password(name, password)
             }
-            Command::DropUser => accounts.drop_user(user_of(request)?)?,
-            Command::GrantRoles => accounts.grant_roles(user_of(request)?, roles())?,
-            Command::RevokeRoles => accounts.revoke_roles(user_of(request)?, roles())?,
+            Command::DropUser => accounts.drop_user(user_of(request)?),
+            Command::GrantRoles => accounts.grant_roles(user_of(request)?, roles()),
+            Command::RevokeRoles => accounts.revoke_roles(user_of(request)?, roles()),
             Command::CreateRole => {
                 let quotas = self.quotas()?;
                 let quotas = (quotas.0.unwrap_or(0), quotas.1.unwrap_or(0));
-                accounts.create_role(role_of(request)?, privileges(), request.whitelist, quotas)?
+                let (name, id) = (role_of(request)?, RoleId(id()?));
+                accounts.create_role(name, id, privileges(), request.whitelist, quotas)
             }
-            Command::DropRole => return accounts.drop_role(role_of(request)?),
-            Command::GrantPrivileges => accounts.grant_privileges(role_of(request)?, privileges())?,
-            Command::RevokePrivileges => accounts.revoke_privileges(role_of(request)?, privileges())?,
-            Command::SetWhitelist => accounts.set_whitelist(role_of(request)?, request.whitelist)?,
+            Command::DropRole => accounts.drop_role(role_of(request)?),
+            Command::GrantPrivileges => accounts.grant_privileges(role_of(request)?, privileges()),
+            Command::RevokePrivileges => accounts.revoke_privileges(role_of(request)?, privileges()),
+            Command::SetWhitelist => accounts.set_whitelist(role_of(request)?, request.whitelist),
             Command::SetQuotas => {
                 let (read, write) = self.quotas()?;
-                accounts.set_quotas(role_of(request)?, read, write)?
+                accounts.set_quotas(role_of(request)?, read, write)
             }
-            _ => return Err(ResultCode::SecurityCommand),
-        };
-        Ok(vec![change])
+            _ => Err(ResultCode::SecurityCommand),
+        }
     }
 
     /// The quotas of the request, without those that stay as they are.
@@ -226,19 +226,17 @@ impl Call<'_> {
         })
     }
 
-    /// Stores changes; they are in force when it returns.
-    fn store(&self, changes: Vec<ItemChange>) -> Answer {
-        for (key, value) in changes {
-            let smd = &self.access.smd;
-            let stored = match value {
-                Some(value) => smd.set(Module::Security, &key, &value),
-                None => smd.delete(Module::Security, &key),
-            };
-            stored.map_err(|error| {
-                cf::warning!(Security, "cannot store a change of users or roles: {error}");
-                ResultCode::Unknown
-            })?;
-        }
+    /// Stores a change; it is in force afterwards.
+    fn store(&self, (key, value): ItemChange) -> Answer {
+        let smd = &self.access.smd;
+        let stored = match value {
+            Some(value) => smd.set(Module::Security, &key, &value),
+            None => smd.delete(Module::Security, &key),
+        };
+        stored.map_err(|error| {
+            cf::warning!(Security, "cannot store a change of users or roles: {error}");
+            ResultCode::Unknown
+        })?;
         Ok(None)
     }
 
@@ -356,7 +354,7 @@ impl Call<'_> {
         self.verify(name, self.request.old_password)?;
         let _one_at_a_time = self.access.changes.lock();
         let change = self.access.accounts.read().set_password(name, hash)?;
-        self.store(vec![change])
+        self.store(change)
     }
 
     /// Checks that the user may change other accounts, or only its own if `is_own`.
@@ -390,7 +388,7 @@ impl Call<'_> {
         replies
             .message(ResultCode::Ok)
             .bytes(field::USER, name.as_bytes())
-            .roles(user.roles.iter().map(String::as_str).collect::<Vec<_>>().into_iter())
+            .roles(accounts.roles_of(user).collect::<Vec<_>>().into_iter())
             .number(field::CONNECTIONS, known.as_ref().map_or(0, |known| known.connection_count()))
             .numbers(field::READ_INFO, &figures(rights.read_quota, |user| &user.reads))
             .numbers(field::WRITE_INFO, &figures(rights.write_quota, |user| &user.writes));
@@ -399,7 +397,8 @@ impl Call<'_> {
     fn query_roles(&self) -> Answer {
         let own = self.standing.logged_in()?;
         let accounts = self.access.accounts.read();
-        let has_role = |role: &str| accounts.user(own.name()).is_some_and(|user| user.roles.contains(role));
+        let has_role =
+            |role: &str| accounts.user(own.name()).is_some_and(|user| accounts.has_role(user, role));
         self.check_administrator(self.request.role.is_some_and(has_role))?;
         let mut replies = Replies::new();
         match self.request.role {

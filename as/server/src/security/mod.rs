@@ -200,7 +200,8 @@ impl AccessControl {
         };
         let hash = self.verifier.hash(credential_of(&password)?.as_bytes())?;
         let roles = [PrivilegeCode::UserAdmin.name()];
-        let created = self.accounts.read().create_user(FIRST_ADMINISTRATOR, new_account_id()?, hash, &roles);
+        let created =
+            self.accounts.read().create_user(FIRST_ADMINISTRATOR, AccountId(new_id()?), hash, &roles);
         let (key, value) = created.map_err(|result| SecurityError::Store(format!("{result:?}")))?;
         let stored = self.smd.add_default(Module::Security, &key, value.as_deref().unwrap_or_default());
         stored.map_err(|error| SecurityError::Store(error.to_string()))?;
@@ -224,7 +225,8 @@ impl AccessControl {
         let has_quotas = security.is_some_and(|security| security.params.enable_quotas.get());
         let (id, mut rights) = accounts.rights_of(name, has_quotas)?;
         if let (Some(security), Some(user)) = (security, accounts.user(name)) {
-            rights.reported = ReportedData::new(&security.log, name, &user.roles);
+            let roles: Vec<&str> = accounts.roles_of(user).collect();
+            rights.reported = ReportedData::new(&security.log, name, &roles);
         }
         Some((id, rights))
     }
@@ -277,9 +279,9 @@ impl AccessControl {
     }
 }
 
-/// An id that no other account has.
-fn new_account_id() -> Result<AccountId, getrandom::Error> {
-    random().map(|bytes| AccountId(u64::from_le_bytes(bytes)))
+/// A number that no other user or role has for an id.
+fn new_id() -> Result<u64, getrandom::Error> {
+    random().map(u64::from_le_bytes)
 }
 
 /// The credential that clients send for `password`.

@@ -117,6 +117,53 @@ fn a_crash_at_any_write_leaves_the_old_users_or_the_new_ones() {
 }
 
 #[test]
+fn a_role_is_dropped_for_all_its_users_or_for_none() {
+    let folder = CrashingFolder::with(&[]);
+    let access = open(&folder).expect("it opens");
+    let admin = of_admin(&access);
+    let office = (field::ROLE, &b"office"[..]);
+    let created: Fields<'_> = &[office, (field::PRIVILEGES, READ_IN_TEST)];
+    assert_eq!(ask(&access, &admin, Command::CreateRole, created), 0);
+    let names = ["bob", "eve", "kim"];
+    for name in names {
+        let user = (field::USER, name.as_bytes());
+        let password = (field::PASSWORD, commands::NO_PASSWORD);
+        let fields: Fields<'_> = &[user, password, (field::ROLES, b"\x01\x06office")];
+        assert_eq!(ask(&access, &admin, Command::CreateUser, fields), 0);
+    }
+    let readers = |access: &AccessControl| {
+        let accounts = access.accounts.read();
+        let scope = permission::Scope::Set { namespace: b"test", set: b"" };
+        let may_read = |name: &&str| {
+            let (_, rights) = accounts.rights_of(name, false).expect("a user");
+            rights.allow(permission::Permissions::READ, scope)
+        };
+        names.iter().filter(|name| may_read(name)).count()
+    };
+    assert_eq!(readers(&access), names.len());
+    let mut step = 0;
+    loop {
+        let [start] = &folder.after_crash()[..] else { panic!("what is acknowledged is on disk") };
+        let access = open(start).expect("it opens");
+        start.disk.lock().stop_at = Some((start.steps() + step, 40));
+        let result = ask(&access, &of_admin(&access), Command::DropRole, &[office]);
+        assert_eq!(readers(&access), if result == 0 { 0 } else { names.len() }, "stopped at step {step}");
+        for left in start.after_crash() {
+            let found = readers(&open(&left).expect("it opens after a crash"));
+            assert!(
+                found == 0 || found == names.len(),
+                "stopped at step {step}: {found} still have the role"
+            );
+        }
+        if result == 0 {
+            break;
+        }
+        step += 1;
+    }
+    assert!(step > 0, "it was stopped");
+}
+
+#[test]
 fn there_is_an_administrator_however_the_first_start_ended() {
     for step in 0..6 {
         let folder = CrashingFolder::with(&[]);
