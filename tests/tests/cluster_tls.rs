@@ -3,15 +3,16 @@
 
 use std::fs;
 use std::io::Write;
-use std::net::TcpStream;
+use std::net::{SocketAddr, TcpStream};
 use std::path::Path;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use ferrospike_tests::nodes::{CLUSTER_NAME, Nodes};
 use ferrospike_tests::server::Server;
-use ferrospike_tests::tls::{Authority, Wish, ends_within};
+use ferrospike_tests::tls::{Authority, Identity, Wish, connect, ends_within};
 use ferrospike_tests::wire::{Message, result};
+use nix::sys::signal::Signal;
 
 const NAMESPACES: &str = "
 namespace test {
@@ -137,6 +138,61 @@ fn a_node_without_a_valid_certificate_never_gets_in() {
     }
     nodes.await_cluster(&MEMBERS);
     write_everywhere(&nodes, &MEMBERS, 2);
+}
+
+/// Whether the heartbeat and the fabric of the first node take somebody with this certificate, who trusts `trusted`.
+fn takes(nodes: &Nodes, trusted: &Authority, identity: Option<&Identity>) -> [bool; 2] {
+    let config = trusted.client(identity);
+    nodes
+        .ports(0)
+        .map(|port| connect(&config, SocketAddr::from(([127, 0, 0, 1], port)), CLUSTER_NAME).is_ok())
+}
+
+/// Has the first `count` nodes read their files anew, `before` times after their start.
+fn reload(nodes: &Nodes, count: usize, before: usize) {
+    for server in &nodes.servers[..count] {
+        server.signal(Signal::SIGHUP);
+        let began = Instant::now();
+        // Heartbeat and fabric say it for themselves.
+        while server.log().matches("certificates are read anew").count() < 2 * (before + 1) {
+            assert!(began.elapsed() < Duration::from_secs(20), "not read: {}", server.log());
+            thread::sleep(Duration::from_millis(5));
+        }
+    }
+}
+
+#[test]
+fn certificates_of_nodes_are_read_anew_and_no_connection_is_lost() {
+    let (old, new) = (Authority::new("old"), Authority::new("new"));
+    let [of_old, of_new] = [&old, &new].map(|authority| authority.issue(Wish::named(CLUSTER_NAME)));
+    let mut nodes = Nodes::start_with_tls(2, NAMESPACES, &old);
+    for server in &mut nodes.servers {
+        server.allow("closing the connection").allow("closing a connection").allow("begins with no hello");
+    }
+    let key = nodes.await_cluster(&[0, 1]);
+    assert_eq!(takes(&nodes, &old, Some(&of_old)), [true; 2]);
+    assert_eq!(takes(&nodes, &old, Some(&of_new)), [false; 2]);
+    assert_eq!(takes(&nodes, &old, None), [false; 2], "no certificate at all");
+
+    // Nodes show certificates of another authority, and take those of both.
+    new.write_files(nodes.tls_folder(), &new.issue(Wish::named(CLUSTER_NAME)));
+    fs::write(nodes.tls_folder().join("ca.pem"), [&old.pem[..], &new.pem].concat()).unwrap();
+    reload(&nodes, 2, 0);
+    assert_eq!(takes(&nodes, &new, Some(&of_old)), [true; 2]);
+    assert_eq!(takes(&nodes, &new, Some(&of_new)), [true; 2]);
+    assert_eq!(takes(&nodes, &old, Some(&of_old)), [false; 2], "it shows the old certificate");
+    assert_eq!(nodes.await_cluster(&[0, 1]), key, "a connection was lost");
+    nodes.servers[1].kill9();
+    nodes.servers[1].restart();
+    assert_ne!(nodes.await_members(&[0, 1]), key, "it is a cluster of before");
+
+    // The old authority is taken out.
+    fs::write(nodes.tls_folder().join("ca.pem"), &new.pem).unwrap();
+    reload(&nodes, 1, 1);
+    assert_eq!(takes(&nodes, &new, Some(&of_new)), [true; 2]);
+    assert_eq!(takes(&nodes, &new, Some(&of_old)), [false; 2]);
+    nodes.await_cluster(&[0, 1]);
+    write_everywhere(&nodes, &[0, 1], 4);
 }
 
 #[test]
