@@ -82,7 +82,12 @@ impl ReportedData {
         }
     }
 
-    /// Whether an operation in this place is reported.
+    /// Whether none is reported, wherever it is.
+    pub(super) fn is_empty(&self) -> bool {
+        !self.everywhere && self.places.is_empty()
+    }
+
+    /// Whether one there is reported.
     #[inline]
     pub(super) fn covers(&self, namespace: &[u8], set: &[u8]) -> bool {
         self.everywhere || !self.places.is_empty() && self.names(namespace, set)

@@ -158,6 +158,13 @@ impl Rights {
         allowed.contains(wanted)
     }
 
+    /// What the user may do everywhere, if nothing of it is counted or reported: requests that need no more are allowed without
+    /// a further look.
+    pub(super) fn unconditional(&self) -> Permissions {
+        let is_counted = [self.read_quota, self.write_quota] != [Quota::Off; 2];
+        if is_counted || !self.reported.is_empty() { Permissions::NONE } else { self.everywhere }
+    }
+
     /// Whether the user may connect from `address`.
     pub(crate) fn allow_address(&self, address: IpAddr) -> bool {
         self.whitelist.as_ref().is_none_or(|whitelist| whitelist.contains(address))
