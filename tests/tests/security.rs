@@ -185,6 +185,7 @@ fn tokens_are_good_until_they_end() {
     };
     assert_eq!(changed(&mut bob, &change(OTHER, ADMIN)), 65);
     assert_eq!(changed(&mut logged_in(&server, "eve", OTHER), &change(PASS, ADMIN)), 81);
+    assert_eq!(changed(&mut bob, &change(OTHER, "short")), 65, "the old one is looked at first");
     assert_eq!(changed(&mut bob, &change(PASS, "short")), 62);
     assert_eq!(changed(&mut bob, &change(PASS, ADMIN)), 0);
     assert_eq!(authenticate(&server, "bob", &token), 65, "the password has changed");

@@ -349,9 +349,10 @@ impl Call<'_> {
         if own.name() != name {
             return Err(ResultCode::RoleViolation);
         }
-        let hash = self.hash(self.request.password)?;
         refuse_without_password(self.access.accounts.read().user(name))?;
+        // Before the slow hash of the new one: changes wait for each other, and whoever guesses must not hold them up.
         self.verify(name, self.request.old_password)?;
+        let hash = self.hash(self.request.password)?;
         let _one_at_a_time = self.access.changes.lock();
         let change = self.access.accounts.read().set_password(name, hash)?;
         self.store(change)
