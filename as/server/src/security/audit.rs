@@ -38,15 +38,15 @@ impl Report {
     }
 }
 
-/// The result of an action in the words of the log.
-fn outcome(result: ResultCode) -> &'static str {
+/// What became of an action, as the log says it.
+fn outcome(report: Report, result: ResultCode) -> &'static str {
     match result {
         ResultCode::Ok => "permitted",
         ResultCode::NotAuthenticated => "not authenticated",
         ResultCode::RoleViolation => "role violation",
         ResultCode::NotWhitelisted => "not whitelisted",
         ResultCode::QuotaExceeded => "quota exceeded",
-        ResultCode::SecurityUser => "authentication failed (user)",
+        ResultCode::SecurityUser if report == Report::Authentication => "authentication failed (user)",
         ResultCode::SecurityPassword | ResultCode::SecurityCredential => "authentication failed (password)",
         ResultCode::SecuritySessionExpired => "authentication failed (session)",
         _ => "failed",
@@ -131,7 +131,7 @@ impl AuditLog {
             cf::info!(
                 Audit,
                 "{} | client: {client} | authenticated user: {} | action: {action} | detail: {}",
-                outcome(result),
+                outcome(report, result),
                 or_none(printable(user.unwrap_or_default())),
                 or_none(detail.replace(char::is_control, "?"))
             );
@@ -146,6 +146,13 @@ mod tests {
     #[test]
     fn a_name_does_not_forge_a_line() {
         assert_eq!(printable("eve\n| action: x\u{1b}[2J"), "eve?? action: x?[2J");
+    }
+
+    #[test]
+    fn an_administrator_that_names_nobody_is_no_failed_login() {
+        let nobody = ResultCode::SecurityUser;
+        assert_eq!(outcome(Report::Authentication, nobody), "authentication failed (user)");
+        assert_eq!(outcome(Report::UserAdmin, nobody), "failed");
     }
 
     #[test]
