@@ -10,6 +10,9 @@ use ferrospike_tests::security::{
 use ferrospike_tests::server::{BASICS, NAMESPACES, Server};
 use ferrospike_tests::wire::{Message, Operation, digest, field, info1, info2, operation};
 
+/// A password as it is, for users of a directory.
+const CLEAR_PASSWORD: u8 = 4;
+
 struct Rig {
     server: Server,
     admin: Client,
@@ -192,7 +195,8 @@ fn the_log_of_the_system_gets_the_lines_too_and_no_secret() {
         "syslog {{\n        path {}\n        context audit info\n    }}\n    console {{",
         path.display()
     );
-    let basics = BASICS.replacen("console {", &sinks, 1);
+    // The console has all that there is.
+    let basics = BASICS.replace("context any info", "context any detail").replacen("console {", &sinks, 1);
     let security = "security {\nlog {\nreport-authentication true\nreport-user-admin true\nreport-sys-admin true\nreport-violation true\n}\n}\n";
     let mut server = Server::start(&format!("{basics}{NAMESPACES}\n{security}"));
     server.allow("has the password that everybody knows");
@@ -211,6 +215,12 @@ fn the_log_of_the_system_gets_the_lines_too_and_no_secret() {
         "ERROR:81:role violation - requires permission 'service-ctrl'"
     );
     assert_eq!(server.connect().info("namespaces\n").unwrap(), "ERROR:80:not authenticated\n");
+    // Secrets in the wrong place.
+    for lost in [format!("{PASS}\nnode\n"), format!("login:{OTHER};user=bob\n")] {
+        assert_eq!(server.connect().info(&lost).unwrap(), "ERROR:80:not authenticated\n");
+    }
+    let by_ldap = [(security::USER, &b"bob"[..]), (CLEAR_PASSWORD, b"a clear secret")];
+    assert_eq!(result_of(&mut server.connect(), command::LOGIN, &by_ldap), 90);
     let lines = [
         line("permitted", "admin", "login", "user=admin"),
         line("permitted", "admin", "create user", "user=bob;roles=sys-admin"),
@@ -221,7 +231,11 @@ fn the_log_of_the_system_gets_the_lines_too_and_no_secret() {
         line("permitted", "bob", "info request", "set-config:context=service;query-max-done=37"),
         line("role violation", "admin", "info request", "recluster:"),
         line("not authenticated", "<none>", "info request", "namespaces"),
+        line("not authenticated", "<none>", "info request", "?,node"),
+        line("not authenticated", "<none>", "info request", "?"),
+        line("failed", "<none>", "login", "user=bob"),
     ];
+    let token: String = token.iter().map(|byte| format!("{byte:02x}")).collect();
     let mut sent = String::new();
     let mut buffer = [0; 4096];
     while let Ok(size) = socket.recv(&mut buffer) {
@@ -233,7 +247,7 @@ fn the_log_of_the_system_gets_the_lines_too_and_no_secret() {
         let told = port.replace_all(log, "127.0.0.1");
         let missing: Vec<&String> = lines.iter().filter(|line| !told.contains(line.as_str())).collect();
         assert!(missing.is_empty(), "{missing:#?}\nin\n{told}");
-        let secrets = [PASS, OTHER, ADMIN, "argon2"];
+        let secrets = [PASS, OTHER, ADMIN, "argon2", "$2a$", "a clear secret", &token];
         assert!(!secrets.iter().any(|secret| told.contains(secret)), "a secret is told");
     }
 }

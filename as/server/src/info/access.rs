@@ -32,8 +32,7 @@ impl Asker<'_> {
         let result = standing.logged_in().err()?;
         let user = if result == ResultCode::NotWhitelisted { standing.session().user_name() } else { None };
         if let Some(access) = &node.security {
-            let start = &body[..body.len().min(LOGGED_SIZE_MAX)];
-            let detail = printable(String::from_utf8_lossy(start).trim_end());
+            let detail = commands_in(body);
             access.log.write(Report::SysAdmin, result, self.client, user.as_deref(), "info request", &detail);
         }
         Some(if result == ResultCode::NotWhitelisted { NOT_WHITELISTED } else { NOT_AUTHENTICATED })
@@ -67,7 +66,15 @@ impl Asker<'_> {
     }
 }
 
-/// The scope of a command's effect, if a privilege for a namespace or a set can be enough for it.
+/// The names of the commands that a stranger asks for, and nothing else of what was sent: it may be a password that went to
+/// the wrong place.
+fn commands_in(body: &[u8]) -> String {
+    let start = String::from_utf8_lossy(&body[..body.len().min(LOGGED_SIZE_MAX)]);
+    let names: Vec<&str> = start.lines().map(|line| commands::name_of(line).unwrap_or("?")).collect();
+    names.join(",")
+}
+
+/// Where a command has its effect, if a privilege for a namespace or a set can be enough for it.
 fn scope_of(needed: Permissions, arguments: Arguments<'_>) -> Scope<'_> {
     if needed != Permissions::TRUNCATE {
         return Scope::Server;

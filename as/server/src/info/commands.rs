@@ -194,6 +194,11 @@ pub(super) fn needed_by(line: &str) -> (Permissions, Arguments<'_>) {
     (find(name).map_or(Permissions::NONE, |command| command.needed), arguments)
 }
 
+/// The name of the command that `line` asks for, if there is such a command.
+pub(super) fn name_of(line: &str) -> Option<&'static str> {
+    find(split(line).0).map(|command| command.name)
+}
+
 /// Runs the command that `line` names.
 pub(super) fn run(node: &Node, line: &str, out: &mut String) -> InfoResult {
     let (name, arguments) = split(line);
