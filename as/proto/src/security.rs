@@ -233,13 +233,16 @@ impl<'a> Request<'a> {
             return Err(ResultCode::SecurityScheme);
         }
         let mut request = Request { command, ..Request::default() };
-        for _ in 0..field_count {
+        let mut found: u8 = 0;
+        // The official Go client counts too few when it makes a role: what is there counts.
+        while found < field_count || !rest.is_empty() {
             let size = rest.split_first_chunk::<4>().ok_or(ResultCode::SecurityField)?;
             rest = size.1;
             let size = usize::try_from(u32::from_be_bytes(*size.0)).map_err(|_| ResultCode::SecurityField)?;
             let field = take(&mut rest, size).ok_or(ResultCode::SecurityField)?;
             let (&id, data) = field.split_first().ok_or(ResultCode::SecurityField)?;
             request.add(id, data)?;
+            found = found.checked_add(1).ok_or(ResultCode::SecurityField)?;
         }
         Ok(request)
     }
@@ -598,6 +601,30 @@ mod tests {
         short.pop();
         assert_eq!(code(&short), Some(ResultCode::SecurityField));
         assert_eq!(code(&body(&[b"\x63anything"])), None, "unknown fields are passed over");
+    }
+
+    #[test]
+    fn fields_that_are_not_counted_are_read() {
+        let read = b"\x0c\x01\x0a\x00\x00";
+        let mut message = body(&[b"\x0brole", read, b"\x0e\0\0\x03\xe8", b"\x0f\0\0\x07\xd0"]);
+        for count in 0..=4 {
+            message[3] = count;
+            let request = Request::parse(&message).expect("a request");
+            assert_eq!(
+                (request.role, request.read_quota, request.write_quota),
+                (Some("role"), Some(1_000), Some(2_000))
+            );
+            assert_eq!(request.privileges, Some(Ok(vec![Privilege::everywhere(PrivilegeCode::Read)])));
+        }
+        message[3] = 5;
+        assert_eq!(Request::parse(&message).err(), Some(ResultCode::SecurityField), "one more is counted");
+        message[3] = 4;
+        message.push(0);
+        assert_eq!(
+            Request::parse(&message).err(),
+            Some(ResultCode::SecurityField),
+            "what is behind is no field"
+        );
     }
 
     #[test]
