@@ -293,17 +293,29 @@ impl LoggedIn<'_> {
     ///
     /// # Errors
     /// As `check`.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn check_data(
         &self,
         wanted: Permissions,
-        (namespace, set): (&[u8], &[u8]),
+        place: (&[u8], &[u8]),
         charge: Charge,
         describe: impl FnOnce() -> (&'static str, String),
     ) -> Result<(), ResultCode> {
         if self.unconditional.contains(wanted) {
             return Ok(());
         }
+        self.check_conditions(wanted, place, charge, describe)
+    }
+
+    /// The rest of [`check_data`](Self::check_data), out of the way of those who are allowed anything.
+    #[inline(never)]
+    fn check_conditions(
+        &self,
+        wanted: Permissions,
+        (namespace, set): (&[u8], &[u8]),
+        charge: Charge,
+        describe: impl FnOnce() -> (&'static str, String),
+    ) -> Result<(), ResultCode> {
         let result = self.check(wanted, Scope::Set { namespace, set }, charge);
         let is_reported = self.rights.reported.covers(namespace, set);
         if is_reported || result.is_err() {

@@ -109,23 +109,31 @@ fn place_of<'a>(request: &Request<'a>) -> (&'a [u8], &'a [u8]) {
 ///
 /// # Errors
 /// As [`Standing::logged_in`].
-#[inline]
+#[inline(always)]
 pub(super) fn logged_in<'a>(
     standing: Option<&'a Standing>,
     request: &Request<'_>,
 ) -> Result<Option<LoggedIn<'a>>, ResultCode> {
     let Some(standing) = standing else { return Ok(None) };
-    let user = standing.logged_in().inspect_err(|result| {
-        let action = if request.info1 & info1::BATCH != 0 {
-            "batch"
-        } else if request.has_field(field::DIGEST) {
-            action_of_single(request)
-        } else {
-            action_of_query(request)
-        };
-        standing.report_refused(*result, (action, detail_of(request, request.record_digest())));
-    })?;
-    Ok(Some(user))
+    match standing.logged_in() {
+        Ok(user) => Ok(Some(user)),
+        Err(result) => {
+            report_refused(standing, request, result);
+            Err(result)
+        }
+    }
+}
+
+#[cold]
+fn report_refused(standing: &Standing, request: &Request<'_>, result: ResultCode) {
+    let action = if request.info1 & info1::BATCH != 0 {
+        "batch"
+    } else if request.has_field(field::DIGEST) {
+        action_of_single(request)
+    } else {
+        action_of_query(request)
+    };
+    standing.report_refused(result, (action, detail_of(request, request.record_digest())));
 }
 
 /// Whether a request for the record of `digest` is allowed.
