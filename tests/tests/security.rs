@@ -6,10 +6,13 @@ use std::time::{Duration, Instant};
 
 use ferrospike_tests::client::Client;
 use ferrospike_tests::security::{
-    ADMIN, Field, OTHER, PASS, ask, command, create_user, field, logged_in, login, names, read_in, result_of,
+    ADMIN, Field, OTHER, PASS, ask, command, create_user, field, logged_in, login, names, read_in, request,
+    result_of,
 };
 use ferrospike_tests::server::{BASICS, NAMESPACES, Server};
-use ferrospike_tests::wire::{Message, Operation, field as data, info1, info2, info3, operation, result};
+use ferrospike_tests::wire::{
+    Message, Operation, field as data, info1, info2, info3, kind, operation, result,
+};
 
 fn start(security: &str) -> Server {
     let mut server = Server::start(&format!("{BASICS}{NAMESPACES}\nsecurity {{\n{security}\n}}\n"));
@@ -100,6 +103,36 @@ fn roles_decide_and_change_at_once() {
     assert_eq!((get(&mut bob), get(&mut other)), (80, 0));
     assert_eq!(login(&mut bob, "bob", PASS).0, 0);
     assert_eq!(get(&mut bob), 0);
+}
+
+#[test]
+fn requests_in_one_packet_are_of_whoever_logged_in_before_them() {
+    let server = start("");
+    let mut admin = logged_in(&server, "admin", ADMIN);
+    assert_eq!(create_user(&mut admin, "bob", PASS, &["read-write"]), 0);
+    let put = Message::put("key", vec![1]).encode();
+    let enter = |user: &str, credential: &str| {
+        let fields = [(field::USER, user.as_bytes()), (field::CREDENTIAL, credential.as_bytes())];
+        request(command::LOGIN, &fields)
+    };
+    let steps = [
+        (put.clone(), 80),
+        (enter("bob", PASS), 0),
+        (put.clone(), 0),
+        (enter("admin", ADMIN), 0),
+        (put.clone(), 81),
+        (enter("bob", OTHER), 65),
+        (put.clone(), 81),
+        (enter("bob", PASS), 0),
+        (put, 0),
+    ];
+    let mut client = server.connect();
+    client.send(&steps.iter().flat_map(|(bytes, _)| bytes.clone()).collect::<Vec<u8>>()).unwrap();
+    for (number, (_, expected)) in steps.iter().enumerate() {
+        let frame = client.receive().unwrap();
+        let result = frame.body[if frame.kind == kind::SECURITY { 1 } else { 5 }];
+        assert_eq!(result, *expected, "answer {number}");
+    }
 }
 
 /// The roles that an administrator sees of a user, as the field holds them.
