@@ -291,6 +291,53 @@ fn oversized_and_broken_requests_are_refused_and_cost_nothing() {
     drop(half_open);
 }
 
+#[test]
+fn a_right_for_one_set_opens_no_record_of_another() {
+    let mut server = start();
+    server.allow("set name mismatch");
+    let mut admin = logged_in(&server, "admin", ADMIN);
+    // read-write-udf in set `a` of `test`.
+    let privileges = [&[1, 12, 4][..], b"test", &[1], b"a"].concat();
+    let role = [(field::ROLE, &b"of-a"[..]), (field::PRIVILEGES, &privileges[..])];
+    assert_eq!(result_of(&mut admin, command::CREATE_ROLE, &role), 0);
+    assert_eq!(create_user(&mut admin, "bob", PASS, &["of-a"]), 0);
+    assert_eq!(create_user(&mut admin, "owner", PASS, &["read-write"]), 0);
+    let (mut bob, mut owner) = (logged_in(&server, "bob", PASS), logged_in(&server, "owner", PASS));
+    // A record of set `b`, and one of no set, by their digests; who asks may name any set.
+    for set in ["b", ""] {
+        let named = |message: Message, name: &str| {
+            let message = message.with_field(wire::field::NAMESPACE, b"test");
+            let message =
+                if name.is_empty() { message } else { message.with_field(wire::field::SET, name.as_bytes()) };
+            message.with_field(wire::field::DIGEST, &wire::digest(set, "secret"))
+        };
+        let with = |info1, info2| Message { info1, info2, ..Message::default() };
+        let write = |value| Operation::integer(operation::WRITE, "n", value);
+        let read = with(info1::READ | info1::GET_ALL, 0);
+        assert_eq!(owner.ask(&named(with(0, info2::WRITE).with_operation(write(1)), set)).unwrap().result, 0);
+        for request in [
+            read.clone(),
+            with(info1::READ | info1::GET_NO_BINS, 0),
+            with(info1::READ, 0).with_operation(Operation::read("n")),
+            with(0, info2::WRITE).with_operation(write(2)),
+            with(info1::READ, info2::WRITE).with_operation(write(2)).with_operation(Operation::read("n")),
+            with(0, info2::WRITE).with_operation(Operation::bare(operation::TOUCH, "")),
+            with(0, info2::WRITE | info2::DELETE),
+        ] {
+            let mut asked = |name| bob.ask(&named(request.clone(), name)).unwrap();
+            assert_eq!(asked(set).result, 81, "of '{set}'");
+            let answer = asked("a");
+            assert_eq!(
+                (answer.result, answer.operations.len()),
+                (result::PARAMETER, 0),
+                "as if '{set}' were a"
+            );
+        }
+        let kept = owner.ask(&named(read, set)).unwrap();
+        assert_eq!((kept.result, kept.operations.len()), (0, 1));
+    }
+}
+
 /// The server's port at an IPv6 address.
 fn ipv6_address(server: &Server) -> SocketAddr {
     server.await_log(" client port [::1]:");
