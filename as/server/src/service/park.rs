@@ -16,7 +16,7 @@ use proto::message::Request;
 use super::event_loop::{ServiceThread, Verdict};
 use super::mailbox::{ConnectionToken, Mail, Mailbox};
 use super::reply_budget::Charge;
-use super::stream::ReplyStream;
+use super::stream::{DONE_PATIENCE, ReplyStream};
 use crate::namespace::Namespace;
 use crate::query::Requester;
 use crate::security::{Permit, Session};
@@ -58,9 +58,6 @@ pub(crate) struct SecurityRequest {
     pub(crate) client: SocketAddr,
     pub(crate) reply: ReplyHandle,
 }
-
-/// How long an answer is still made after the client has closed its sending side: it may still read.
-pub(super) const DONE_PATIENCE: Duration = Duration::from_secs(1);
 
 /// State of a connection for the threads that answer it.
 #[derive(Default)]

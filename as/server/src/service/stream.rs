@@ -26,10 +26,9 @@ const UNSENT_SIZE_MAX: usize = 1 << 20;
 const LOOK_PERIOD: Duration = Duration::from_secs(1);
 /// How long a client may read nothing when the thread that waits for it is needed, whatever the client's own timeout.
 const PATIENCE: Duration = Duration::from_secs(10);
-
-/// How long the client of a query that has closed its sending side is assumed to wait for a reply while there is none.
-/// A client that is gone looks the same until something is sent to it.
-const DONE_PATIENCE: Duration = Duration::from_secs(2);
+/// How long an answer is still made, and a query goes on without a reply, after the client has closed its sending side: it may
+/// still read. A client that is gone looks the same until something is sent to it.
+pub(super) const DONE_PATIENCE: Duration = Duration::from_secs(2);
 
 struct Progress {
     unsent: usize,
