@@ -8,7 +8,9 @@ use ferrospike_tests::client::{Client, PATIENCE};
 use ferrospike_tests::figures::{run, take_answer};
 use ferrospike_tests::report;
 use ferrospike_tests::server::{Server, stored_config};
-use ferrospike_tests::wire::{Message, Operation, digest, field, info1, info2, operation, particle, result};
+use ferrospike_tests::wire::{
+    Message, Operation, digest, field, info1, info2, info3, operation, particle, result,
+};
 
 /// A point that every read of a record from a disk passes.
 const READ: &str = "read-record";
@@ -178,4 +180,27 @@ fn queries_of_other_namespaces_go_on() {
         }
     }
     assert!(complete > 0, "a query that waited has found everything");
+}
+
+/// What is read from the disk is read without the lock of the record: a write of it need not wait for that.
+#[test]
+fn writers_of_records_that_are_being_read_go_on() {
+    if !can_stall() {
+        return;
+    }
+    let server = start();
+    let mut stuck = waiting(&server, 3, &scan_of("test"));
+    // They hang at the disk by then.
+    server.await_log("the disk does not answer");
+    let (mut client, started) = (server.connect(), Instant::now());
+    for key in 0..KEYS {
+        // It needs nothing of the record that it replaces.
+        let replace =
+            Message { info3: info3::CREATE_OR_REPLACE, ..Message::put(&key.to_string(), vec![8; 90]) };
+        assert_eq!(client.ask(&replace).unwrap().result, result::OK, "record {key}");
+    }
+    assert!(started.elapsed() < SOON, "{:?}", started.elapsed());
+    server.release(READ);
+    let complete = stuck.iter_mut().map(scanned).filter(|scanned| *scanned == (KEYS, result::OK)).count();
+    assert!(complete > 0, "a query finds all records, though they changed while they were read");
 }

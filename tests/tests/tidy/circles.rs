@@ -25,6 +25,7 @@ const CIRCLES: &[(&[&str], &str)] = &[
     (
         &[
             "as/server/src/namespace/mod",
+            "as/server/src/namespace/ahead",
             "as/server/src/namespace/commit",
             "as/server/src/namespace/load_figures",
             "as/server/src/namespace/opening",
@@ -38,8 +39,6 @@ const CIRCLES: &[(&[&str], &str)] = &[
     ),
     (&["as/server/src/transaction/"], "methods of `Executor` stand in the file of what they do"),
     (&["as/server/src/service/"], "methods of `ServiceThread` stand in the file of what they do"),
-    (&["as/server/src/query/"], "requests and the jobs that are made of them"),
-    (&["as/server/src/udf/"], "values and what Lua may do with them make one another"),
     (&["tools/src/record/object_spec"], "the object spec and its parser"),
     (&["tools/src/compare/"], "options and the scenarios that have them"),
 ];

@@ -8,13 +8,15 @@
 mod cursor;
 mod element;
 mod entry_tree;
+mod held;
 mod sprig;
 mod tree;
 
 pub(crate) use cursor::{Cursor, SeenRecord};
 pub(crate) use element::{Element, Location, RecordMeta, SetId};
 pub(crate) use entry_tree::{EntryTree, IndexEntry, LiveElements, RangeStart, Stub};
-pub(crate) use tree::{CreateOutcome, ElementHandle, Index, IndexGeometry, ReadGuard, WriteGuard};
+pub(crate) use held::assert_no_lock_held;
+pub(crate) use tree::{CreateOutcome, ElementHandle, Index, IndexFull, IndexGeometry, ReadGuard, WriteGuard};
 
 use cf::Digest;
 

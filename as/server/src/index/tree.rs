@@ -14,6 +14,7 @@ use cf::sync::RwWord;
 use cf::zeroed::{self, Zeroable};
 
 use super::element::Element;
+use super::held::HeldLock;
 use super::sprig::{Found, SprigTree, first_step};
 use super::{PARTITION_COUNT, PartitionId};
 
@@ -107,7 +108,7 @@ impl Index {
         sprig.lock.lock_shared();
         let tree = self.tree_of(sprig);
         match tree.find(digest) {
-            Found::Element(handle) => Some(ReadGuard { index: self, sprig, handle }),
+            Found::Element(handle) => Some(ReadGuard { index: self, sprig, handle, _held: HeldLock::new() }),
             Found::Absent { .. } => {
                 sprig.lock.unlock_shared();
                 None
@@ -124,7 +125,7 @@ impl Index {
             return None;
         }
         match self.tree_of(sprig).find(digest) {
-            Found::Element(handle) => Some(ReadGuard { index: self, sprig, handle }),
+            Found::Element(handle) => Some(ReadGuard { index: self, sprig, handle, _held: HeldLock::new() }),
             Found::Absent { .. } => {
                 sprig.lock.unlock_shared();
                 None
@@ -138,7 +139,7 @@ impl Index {
         let sprig = self.sprig_of(digest);
         sprig.lock.lock_exclusive();
         match self.tree_of(sprig).find(digest) {
-            Found::Element(handle) => Some(WriteGuard { index: self, sprig, handle }),
+            Found::Element(handle) => Some(WriteGuard { index: self, sprig, handle, _held: HeldLock::new() }),
             Found::Absent { .. } => {
                 sprig.lock.unlock_exclusive();
                 None
@@ -174,7 +175,7 @@ impl Index {
                 (handle, CreateOutcome::Created)
             }
         };
-        Ok((WriteGuard { index: self, sprig, handle }, outcome))
+        Ok((WriteGuard { index: self, sprig, handle, _held: HeldLock::new() }, outcome))
     }
 
     /// The digest of the record at `handle`.
@@ -204,7 +205,7 @@ impl Index {
     pub(crate) fn is_at(&self, digest: &Digest, handle: ElementHandle) -> Option<bool> {
         let sprig = self.sprig_of(digest);
         sprig.lock.try_lock_shared().then(|| {
-            let _lock = SharedLock(&sprig.lock);
+            let _lock = SharedLock::taken(&sprig.lock);
             matches!(self.tree_of(sprig).find(digest), Found::Element(found) if found == handle.0)
         })
     }
@@ -316,18 +317,26 @@ impl Index {
 }
 
 /// A shared lock, held until it is dropped.
-struct SharedLock<'a>(&'a RwWord);
+struct SharedLock<'a> {
+    lock: &'a RwWord,
+    _held: HeldLock,
+}
 
 impl<'a> SharedLock<'a> {
     fn new(lock: &'a RwWord) -> Self {
         lock.lock_shared();
-        SharedLock(lock)
+        Self::taken(lock)
+    }
+
+    /// The caller has taken the lock.
+    fn taken(lock: &'a RwWord) -> Self {
+        SharedLock { lock, _held: HeldLock::new() }
     }
 }
 
 impl Drop for SharedLock<'_> {
     fn drop(&mut self) {
-        self.0.unlock_shared();
+        self.lock.unlock_shared();
     }
 }
 
@@ -336,6 +345,7 @@ pub(crate) struct ReadGuard<'a> {
     index: &'a Index,
     sprig: &'a Sprig,
     handle: Handle,
+    _held: HeldLock,
 }
 
 impl ReadGuard<'_> {
@@ -370,6 +380,7 @@ pub(crate) struct WriteGuard<'a> {
     index: &'a Index,
     sprig: &'a Sprig,
     handle: Handle,
+    _held: HeldLock,
 }
 
 impl WriteGuard<'_> {

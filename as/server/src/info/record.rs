@@ -57,7 +57,8 @@ enum Content {
 }
 
 fn show(namespace: &Namespace, digest: &Digest, content: Content, out: &mut String) -> InfoResult {
-    let found = namespace.index.get(digest);
+    let mut scratch = ReadBuffer::new();
+    let found = namespace.storage.get_readable(&namespace.index, digest, &mut scratch);
     let guard = found.ok_or_else(|| InfoError::new(ResultCode::NotFound, "record not found"))?;
     let mut pairs = Joined::new(out, ';');
     pairs.pair("pid", PartitionId::of(digest).index());
@@ -66,7 +67,6 @@ fn show(namespace: &Namespace, digest: &Digest, content: Content, out: &mut Stri
     if !guard.location.is_stored() {
         return Ok(());
     }
-    let mut scratch = ReadBuffer::new();
     let unreadable = |_| InfoError::new(ResultCode::Unknown, "the stored record cannot be read");
     let bytes = namespace.storage.record_bytes(&guard, &mut scratch).map_err(unreadable)?;
     if content == Content::Bytes {

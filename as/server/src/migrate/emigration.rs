@@ -1,9 +1,9 @@
 //! Sends a partition to another node: records are read one after the other, gathered into messages, and sent again
 //! until each is acknowledged.
 //!
-//! A record is read under its own lock, and no lock is held during any wait. Records that come or change meanwhile need
-//! not be sent: the receiver is a replica and gets the master's writes. Removals are sent too, so that the receiver's
-//! older copies are removed.
+//! A record is read from its disk before its own lock is taken, and no lock is held during any wait. Records that come or
+//! change meanwhile need not be sent: the receiver is a replica and gets the master's writes. Removals are sent too, so that
+//! the receiver's older copies are removed.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -232,7 +232,7 @@ impl Sender<'_> {
         let Some(_reservation) = namespace.partitions.reserve_data(*partition) else { return Gathered::Left };
         let removed_at = namespace.partitions.removed_at(digest).filter(|_| self.emigration.tells_removals);
         let before = self.gathered.len();
-        let Some(guard) = namespace.index.get(digest) else {
+        let Some(guard) = namespace.storage.get_readable(&namespace.index, digest, &mut self.scratch) else {
             let Some(removed_at) = removed_at else { return Gathered::Gone };
             let body = MigrateBody::Removal { insert_id, digest: *digest, removed_at };
             Migrate { emigration_id: *id, body }.encode(&mut self.gathered);
@@ -241,7 +241,7 @@ impl Sender<'_> {
         let bytes = match namespace.storage.record_bytes(&guard, &mut self.scratch) {
             Ok(bytes) => bytes,
             Err(error) => {
-                namespace.report_damage(&guard, &error);
+                namespace.read_error(&guard, error);
                 return Gathered::Unreadable;
             }
         };

@@ -5,8 +5,9 @@
 //! The caller holds the record's guard and has made the new flat record. The commit then takes these steps, in this
 //! order:
 //!
-//! 1. Observers look at the change while the old record can still be read. A caller that computed the change from a
-//!    copy of the record lets them look at it [ahead](Namespace::prepare), without the guard.
+//! 1. Observers look at the change while the old record can still be read. The caller has read it from its disk before it
+//!    took the guard ([`find_to_change`](Namespace::find_to_change)). A caller that computed the change from a copy of the
+//!    record lets them look at it [ahead](Namespace::prepare), without the guard.
 //! 2. Storage gets the new flat record. This is the only step that can fail; then nothing has changed.
 //! 3. The index element gets the new metadata.
 //! 4. The figures of set, expiry, tombstones and removals are updated.
@@ -31,7 +32,7 @@ use smallvec::SmallVec;
 use super::Namespace;
 use super::sets::SetChange;
 use crate::index::{Element, ElementHandle, Location, RecordMeta, SetId, WriteGuard};
-use crate::storage::{RBLOCK_SIZE, Room, StorageError};
+use crate::storage::{RBLOCK_SIZE, ReadBuffer, Room, StorageError};
 
 /// A record or tombstone to be stored.
 #[derive(Clone, Copy, Debug)]
@@ -153,6 +154,11 @@ pub(crate) trait CommitObserver: Send + Sync {
     /// Looks at a change before it happens. The storage still holds the old record. The result is ignored if the budget
     /// is exhausted.
     fn observe<'a>(&'a self, namespace: &Namespace, transition: &Transition<'_>) -> Observed<'a>;
+
+    /// Whether it reads the old record, whose metadata is `before`, when it observes a change.
+    fn reads_old(&self, _before: &RecordMeta) -> bool {
+        false
+    }
 }
 
 impl Namespace {
@@ -213,6 +219,51 @@ impl Namespace {
         };
         acts.into_iter().for_each(|act| act(self, &committed));
         Ok(committed)
+    }
+
+    /// Whether the record of `element`, borrowed from its guard, can be changed now: observers do not read it, or it is in
+    /// memory or in `scratch`, or is known to be unreadable. If not, it must be [fetched](Storage::fetch) first.
+    #[inline]
+    pub(crate) fn is_ready_to_change(&self, element: &Element, scratch: &mut ReadBuffer) -> bool {
+        !self.storage.reads_disks()
+            || !self.is_old_read(element)
+            || self.storage.is_readable(element, scratch)
+    }
+
+    #[inline]
+    pub(super) fn is_old_read(&self, before: &RecordMeta) -> bool {
+        self.observers.iter().any(|observer| observer.reads_old(before))
+    }
+
+    /// The record that `find` returns, [ready to change](Self::is_ready_to_change). [`old_record`](Self::old_record)
+    /// returns what was read of it. If it could not be made ready it is returned all the same: observers then take it for
+    /// damaged.
+    ///
+    /// # Errors
+    /// Those of `find`.
+    pub(crate) fn find_to_change<'g, E>(
+        &self,
+        find: impl Fn() -> Result<WriteGuard<'g>, E>,
+        scratch: &mut ReadBuffer,
+    ) -> Result<WriteGuard<'g>, E> {
+        self.storage.find_readable(find, |element| self.is_old_read(element), scratch)
+    }
+
+    /// The record of `digest`, if there is one, as [`find_to_change`](Self::find_to_change) returns it.
+    pub(crate) fn get_to_change(&self, digest: &Digest, scratch: &mut ReadBuffer) -> Option<WriteGuard<'_>> {
+        self.find_to_change(|| self.index.get_exclusive(digest).ok_or(()), scratch).ok()
+    }
+
+    /// The flat form of the record of `element`, borrowed from its guard, for observers, if it was read from a disk into
+    /// `scratch`. If observers want it and it cannot be read, that is logged.
+    pub(crate) fn old_record<'s>(&self, element: &Element, scratch: &'s mut ReadBuffer) -> Option<&'s [u8]> {
+        let read = self.storage.bytes_read(element, scratch)?;
+        read.inspect_err(|error| {
+            if self.is_old_read(element) {
+                self.report_damage(element, error);
+            }
+        })
+        .ok()
     }
 
     /// Lets observers look at a change ahead, for [`ForObservers`]. For callers that computed the change from a copy of
@@ -377,7 +428,6 @@ mod tests {
     use super::*;
     use crate::config;
     use crate::namespace::Removal;
-    use crate::storage::ReadBuffer;
 
     /// Generation and value before a change, its cause, and what was committed.
     type Note = (u16, Option<i64>, Cause, Option<Committed>);

@@ -1,5 +1,6 @@
 //! A namespace: its records (index and storage), sets, figures, and the parameters it was given.
 
+mod ahead;
 mod commit;
 mod late_copies;
 mod load_figures;
@@ -34,6 +35,7 @@ use crate::index::{Element, Index, IndexGeometry, Location, ReadGuard, RecordMet
 use crate::metrics::{NamespaceMetrics, Unit};
 use crate::storage::{self, OpenError, ReadBuffer, Storage, StorageError};
 
+pub(crate) use ahead::LOOKS_MAX;
 pub(crate) use commit::{
     AfterCommit, Cause, Change, CommitObserver, ForObservers, NewVersion, Observed, Preparation,
     PreparedChange, Transition, stored_size,
@@ -280,8 +282,8 @@ impl Namespace {
     /// The stored record of `element`, borrowed from the storage or from `scratch`.
     ///
     /// # Errors
-    /// `Unknown` if it cannot be read or is damaged; the log has the details. `Timeout` if its disk does not answer,
-    /// and the owner of `scratch` does not wait for that.
+    /// `Unknown` if it cannot be read or is damaged; the log has the details. `Timeout` if it must be
+    /// [fetched](Storage::fetch) first.
     #[inline]
     pub(crate) fn record<'g>(
         &'g self,
@@ -328,7 +330,7 @@ impl Namespace {
     #[cold]
     pub(crate) fn read_error(&self, element: &Element, error: StorageError) -> ResultCode {
         match error {
-            StorageError::Refused | StorageError::Stuck => ResultCode::Timeout,
+            StorageError::Refused | StorageError::NotInMemory => ResultCode::Timeout,
             error => self.report_damage(element, &error),
         }
     }

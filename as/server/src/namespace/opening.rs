@@ -9,12 +9,11 @@ use parking_lot::Mutex;
 use super::commit::Cause;
 use super::load_figures::{LoadFigures, ThreadFigures};
 use super::thresholds::RemovalThresholds;
-use super::tombstones::Removal;
 use super::truncate::LoadedTruncation;
 use super::{Namespace, NamespaceError, Partitions, Sets};
 use crate::config::{Engine, NamespaceConfig, SetDirectory};
 use crate::index::{Index, PARTITION_COUNT, PartitionId, SetId};
-use crate::storage::{LoadCommit, LoadContext, LoadStats, OpenSettings, Storage};
+use crate::storage::{LoadCommit, LoadContext, LoadStats, OpenSettings, ReadBuffer, Storage};
 
 /// The parts that a load fills.
 struct Loading<'a> {
@@ -188,14 +187,14 @@ impl Namespace {
 
     /// Removes the records of a partition that have expired.
     fn remove_expired(&self, partition: PartitionId, now: StoredMillis) {
+        let mut scratch = ReadBuffer::new();
         let mut cursor = self.index.cursor(partition, None);
         while let Some(portion) = cursor.next_portion(|element| element.is_expired(now.seconds())) {
             for found in portion {
-                if let Some(guard) = self.index.get_exclusive(&found.digest) {
-                    // If the record cannot be removed now, it is expired anyway; nsup tries again.
-                    let removal = Removal::plain(Cause::Expiry, now);
-                    let _ = self.remove_from_sweep(guard, &removal);
-                }
+                // If the record cannot be removed now, it is expired anyway; nsup tries again.
+                let _ = self.sweep_out(&found.digest, &mut scratch, |element| {
+                    element.is_expired(now.seconds()).then_some(Cause::Expiry)
+                });
             }
         }
     }

@@ -20,6 +20,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::*};
 use std::time::{Duration, Instant};
 
+use arc_swap::ArcSwapOption;
 use cf::sys::block::BlockError;
 use datamodel::device_header::PartitionEntry;
 use datamodel::partition_version::PartitionVersion;
@@ -149,10 +150,27 @@ pub(crate) enum QueryAccess {
     Relaxed,
 }
 
-/// A word on a cache line of its own.
+/// The replicas of a partition, as commits see them.
+struct PublishedReplicas {
+    working_master: u64,
+    nodes: Box<[u64]>,
+}
+
+impl PublishedReplicas {
+    /// Those of `row`, if others than node `own` are among them.
+    fn of(row: &PartitionRow, own: u64) -> Option<Arc<Self>> {
+        let nodes: Box<[u64]> = row.replicas.iter().map(|replica| replica.node).collect();
+        let has_others = nodes.iter().any(|node| *node != own);
+        has_others.then(|| Arc::new(PublishedReplicas { working_master: row.working_master, nodes }))
+    }
+}
+
+/// A word on a cache line of its own, and what commits ask besides.
 #[repr(align(64))]
 struct Partition {
     word: AtomicU64,
+    /// `None` if no other node is among them. A commit reads them without a lock, and counts no reference.
+    replicas: ArcSwapOption<PublishedReplicas>,
 }
 
 impl Partition {
@@ -345,7 +363,10 @@ impl Partitions {
         let rows: Box<[PartitionRow]> = entries.iter().map(row).collect();
         let partitions = rows
             .iter()
-            .map(|row| Partition { word: AtomicU64::new(PartitionWord::of(row, own_node).0) })
+            .map(|row| Partition {
+                word: AtomicU64::new(PartitionWord::of(row, own_node).0),
+                replicas: ArcSwapOption::new(PublishedReplicas::of(row, own_node)),
+            })
             .collect();
         let mut figures = PartitionFigures::default();
         rows.iter().for_each(|row| figures.add(row));
@@ -628,6 +649,7 @@ impl Partitions {
             table.with_duplicates -= usize::from(had_duplicates);
             table.with_duplicates += usize::from(!row.duplicates.is_empty());
             self.has_duplicates.store(table.with_duplicates != 0, Release);
+            partition.replicas.store(PublishedReplicas::of(&row, self.own_node));
             table.rows[id.index()] = row;
             partition.publish(word);
             self.served.publish(id, word);

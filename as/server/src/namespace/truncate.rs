@@ -25,9 +25,9 @@ use cf::clock::StoredMillis;
 use super::commit::Cause;
 use super::nsup::spread;
 use super::thresholds::{RemovalThresholds, Threshold};
-use super::tombstones::Removal;
 use super::{Namespace, Set, Sets};
-use crate::index::{PartitionId, RecordMeta, SetId};
+use crate::index::{Element, PartitionId, RecordMeta, SetId};
+use crate::storage::ReadBuffer;
 
 /// A threshold further than this ahead of this node's clock is logged as a warning.
 const CLOCK_SKEW_WARNING_MS: u64 = 5_000;
@@ -204,12 +204,14 @@ impl Namespace {
         is_stopping: &(dyn Fn() -> bool + Sync),
     ) -> Removed {
         let parts = spread(thread_count, partitions, Removed::default, |removed: &mut Removed, partition| {
-            let mut walk = self.walk(partition, set_id, None);
+            let (mut walk, mut scratch) = (self.walk(partition, set_id, None), ReadBuffer::new());
             while let Some(portion) = walk.next_portion(|element| self.is_truncated(element)) {
                 if is_stopping() {
                     return;
                 }
-                portion.iter().for_each(|found| self.remove_if_truncated(&found.digest, removed));
+                for found in portion {
+                    self.remove_if_truncated(&found.digest, removed, &mut scratch);
+                }
             }
         });
         let mut all = Removed::default();
@@ -224,19 +226,17 @@ impl Namespace {
     }
 
     /// Removes the record of `digest`, if it still exists and is truncated.
-    fn remove_if_truncated(&self, digest: &Digest, removed: &mut Removed) {
-        let Some(guard) = self.index.get_exclusive(digest) else { return };
-        if !self.is_truncated(&guard) {
-            return;
-        }
-        let (set_id, last_update_time) = (guard.set_id, guard.last_update_time());
-        let removal = Removal::plain(Cause::Truncate, StoredMillis::now());
-        if self.remove_from_sweep(guard, &removal).is_err() {
-            removed.failed += 1;
-        } else if last_update_time < self.truncation.of_namespace.last_update_time() {
-            removed.of_namespace += 1;
-        } else {
-            *removed.of_sets.entry(set_id).or_default() += 1;
+    fn remove_if_truncated(&self, digest: &Digest, removed: &mut Removed, scratch: &mut ReadBuffer) {
+        let cause_for = |element: &Element| self.is_truncated(element).then_some(Cause::Truncate);
+        match self.sweep_out(digest, scratch, cause_for) {
+            None => {}
+            Some((_, _, Err(_))) => removed.failed += 1,
+            Some((before, _, Ok(_)))
+                if before.last_update_time() < self.truncation.of_namespace.last_update_time() =>
+            {
+                removed.of_namespace += 1;
+            }
+            Some((before, _, Ok(_))) => *removed.of_sets.entry(before.set_id).or_default() += 1,
         }
     }
 

@@ -3,11 +3,11 @@
 //! the query.
 //!
 //! # Bounds
-//! Records are copied one at a time under their sprig's lock, shared; the function runs without a lock and without a
-//! reservation of the partition. Its interpreter bounds memory, and the time between two records or values. A value
-//! that the client does not take yet stops the function, and other functions run in its place meanwhile. If the
-//! partition goes to another node while the function runs, the query fails: a result over a part of the records is
-//! useless.
+//! Records are copied one at a time under their sprig's lock, shared, and read from a disk before that; the function runs
+//! without a lock and without a reservation of the partition. Its interpreter bounds memory, and the time between two
+//! records or values. A value that the client does not take yet stops the function, and other functions run in its place
+//! meanwhile. If the partition goes to another node while the function runs, the query fails: a result over a part of the
+//! records is useless.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -17,13 +17,13 @@ use cf::clock::StoredMillis;
 use datamodel::flat::{FlatError, FlatRecord};
 use datamodel::sindex::Key;
 use proto::ResultCode;
-use proto::message::{Request, field, op_code};
+use proto::message::op_code;
 use proto::reply::{ReplyHeader, ReplyWriter};
 
-use super::background::function_names;
-use super::condition::Condition;
+use super::condition::{Condition, Resume};
 use super::job::End;
-use super::request::{Part, Query, Resume};
+use super::operations::Aggregation;
+use super::request::{Part, Query};
 use super::run::Walker;
 use super::walked::Stop;
 use crate::config::Engine;
@@ -35,26 +35,6 @@ use crate::udf::{self, FoundRecord, FunctionCall, Output, RecordInput, StreamClo
 const PORTION_SIZE: usize = 4_096;
 /// Most records that were read and may not be on disk yet before the query waits for the disk.
 const UNSETTLED_MAX: usize = 1_024;
-
-/// The stream function of a query.
-pub(super) struct Aggregation {
-    pub(super) module: String,
-    pub(super) function: String,
-    /// A packed list.
-    arguments: Box<[u8]>,
-}
-
-impl Aggregation {
-    /// The function named by a request.
-    ///
-    /// # Errors
-    /// `Parameter` if it names none, or its name is too long.
-    pub(super) fn from_request(request: &Request<'_>) -> Result<Self, ResultCode> {
-        let (module, function) = function_names(request)?;
-        let arguments = request.field(field::UDF_ARGUMENTS).unwrap_or_default().into();
-        Ok(Aggregation { module, function, arguments })
-    }
-}
 
 impl Walker<'_> {
     /// Runs the function over the records of one part.
@@ -114,7 +94,7 @@ impl Walker<'_> {
         let guard = namespace.index.get(digest).filter(|guard| self.is_wanted(guard))?;
         let meta = **guard;
         let flat = namespace.copy_of(guard, &mut self.scratch);
-        if storage.is_unsettled(meta.location) {
+        if flat.is_ok() && storage.is_unsettled(meta.location) {
             self.unsettled.push(meta.location);
         }
         let passes = flat.and_then(|flat| {
@@ -128,7 +108,7 @@ impl Walker<'_> {
             Ok(matches.then_some(flat))
         });
         let Ok(flat) = passes else {
-            if !self.scratch.is_stuck() {
+            if !self.scratch.is_unread() {
                 run.job.count_failed();
             }
             return None;

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use cf::Digest;
 use datamodel::Budget;
 use datamodel::flat::FlatRecord;
 use datamodel::geojson::{Covering, GeoSettings};
@@ -9,11 +10,17 @@ use datamodel::sindex::{IndexType, IndexedValue, Key, KeyType, Predicate, check_
 use proto::ResultCode;
 use proto::message::{Request, field};
 
-use super::request::Resume;
 use crate::index::{PartitionId, RangeStart, SetId};
 use crate::metrics::NamespaceCounter;
 use crate::namespace::Namespace;
 use crate::sindex::{NamespaceIndexes, SecondaryIndex};
+
+/// Where a query resumes: after a record, and in an index after this key of it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Resume {
+    pub(super) digest: Digest,
+    pub(super) bval: i64,
+}
 
 /// The condition of a query by an index.
 pub(super) struct Condition {

@@ -3,6 +3,7 @@
 //!
 //! ```text
 //! request      what a request asks for, checked
+//! operations   what is to be done with the records
 //! condition    what is asked of a secondary index
 //! run          one query in one or several threads; threads, pace: those threads and the rate
 //! walked       the partition that a thread works on, reserved meanwhile
@@ -25,6 +26,7 @@ mod aggregate;
 mod background;
 mod condition;
 mod job;
+mod operations;
 mod pace;
 mod primary;
 mod request;

@@ -13,9 +13,8 @@ use datamodel::flat::SET_NAME_SIZE_MAX;
 use proto::ResultCode;
 use proto::message::{Request, field, info1, info2, info3};
 
-use super::aggregate::Aggregation;
-use super::background::Operations;
-use super::condition::Condition;
+use super::condition::{Condition, Resume};
+use super::operations::{Aggregation, Operations};
 use crate::index::{PARTITION_COUNT, PartitionId, RecordMeta, SetId};
 use crate::namespace::{Namespace, QueryAccess};
 use crate::sindex::SecondaryIndexes;
@@ -51,13 +50,6 @@ impl SetFilter {
             SetFilter::All | SetFilter::None => SetId::NONE,
         }
     }
-}
-
-/// Where a query resumes: after a record, and in an index after this key of it.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) struct Resume {
-    pub(super) digest: Digest,
-    pub(super) bval: i64,
 }
 
 /// A part of the query: a partition, or the rest of it.

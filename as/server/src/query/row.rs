@@ -7,7 +7,6 @@ use proto::message::{field, info1, op_code};
 use proto::reply::{ReplyHeader, ReplyWriter};
 
 use super::request::{Projection, Query};
-use super::run::FoundEntry;
 use crate::index::{Element, ReadGuard, SeenRecord};
 use crate::namespace::Namespace;
 use crate::storage::ReadBuffer;
@@ -29,6 +28,14 @@ impl Projection {
         let passes = if name_count < NAMES_FOR_TABLE { name_count.max(1) } else { 2 };
         BIN_STEPS * (record.bin_count * passes) as u64 + NAME_STEPS * name_count as u64
     }
+}
+
+/// The entry of an index that led to a record.
+#[derive(Clone, Copy)]
+pub(super) struct FoundEntry {
+    pub(super) bval: i64,
+    /// Whether the record itself must be checked against the condition.
+    pub(super) must_check: bool,
 }
 
 /// A record as a query accesses it.

@@ -6,8 +6,9 @@
 //!
 //! # Locks
 //! Cursors and indexes return the digests of a portion of records. Each record is read under its sprig's lock, shared,
-//! without any other. A filter that takes longer than [`LOCKED_STEPS`] works on a copy of the record, without a lock.
-//! While a thread waits for the client it holds no lock and no reservation of the partition.
+//! without any other; a record that is not in memory is read from its disk before that, without a lock. A filter that
+//! takes longer than [`LOCKED_STEPS`] works on a copy of the record, without a lock. While a thread waits for the client it
+//! holds no lock and no reservation of the partition.
 
 use std::ops::ControlFlow;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::*};
@@ -26,7 +27,7 @@ use super::condition::Condition;
 use super::job::{End, Job};
 use super::pace::Pace;
 use super::request::{Part, Projection, Query, QueryKind, SetFilter};
-use super::row::{self, CopiedRecord, VisitedRecord};
+use super::row::{self, CopiedRecord, FoundEntry, VisitedRecord};
 use super::walked::{Stop, WalkedPartition};
 use crate::config::Engine;
 use crate::index::{Element, Location, ReadGuard, SeenRecord};
@@ -287,14 +288,6 @@ pub(super) struct Walker<'a> {
     changer: Option<Changer<'a>>,
 }
 
-/// The entry of an index that led to a record.
-#[derive(Clone, Copy)]
-pub(super) struct FoundEntry {
-    pub(super) bval: i64,
-    /// Whether the record itself must be checked against the condition.
-    pub(super) must_check: bool,
-}
-
 /// The outcome for a record.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Visited {
@@ -306,7 +299,7 @@ impl<'a> Walker<'a> {
     fn new(run: &'a Arc<QueryRun>, budget: &'a Budget<'a>) -> Self {
         let changer = match &run.query.kind {
             QueryKind::Basic(_) | QueryKind::Aggregation(_) => None,
-            QueryKind::Operations(operations) => operations.changer(&run.query, &run.transactions),
+            QueryKind::Operations(operations) => Changer::new(operations, &run.query, &run.transactions),
         };
         Walker {
             run,
@@ -444,7 +437,7 @@ impl<'a> Walker<'a> {
             Ok(row::Written::WithoutBins) => {}
             Ok(row::Written::Enough) => return ControlFlow::Break(()),
             Ok(row::Written::NoMatch) => return ControlFlow::Continue(Visited::LeftOut),
-            Err(_) if budget.is_exhausted() || self.scratch.is_stuck() => {
+            Err(_) if budget.is_exhausted() || self.scratch.is_unread() => {
                 return ControlFlow::Continue(Visited::LeftOut);
             }
             Err(ResultCode::FilteredOut) => {
@@ -527,9 +520,18 @@ impl<'a> Walker<'a> {
         self.walked.as_mut().map_or(Ok(()), WalkedPartition::go_on)
     }
 
-    /// If the last record was not read because its disk does not answer, waits until it does; then the record must be
-    /// read again. Others may run in the place of this thread meanwhile.
+    /// If the last record was not in memory, reads it from its disk; then the caller, which holds no guard, must look for it
+    /// again. If the disk does not answer, waits until it does; others may run in the place of this thread meanwhile.
+    #[inline]
     pub(super) fn must_look_again(&mut self) -> Result<bool, Stop> {
+        if self.scratch.is_unread() { self.fetch() } else { Ok(false) }
+    }
+
+    #[cold]
+    fn fetch(&mut self) -> Result<bool, Stop> {
+        if self.run.query.namespace.storage.fetch(&mut self.scratch) {
+            return Ok(true);
+        }
         if self.scratch.take_stuck().is_none() {
             return Ok(false);
         }

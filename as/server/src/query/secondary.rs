@@ -20,9 +20,10 @@ use std::ops::ControlFlow;
 use cf::Digest;
 use datamodel::sindex::Key;
 
-use super::condition::Condition;
-use super::request::{Part, Resume};
-use super::run::{FoundEntry, Visited, Walker};
+use super::condition::{Condition, Resume};
+use super::request::Part;
+use super::row::FoundEntry;
+use super::run::{Visited, Walker};
 use super::walked::Stop;
 use crate::index::IndexEntry;
 use crate::namespace::Namespace;

@@ -217,7 +217,9 @@ impl SecondaryIndex {
     fn count(&self, namespace: &Namespace, entries: i64, memory: isize) {
         // Wrapping: the differences may be negative.
         let memory = (memory as i64).cast_unsigned();
-        self.entries.fetch_add(entries.cast_unsigned(), Relaxed);
+        if entries != 0 {
+            self.entries.fetch_add(entries.cast_unsigned(), Relaxed);
+        }
         if memory != 0 {
             self.used_bytes.fetch_add(memory, Relaxed);
             namespace.sindex_used_bytes.fetch_add(memory, Relaxed);

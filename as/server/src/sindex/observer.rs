@@ -27,13 +27,13 @@ use super::index::{KeyChange, SecondaryIndex};
 use super::of_namespace::{ActiveIndexes, NamespaceIndexes};
 use crate::index::{ElementHandle, RecordMeta, SetId};
 use crate::namespace::{AfterCommit, Change, CommitObserver, Namespace, Observed, Preparation, Transition};
-use crate::storage::ReadBuffer;
+use crate::storage::{ReadBuffer, StorageError};
 
 /// Budget steps per entry added or removed.
 const ENTRY_STEPS: u64 = 200;
 
-/// Changes of keys, each with its index.
-type Changes = SmallVec<[(Arc<SecondaryIndex>, KeyChange); 3]>;
+/// Changes of keys, each with the place of its index.
+type Changes = SmallVec<[(usize, KeyChange); 3]>;
 
 /// Tells the indexes of a namespace of its commits.
 pub(super) struct IndexObserver(pub(super) Arc<NamespaceIndexes>);
@@ -84,6 +84,10 @@ impl CommitObserver for IndexObserver {
         });
         Observed { is_indexed, act }
     }
+
+    fn reads_old(&self, before: &RecordMeta) -> bool {
+        before.is_in_sindex() && before.location.is_stored() && self.0.has_any()
+    }
 }
 
 /// The changes in `indexes` that follow from a change, computed from the stored record.
@@ -101,6 +105,10 @@ fn changes_in_place(
         Some(old) => Ok(Some(old)),
         None => namespace.record(before, &mut scratch).map(Some),
     };
+    if old.is_some() && read.is_err() {
+        // What was read from its disk is not the record.
+        namespace.report_damage(before, &StorageError::Damaged);
+    }
     let old = match &read {
         Ok(None) => OldRecord::NotIndexed,
         Ok(Some(record)) => OldRecord::Whole(record),
@@ -145,7 +153,7 @@ impl EntryChanges {
             old = IndexedValues::of(&indexes, None, old_set);
         }
         let (mut changes, mut is_indexed) = (Changes::new(), false);
-        for ((index, old), new) in indexes.iter().zip(&old.values).zip(&new.values) {
+        for (at, ((index, old), new)) in indexes.iter().zip(&old.values).zip(&new.values).enumerate() {
             if old.is_some() && old == new {
                 is_indexed = true;
                 continue;
@@ -156,7 +164,7 @@ impl EntryChanges {
                 let change = difference(&old, new);
                 let entry_count = (change.removed.len() + change.added.len()) as u64;
                 budget.draw(entry_count * ENTRY_STEPS).ok()?;
-                changes.push((Arc::clone(index), change));
+                changes.push((at, change));
             }
         }
         Some(EntryChanges { indexes, changes, is_indexed, is_damaged })
@@ -165,12 +173,12 @@ impl EntryChanges {
     /// Changes the entries of the record of `digest`. The caller holds its sprig's lock exclusively.
     fn carry_out(self, namespace: &Namespace, handle: ElementHandle, digest: &Digest) {
         if self.is_damaged {
-            for index in &*self.indexes {
+            for index in self.indexes.iter() {
                 index.remove_all_of(namespace, handle, digest);
             }
         }
-        for (index, change) in &self.changes {
-            index.change(namespace, handle, digest, change);
+        for (at, change) in &self.changes {
+            self.indexes[*at].change(namespace, handle, digest, change);
         }
     }
 }

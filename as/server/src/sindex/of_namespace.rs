@@ -1,27 +1,28 @@
 //! The secondary indexes of one namespace.
 //!
 //! # Locking
-//! `slots` and `active` are taken alone and briefly; each commit in a namespace with indexes takes `active` under the
-//! lock of a sprig.
+//! `slots` is taken alone and briefly. Each commit in a namespace with indexes reads `active`, without a lock.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::*};
 
+use arc_swap::ArcSwap;
 use datamodel::sindex::IndexedValue;
 use parking_lot::RwLock;
 
 use super::index::SecondaryIndex;
 use crate::index::SetId;
 
-/// The indexes that commits update.
-pub(super) type ActiveIndexes = Arc<[Arc<SecondaryIndex>]>;
+/// The indexes that commits update. Reading them takes no lock and counts no reference.
+pub(super) type ActiveIndexes = arc_swap::Guard<Arc<Vec<Arc<SecondaryIndex>>>>;
 
 /// The indexes of one namespace.
 pub(crate) struct NamespaceIndexes {
     /// By slot; a new index takes the first free one. Lists of indexes are in this order.
     slots: RwLock<Vec<Option<Arc<SecondaryIndex>>>>,
     has_any: AtomicBool,
-    active: RwLock<ActiveIndexes>,
+    /// Changed under the lock of `slots`.
+    active: ArcSwap<Vec<Arc<SecondaryIndex>>>,
 }
 
 impl NamespaceIndexes {
@@ -29,14 +30,20 @@ impl NamespaceIndexes {
         NamespaceIndexes {
             slots: RwLock::default(),
             has_any: AtomicBool::new(false),
-            active: RwLock::new(Arc::new([])),
+            active: ArcSwap::default(),
         }
+    }
+
+    /// Whether there are indexes that commits update.
+    #[inline]
+    pub(super) fn has_any(&self) -> bool {
+        self.has_any.load(Acquire)
     }
 
     /// The indexes that commits update, if there are any.
     #[inline]
     pub(super) fn active(&self) -> Option<ActiveIndexes> {
-        self.has_any.load(Acquire).then(|| Arc::clone(&self.active.read()))
+        self.has_any().then(|| self.active.load())
     }
 
     /// All indexes, in the order of lists.
@@ -78,9 +85,9 @@ impl NamespaceIndexes {
     }
 
     fn publish(&self, slots: &[Option<Arc<SecondaryIndex>>]) {
-        let active: ActiveIndexes = slots.iter().flatten().cloned().collect();
+        let active: Vec<_> = slots.iter().flatten().cloned().collect();
         let has_any = !active.is_empty();
-        *self.active.write() = active;
+        self.active.store(Arc::new(active));
         self.has_any.store(has_any, Release);
     }
 }

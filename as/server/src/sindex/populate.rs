@@ -1,8 +1,8 @@
 //! Filling indexes from the records that are there already.
 //!
 //! # Beside writers
-//! Commits tell an index of changes before the builder begins. The builder computes the keys of a record from what it reads
-//! under the record's lock, shared, and adds the entries under the exclusive lock if the record is still of that version;
+//! Commits tell an index of changes before the builder begins. The builder computes the keys of a record from what it finds
+//! under the record's lock, shared, having read it from its disk before if need be, and adds the entries under the exclusive lock if the record is still of that version;
 //! otherwise it looks again. So an entry is never added for what a record no longer has, and none is missing: what the
 //! builder passed was not there or is in the index. Adding an entry twice does nothing.
 //!
@@ -32,8 +32,8 @@ use crate::index::{Element, PARTITION_COUNT, PartitionId, ReadGuard, RecordMeta,
 use crate::namespace::{Namespace, stored_size};
 use crate::storage::ReadBuffer;
 
-/// Looks at a record that changes all the time before it is kept from changing.
-const LOOKS_MAX: u32 = 3;
+/// Looks at a record that changes all the time before it is kept from changing while its keys are computed.
+const LOOKS_MAX: u32 = 64;
 /// Bytes of a record whose keys may be computed under its lock.
 const LOCKED_SIZE_MAX: u64 = 4 << 10;
 /// How often the builder looks whether the server stops.
@@ -189,24 +189,23 @@ impl<'a> Populating<'a> {
 
     /// Adds the entries of the record of `digest`, if there is one.
     fn put(&self, digest: &Digest, scratch: &mut ReadBuffer) {
+        let Namespace { index, storage, .. } = self.namespace;
         for _ in 0..LOOKS_MAX {
-            let Some(guard) = self.namespace.index.get(digest).filter(|guard| self.is_wanted(guard)) else {
-                return;
-            };
+            let find = || index.get(digest).filter(|guard| self.is_wanted(guard)).ok_or(());
+            let Ok(guard) = storage.find_readable(find, |_| true, scratch) else { return };
             let version = **guard;
             let keys = self.keys_of_found(guard, scratch);
             if keys.iter().all(SmallVec::is_empty) {
                 return;
             }
-            let Some(guard) = self.namespace.index.get_exclusive(digest) else { return };
+            let Some(guard) = index.get_exclusive(digest) else { return };
             if guard.is_version_of(&version) {
                 self.add(guard, keys);
                 return;
             }
         }
-        if let Some(guard) = self.namespace.index.get_exclusive(digest)
-            && self.is_wanted(&guard)
-        {
+        let find = || index.get_exclusive(digest).filter(|guard| self.is_wanted(guard)).ok_or(());
+        if let Ok(guard) = storage.find_readable(find, |_| true, scratch) {
             let keys = self.keys(&guard, scratch);
             self.add(guard, keys);
         }

@@ -20,12 +20,12 @@
 //! `tests/loom` runs the code of this file through all orders of its steps. So it uses nothing of the rest of the server.
 
 #[cfg(not(loom))]
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU16, AtomicU32};
 #[cfg(not(loom))]
 use std::thread::yield_now;
 
 #[cfg(loom)]
-use loom::sync::atomic::{AtomicBool, AtomicU8, AtomicU32};
+use loom::sync::atomic::{AtomicBool, AtomicU8, AtomicU16, AtomicU32};
 #[cfg(loom)]
 use loom::thread::yield_now;
 
@@ -75,6 +75,8 @@ pub(super) struct BlockState {
     state: AtomicU8,
     /// Whether its live bytes cannot be read, so that defrag leaves it alone.
     is_kept: AtomicBool,
+    /// How often the block was taken, modulo 2^16.
+    life: AtomicU16,
 }
 
 impl BlockState {
@@ -110,9 +112,17 @@ impl BlockState {
         self.is_kept.swap(is_kept, Relaxed)
     }
 
+    /// The life that the block is in: another one each time that it is taken. A record that has been in the block since an
+    /// earlier look at the same life has not left it since. Both looks are made under the lock of the record: who has brought
+    /// it back into a later life has had that lock since.
+    pub(super) fn life(&self) -> u16 {
+        self.life.load(Relaxed)
+    }
+
     /// Makes a free block current. Returns whether it was free, and nothing alive in it.
     pub(super) fn take(&self) -> bool {
         let was_free = self.change(WblockState::Free, WblockState::Current);
+        self.life.fetch_add(1, Relaxed);
         self.is_kept.store(false, Relaxed);
         was_free && self.live_bytes_now() == 0
     }

@@ -170,8 +170,8 @@ impl Node {
 
     /// The version that record `key` has, having checked every byte of it.
     pub(super) fn version(&self, key: u32) -> Option<u64> {
-        let guard = self.index.get(&digest_of(key))?;
         let mut scratch = ReadBuffer::new();
+        let guard = self.storage.get_readable(&self.index, &digest_of(key), &mut scratch)?;
         let record = self.storage.record(&guard, &mut scratch).expect("what the index points to is readable");
         record.verify().expect("a whole record");
         let Some(Particle::Bytes(_, value)) = record.bin(b"bin").expect("a whole bin") else {
@@ -402,7 +402,9 @@ fn unreadable_bytes_cost_the_records_on_them_only() {
     let mut scratch = ReadBuffer::new();
     let (mut read, mut failed) = (0, 0);
     for key in 0..KEYS {
-        let Some(guard) = node.index.get(&digest_of(key)) else { continue };
+        let Some(guard) = node.storage.get_readable(&node.index, &digest_of(key), &mut scratch) else {
+            continue;
+        };
         match node.storage.record(&guard, &mut scratch) {
             Ok(_) => read += 1,
             Err(error) => {

@@ -12,6 +12,7 @@ use super::disk::Disk;
 use super::error::StorageError;
 use super::read_buffer::{DiskBuffer, ReadBuffer};
 use super::tests::{Random, digest_of};
+use super::wblock::WblockId;
 use crate::config::{Engine, StorageConfig};
 
 const VALUE_SIZE: usize = 500_000;
@@ -24,8 +25,8 @@ fn place_of(node: &Node, key: u32) -> Range<u64> {
 }
 
 fn read(node: &Node, key: u32) -> Result<(), StorageError> {
-    let guard = node.index.get(&digest_of(key)).expect("it is there");
     let mut scratch = ReadBuffer::new();
+    let guard = node.storage.get_readable(&node.index, &digest_of(key), &mut scratch).expect("it is there");
     let record = node.storage.record(&guard, &mut scratch)?;
     record.verify().map_err(|_| StorageError::Damaged)
 }
@@ -293,4 +294,48 @@ fn what_was_never_used_is_not_damage() {
     let medium = Arc::new(CrashMedium::from_image(medium.crash(|_| true), true));
     let (node, stats) = start(vec![(medium, None)], &config);
     assert_eq!((node.version(1), stats.damaged.into_inner()), (Some(1), 0));
+}
+
+#[test]
+fn what_was_fetched_counts_as_long_as_the_record_stays_there() {
+    let node = sparse_node(&Arc::new(CrashMedium::zeroed(DISK_SIZE as usize, true)));
+    let mut scratch = ReadBuffer::new();
+    let is_on_disk_only = |key: u32, scratch: &mut ReadBuffer| {
+        let guard = node.index.get(&digest_of(key)).expect("it is there");
+        !node.storage.is_readable(&guard, scratch)
+    };
+    let key = (0..60).find(|key| is_on_disk_only(*key, &mut scratch)).expect("the start has read them all");
+    let is_at_hand = |scratch: &mut ReadBuffer| {
+        let guard = node.index.get(&digest_of(key)).expect("it is there");
+        node.storage.bytes_read(&guard, scratch).is_some_and(|bytes| bytes.is_ok())
+    };
+    assert!(!is_at_hand(&mut scratch) && is_on_disk_only(key, &mut scratch));
+    assert!(node.storage.fetch(&mut scratch) && is_at_hand(&mut scratch));
+    assert!(!node.storage.fetch(&mut scratch), "nothing is missing any more");
+    // It is read anew for whoever forgets it.
+    scratch.forget();
+    assert!(is_on_disk_only(key, &mut scratch) && node.storage.fetch(&mut scratch));
+    // It changes after it was fetched: what was read is not the record any more.
+    node.write(key, 7_777, VALUE_SIZE).expect("room");
+    assert!(!is_at_hand(&mut scratch));
+    assert!(!is_on_disk_only(key, &mut scratch), "the new version is in a buffer");
+    assert_eq!(node.version(key), Some(7_777));
+}
+
+#[test]
+fn what_was_fetched_from_another_life_of_its_block_does_not_count() {
+    let node = sparse_node(&Arc::new(CrashMedium::zeroed(DISK_SIZE as usize, true)));
+    let (mut scratch, device) = (ReadBuffer::new(), &node.storage.devices[0]);
+    let (key, location) = (0..60)
+        .find_map(|key| {
+            let guard = node.index.get(&digest_of(key)).expect("it is there");
+            (!node.storage.is_readable(&guard, &mut scratch)).then_some((key, guard.location))
+        })
+        .expect("the start has read them all");
+    assert!(node.storage.fetch(&mut scratch));
+    // As if all had left the block, and it had been taken again.
+    device.wblocks.block(WblockId::of(location)).take();
+    let guard = node.index.get(&digest_of(key)).expect("it is there");
+    assert!(node.storage.bytes_read(&guard, &mut scratch).is_none());
+    assert!(!node.storage.is_readable(&guard, &mut scratch), "it has to be fetched again");
 }

@@ -18,7 +18,7 @@ use parking_lot::{Mutex, MutexGuard};
 use super::disk::{Disk, DiskStats};
 use super::error::StorageError;
 use super::partial_read::Unreadable;
-use super::read_buffer::DiskBuffer;
+use super::read_buffer::{DiskBuffer, StoredPlace};
 use super::reservation::place::Pinned;
 use super::reservation::{OpenBlock, STREAM_COUNT, Stream};
 use super::room::RoomQueue;
@@ -316,7 +316,7 @@ impl Device {
         after
     }
 
-    /// The bytes of `record`: in place, or read into `scratch`.
+    /// The bytes of `record`: in place, or in `scratch`. `NotInMemory` if they have to be [fetched](Disk::fetch) first.
     #[inline]
     pub(super) fn record<'g>(
         &'g self,
@@ -332,9 +332,15 @@ impl Device {
             Medium::Memory(stripe) => Ok(stripe.record(record)),
             Medium::Disk(disk) => match disk.stripe() {
                 Some(stripe) => Ok(stripe.record(record)),
-                None => disk.read(record, scratch),
+                None => disk.record_in_memory(record, self.wblocks.life_at(location), scratch),
             },
         }
+    }
+
+    /// Where `record` is, if it may have to be fetched from a disk.
+    pub(super) fn place_to_fetch(&self, record: Pinned<'_>) -> Option<StoredPlace> {
+        let disk = self.as_disk().filter(|disk| disk.stripe().is_none())?;
+        Some(disk.place(record, self.wblocks.life_at(record.location())))
     }
 
     /// A whole block that defrag has; zeros where it cannot be read, and why.

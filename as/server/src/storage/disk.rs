@@ -1,11 +1,13 @@
 //! A disk: what is behind the write blocks of a device or file, and the blocks of it that are in memory.
 //!
-//! A record is read from its block's buffer while there is one, else from the disk. A namespace in memory with files or
+//! A record is read from its block's buffer while there is one, under its guard; else from the disk, and for that its guard is
+//! given up, so that nobody waits for a disk who wants the lock. A namespace in memory with files or
 //! devices behind it has a stripe too, which holds every block; its disks are only written.
 //!
 //! `flush` defines how and in which order blocks are written, `sync` when that survives a power failure.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::time::Instant;
@@ -23,7 +25,7 @@ use super::error::StorageError;
 use super::health::ReadHealth;
 use super::media::Media;
 use super::partial_read::{self, Unreadable};
-use super::read_buffer::DiskBuffer;
+use super::read_buffer::{DiskBuffer, StoredPlace};
 use super::reservation::place::Pinned;
 use super::reservation::{STREAM_COUNT, Stream};
 use super::room::RoomQueue;
@@ -31,7 +33,7 @@ use super::settings::Settings;
 use super::stripe::Stripe;
 use super::wblock::{Emptying, Taken, WblockId, WblockTable, wblock_offset, wblock_place};
 use super::{RBLOCK_SIZE, WBLOCK_SIZE};
-use crate::index::Location;
+use crate::index::{self, Location};
 
 /// A buffer that is not on disk yet.
 pub(super) struct Dirty {
@@ -235,28 +237,50 @@ impl Disk {
         self.work.notify_all();
     }
 
-    /// Reads `record` into `scratch`.
+    /// The bytes of `record`, which is in a buffer, or in `scratch`, since it was [fetched](Self::fetch) from the same life of its
+    /// block. The guard of the record is held, so nobody waits for the disk here.
     ///
     /// # Errors
-    /// When it cannot be read; `Stuck` if nobody may wait for that.
-    pub(super) fn read<'s>(
+    /// Why it could not be fetched; `NotInMemory` if it was not, and is noted in `scratch` as wanted.
+    pub(super) fn record_in_memory<'s>(
         &self,
         record: Pinned<'_>,
+        block_life: u16,
         scratch: &'s mut DiskBuffer,
     ) -> Result<&'s [u8], StorageError> {
         let location = record.location();
-        let (id, _) = wblock_place(location);
-        let size = (location.rblock_count() * RBLOCK_SIZE) as usize;
-        let buffer = self.slots[id.0 as usize].read().clone();
-        if let Some(buffer) = buffer {
+        let place = self.place(record, block_life);
+        if !scratch.has(place) {
+            let buffer = self.slots[wblock_place(location).0.0 as usize].read().clone();
+            let Some(buffer) = buffer else {
+                scratch.want(place);
+                return Err(StorageError::NotInMemory);
+            };
+            let size = (location.rblock_count() * RBLOCK_SIZE) as usize;
             scratch.of_size(size)[..size].copy_from_slice(buffer.record(record));
             self.reads.from_buffers.fetch_add(1, Relaxed);
-            return Ok(scratch.keep_record(location, 0..size));
+            scratch.keep(place, Ok(0..size));
         }
+        scratch.kept()
+    }
+
+    /// Reads the record at `place` from the disk into `scratch`, or notes there why that fails. Its guard is not held: the record
+    /// may go meanwhile, and its block be written to, so what is read counts only if it is found at the same place again, in
+    /// the same life of the block. Returns whether it is to be looked for; not if nobody may wait for the disk.
+    pub(super) fn fetch(&self, place: StoredPlace, scratch: &mut DiskBuffer) -> bool {
+        index::assert_no_lock_held();
         if self.callers.must_wait(scratch.caller) {
-            scratch.stuck = Some(location.device());
-            return Err(StorageError::Stuck);
+            scratch.stuck = Some(place.location.device());
+            return false;
         }
+        let outcome = self.read(place.location, scratch);
+        scratch.keep(place, outcome);
+        true
+    }
+
+    /// Reads the record at `location` into `scratch`; returns where in it.
+    fn read(&self, location: Location, scratch: &mut DiskBuffer) -> Result<Range<usize>, StorageError> {
+        let size = (location.rblock_count() * RBLOCK_SIZE) as usize;
         let _call = self.callers.begin(scratch.caller, &mut scratch.slot_hint);
         cf::fault_point!("read-record");
         let io_size = u64::from(self.io_size);
@@ -279,7 +303,13 @@ impl Disk {
         self.health.end(sampled);
         self.benchmarks.note_read(aligned_size);
         self.reads.from_disk.fetch_add(1, Relaxed);
-        Ok(scratch.keep_record(location, lead..lead + size))
+        Ok(lead..lead + size)
+    }
+
+    /// The place of `record`, whose block is in that life.
+    pub(super) fn place(&self, record: Pinned<'_>, block_life: u16) -> StoredPlace {
+        let location = record.location().with_key_stored(false);
+        StoredPlace { disk: std::ptr::from_ref(self).addr(), location, block_life }
     }
 
     /// Hints that the record at `location` will be read soon. Helps if it is in a buffer.
@@ -305,6 +335,7 @@ impl Disk {
         if let Some(buffer) = buffer {
             return (copy_to(buffer.complete(wblocks), scratch), None);
         }
+        index::assert_no_lock_held();
         let block = scratch.of_size(WBLOCK_SIZE as usize);
         let started = self.benchmarks.start();
         let unreadable = partial_read::read_wblock(&*self.media.main, id, block);
@@ -332,6 +363,7 @@ impl Disk {
         id: WblockId,
         scratch: &'s mut DiskBuffer,
     ) -> Result<&'s [u8], BlockError> {
+        index::assert_no_lock_held();
         let block = scratch.of_size(WBLOCK_SIZE as usize);
         self.media.main.read_at(wblock_offset(id), block, 0..WBLOCK_SIZE as usize)?;
         Ok(&block[..WBLOCK_SIZE as usize])

@@ -67,6 +67,8 @@ pub(crate) struct Storage {
     pub(super) devices: Box<[Device]>,
     /// Whether the devices are disks; all of them are, or none.
     pub(super) is_on_disk: bool,
+    /// Records are read from disks: those of a namespace that is not kept in memory.
+    pub(super) reads_disks: bool,
     pub(super) settings: Settings,
     pub(super) benchmarks: Arc<StorageBenchmarks>,
     /// The headers of the disks as last written; none in memory.
@@ -103,6 +105,7 @@ impl Storage {
         // Data in memory is moved so fast that one thread is enough.
         let thread_count = if is_on_disk { devices.len() } else { 1 };
         Storage {
+            reads_disks: devices.iter().any(|device| device.as_disk().is_some() && !device.is_in_memory()),
             devices,
             is_on_disk,
             settings,
@@ -118,7 +121,7 @@ impl Storage {
     /// or be freed while they are looked at.
     ///
     /// # Errors
-    /// When it cannot be read, or what is read is not the record.
+    /// When it cannot be read, or what is read is not the record. `NotInMemory` if it has to be [fetched](Self::fetch).
     #[inline]
     pub(crate) fn record<'g>(
         &'g self,

@@ -21,9 +21,9 @@ pub(crate) enum StorageError {
     /// The device holds something else at the record's place.
     #[error("its place holds something else: the record is damaged")]
     Damaged,
-    /// Its disk does not answer, and whoever reads it does not wait for that.
-    #[error("its disk does not answer")]
-    Stuck,
+    /// It has to be read from its disk first, for which its guard is given up.
+    #[error("it is not in memory")]
+    NotInMemory,
     /// Whoever reads it has no time to unpack it.
     #[error("it takes too long to unpack")]
     Refused,

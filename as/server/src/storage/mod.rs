@@ -8,7 +8,7 @@
 //! `storage` knows index elements and bytes, but no sockets or requests.
 //!
 //! # Locking
-//! Callers hold the record's sprig lock. Inside it, in this order: the mutex of a device's stream, `flush` (by a writer only
+//! Callers hold the record's sprig lock, but while a record is read from a disk (`fetch.rs`). Inside it, in this order: the mutex of a device's stream, `flush` (by a writer only
 //! where `commit-to-device` waits, or no free block's memory is ready), the one of a running sync, `dirty`, a block's slot,
 //! the mutex of the write block queues, the one of spare buffers, the one of those who wait for room. Defrag takes a sprig
 //! lock only while it holds none of them.
@@ -32,6 +32,7 @@ mod encryption;
 mod engine;
 mod erase;
 mod error;
+mod fetch;
 mod figures;
 mod flush;
 mod header;
@@ -68,6 +69,7 @@ pub(crate) use device::DeviceStats;
 pub(crate) use disk::{DiskStats, DurableWait};
 pub(crate) use engine::{Room, Storage};
 pub(crate) use error::{OpenError, StorageError};
+pub(crate) use fetch::FETCHES_MAX;
 pub(crate) use load::{LoadCommit, LoadContext, LoadStats};
 pub(crate) use open::OpenSettings;
 pub(crate) use read_buffer::{ReadBuffer, into_unpacked, unpacked};

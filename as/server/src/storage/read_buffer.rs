@@ -30,9 +30,10 @@ impl ReadBuffer {
         ReadBuffer { stored: DiskBuffer::of(caller), unpacker: Unpacker::default() }
     }
 
-    /// Whether a record was not read since the last [`take_stuck`](Self::take_stuck), as its disk is stuck.
-    pub(crate) fn is_stuck(&self) -> bool {
-        self.stored.stuck.is_some()
+    /// Whether the last record that was asked for was not read: its disk does not answer, or it has to be
+    /// [fetched](super::Storage::fetch) first.
+    pub(crate) fn is_unread(&self) -> bool {
+        self.stored.stuck.is_some() || self.stored.wanted.is_some()
     }
 
     /// The device of the last record that was not read, as its disk is stuck, if there was one since the last call.
@@ -40,26 +41,31 @@ impl ReadBuffer {
         self.stored.stuck.take()
     }
 
-    /// Forgets which record it has.
+    /// Forgets which record it has, so that it is read anew, and which one is wanted.
     #[inline]
     pub(crate) fn forget(&mut self) {
         self.stored.record = None;
+        self.stored.wanted = None;
     }
+}
 
-    /// The record of `location`, not packed, if it was read from a disk since all was [forgotten](Self::forget): for the
-    /// holder of a guard who has forgotten what was read before it had that.
-    pub(crate) fn reread(&mut self, location: Location) -> Option<&[u8]> {
-        let (_, range) = self.stored.record.as_ref().filter(|(own, _)| own.same_place(location))?;
-        let bytes = self.stored.bytes.as_deref()?.get(range.clone())?;
-        unpacked(bytes, &mut self.unpacker).ok()
-    }
+/// Where a record is on a disk, in which life of its write block: the bytes there are those of the record, as long as its index
+/// element says that it is there in this life.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct StoredPlace {
+    /// The address of the disk.
+    pub(super) disk: usize,
+    pub(super) location: Location,
+    pub(super) block_life: u16,
 }
 
 /// Bytes read from a disk; grows to the most.
 pub(crate) struct DiskBuffer {
     bytes: Option<AlignedBuf>,
-    /// The record that was read last, if it was one, and where in the buffer it is.
-    record: Option<(Location, Range<usize>)>,
+    /// The record that was read last, if it was one, and where in the buffer it is, or why it cannot be read.
+    record: Option<(StoredPlace, Result<Range<usize>, StorageError>)>,
+    /// A record that was asked for under its guard, and has to be read without one.
+    wanted: Option<StoredPlace>,
     pub(super) caller: DiskCaller,
     /// Where calls are noted that are under way.
     pub(super) slot_hint: usize,
@@ -73,13 +79,41 @@ impl DiskBuffer {
     }
 
     fn of(caller: DiskCaller) -> Self {
-        DiskBuffer { bytes: None, record: None, caller, slot_hint: 0, stuck: None }
+        DiskBuffer { bytes: None, record: None, wanted: None, caller, slot_hint: 0, stuck: None }
     }
 
-    /// The bytes at `range`, which are the record of `location`.
-    pub(super) fn keep_record(&mut self, location: Location, range: Range<usize>) -> &[u8] {
-        self.record = Some((location, range.clone()));
-        self.bytes.as_deref().and_then(|bytes| bytes.get(range)).unwrap_or_default()
+    /// Whether it has the record at `place`, or knows why that cannot be read. Nothing is wanted any more.
+    #[inline]
+    pub(super) fn has(&mut self, place: StoredPlace) -> bool {
+        self.wanted = None;
+        self.record.as_ref().is_some_and(|(own, _)| *own == place)
+    }
+
+    /// The record at `place` has to be read.
+    pub(super) fn want(&mut self, place: StoredPlace) {
+        self.wanted = Some(place);
+    }
+
+    /// The record that has to be read, if there is one.
+    #[inline]
+    pub(super) fn take_wanted(&mut self) -> Option<StoredPlace> {
+        self.wanted.take()
+    }
+
+    /// The record at `place` was read to a part of the buffer, or cannot be read.
+    pub(super) fn keep(&mut self, place: StoredPlace, outcome: Result<Range<usize>, StorageError>) {
+        self.record = Some((place, outcome));
+    }
+
+    /// The record that it has.
+    ///
+    /// # Errors
+    /// Why that cannot be read; `NotInMemory` if it has none.
+    pub(super) fn kept(&self) -> Result<&[u8], StorageError> {
+        let Some((_, outcome)) = &self.record else { return Err(StorageError::NotInMemory) };
+        let range = outcome.clone()?;
+        let bytes = self.bytes.as_deref().and_then(|bytes| bytes.get(range));
+        bytes.ok_or(StorageError::NotInMemory)
     }
 
     /// The buffer, with room for `size` bytes at least.

@@ -89,8 +89,9 @@ fn remove(storage: &Storage, index: &Index, key: u32) {
 }
 
 fn stored(storage: &Storage, index: &Index, key: u32) -> Option<Vec<u8>> {
-    let guard = index.get(&digest_of(key))?;
-    Some(storage.record_bytes(&guard, &mut ReadBuffer::new()).expect("readable").to_vec())
+    let mut scratch = ReadBuffer::new();
+    let guard = storage.get_readable(index, &digest_of(key), &mut scratch)?;
+    Some(storage.record_bytes(&guard, &mut scratch).expect("readable").to_vec())
 }
 
 /// A sequence of numbers that repeats from run to run.

@@ -507,6 +507,12 @@ impl WblockTable {
         (1..self.blocks.len() as u32).map(WblockId)
     }
 
+    /// The life that the block of `location` is in. The caller has a guard of the record there.
+    #[inline]
+    pub(super) fn life_at(&self, location: Location) -> u16 {
+        self.block(WblockId::of(location)).life()
+    }
+
     /// The state of block `id`, on which a flush waits for writers.
     pub(super) fn block(&self, id: WblockId) -> &BlockState {
         &self.blocks[id.0 as usize]

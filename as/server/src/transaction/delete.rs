@@ -55,7 +55,10 @@ fn delete(call: &Call<'_>, buffers: &mut Buffers) -> Result<Done, Failure> {
 /// Checks on a copy of the record whether it may be deleted, and deletes the record if it has not changed.
 fn delete_from_copy(call: &Call<'_>, buffers: &mut Buffers, turn: Turn) -> Result<Attempt<Done>, Failure> {
     check_request(call)?;
-    let copy = RecordCopy::of(call, &*find(call)?, &mut buffers.read).unpacked(call, &mut buffers.read);
+    let copy = RecordCopy::read(call, &mut buffers.read, |_| {});
+    if !copy.meta.exists() || copy.meta.is_tombstone() {
+        return Err(ResultCode::NotFound.into());
+    }
     check_record(call, Subject::Copied(&copy), &mut buffers.read)?;
     let old = OldRecord::of(call, &copy, &Change::Gone);
     let guard = find(call)?;
@@ -117,13 +120,13 @@ pub(super) fn remove(
     let keeps_key = (is_durable || guard.leaves_tombstone()) && guard.location.key_stored();
     let old = keeps_key.then(|| namespace.storage.record_head(&guard, read));
     let old = match old {
-        Some(Err(error @ StorageError::Stuck)) => return Err(storage_result(call, error)),
+        Some(Err(error @ StorageError::NotInMemory)) => return Err(storage_result(call, error)),
         // The key of a damaged record is lost.
         old => old.and_then(Result::ok),
     };
     let key: Option<Vec<u8>> = old.and_then(|old| old.key).map(<[u8]>::to_vec);
-    let for_observers =
-        ForObservers { budget: Some(call.budget), prepared: copy.prepared(), ..ForObservers::default() };
+    let (old, prepared) = (copy.bytes(namespace, &guard, read)?, copy.prepared());
+    let for_observers = ForObservers { old, budget: Some(call.budget), prepared, removed_at: None };
     let removal =
         Removal { cause: Cause::Delete, now: call.now, is_durable, key: key.as_deref(), for_observers };
     let _committing = call.begin_commit(&guard, commits)?;

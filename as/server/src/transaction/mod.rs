@@ -57,7 +57,7 @@ use crate::index::{PartitionId, RecordMeta};
 use crate::metrics::{Operation, Origin, ServerCounter};
 use crate::namespace::{Inside, Namespace, PartitionReservation, RecordAccess, Refused, Section};
 use crate::security::Standing;
-use crate::storage::{DiskCaller, ReadBuffer};
+use crate::storage::{DiskCaller, FETCHES_MAX, ReadBuffer};
 
 use context::{Buffers, Workspace};
 use filter::CompiledFilter;
@@ -170,10 +170,14 @@ impl Call<'_> {
         ResultCode::DeviceOverload
     }
 
-    /// The wait of a failed transaction, if it failed because its partition is gone, writes of it are held, a disk does
-    /// not answer, or its device or its reply lacks room. `None` for another reason, or if it may not wait.
+    /// The wait of a failed transaction, if it failed because its record was not in memory, its partition is gone, writes of
+    /// it are held, a disk does not answer, or its device or its reply lacks room. `None` for another reason, or if it may not
+    /// wait. A record that was not in memory is read here: the transaction holds no guard any more.
     #[inline]
     fn wait_of_failed(&self, read: &mut ReadBuffer) -> Option<Wait> {
+        if self.fetch(read) {
+            return Some(Wait::Fetched);
+        }
         let Patience { may_wait, lacks_room, stuck_device, lacking_reply_size, refused, .. } = &self.patience;
         if let Some(wait) = refused.take() {
             return Some(wait);
@@ -185,6 +189,19 @@ impl Call<'_> {
             0 => (*may_wait && lacks_room.get()).then(|| Wait::Room(self.record_key())),
             size => Some(Wait::ReplyRoom(size)),
         }
+    }
+
+    /// Reads the record from its disk, if it was not in memory; returns whether to look for it again.
+    #[inline]
+    fn fetch(&self, read: &mut ReadBuffer) -> bool {
+        read.is_unread() && self.fetch_unread(read)
+    }
+
+    #[cold]
+    fn fetch_unread(&self, read: &mut ReadBuffer) -> bool {
+        let fetch_count = &self.patience.fetch_count;
+        fetch_count.set(fetch_count.get() + 1);
+        fetch_count.get() <= FETCHES_MAX && self.namespace.storage.fetch(read)
     }
 
     /// The wait of a transaction whose result is not valid because its budget ran out on a service thread. In a pool
@@ -518,10 +535,14 @@ impl Workspace {
     fn run(&mut self, call: &Call<'_>, out: &mut Vec<u8>) -> Option<Wait> {
         let (settled, start) = (self.buffers.unsettled.len(), out.len());
         let measured = self.start_measuring(call);
-        if let Some(wait) = self.run_unsettled(call, out) {
+        // A record is read anew for each transaction.
+        self.buffers.read.forget();
+        while let Some(wait) = self.run_unsettled(call, out) {
             out.truncate(start);
             self.buffers.unsettled.truncate(settled);
-            return Some(wait);
+            if wait != Wait::Fetched {
+                return Some(wait);
+            }
         }
         let is_row = call.row.is_some();
         // A batch thread settles its rows before it ends them.

@@ -40,7 +40,7 @@ impl TransactionContext {
     /// Runs a request again from its start after the wait.
     pub(crate) fn restart(self: &Arc<Self>, wait: Wait, request: OwnedRequest) {
         let resumed = match wait {
-            Wait::Pool => Err(request),
+            Wait::Pool | Wait::Fetched => Err(request),
             Wait::Record(key) => self.waits.park(&key, request).or_else(|request| {
                 if request.turn.is_some() { Err(request) } else { self.join_line(&key, request) }
             }),

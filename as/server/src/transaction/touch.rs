@@ -9,7 +9,7 @@ use proto::ResultCode;
 use super::{Buffers, Call};
 use crate::index::Element;
 use crate::metrics::{Latency, NamespaceCounter, Unit};
-use crate::namespace::{Cause, Change, NewVersion, TTL_NEVER_EXPIRE};
+use crate::namespace::{Cause, Change, ForObservers, NewVersion, TTL_NEVER_EXPIRE};
 
 /// The percentage that disables read-touch, in requests and set parameters.
 const NEVER_TOUCH: u32 = TTL_NEVER_EXPIRE;
@@ -69,6 +69,16 @@ pub(super) fn run(call: &Call<'_>, touch: Touch, buffers: &mut Buffers) {
 
 /// Renews the record. Returns whether it could be stored; `None` if there was nothing to renew.
 fn renew(call: &Call<'_>, touch: Touch, buffers: &mut Buffers) -> Option<bool> {
+    loop {
+        let renewed = renew_in_memory(call, touch, buffers);
+        if !call.fetch(&mut buffers.read) {
+            return renewed;
+        }
+    }
+}
+
+/// The same of a record that is in memory or was read. If it was not, nothing has changed.
+fn renew_in_memory(call: &Call<'_>, touch: Touch, buffers: &mut Buffers) -> Option<bool> {
     let namespace = call.namespace;
     let guard = namespace.index.get_exclusive(&call.digest)?;
     let void_time = call.now.seconds().saturating_add(touch.ttl_seconds);
@@ -113,7 +123,10 @@ fn renew(call: &Call<'_>, touch: Touch, buffers: &mut Buffers) -> Option<bool> {
         call.patience.refused.set(None);
         return None;
     };
-    let Ok(committed) = call.namespace.commit(guard, &Change::Record(version), Cause::ReadTouch) else {
+    let old = namespace.old_record(&guard, &mut buffers.read);
+    let for_observers = ForObservers { old, ..ForObservers::default() };
+    let committed = namespace.commit_with(guard, &Change::Record(version), Cause::ReadTouch, for_observers);
+    let Ok(committed) = committed else {
         return Some(false);
     };
     call.note_changed(committed.location, &mut buffers.unsettled);

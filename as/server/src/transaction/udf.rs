@@ -150,15 +150,14 @@ fn attempt(
     buffers: &mut Buffers,
     out: &mut Vec<u8>,
 ) -> Result<Attempt<Done>, Failure> {
-    let found = call.namespace.index.get(&call.digest);
-    if lease.is_some() && found.as_ref().is_some_and(|guard| stored_size(guard) > INLINE_SIZE_MAX) {
-        return Ok(Attempt::Committed(Done::Waits(Wait::Pool)));
+    if lease.is_some() {
+        let found = call.namespace.index.get(&call.digest);
+        if found.is_some_and(|guard| stored_size(&guard) > INLINE_SIZE_MAX) {
+            return Ok(Attempt::Committed(Done::Waits(Wait::Pool)));
+        }
     }
-    let copy = found.map(|guard| {
-        call.note_unsettled(guard.location, &mut buffers.unsettled);
-        RecordCopy::of(call, &guard, &mut buffers.read)
-    });
-    let mut copy = copy.unwrap_or_else(RecordCopy::of_none).unpacked(call, &mut buffers.read);
+    let Buffers { read, unsettled, .. } = buffers;
+    let mut copy = RecordCopy::read(call, read, |found| call.note_unsettled(found.location, unsettled));
     let meta = copy.meta;
     let is_live = meta.exists() && !call.namespace.is_gone(&meta, call.now.seconds());
     let failed = move |result| Failure {

@@ -18,9 +18,9 @@ use super::flat_buffer::FlatBuffer;
 use super::optimistic::{Attempt, Turn, until_committed};
 use super::subject::{RecordCopy, Subject};
 use super::{Buffers, Call, Failure, Place, Wait, delete, refused};
-use crate::index::{Location, RecordMeta, SetId, WriteGuard};
+use crate::index::{Element, RecordMeta, SetId, WriteGuard};
 use crate::metrics::{NamespaceCounter, Operation};
-use crate::namespace::{Cause, Change, ForObservers, NewVersion, Preparation, PreparedChange};
+use crate::namespace::{Cause, Change, ForObservers, Namespace, NewVersion, Preparation, PreparedChange};
 use crate::storage::{ReadBuffer, StorageError};
 
 pub(super) fn run(call: &Call<'_>, buffers: &mut Buffers, out: &mut Vec<u8>) -> Option<Wait> {
@@ -86,7 +86,6 @@ fn write_in_place(
     if call.is_reserved() {
         return Ok(Done::Reserved);
     }
-    buffers.read.forget();
     let target = Target::of(call, policy, Subject::Locked(&guard))?;
     let failed = target.failed();
     let next = make_next(call, policy, target, buffers, out).map_err(failed)?;
@@ -102,11 +101,7 @@ fn write_from_copy(
     turn: Turn,
     out: &mut Vec<u8>,
 ) -> Result<Attempt<Done>, Failure> {
-    let found = call.namespace.index.get(&call.digest);
-    let copy = found
-        .map(|guard| RecordCopy::of(call, &guard, &mut buffers.read))
-        .unwrap_or_else(RecordCopy::of_none)
-        .unpacked(call, &mut buffers.read);
+    let copy = RecordCopy::read(call, &mut buffers.read, |_| {});
     if policy.must_exist && !copy.meta.exists() {
         return Err(ResultCode::NotFound.into());
     }
@@ -199,7 +194,7 @@ impl<'a> Target<'a> {
 
 /// The place that the old record was read to.
 pub(super) enum OldRecord<'a> {
-    /// If read from a disk, the thread's buffer, under the guard of the commit.
+    /// If read from a disk, the thread's buffer; else its place.
     LastRead,
     /// This copy of its flat form; observers have looked at the change ahead.
     Copied(&'a [u8], PreparedChange),
@@ -214,10 +209,20 @@ impl<'a> OldRecord<'a> {
         OldRecord::Copied(old, call.namespace.prepare(&preparation))
     }
 
-    fn bytes<'b>(&'b self, location: Location, buffer: &'b mut ReadBuffer) -> Option<&'b [u8]> {
+    /// Its flat form for observers of its change, who get it from its place if this is `None`.
+    ///
+    /// # Errors
+    /// `Timeout` when it has to be fetched first.
+    pub(super) fn bytes<'b>(
+        &'b self,
+        namespace: &Namespace,
+        element: &Element,
+        buffer: &'b mut ReadBuffer,
+    ) -> Result<Option<&'b [u8]>, ResultCode> {
         match self {
-            OldRecord::LastRead => buffer.reread(location),
-            OldRecord::Copied(bytes, _) => Some(*bytes).filter(|bytes| !bytes.is_empty()),
+            OldRecord::Copied(bytes, _) if !bytes.is_empty() => Ok(Some(bytes)),
+            _ if namespace.is_ready_to_change(element, buffer) => Ok(namespace.old_record(element, buffer)),
+            _ => Err(ResultCode::Timeout),
         }
     }
 
@@ -248,9 +253,9 @@ pub(super) fn commit(
         return Ok(());
     }
     let Buffers { flat, read, unsettled, commits } = buffers;
-    let _committing = call.begin_commit(&guard, commits)?;
     let prepared = old.prepared();
-    let old = old.bytes(guard.location, read);
+    let old = old.bytes(namespace, &guard, read)?;
+    let _committing = call.begin_commit(&guard, commits)?;
     let for_observers = ForObservers { old, budget: Some(call.budget), prepared, removed_at: None };
     let committed = namespace.commit_with(guard, &next.change(flat), Cause::Write, for_observers);
     let committed = committed.map_err(|error| storage_result(call, error))?;
@@ -266,7 +271,7 @@ pub(super) fn storage_result(call: &Call<'_>, error: StorageError) -> ResultCode
             ResultCode::OutOfSpace
         }
         StorageError::Congested => call.lacks_room(),
-        StorageError::Stuck => ResultCode::Timeout,
+        StorageError::NotInMemory => ResultCode::Timeout,
         StorageError::Failed | StorageError::Damaged | StorageError::Refused => ResultCode::Unknown,
     }
 }

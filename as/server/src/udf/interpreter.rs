@@ -19,9 +19,10 @@ use super::bindings::record::Session;
 use super::bindings::{bytes, record, text};
 use super::module::Modules;
 use super::packer::Purpose;
-use super::raw::{self, Ended, Entry, PlainCall, Watch};
+use super::raw::{self, Ended, Entry, PlainCall};
 use super::record::RecordState;
-use super::value::{Converter, Makers, Output, Plain, ValueError};
+use super::value::{Converter, Makers, Output, Plain, Shared, ValueError};
+use super::watch::Watch;
 
 /// Most bytes of an interpreter's Lua values.
 const MEMORY_MAX: usize = 64 << 20;
@@ -37,20 +38,6 @@ pub(crate) enum Failure {
     Module,
     /// The function raised an error: its text, or nothing if the error is no text.
     Function(Option<Vec<u8>>),
-}
-
-/// State that the prelude's primitives share with the interpreter.
-pub(crate) struct Shared {
-    makers: Makers,
-    watch: Rc<Watch>,
-    memory: Rc<Memory>,
-}
-
-impl Shared {
-    /// Converts values between `lua` and Rust.
-    pub(super) fn converter<'a>(&'a self, lua: &'a Lua) -> Converter<'a> {
-        Converter { lua, makers: &self.makers, watch: &self.watch, memory: &self.memory }
-    }
 }
 
 /// The handles into one Lua state. Fields are dropped in this order: the state before the watch that its hook reads.

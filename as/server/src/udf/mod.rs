@@ -23,6 +23,7 @@ mod stream;
 #[cfg(test)]
 mod tests;
 mod value;
+mod watch;
 
 use std::collections::{HashMap, VecDeque};
 use std::path::Path;

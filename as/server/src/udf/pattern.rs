@@ -4,7 +4,7 @@
 //! A pattern is matched by backtracking, as its definition requires. Depth is bounded by [`DEPTH_MAX`], time by the
 //! watch.
 
-use super::raw::Watch;
+use super::watch::Watch;
 
 /// Most captures of a pattern.
 const CAPTURES_MAX: usize = 32;

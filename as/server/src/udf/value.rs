@@ -3,7 +3,7 @@
 //! Values from a client may be nested arbitrarily deep and have wrong lengths; values of a function may contain
 //! themselves. Depth, size and time of both conversions are bounded.
 
-use std::fmt::Write;
+use std::rc::Rc;
 
 use cf::msgpack::{self, Head, Reader};
 use datamodel::particle::type_number;
@@ -11,8 +11,22 @@ use datamodel::{BytesType, Particle, geojson};
 use mlua::{AnyUserData, Function, Lua, Table, Value};
 use smallvec::SmallVec;
 
-use super::bindings::bytes::Buffer;
-use super::raw::Watch;
+use super::bindings::bytes::{Buffer, Memory, hex};
+use super::watch::Watch;
+
+/// State that the prelude's primitives share with the interpreter.
+pub(crate) struct Shared {
+    pub(super) makers: Makers,
+    pub(super) watch: Rc<Watch>,
+    pub(super) memory: Rc<Memory>,
+}
+
+impl Shared {
+    /// Converts values between `lua` and Rust.
+    pub(super) fn converter<'a>(&'a self, lua: &'a Lua) -> Converter<'a> {
+        Converter { lua, makers: &self.makers, watch: &self.watch, memory: &self.memory }
+    }
+}
 
 /// Most nesting of lists and maps.
 pub(super) const DEPTH_MAX: usize = 200;
@@ -152,7 +166,7 @@ pub(super) struct Converter<'a> {
     pub(super) lua: &'a Lua,
     pub(super) makers: &'a Makers,
     pub(super) watch: &'a Watch,
-    pub(super) memory: &'a std::rc::Rc<super::bindings::bytes::Memory>,
+    pub(super) memory: &'a Rc<Memory>,
 }
 
 /// A string up to its first zero byte, as Lua gets it from C.
@@ -433,18 +447,6 @@ impl TextWriter<'_, '_> {
         self.out.push(b'}');
         Ok(())
     }
-}
-
-/// Bytes in hexadecimal, with spaces between them.
-pub(super) fn hex(bytes: &[u8]) -> String {
-    let mut text = String::with_capacity(bytes.len() * 3);
-    for (index, byte) in bytes.iter().enumerate() {
-        if index > 0 {
-            text.push(' ');
-        }
-        let _ = write!(text, "{byte:02X}");
-    }
-    text
 }
 
 /// As C's `%.16g`.

@@ -4,17 +4,15 @@
 //! earliest void-time is due; so data that never expires costs nothing.
 //!
 //! # Locks
-//! One sprig lock at a time, shared to read and exclusive to remove.
+//! One sprig lock at a time, shared to read and exclusive to remove; none while a record is read from a disk.
 
 use cf::Digest;
-use cf::clock::StoredMillis;
 
 use super::exempt_sets::ExemptSets;
-use crate::index::{Element, PartitionId, WriteGuard};
+use crate::index::{Element, PartitionId};
 use crate::namespace::Namespace;
-use crate::namespace::commit::{Cause, Committed};
-use crate::namespace::tombstones::Removal;
-use crate::storage::StorageError;
+use crate::namespace::commit::Cause;
+use crate::storage::ReadBuffer;
 
 /// Which records a sweep removes.
 pub(super) struct SweepCriteria<'a> {
@@ -93,33 +91,16 @@ pub(super) fn survey(namespace: &Namespace, partition: PartitionId) {
 
 /// Removes the records of a partition that fulfil `criteria`.
 pub(super) fn sweep(namespace: &Namespace, partition: PartitionId, criteria: &SweepCriteria<'_>) -> Removed {
-    let mut removed = Removed::default();
+    let (mut removed, mut scratch) = (Removed::default(), ReadBuffer::new());
     for digest in pick_records(namespace, partition, |element| criteria.cause_for(element).is_some()) {
         // The record may have been written or removed since.
-        let Some(guard) = namespace.index.get_exclusive(&digest) else { continue };
-        let Some(cause) = criteria.cause_for(&guard) else { continue };
-        let removal = Removal::plain(cause, StoredMillis::now());
-        if namespace.remove_from_sweep(guard, &removal).is_ok() {
-            match cause {
-                Cause::Eviction => removed.evicted += 1,
-                _ => removed.expired += 1,
-            }
-        } else {
-            namespace.expiry.mark_dirty(partition);
+        let swept = namespace.sweep_out(&digest, &mut scratch, |element| criteria.cause_for(element));
+        match swept {
+            None => {}
+            Some((_, _, Err(_))) => namespace.expiry.mark_dirty(partition),
+            Some((_, Cause::Eviction, Ok(_))) => removed.evicted += 1,
+            Some((_, _, Ok(_))) => removed.expired += 1,
         }
     }
     removed
-}
-
-impl Namespace {
-    /// Removes a record that has expired, is evicted or truncated. A failure is logged.
-    pub(in crate::namespace) fn remove_from_sweep(
-        &self,
-        guard: WriteGuard<'_>,
-        removal: &Removal<'_>,
-    ) -> Result<Committed, StorageError> {
-        self.remove(guard, removal, &mut Vec::new()).inspect_err(|error| {
-            cf::warning_limited!(Nsup, "{{{}}} a record that is to go stays: {error}", self.name());
-        })
-    }
 }

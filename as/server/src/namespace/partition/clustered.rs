@@ -3,14 +3,18 @@
 use cf::Digest;
 use cf::clock::monotonic_nanos;
 use cf::sys::block::BlockError;
+use smallvec::SmallVec;
 
 use super::{
     Acquire, Duration, ISOLATION_POLL_PERIOD, Instant, PartitionEntry, PartitionReservation, PartitionRow,
     PartitionWord, Partitions, RecordAccess, Refused, Relaxed, Release,
 };
 use crate::index::PartitionId;
-use crate::namespace::{Cause, Change, Namespace};
-use crate::storage::Storage;
+use crate::namespace::{Cause, Namespace};
+use crate::storage::{ReadBuffer, Storage};
+
+/// Nodes that have a partition.
+pub(crate) type ReplicaNodes = SmallVec<[u64; 3]>;
 
 impl Partitions {
     /// Whether other nodes should have the records of a partition too.
@@ -19,10 +23,10 @@ impl Partitions {
         self.partitions[id.index()].word(Relaxed).0 & PartitionWord::OTHERS != 0
     }
 
-    /// The replicas of a partition except node `own`.
-    pub(crate) fn other_replicas(&self, id: PartitionId, own: u64) -> Vec<u64> {
-        let table = self.table.lock();
-        let nodes = table.rows[id.index()].replicas.iter().map(|replica| replica.node);
+    /// The replicas of a partition except node `own`. Takes no lock, as each commit calls it.
+    pub(crate) fn other_replicas(&self, id: PartitionId, own: u64) -> ReplicaNodes {
+        let published = self.partitions[id.index()].replicas.load();
+        let nodes = published.iter().flat_map(|replicas| replicas.nodes.iter().copied());
         nodes.filter(|node| *node != own).collect()
     }
 
@@ -51,9 +55,14 @@ impl Partitions {
     }
 
     /// As [`other_replicas`](Self::other_replicas), if `own` is still the working master.
-    pub(crate) fn replicas_of_master(&self, id: PartitionId, own: u64) -> Option<Vec<u64>> {
-        let is_master = self.table.lock().rows[id.index()].working_master == own;
-        is_master.then(|| self.other_replicas(id, own))
+    pub(crate) fn replicas_of_master(&self, id: PartitionId, own: u64) -> Option<ReplicaNodes> {
+        let published = self.partitions[id.index()].replicas.load();
+        let working_master = match &*published {
+            Some(replicas) => replicas.working_master,
+            None => self.table.lock().rows[id.index()].working_master,
+        };
+        let nodes = published.iter().flat_map(|replicas| replicas.nodes.iter().copied());
+        (working_master == own).then(|| nodes.filter(|node| *node != own).collect())
     }
 
     /// Whether other nodes may have newer copies of records of a partition.
@@ -219,15 +228,12 @@ impl Namespace {
     /// Removes all records of a partition that is out of service and unused; returns their number. Nothing of them
     /// remains: records on devices belong to an ended life of the partition.
     pub(crate) fn remove_partition(&self, id: PartitionId) -> u64 {
-        let mut count = 0;
+        let (mut count, mut scratch) = (0, ReadBuffer::new());
         let mut cursor = self.index.cursor(id, None);
         while let Some(portion) = cursor.next_portion(|_| true) {
             for found in portion {
-                if let Some(guard) = self.index.get_exclusive(&found.digest)
-                    && self.commit(guard, &Change::Gone, Cause::PartitionLeft).is_ok()
-                {
-                    count += 1;
-                }
+                let swept = self.sweep_out(&found.digest, &mut scratch, |_| Some(Cause::PartitionLeft));
+                count += u64::from(matches!(swept, Some((_, _, Ok(_)))));
             }
         }
         count

@@ -3,14 +3,17 @@
 use cf::Digest;
 use cf::clock::StoredMillis;
 use cluster::conflict::{ConflictPolicy, CopyAge};
+use datamodel::Bins;
 use datamodel::flat::{FlatError, FlatRecord, NewRecord};
 use proto::ResultCode;
 use proto::peer::PeerError;
 
 use crate::config::params::namespace::ConflictResolutionPolicy;
-use crate::index::{Location, PartitionId, RecordMeta, WriteGuard};
-use crate::namespace::{Cause, Change, ForObservers, Namespace, NewVersion, PartitionReservation, Removal};
-use crate::storage::DurableWait;
+use crate::index::{IndexFull, Location, PartitionId, RecordMeta, WriteGuard};
+use crate::namespace::{
+    Cause, Change, ForObservers, LOOKS_MAX, Namespace, NewVersion, PartitionReservation, Removal,
+};
+use crate::storage::{DurableWait, ReadBuffer};
 use crate::transaction::flat_buffer::FlatBuffer;
 
 /// Field of a message with a record.
@@ -161,69 +164,143 @@ pub(super) fn store_copy(
 ) -> Result<StoredCopy, PeerError> {
     let bins = record.load_bins().map_err(|_| PeerError::Invalid(RECORD_FIELD))?;
     let Ok(set_id) = namespace.set_of_copy(record.set_name) else { return Ok(ResultCode::Parameter.into()) };
-    let Ok((guard, _)) = namespace.index.get_or_create(&record.digest) else {
-        return Ok(ResultCode::OutOfSpace.into());
-    };
     let mut meta = RecordMeta::new(set_id);
     meta.generation = record.generation;
     meta.set_last_update_time(record.last_update_time);
     meta.void_time = record.void_time;
     meta.set_tombstone(bins.is_empty());
-    let leaves_tombstone =
-        record.leaves_tombstone || namespace.copy_must_leave_tombstone(&guard, record.void_time);
-    meta.set_leaves_tombstone(leaves_tombstone && !bins.is_empty());
-    if namespace.is_truncated(&meta) {
-        return Ok(ResultCode::Ok.into());
-    }
-    if let Some(result) = loses_to(namespace, &guard, age_of(&meta), via) {
-        // The present record may not be on disk yet.
-        return Ok(StoredCopy { result, location: Some(guard.location) });
-    }
-    let own = NewRecord {
-        digest: record.digest,
-        last_update_time: record.last_update_time,
-        generation: record.generation,
-        void_time: record.void_time,
+    let mut copy = Copy {
+        namespace,
+        record,
+        bins: &bins,
         tree_id: reservation.tree_id(),
-        set_name: record.set_name,
-        key: record.key,
-        leaves_tombstone,
+        meta,
+        flat: FlatBuffer::default(),
+        leaves_tombstone: None,
     };
-    let mut flat = FlatBuffer::default();
-    let settings = namespace.storage.pack_settings().filter(|_| !bins.is_empty());
-    let figures = &namespace.metrics.data_compression;
-    flat.encode(&own, (&bins, own.size(&bins)), settings.as_ref(), figures);
-    let (packed, key_stored) = (flat.packed(), record.key.is_some());
-    let version = NewVersion { flat: flat.plain(), packed, meta, key_stored };
-    let change = if bins.is_empty() { Change::Tombstone(version) } else { Change::Record(version) };
-    match namespace.commit(guard, &change, Cause::OtherNode) {
-        Ok(committed) => Ok(StoredCopy { result: ResultCode::Ok, location: Some(committed.location) }),
-        Err(error) => {
-            cf::warning_limited!(Rw, "{{{}}} copy of a record not stored: {error:?}", namespace.name());
-            Ok(ResultCode::OutOfSpace.into())
+    let mut scratch = ReadBuffer::new();
+    for look in 1.. {
+        // The slow part is done before the lock is taken, for the record that is present now.
+        let seen = namespace.see(&record.digest, 0, &mut scratch);
+        let may_count = loses_to(namespace, &record.digest, &seen.meta, age_of(&meta), via).is_none();
+        let ahead = may_count.then(|| {
+            copy.make(&seen.meta);
+            namespace.look_ahead(&record.digest, seen, &copy.change())
+        });
+        let Ok(guard) = find_or_create(namespace, &record.digest, &mut scratch) else {
+            return Ok(ResultCode::OutOfSpace.into());
+        };
+        if namespace.is_truncated(&meta) {
+            return Ok(ResultCode::Ok.into());
         }
+        note_removal(namespace, &record.digest, via);
+        if let Some(result) = loses_to(namespace, &record.digest, &guard, age_of(&meta), via) {
+            // The present record may not be on disk yet.
+            return Ok(StoredCopy { result, location: Some(guard.location) });
+        }
+        let for_observers = ahead.as_ref().and_then(|ahead| ahead.for_observers(&guard));
+        if for_observers.is_none() && look < LOOKS_MAX {
+            continue;
+        }
+        let for_observers = for_observers.unwrap_or_else(|| {
+            copy.make(&guard);
+            ForObservers { old: namespace.old_record(&guard, &mut scratch), ..ForObservers::default() }
+        });
+        return Ok(match namespace.commit_with(guard, &copy.change(), Cause::OtherNode, for_observers) {
+            Ok(committed) => StoredCopy { result: ResultCode::Ok, location: Some(committed.location) },
+            Err(error) => {
+                cf::warning_limited!(Rw, "{{{}}} copy of a record not stored: {error:?}", namespace.name());
+                ResultCode::OutOfSpace.into()
+            }
+        });
+    }
+    unreachable!("the last look is one with a lock")
+}
+
+/// A copy of a record that is to be stored.
+struct Copy<'c, 'r> {
+    namespace: &'c Namespace,
+    record: &'c FlatRecord<'r>,
+    bins: &'c Bins<'r>,
+    tree_id: u8,
+    meta: RecordMeta,
+    /// Its flat form as it is stored here.
+    flat: FlatBuffer,
+    /// What that says of tombstones, once it is made.
+    leaves_tombstone: Option<bool>,
+}
+
+impl Copy<'_, '_> {
+    /// Makes its flat form, in the place of the record that is `here`.
+    fn make(&mut self, here: &RecordMeta) {
+        let Copy { namespace, record, bins, .. } = *self;
+        let leaves_tombstone =
+            record.leaves_tombstone || namespace.copy_must_leave_tombstone(here, record.void_time);
+        if self.leaves_tombstone == Some(leaves_tombstone) {
+            return;
+        }
+        self.leaves_tombstone = Some(leaves_tombstone);
+        self.meta.set_leaves_tombstone(leaves_tombstone && !bins.is_empty());
+        let own = NewRecord {
+            digest: record.digest,
+            last_update_time: record.last_update_time,
+            generation: record.generation,
+            void_time: record.void_time,
+            tree_id: self.tree_id,
+            set_name: record.set_name,
+            key: record.key,
+            leaves_tombstone,
+        };
+        let settings = namespace.storage.pack_settings().filter(|_| !bins.is_empty());
+        let figures = &namespace.metrics.data_compression;
+        self.flat.encode(&own, (bins, own.size(bins)), settings.as_ref(), figures);
+    }
+
+    /// The change that it is.
+    fn change(&self) -> Change<'_> {
+        let (flat, packed) = (self.flat.plain(), self.flat.packed());
+        let version = NewVersion { flat, packed, meta: self.meta, key_stored: self.record.key.is_some() };
+        if self.bins.is_empty() { Change::Tombstone(version) } else { Change::Record(version) }
     }
 }
 
-/// Why a copy of the record of `guard` is not stored: `RecordExists` if this version exists already, `Generation` if
-/// the present one is newer, or if the copy is from before a removal. `None` if it is to be stored.
+/// The element of `digest`, created if there is none, [ready to change](Namespace::find_to_change).
+fn find_or_create<'n>(
+    namespace: &'n Namespace,
+    digest: &Digest,
+    scratch: &mut ReadBuffer,
+) -> Result<WriteGuard<'n>, IndexFull> {
+    namespace.find_to_change(|| namespace.index.get_or_create(digest).map(|(guard, _)| guard), scratch)
+}
+
+/// Notes the removal that the sender of a copy knows of. The caller holds the record's sprig lock.
+fn note_removal(namespace: &Namespace, digest: &Digest, via: Via) {
+    if let Via::Migration { removed_at: Some(removed_at) } = via {
+        namespace.partitions.note_removal(digest, removed_at);
+    }
+}
+
+/// Why a copy of the record of `digest` is not stored: `RecordExists` if `here`, the present one, is this version,
+/// `Generation` if the present one is newer, or if the copy is from before a removal. `None` if it is to be stored.
 fn loses_to(
     namespace: &Namespace,
-    guard: &WriteGuard<'_>,
+    digest: &Digest,
+    here: &RecordMeta,
     incoming: CopyAge,
     via: Via,
 ) -> Option<ResultCode> {
-    let (partitions, digest) = (&namespace.partitions, guard.digest());
-    if let Via::Migration { removed_at: Some(removed_at) } = via {
-        partitions.note_removal(digest, removed_at);
-    }
-    let removed_at = partitions.removed_at(digest).filter(|_| via != Via::ReplicaWriteOfCServer);
+    let told = match via {
+        Via::Migration { removed_at } => removed_at,
+        Via::ReplicaWrite | Via::ReplicaWriteOfCServer => None,
+    };
+    let known = namespace.partitions.removed_at(digest).filter(|_| via != Via::ReplicaWriteOfCServer);
+    let removed_at = known.max(told);
     let is_late = |age: CopyAge| removed_at.is_some_and(|removed_at| age.last_update_time < removed_at);
     if is_late(incoming) {
         return Some(ResultCode::Generation);
     }
     // The present record may be from before a removal that only other nodes know.
-    let existing = guard.exists().then(|| age_of(guard)).filter(|existing| !is_late(*existing))?;
+    let existing = here.exists().then(|| age_of(here)).filter(|existing| !is_late(*existing))?;
     if via.policy(namespace).replaces(incoming, Some(existing)) {
         return None;
     }
@@ -233,19 +310,35 @@ fn loses_to(
 /// Removes a copy whose record was removed elsewhere at `removed_at`, in milliseconds since 2010, which is later than
 /// the last update of the removed record; `None` removes any copy. Returns `Generation` if the present record is newer.
 pub(super) fn remove_copy(namespace: &Namespace, digest: &Digest, removed_at: Option<u64>) -> StoredCopy {
-    // An element is created if there is none: a copy of the record may be on its way.
-    let Ok((guard, _)) = namespace.index.get_or_create(digest) else { return ResultCode::OutOfSpace.into() };
-    let is_newer = guard.exists() && removed_at.is_some_and(|time| guard.last_update_time() >= time);
-    if is_newer || !guard.exists() || guard.is_tombstone() {
-        namespace.partitions.note_removal(digest, removed_at.unwrap_or_else(|| StoredMillis::now().0));
-        return if is_newer { ResultCode::Generation.into() } else { ResultCode::NotFound.into() };
+    let mut scratch = ReadBuffer::new();
+    for look in 1.. {
+        let seen = namespace.see(digest, 0, &mut scratch);
+        let ahead = namespace.look_ahead(digest, seen, &Change::Gone);
+        // An element is created if there is none: a copy of the record may be on its way.
+        let Ok(guard) = find_or_create(namespace, digest, &mut scratch) else {
+            return ResultCode::OutOfSpace.into();
+        };
+        let is_newer = guard.exists() && removed_at.is_some_and(|time| guard.last_update_time() >= time);
+        if is_newer || !guard.exists() || guard.is_tombstone() {
+            namespace.partitions.note_removal(digest, removed_at.unwrap_or_else(|| StoredMillis::now().0));
+            return if is_newer { ResultCode::Generation.into() } else { ResultCode::NotFound.into() };
+        }
+        let for_observers = ahead.for_observers(&guard);
+        if for_observers.is_none() && look < LOOKS_MAX {
+            continue;
+        }
+        let for_observers = for_observers.unwrap_or_else(|| ForObservers {
+            old: namespace.old_record(&guard, &mut scratch),
+            ..ForObservers::default()
+        });
+        let for_observers = ForObservers { removed_at, ..for_observers };
+        let removal = Removal { for_observers, ..Removal::plain(Cause::OtherNode, StoredMillis::now()) };
+        return match namespace.remove(guard, &removal, &mut Vec::new()) {
+            Ok(committed) => StoredCopy { result: ResultCode::Ok, location: Some(committed.location) },
+            Err(_) => ResultCode::OutOfSpace.into(),
+        };
     }
-    let for_observers = ForObservers { removed_at, ..ForObservers::default() };
-    let removal = Removal { for_observers, ..Removal::plain(Cause::OtherNode, StoredMillis::now()) };
-    match namespace.remove(guard, &removal, &mut Vec::new()) {
-        Ok(committed) => StoredCopy { result: ResultCode::Ok, location: Some(committed.location) },
-        Err(_) => ResultCode::OutOfSpace.into(),
-    }
+    unreachable!("the last look is one with a lock")
 }
 
 #[cfg(test)]

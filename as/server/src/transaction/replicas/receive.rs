@@ -204,7 +204,6 @@ impl ReplicaTraffic {
             );
             return Ok(());
         };
-        let guard = namespace.index.get(&digest);
         let removed_at = namespace.partitions.removed_at(&digest);
         let asking = asking.map(|copy| CopyAge {
             generation: copy.generation as u16,
@@ -212,16 +211,21 @@ impl ReplicaTraffic {
         });
         // A copy from before a removal is ignored.
         let asking = asking.filter(|asking| removed_at.is_none_or(|time| asking.last_update_time >= time));
-        let own = guard.as_ref().map(|guard| age_of(guard));
-        let answer = answer_duplicate_request(policy_of(namespace), own, asking);
+        let answer_of = |own: Option<CopyAge>| answer_duplicate_request(policy_of(namespace), own, asking);
+        let mut scratch = ReadBuffer::new();
+        let guard = namespace.storage.find_readable(
+            || namespace.index.get(&digest).ok_or(()),
+            |own| answer_of(Some(age_of(own))) == DuplicateAnswer::Newer,
+            &mut scratch,
+        );
+        let answer = answer_of(guard.as_ref().ok().map(|guard| age_of(guard)));
         let counter = if answer == DuplicateAnswer::Newer {
             NamespaceCounter::DupResRespondRead
         } else {
             NamespaceCounter::DupResRespondNoRead
         };
         namespace.metrics.add(counter, 1);
-        let mut scratch = ReadBuffer::new();
-        let record = guard.as_ref().filter(|_| answer == DuplicateAnswer::Newer);
+        let record = guard.as_ref().ok().filter(|_| answer == DuplicateAnswer::Newer);
         let bytes = record.and_then(|guard| namespace.storage.record_bytes(guard, &mut scratch).ok());
         let mut unpacker = Unpacker::default();
         let plain = bytes.and_then(|stored| unpacked(stored, &mut unpacker).ok());

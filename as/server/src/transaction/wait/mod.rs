@@ -40,6 +40,8 @@ pub(crate) enum Wait {
     Room(RecordKey),
     /// Room for a reply of at most this many bytes.
     ReplyRoom(usize),
+    /// Nothing more: the record was not in memory and has been read from its disk. The request runs again at once.
+    Fetched,
     /// A disk that does not answer: the one of device number `device` of namespace number `namespace`.
     Disk { namespace: usize, device: u8 },
     /// The answer of the node that serves the partition, to which the request is passed on.
@@ -69,6 +71,8 @@ pub(super) struct Patience<'a> {
     pub(super) refused: Cell<Option<Wait>>,
     /// Largest size of the reply that lacks room; 0 = there is none.
     pub(super) lacking_reply_size: Cell<usize>,
+    /// How often its record was read from a disk.
+    pub(super) fetch_count: Cell<u32>,
 }
 
 impl<'a> Patience<'a> {
@@ -80,6 +84,7 @@ impl<'a> Patience<'a> {
             take_reply_room,
             refused: Cell::new(None),
             lacking_reply_size: Cell::new(0),
+            fetch_count: Cell::new(0),
         }
     }
 }

@@ -1,11 +1,10 @@
 //! Bytes in Lua: a buffer with a capacity, a size and a type. The total memory of an interpreter's buffers is bounded.
 
 use std::cell::Cell;
+use std::fmt::Write;
 use std::rc::Rc;
 
 use mlua::{Lua, Table, UserData, UserDataRef, UserDataRefMut, Value};
-
-use super::super::value::hex;
 
 /// Most bytes of all buffers of an interpreter.
 pub(in crate::udf) const MEMORY_MAX: usize = 32 << 20;
@@ -280,6 +279,18 @@ fn install_access(lua: &Lua, host: &Table) -> mlua::Result<()> {
             Ok((Value::Integer(i64::from(value)), size))
         })?,
     )
+}
+
+/// Bytes in hexadecimal, with spaces between them.
+pub(in crate::udf) fn hex(bytes: &[u8]) -> String {
+    let mut text = String::with_capacity(bytes.len() * 3);
+    for (index, byte) in bytes.iter().enumerate() {
+        if index > 0 {
+            text.push(' ');
+        }
+        let _ = write!(text, "{byte:02X}");
+    }
+    text
 }
 
 #[cfg(test)]

@@ -8,9 +8,8 @@ use datamodel::{BytesType, Particle};
 use mlua::{Lua, MultiValue, Table, Value};
 use proto::ResultCode;
 
-use super::super::interpreter::Shared;
 use super::super::record::RecordState;
-use super::super::value::{Plain, to_zero};
+use super::super::value::{Plain, Shared, to_zero};
 
 /// Longest name of a bin in bytes.
 const BIN_NAME_SIZE_MAX: usize = 15;

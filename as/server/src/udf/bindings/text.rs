@@ -6,7 +6,7 @@ use cf::clock::StoredMillis;
 use mlua::{Lua, MultiValue, Table, Value};
 
 use super::super::pattern::{self, Capture, Match, PatternError};
-use super::super::raw::Watch;
+use super::super::watch::Watch;
 use super::record::Session;
 
 /// Most bytes of a replacement with its references filled in.
