@@ -82,7 +82,15 @@ fn run_name() -> String {
 fn build(folder: &Path) -> Result<(), String> {
     let arguments = build_arguments(folder)?;
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| env!("CARGO").into());
-    let output = Command::new(&cargo)
+    let mut command = Command::new(&cargo);
+    // Variables of the test that runs. Build scripts that look at them, as that of `ring`, would run again, and with them most
+    // of the build.
+    for (name, _) in std::env::vars_os() {
+        if ["CARGO_PKG_", "CARGO_MANIFEST_"].iter().any(|prefix| name.to_string_lossy().starts_with(prefix)) {
+            command.env_remove(name);
+        }
+    }
+    let output = command
         .args(&arguments)
         .current_dir(env!("CARGO_MANIFEST_DIR"))
         .output()
