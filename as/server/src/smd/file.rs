@@ -133,7 +133,12 @@ pub(super) fn save(
 ) -> io::Result<()> {
     let name = file_name(module);
     let new_name = format!("{name}.save");
-    folder.write(&new_name, &encode_file(version, items))?;
+    let bytes = encode_file(version, items);
+    debug_assert!(
+        decode_file(&bytes).is_ok_and(|(read, read_items)| read == version && read_items == items),
+        "a file of metadata is written as it is read"
+    );
+    folder.write(&new_name, &bytes)?;
     folder.rename(&new_name, &name)?;
     folder.sync()
 }

@@ -285,6 +285,7 @@ impl Disk {
         cf::fault_point!("read-record");
         let io_size = u64::from(self.io_size);
         let start = location.rblock() * u64::from(RBLOCK_SIZE);
+        assert!(start >= u64::from(WBLOCK_SIZE), "the first block belongs to the header");
         let aligned_start = start / io_size * io_size;
         let lead = (start - aligned_start) as usize;
         let aligned_size = (lead + size).next_multiple_of(io_size as usize);

@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use cf::aligned::AlignedBuf;
 use cf::sys::block::BlockError;
 use datamodel::device_header::{
-    COPY_BYTES, COPY_SEAL_BYTES, DeviceHeader, Flags, HEADER_SIZE, PREFIX_BYTES, PartitionEntry,
+    COPY_BYTES, COPY_SEAL_BYTES, DeviceHeader, Flags, Found, HEADER_SIZE, PREFIX_BYTES, PartitionEntry,
     UNIQUE_BYTES, WRITTEN_SIZE,
 };
 use datamodel::partition_copy::{self, copy_of_group};
@@ -139,6 +139,7 @@ impl Storage {
             let Some(disk) = device.as_disk() else { continue };
             header.encode(&mut bytes);
             partition_copy::encode(header, before, &mut bytes);
+            assert_is_header(&bytes);
             for medium in disk.media.written() {
                 for part in parts {
                     medium.write_at(part.start as u64, &bytes, part.clone())?;
@@ -148,6 +149,11 @@ impl Storage {
         }
         Ok(())
     }
+}
+
+/// Asserts that a start can read the header that is about to be written.
+fn assert_is_header(bytes: &[u8]) {
+    assert!(matches!(DeviceHeader::parse(bytes), Ok(Found::Used(_))), "a header is written as it is read");
 }
 
 /// Writes out all of a disk, with retries until `deadline`. Returns whether that succeeded; if not, the loss is logged.
