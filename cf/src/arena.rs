@@ -306,6 +306,16 @@ impl<T: Zeroable> Arena<T> {
         unsafe { NonNull::new_unchecked(base.add(index)) }
     }
 
+    /// The address of element `handle`, allocated or free; `None` if the arena has no memory there. Any handle is allowed.
+    #[inline]
+    #[must_use]
+    pub fn find(&self, handle: Handle) -> Option<NonNull<T>> {
+        let (stage, index) = self.place(handle);
+        let base = NonNull::new(self.stages.get(stage)?.load(Ordering::Acquire))?;
+        // SAFETY: the stage is there, and `index` is below its element count by the mask.
+        Some(unsafe { base.add(index) })
+    }
+
     /// Hints that element `handle` will be used soon. Any handle is allowed.
     #[inline]
     pub fn prefetch(&self, handle: Handle) {

@@ -88,6 +88,8 @@ const UNSAFE_FILES: &[&str] = &[
     "as/server/src/index/sprig.rs",
     "as/server/src/index/tree.rs",
     "as/server/src/storage/buffer.rs",
+    "as/server/src/storage/engine.rs",
+    "as/server/src/storage/reservation/place.rs",
     "as/server/src/storage/stripe.rs",
     "as/server/src/udf/raw.rs",
 ];

@@ -40,7 +40,7 @@ impl SeenRecord {
     /// The digest and metadata of `element`.
     #[inline]
     pub(crate) fn of(element: &Element) -> Self {
-        SeenRecord { digest: element.digest, meta: **element }
+        SeenRecord { digest: *element.digest(), meta: **element }
     }
 }
 
@@ -157,7 +157,7 @@ mod tests {
 
     fn put(index: &Index, digest: &Digest, generation: u16) {
         let (mut guard, _) = index.get_or_create(digest).expect("room");
-        guard.generation = generation;
+        guard.meta_mut().generation = generation;
     }
 
     /// The order in which a walk must find records.

@@ -1,6 +1,12 @@
 //! One index element: 64 bytes, one cache line.
+//!
+//! The holder of the sprig's lock may read an element, the holder of the exclusive lock may change it. Threads that have its
+//! handle from an index entry read its digest without that lock. So the digest consists of atomics, and no `&mut` to it ever
+//! exists: elements are changed part by part, through pointers.
 
-use std::ops::{Deref, DerefMut};
+use std::ops::Deref;
+use std::ptr::NonNull;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
 
 use cf::Digest;
 use cf::arena::Handle;
@@ -109,13 +115,46 @@ pub(crate) struct RecordMeta {
 /// metadata.
 #[repr(C, align(64))]
 pub(crate) struct Element {
-    pub(super) digest: Digest,
+    digest: SharedDigest,
     pub(super) children: [Handle; FANOUT],
-    unused: [u8; 4],
-    meta: RecordMeta,
+    pub(super) meta: RecordMeta,
 }
 
 const _: () = assert!(size_of::<Element>() == 64 && size_of::<RecordMeta>() == 24);
+
+/// The bytes of a digest, which others may read while they are replaced.
+#[repr(C)]
+struct SharedDigest {
+    head: [AtomicU64; 2],
+    tail: AtomicU32,
+}
+
+/// The same as numbers, which lie in memory as the bytes do.
+#[inline]
+fn words_of(digest: &Digest) -> ([u64; 2], u32) {
+    let ([first, second], []) = digest.0[..16].as_chunks() else { unreachable!("16 bytes are two words") };
+    let ([tail], []) = digest.0[16..].as_chunks() else { unreachable!("4 bytes are one word") };
+    let head = [first, second].map(|bytes| u64::from_le_bytes(*bytes).to_le());
+    (head, u32::from_le_bytes(*tail).to_le())
+}
+
+impl SharedDigest {
+    #[inline]
+    fn load(&self) -> Digest {
+        let mut digest = Digest([0; 20]);
+        digest.0[..8].copy_from_slice(&u64::from_le(self.head[0].load(Relaxed)).to_le_bytes());
+        digest.0[8..16].copy_from_slice(&u64::from_le(self.head[1].load(Relaxed)).to_le_bytes());
+        digest.0[16..].copy_from_slice(&u32::from_le(self.tail.load(Relaxed)).to_le_bytes());
+        digest
+    }
+
+    fn store(&self, digest: &Digest) {
+        let (head, tail) = words_of(digest);
+        self.head[0].store(head[0], Relaxed);
+        self.head[1].store(head[1], Relaxed);
+        self.tail.store(tail, Relaxed);
+    }
+}
 
 #[expect(unsafe_code, reason = "elements come zeroed from the arena")]
 // SAFETY: integers only.
@@ -134,15 +173,50 @@ mod flag {
 }
 
 impl Element {
-    /// An element without a record.
-    pub(super) fn new(digest: Digest) -> Self {
-        Element { digest, children: [Handle::NULL; FANOUT], unused: [0; 4], meta: RecordMeta::default() }
+    /// Makes what is at `element` the element of `digest`, without a record.
+    ///
+    /// # Safety
+    /// There is an element of an arena, free or not, and the caller alone may change it; no reference to it exists.
+    #[expect(unsafe_code, reason = "its digest may be looked at meanwhile")]
+    pub(super) unsafe fn begin(element: NonNull<Element>, digest: &Digest) {
+        let element = element.as_ptr();
+        // SAFETY: an element is there, and nobody else writes to it (caller). The digest, at which others may look, is borrowed
+        // shared, and consists of atomics; nobody else looks at the rest.
+        unsafe {
+            (&raw const (*element).digest).as_ref_unchecked().store(digest);
+            (&raw mut (*element).children).write([Handle::NULL; FANOUT]);
+            (&raw mut (*element).meta).write(RecordMeta::default());
+        }
+    }
+
+    /// The digest at `element` as it is now: that of its record, or any one if the element is free or is made that of another
+    /// record just now.
+    ///
+    /// # Safety
+    /// There is an element of an arena, free or not.
+    #[inline]
+    #[expect(unsafe_code, reason = "only the digest is looked at, as others may change the rest")]
+    pub(super) unsafe fn digest_at(element: NonNull<Element>) -> Digest {
+        // SAFETY: an element is there (caller), or zeros. Only its digest is borrowed, shared, and consists of atomics.
+        unsafe { (&raw const (*element.as_ptr()).digest).as_ref_unchecked() }.load()
     }
 
     /// The digest of the element's record; it never changes.
     #[inline]
+    #[expect(unsafe_code, reason = "a digest that nobody changes is borrowed as such")]
     pub(crate) fn digest(&self) -> &Digest {
-        &self.digest
+        // SAFETY: the words lie in memory as the bytes of the digest do. They are written only by `begin`, while no reference
+        // to the element exists; this one does.
+        unsafe { &*(&raw const self.digest).cast::<Digest>() }
+    }
+
+    /// Whether it is the element of `digest`.
+    #[inline]
+    pub(super) fn is_of(&self, digest: &Digest) -> bool {
+        let (head, tail) = words_of(digest);
+        self.digest.head[0].load(Relaxed) == head[0]
+            && self.digest.head[1].load(Relaxed) == head[1]
+            && self.digest.tail.load(Relaxed) == tail
     }
 }
 
@@ -152,13 +226,6 @@ impl Deref for Element {
     #[inline]
     fn deref(&self) -> &RecordMeta {
         &self.meta
-    }
-}
-
-impl DerefMut for Element {
-    #[inline]
-    fn deref_mut(&mut self) -> &mut RecordMeta {
-        &mut self.meta
     }
 }
 
@@ -303,8 +370,38 @@ mod tests {
 
     #[test]
     fn forty_bits_of_last_update_time() {
-        let mut element = Element::new(Digest::default());
-        element.set_last_update_time(0xFF_1234_5678);
-        assert_eq!(element.last_update_time(), 0xFF_1234_5678);
+        let mut meta = RecordMeta::default();
+        meta.set_last_update_time(0xFF_1234_5678);
+        assert_eq!(meta.last_update_time(), 0xFF_1234_5678);
+    }
+
+    #[test]
+    #[expect(unsafe_code, reason = "a test of what is unsafe")]
+    fn a_digest_is_read_while_its_element_is_made_anew_and_changed() {
+        const ROUNDS: u8 = if cfg!(miri) { 20 } else { 255 };
+        let arena = cf::arena::Arena::<Element>::new(1 << 20);
+        let handle = arena.allocate(0).expect("room");
+        // SAFETY: the arena gave the handle just now. One thread changes the element, the other one looks at its digest.
+        cf::sync::scope(|scope| unsafe {
+            let element = || arena.resolve(handle);
+            scope.spawn(move || {
+                for round in 1..=ROUNDS {
+                    Element::begin(element(), &Digest([round; 20]));
+                    assert!(element().as_ref().is_of(&Digest([round; 20])));
+                    assert_eq!(*element().as_ref().digest(), Digest([round; 20]));
+                    (*element().as_ptr()).meta.generation = u16::from(round);
+                }
+            });
+            let mut newest = 0;
+            while newest != ROUNDS {
+                let seen = Element::digest_at(element()).0;
+                // Each word is one that was written.
+                for word in [&seen[..8], &seen[8..16], &seen[16..]] {
+                    assert!(word.iter().all(|byte| *byte == word[0]));
+                }
+                newest = seen[0];
+                std::thread::yield_now();
+            }
+        });
     }
 }

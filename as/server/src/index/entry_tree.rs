@@ -48,9 +48,9 @@ impl RecordDigests for LiveElements<'_> {
     #[inline]
     #[expect(unsafe_code, reason = "elements are reached through the arena")]
     fn digest(&self, handle: ElementHandle) -> Digest {
-        // SAFETY: the handle is in a tree whose lock the caller holds. The commit that has the element released takes that
-        // lock first, to remove the entry. For the entry that a damaged record has left behind the bytes are those of a free
-        // or another element, in memory that stays mapped; any bytes are a digest.
+        // The commit that has the element released takes the lock of the tree first, to remove the entry. So the digest is that
+        // of the record, but for the entry that a damaged record has left behind, for which it may be any.
+        // SAFETY: a tree has handles of elements of the index that it is for.
         unsafe { self.0.digest_at(handle) }
     }
 

@@ -64,18 +64,28 @@ pub(super) enum Found {
 impl SprigTree<'_> {
     #[inline]
     #[expect(unsafe_code, reason = "elements are reached through the arena; the sprig lock guards them")]
-    pub(super) fn element(&self, handle: Handle) -> &Element {
+    fn element(&self, handle: Handle) -> &Element {
         // SAFETY: the handle comes from this sprig's root or an element of it, so the arena gave it before the lock that
-        // the caller holds was taken, and it is a live element that only holders of the sprig's lock touch; writers have
+        // the caller holds was taken, and it is a live element that only holders of the sprig's lock change; those have
         // `&mut self`, which excludes this borrow.
         unsafe { self.arena.resolve(handle).as_ref() }
     }
 
-    #[inline]
     #[expect(unsafe_code, reason = "elements are reached through the arena; the sprig lock guards them")]
-    pub(super) fn element_mut(&mut self, handle: Handle) -> &mut Element {
-        // SAFETY: as above, and the caller of a `&mut self` method holds the lock exclusively.
-        unsafe { self.arena.resolve(handle).as_mut() }
+    fn set_children(&mut self, handle: Handle, children: [Handle; FANOUT]) {
+        // SAFETY: as in `element`, and the caller of a `&mut self` method holds the lock exclusively. Only the children are
+        // touched, as others may look at the digest.
+        unsafe { (&raw mut (*self.arena.resolve(handle).as_ptr()).children).write(children) };
+    }
+
+    /// Makes the element that the caller has got from the arena just now that of `digest`, at the place that
+    /// [`find`](Self::find) gave.
+    #[expect(unsafe_code, reason = "elements are reached through the arena; the sprig lock guards them")]
+    pub(super) fn insert(&mut self, (parent, branch): (Handle, usize), handle: Handle, digest: &Digest) {
+        // SAFETY: the arena has given the handle to the caller, so nobody else changes the element, and it is in no tree yet:
+        // no reference to it exists.
+        unsafe { Element::begin(self.arena.resolve(handle), digest) };
+        self.set_child(parent, branch, handle);
     }
 
     /// Looks for `digest`.
@@ -84,7 +94,7 @@ impl SprigTree<'_> {
         let (mut parent, mut at, mut step, mut last_branch) = (Handle::NULL, self.root, self.first_step, 0);
         while !at.is_null() {
             let element = self.element(at);
-            if element.digest == *digest {
+            if element.is_of(digest) {
                 return Found::Element(at);
             }
             last_branch = branch(digest, step);
@@ -95,11 +105,6 @@ impl SprigTree<'_> {
         Found::Absent { parent, branch: last_branch }
     }
 
-    /// Links the new element `handle` at the place that [`find`](Self::find) returned.
-    pub(super) fn link(&mut self, parent: Handle, branch: usize, handle: Handle) {
-        self.set_child(parent, branch, handle);
-    }
-
     /// Unlinks the element of `digest` and returns its handle. A leaf below it takes its place.
     pub(super) fn unlink(&mut self, digest: &Digest) -> Option<Handle> {
         let (mut parent, mut parent_branch, mut at, mut step) = (Handle::NULL, 0, self.root, self.first_step);
@@ -108,7 +113,7 @@ impl SprigTree<'_> {
                 return None;
             }
             let element = self.element(at);
-            if element.digest == *digest {
+            if element.is_of(digest) {
                 break;
             }
             (parent, parent_branch) = (at, branch(digest, step));
@@ -118,7 +123,7 @@ impl SprigTree<'_> {
         let replacement = self.cut_leaf_below(at);
         if !replacement.is_null() {
             let children = self.element(at).children;
-            self.element_mut(replacement).children = children;
+            self.set_children(replacement, children);
         }
         self.set_child(parent, parent_branch, replacement);
         Some(at)
@@ -145,7 +150,9 @@ impl SprigTree<'_> {
         if parent.is_null() {
             self.root = child;
         } else {
-            self.element_mut(parent).children[branch] = child;
+            let mut children = self.element(parent).children;
+            children[branch] = child;
+            self.set_children(parent, children);
         }
     }
 
@@ -181,11 +188,11 @@ impl SprigTree<'_> {
         while let Some((at, step, is_at_bound)) = pending.pop() {
             let (element, bound) = (self.element(at), bound.filter(|_| is_at_bound));
             if visits == visits_max {
-                let greatest = greatest_below(&element.digest, step);
+                let greatest = greatest_below(element.digest(), step);
                 return Some(bound.map_or(greatest, |bound| greatest.min(*bound)));
             }
             visits += 1;
-            if bound.is_none_or(|bound| element.digest <= *bound) {
+            if bound.is_none_or(|bound| element.digest() <= bound) {
                 visit(element);
             }
             let bound_branch = bound.map(|bound| branch(bound, step));

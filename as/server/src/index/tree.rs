@@ -5,7 +5,8 @@
 //! most one sprig lock at a time. Under it the arena's and the storage engine's locks may be taken, never the other way
 //! round.
 
-use std::ops::{Deref, DerefMut};
+use std::ops::Deref;
+use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use cf::Digest;
@@ -13,7 +14,7 @@ use cf::arena::{Arena, AtomicHandle, Handle};
 use cf::sync::RwWord;
 use cf::zeroed::{self, Zeroable};
 
-use super::element::Element;
+use super::element::{Element, RecordMeta};
 use super::held::HeldLock;
 use super::sprig::{Found, SprigTree, first_step};
 use super::{PARTITION_COUNT, PartitionId};
@@ -108,7 +109,7 @@ impl Index {
         sprig.lock.lock_shared();
         let tree = self.tree_of(sprig);
         match tree.find(digest) {
-            Found::Element(handle) => Some(ReadGuard { index: self, sprig, handle, _held: HeldLock::new() }),
+            Found::Element(handle) => Some(self.read_guard(sprig, handle)),
             Found::Absent { .. } => {
                 sprig.lock.unlock_shared();
                 None
@@ -125,7 +126,7 @@ impl Index {
             return None;
         }
         match self.tree_of(sprig).find(digest) {
-            Found::Element(handle) => Some(ReadGuard { index: self, sprig, handle, _held: HeldLock::new() }),
+            Found::Element(handle) => Some(self.read_guard(sprig, handle)),
             Found::Absent { .. } => {
                 sprig.lock.unlock_shared();
                 None
@@ -139,7 +140,7 @@ impl Index {
         let sprig = self.sprig_of(digest);
         sprig.lock.lock_exclusive();
         match self.tree_of(sprig).find(digest) {
-            Found::Element(handle) => Some(WriteGuard { index: self, sprig, handle, _held: HeldLock::new() }),
+            Found::Element(handle) => Some(self.write_guard(sprig, handle)),
             Found::Absent { .. } => {
                 sprig.lock.unlock_exclusive();
                 None
@@ -168,36 +169,50 @@ impl Index {
                     sprig.lock.unlock_exclusive();
                     return Err(IndexFull);
                 };
-                *tree.element_mut(handle) = Element::new(*digest);
-                tree.link(parent, branch, handle);
+                tree.insert((parent, branch), handle, digest);
                 Self::store_root(sprig, tree.root);
                 self.counts[partition.index()].fetch_add(1, Relaxed);
                 (handle, CreateOutcome::Created)
             }
         };
-        Ok((WriteGuard { index: self, sprig, handle, _held: HeldLock::new() }, outcome))
+        Ok((self.write_guard(sprig, handle), outcome))
     }
 
-    /// The digest of the record at `handle`.
+    /// A guard of the element of `handle`, which the caller has found in the tree of `sprig` and locked shared.
+    #[inline]
+    #[expect(unsafe_code, reason = "elements are reached through the arena")]
+    fn read_guard<'a>(&'a self, sprig: &'a Sprig, handle: Handle) -> ReadGuard<'a> {
+        // SAFETY: the handle is in the tree, so the arena gave it before the lock was taken.
+        ReadGuard { sprig, handle, element: unsafe { self.arena.resolve(handle) }, _held: HeldLock::new() }
+    }
+
+    /// A guard of the element of `handle`, which the caller has found in or inserted into the tree of `sprig` and locked
+    /// exclusively.
+    #[inline]
+    #[expect(unsafe_code, reason = "elements are reached through the arena")]
+    fn write_guard<'a>(&'a self, sprig: &'a Sprig, handle: Handle) -> WriteGuard<'a> {
+        // SAFETY: the handle is in the tree, so the arena gave it before the lock was taken, or to this thread.
+        WriteGuard { index: self, sprig, handle, element: unsafe { self.arena.resolve(handle) }, _held: HeldLock::new() }
+    }
+
+    /// The digest of the record at `handle`. If that has left the index it is any digest.
     ///
     /// # Safety
-    /// The handle was taken from a guard of this index whose record has not left the index since, and does not leave it
-    /// during this call.
+    /// The handle was taken from a guard of this index.
     #[inline]
     #[expect(unsafe_code, reason = "elements are reached through the arena")]
     pub(crate) unsafe fn digest_at(&self, handle: ElementHandle) -> Digest {
-        // SAFETY: the handle is from a guard, which has it from the arena. The element is there, as the caller promises;
-        // its digest was written before the guard was handed out and is not written to as long as the element is there.
-        unsafe { (&raw const (*self.arena.resolve(handle.0).as_ptr()).digest).read() }
+        // SAFETY: the handle is from a guard (caller), which has it from the arena. Stages stay as long as the arena.
+        unsafe { Element::digest_at(self.arena.resolve(handle.0)) }
     }
 
     /// The digest now at `handle`, which was taken from a guard earlier. The element may be free by now, or belong to
     /// another record and be half written; then this may be any digest.
     #[expect(unsafe_code, reason = "elements are reached through the arena")]
-    pub(crate) fn digest_seen_at(&self, handle: ElementHandle) -> Digest {
-        // SAFETY: the handle is from a guard, which has it from the arena, whose memory stays mapped. Any bytes are a digest,
-        // also those that another thread has written in part; what is found by them is all that counts.
-        unsafe { (&raw const (*self.arena.resolve(handle.0).as_ptr()).digest).read_volatile() }
+    pub(crate) fn digest_seen_at(&self, handle: ElementHandle) -> Option<Digest> {
+        let element = self.arena.find(handle.0)?;
+        // SAFETY: there is memory of an element.
+        Some(unsafe { Element::digest_at(element) })
     }
 
     /// Whether the record of `digest` exists and is at `handle`; `None` if another thread changes a record of its
@@ -342,9 +357,10 @@ impl Drop for SharedLock<'_> {
 
 /// A record that others may read but nobody changes.
 pub(crate) struct ReadGuard<'a> {
-    index: &'a Index,
     sprig: &'a Sprig,
     handle: Handle,
+    /// What is there.
+    element: NonNull<Element>,
     _held: HeldLock,
 }
 
@@ -362,9 +378,9 @@ impl Deref for ReadGuard<'_> {
     #[inline]
     #[expect(unsafe_code, reason = "elements are reached through the arena")]
     fn deref(&self) -> &Element {
-        // SAFETY: this guard holds the sprig's lock shared, under which it found the handle in the sprig's tree: the arena
-        // gave it before, the element lives and nobody writes to it.
-        unsafe { self.index.arena.resolve(self.handle).as_ref() }
+        // SAFETY: this guard holds the sprig's lock shared, under which the element was found in the sprig's tree: it lives, and
+        // nobody changes it.
+        unsafe { self.element.as_ref() }
     }
 }
 
@@ -380,10 +396,21 @@ pub(crate) struct WriteGuard<'a> {
     index: &'a Index,
     sprig: &'a Sprig,
     handle: Handle,
+    /// What is there.
+    element: NonNull<Element>,
     _held: HeldLock,
 }
 
 impl WriteGuard<'_> {
+    /// What the index says of the record, to change it.
+    #[inline]
+    #[expect(unsafe_code, reason = "elements are reached through the arena")]
+    pub(crate) fn meta_mut(&mut self) -> &mut RecordMeta {
+        // SAFETY: as for `deref`, and `&mut self` excludes other borrows through this guard. Nothing but the metadata is
+        // borrowed, as others may look at the digest.
+        unsafe { &mut *(&raw mut (*self.element.as_ptr()).meta) }
+    }
+
     /// The record's place in the index.
     #[inline]
     pub(crate) fn handle(&self) -> ElementHandle {
@@ -394,12 +421,12 @@ impl WriteGuard<'_> {
     #[cfg(test)]
     pub(crate) fn remove(mut self) {
         // An element with generation 0 is removed when its guard is dropped.
-        self.generation = 0;
+        self.meta_mut().generation = 0;
     }
 
     #[cold]
     fn unlink(&mut self) {
-        let digest = self.digest;
+        let digest = *self.digest();
         let mut tree = self.index.tree_of(self.sprig);
         let unlinked = tree.unlink(&digest);
         cf::invariant!(
@@ -419,18 +446,9 @@ impl Deref for WriteGuard<'_> {
     #[inline]
     #[expect(unsafe_code, reason = "elements are reached through the arena")]
     fn deref(&self) -> &Element {
-        // SAFETY: this guard holds the sprig's lock exclusively, under which it found the handle in the sprig's tree or
-        // got it from the arena.
-        unsafe { self.index.arena.resolve(self.handle).as_ref() }
-    }
-}
-
-impl DerefMut for WriteGuard<'_> {
-    #[inline]
-    #[expect(unsafe_code, reason = "elements are reached through the arena")]
-    fn deref_mut(&mut self) -> &mut Element {
-        // SAFETY: as for `deref`, and `&mut self` excludes other borrows through this guard.
-        unsafe { self.index.arena.resolve(self.handle).as_mut() }
+        // SAFETY: this guard holds the sprig's lock exclusively, under which the element was found in the sprig's tree or put
+        // there: it lives, and only this guard changes it, which is borrowed.
+        unsafe { self.element.as_ref() }
     }
 }
 
@@ -492,7 +510,7 @@ mod tests {
                         let (mut guard, outcome) = index.get_or_create(&digest).expect("room");
                         let existed = model.insert(digest, generation).is_some();
                         prop_assert_eq!(outcome == CreateOutcome::Existed, existed);
-                        guard.generation = generation;
+                        guard.meta_mut().generation = generation;
                     }
                     2 => {
                         let guard = index.get_exclusive(&digest);
@@ -533,7 +551,7 @@ mod tests {
                             }
                         } else {
                             let (mut guard, _) = index.get_or_create(&digest).expect("room");
-                            guard.generation = guard.generation.wrapping_add(1).max(1);
+                            guard.meta_mut().generation = guard.generation.wrapping_add(1).max(1);
                         }
                     }
                 });

@@ -186,10 +186,7 @@ impl Namespace {
         cause: Cause,
         ForObservers { removed_at, old, budget, prepared }: ForObservers<'_>,
     ) -> Result<Committed, StorageError> {
-        let handle = guard.handle();
-        // The guard resolves its element at each access.
-        let element: &mut Element = &mut guard;
-        let (digest, before) = (*element.digest(), **element);
+        let (handle, digest, before) = (guard.handle(), *guard.digest(), **guard);
         let unlimited = Budget::unlimited();
         let budget = budget.unwrap_or(&unlimited);
         let removed_at = match change {
@@ -197,18 +194,18 @@ impl Namespace {
             Change::Record(_) | Change::Tombstone(_) => 0,
         };
         let transition =
-            Transition { before: element, old, budget, handle, change, cause, removed_at, prepared: None };
+            Transition { before: &guard, old, budget, handle, change, cause, removed_at, prepared: None };
         let (is_indexed, acts) = self.observe(&transition, prepared);
         if budget.is_exhausted() {
             return Err(StorageError::Refused);
         }
         let mut after = match change {
-            Change::Record(version) => self.place(element, version, Room::Writes)?,
-            Change::Tombstone(version) => self.place(element, version, Room::Tombstones)?,
+            Change::Record(version) => self.place(&mut guard, version, Room::Writes)?,
+            Change::Tombstone(version) => self.place(&mut guard, version, Room::Tombstones)?,
             Change::Gone => RecordMeta::default(),
         };
         after.set_in_sindex(is_indexed);
-        **element = after;
+        *guard.meta_mut() = after;
         account(&mut RunningFigures { namespace: self, cause, removed_at }, &digest, &before, &after);
         self.storage.free_replaced(before.location, after.location);
         self.update_set_indexes(handle, &digest, &before, &after);
@@ -302,12 +299,12 @@ impl Namespace {
     /// Stores `version` in place of the record of `element`, whose bytes stay. Returns its metadata for the index.
     fn place(
         &self,
-        element: &mut Element,
+        guard: &mut WriteGuard<'_>,
         version: &NewVersion<'_>,
         room: Room,
     ) -> Result<RecordMeta, StorageError> {
         assert!(version.meta.exists(), "a version of a record has a generation");
-        let place = self.storage.put(element, version.packed.unwrap_or(version.flat), room)?;
+        let place = self.storage.put(guard, version.packed.unwrap_or(version.flat), room)?;
         let mut after = version.meta;
         after.location = place.with_key_stored(version.key_stored);
         Ok(after)
@@ -319,7 +316,7 @@ impl Namespace {
 /// The other steps are those of [`Namespace::commit`].
 #[inline]
 pub(super) fn commit_loaded(mut guard: WriteGuard<'_>, after: &RecordMeta, figures: &mut impl RecordFigures) {
-    let before = std::mem::replace(&mut **guard, *after);
+    let before = std::mem::replace(guard.meta_mut(), *after);
     account(figures, guard.digest(), &before, after);
 }
 

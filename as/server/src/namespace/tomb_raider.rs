@@ -39,7 +39,7 @@ impl Namespace {
                     && guard.is_tombstone()
                     && !guard.location.same_place(place)
                 {
-                    guard.set_unneeded(false);
+                    guard.meta_mut().set_unneeded(false);
                 }
             },
             || {
@@ -54,7 +54,7 @@ impl Namespace {
     fn mark_older_than(&self, latest: u64, stopping: &AtomicBool) -> u64 {
         let is_old = |element: &Element| element.is_tombstone() && element.last_update_time() < latest;
         self.for_each_tombstone(stopping, is_old, |mut guard| {
-            guard.set_unneeded(true);
+            guard.meta_mut().set_unneeded(true);
             true
         })
     }

@@ -112,7 +112,7 @@ fn a_short_query_ends_in_time_also_where_it_finds_nothing() {
         let mut digest = Digest([0; 20]);
         digest.0[4..8].copy_from_slice(&key.to_le_bytes());
         let (mut guard, _) = namespace.index.get_or_create(&digest).expect("room");
-        guard.generation = 1;
+        guard.meta_mut().generation = 1;
     }
     let of_a_set = |time_max| Query { set: SetFilter::One(SetId(7)), time_max, ..query(&namespace) };
     let from = SocketAddr::from(([127, 0, 0, 1], 1));

@@ -34,6 +34,7 @@ pub(crate) fn run_sweep(namespaces: &[Arc<Namespace>], indexes: &SecondaryIndexe
     cf::threads::lower_own_priority(NICENESS);
     loop {
         for partition in PartitionId::all() {
+            cf::fault_point!("sindex-sweep");
             let started = Instant::now();
             for namespace in namespaces {
                 for index in indexes.of(namespace).all().iter().filter(|index| index.is_readable()) {
@@ -55,7 +56,7 @@ pub(crate) fn run_sweep(namespaces: &[Arc<Namespace>], indexes: &SecondaryIndexe
 pub(super) fn sweep_partition(namespace: &Namespace, index: &SecondaryIndex, partition: PartitionId) -> u64 {
     let handles = index.handles(partition);
     let is_stale = |handle: ElementHandle, stub: Stub| {
-        let digest = namespace.index.digest_seen_at(handle);
+        let Some(digest) = namespace.index.digest_seen_at(handle) else { return true };
         let is_own = PartitionId::of(&digest) == partition && Stub::of(&digest) == stub;
         // If the lock is taken, another thread changes the record, so it exists.
         !is_own || namespace.index.is_at(&digest, handle) == Some(false)

@@ -225,9 +225,12 @@ mod tests {
                         let mut place = open.lock().reserve(table, SIZE);
                         place.fill(None, &content(key));
                         let (mut guard, _) = index.get_or_create(&digest_of(key)).expect("room");
-                        guard.location = place.location();
-                        guard.generation = 1;
-                        assert_eq!(buffer.record(Pinned::of(&guard)), content(key));
+                        guard.meta_mut().location = place.location();
+                        guard.meta_mut().generation = 1;
+                        // SAFETY: the element points to where this test has stored its record.
+                        #[expect(unsafe_code, reason = "a test of what is unsafe")]
+                        let place = unsafe { Pinned::of(&guard) };
+                        assert_eq!(buffer.record(place), content(key));
                     }
                 });
             }

@@ -66,7 +66,7 @@ pub(super) struct WithoutFigures;
 
 impl LoadCommit for WithoutFigures {
     fn commit(&mut self, mut guard: WriteGuard<'_>, after: &RecordMeta) {
-        **guard = *after;
+        *guard.meta_mut() = *after;
     }
 
     fn finish(self: Box<Self>) {}
@@ -155,12 +155,12 @@ impl Node {
         let mut flat = Vec::new();
         record.encode(&bins, record.size(&bins), &mut flat);
         let before = (guard.generation, guard.last_update_time());
-        guard.generation = record.generation;
-        guard.set_last_update_time(version);
+        guard.meta_mut().generation = record.generation;
+        guard.meta_mut().set_last_update_time(version);
         let result = self.storage.write(&mut guard, &flat, false);
         if result.is_err() {
-            guard.generation = before.0;
-            guard.set_last_update_time(before.1);
+            guard.meta_mut().generation = before.0;
+            guard.meta_mut().set_last_update_time(before.1);
         }
         let location = guard.location;
         drop(guard);

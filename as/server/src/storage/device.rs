@@ -26,7 +26,7 @@ use super::settings::Settings;
 use super::stripe::Stripe;
 use super::wblock::{AfterFree, Emptying, Reuse, Taken, WblockId, WblockTable, wblock_offset};
 use super::{RBLOCK_SIZE, RBLOCKS_PER_WBLOCK, WBLOCK_SIZE};
-use crate::index::{Element, Location};
+use crate::index::{Location, WriteGuard};
 
 /// Blocks kept for defrag on a memory stripe: what it empties is less than one.
 const MEMORY_RESERVE: usize = 1;
@@ -425,12 +425,12 @@ impl Device {
         }
     }
 
-    /// Writes `record` over that of `element`, of the same size. Refused when defrag is about to move it.
-    pub(super) fn rewrite(&self, element: &mut Element, record: &[u8]) -> bool {
+    /// Writes `record` over that of `guard`, of the same size. Refused when defrag is about to move it.
+    pub(super) fn rewrite(&self, guard: &mut WriteGuard<'_>, record: &[u8]) -> bool {
         // What is on a disk, or about to be, is never changed: a crash could tear it.
         let Medium::Memory(stripe) = &self.medium else { return false };
         assert_is_record(record);
-        let Some(mut right) = self.wblocks.begin_rewrite(element) else { return false };
+        let Some(mut right) = self.wblocks.begin_rewrite(guard) else { return false };
         stripe.overwrite(&mut right, record);
         true
     }

@@ -209,12 +209,17 @@ impl Storage {
 
     /// The bytes of the record that `element` points to, in stored form.
     #[inline]
+    #[expect(unsafe_code, reason = "records are read where their elements say")]
     pub(crate) fn stored_bytes<'g>(
         &'g self,
         element: &'g Element,
         scratch: &'g mut DiskBuffer,
     ) -> Result<&'g [u8], StorageError> {
-        self.devices[usize::from(element.location.device())].record(Pinned::of(element), scratch)
+        // SAFETY: elements of this storage's index get their locations from it alone: a commit and defrag put there what `append`
+        // or `rewrite` gave, a load what it found on a device. A place is freed by who has the element point elsewhere, under the
+        // exclusive guard.
+        let place = unsafe { Pinned::of(element) };
+        self.devices[usize::from(element.location.device())].record(place, scratch)
     }
 
     /// How records are packed, if they are.
@@ -239,7 +244,7 @@ impl Storage {
         self.devices[usize::from(location.device())].prefetch(location);
     }
 
-    /// Stores the flat record that replaces that of `element`, which is borrowed from its guard. Only the index element makes
+    /// Stores the flat record that replaces that of `guard`. Only the index element makes
     /// it the record: the caller points it there, then [frees](Self::free_replaced) the old place. A record in memory may
     /// be written over in place; then the result is the old place.
     ///
@@ -247,20 +252,20 @@ impl Storage {
     /// When there is no room, or the device fails; then nothing has changed.
     pub(crate) fn put(
         &self,
-        element: &mut Element,
+        guard: &mut WriteGuard<'_>,
         record: &[u8],
         room: Room,
     ) -> Result<Location, StorageError> {
-        let old = element.location;
+        let old = guard.location;
         let is_rewritten = old.is_stored()
             && (old.rblock_count() * RBLOCK_SIZE) as usize == record.len()
-            && self.devices[usize::from(old.device())].rewrite(element, record);
+            && self.devices[usize::from(old.device())].rewrite(guard, record);
         let place = if is_rewritten {
             old
         } else {
-            match (self.append(Stream::Write, element.digest(), record), room) {
+            match (self.append(Stream::Write, guard.digest(), record), room) {
                 (Err(StorageError::OutOfSpace | StorageError::Congested), Room::Tombstones) => {
-                    self.append(Stream::Defrag, element.digest(), record)?
+                    self.append(Stream::Defrag, guard.digest(), record)?
                 }
                 (place, _) => place?,
             }
@@ -278,7 +283,7 @@ impl Storage {
     ) -> Result<(), StorageError> {
         let old = guard.location;
         let new = self.append(stream, guard.digest(), record)?;
-        guard.location = new.with_key_stored(key_stored);
+        guard.meta_mut().location = new.with_key_stored(key_stored);
         self.free_replaced(old, new);
         Ok(())
     }
@@ -614,14 +619,14 @@ impl Storage {
     ) -> Result<(), StorageError> {
         let old = guard.location;
         let new = self.put(guard, record, Room::Writes)?;
-        guard.location = new.with_key_stored(key_stored);
+        guard.meta_mut().location = new.with_key_stored(key_stored);
         self.free_replaced(old, new);
         Ok(())
     }
 
     /// Frees what `guard`'s element points to and makes it point nowhere.
     pub(super) fn release(&self, guard: &mut WriteGuard<'_>) {
-        let old = std::mem::take(&mut guard.location);
+        let old = std::mem::take(&mut guard.meta_mut().location);
         self.free_replaced(old, Location::default());
     }
 }

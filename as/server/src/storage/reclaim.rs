@@ -44,7 +44,7 @@ pub(super) fn reclaim_at_start(device: &Device, pristine: u32, index: &Index) {
                 let size = place.rblock_count() * RBLOCK_SIZE;
                 device.wblocks.load_bytes(WblockId::of(place), size, is_alive);
             }
-            guard.location = to;
+            guard.meta_mut().location = to;
         }
     });
 }

@@ -185,10 +185,17 @@ mod tests {
     use super::super::tests::{digest_of, small_index};
     use super::super::wblock::{Reuse, WblockTable};
     use super::*;
+    use crate::index::Element;
 
     /// Small enough for Miri, which runs this test too.
     const RECORDS: u32 = if cfg!(miri) { 8 } else { 200 };
     const SIZE: u32 = 4 * RBLOCK_SIZE;
+
+    #[expect(unsafe_code, reason = "a test of what is unsafe")]
+    fn pinned(element: &Element) -> Pinned<'_> {
+        // SAFETY: the elements of this test point to where it has stored their records.
+        unsafe { Pinned::of(element) }
+    }
 
     fn content(key: u32, version: u8) -> [u8; SIZE as usize] {
         [key as u8 ^ version; SIZE as usize]
@@ -207,12 +214,12 @@ mod tests {
                         let mut place = open.lock().reserve(table, SIZE);
                         place.fill(Some(stripe), &content(key, 0));
                         let (mut guard, _) = index.get_or_create(&digest_of(key)).expect("room");
-                        guard.location = place.location();
-                        guard.generation = 1;
+                        guard.meta_mut().location = place.location();
+                        guard.meta_mut().generation = 1;
                         drop(guard);
                         drop(place);
                         let guard = index.get(&digest_of(key)).expect("it was created");
-                        assert_eq!(stripe.record(Pinned::of(&guard)), content(key, 0));
+                        assert_eq!(stripe.record(pinned(&guard)), content(key, 0));
                     }
                 });
             }
@@ -222,7 +229,7 @@ mod tests {
             let mut right = table.begin_rewrite(&mut guard).expect("defrag has no block");
             stripe.overwrite(&mut right, &content(key, 9));
             drop(right);
-            assert_eq!(stripe.record(Pinned::of(&guard)), content(key, 9));
+            assert_eq!(stripe.record(pinned(&guard)), content(key, 9));
         }
         assert_eq!(table.close(open.into_inner().into_taken(), WBLOCK_SIZE), AfterFree::Queued);
         let mut emptying = table.next_to_defrag(0).expect("it is queued");

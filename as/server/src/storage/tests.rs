@@ -67,7 +67,7 @@ fn write(storage: &Storage, index: &Index, key: u32, flat: &[u8]) -> Result<(), 
     let (mut guard, _) = index.get_or_create(&digest_of(key)).expect("room in the index");
     let result = storage.write(&mut guard, flat, false);
     if result.is_ok() {
-        guard.generation = 1;
+        guard.meta_mut().generation = 1;
     }
     result
 }

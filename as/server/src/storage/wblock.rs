@@ -27,7 +27,7 @@ use parking_lot::Mutex;
 use super::block_state::BlockState;
 pub(super) use super::block_state::{AfterFree, WblockState};
 use super::{RBLOCK_SIZE, RBLOCKS_PER_WBLOCK, WBLOCK_SIZE};
-use crate::index::{Element, Location};
+use crate::index::{Location, WriteGuard};
 
 /// Number of a write block on its device; block 0 is the device header.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -119,7 +119,7 @@ impl Unused<'_> {
 pub(super) struct Rewrite<'g> {
     wblocks: &'g WblockTable,
     location: Location,
-    element: PhantomData<&'g mut Element>,
+    guard: PhantomData<&'g mut WriteGuard<'g>>,
 }
 
 impl Rewrite<'_> {
@@ -254,12 +254,12 @@ impl WblockTable {
         self.block(id).end_write();
     }
 
-    /// Tries to get the right to write over the record of `element` in place. Refused once defrag has its block.
-    pub(super) fn begin_rewrite<'g>(&'g self, element: &'g mut Element) -> Option<Rewrite<'g>> {
-        let location = element.location;
+    /// Tries to get the right to write over the record of `guard` in place. Refused once defrag has its block.
+    pub(super) fn begin_rewrite<'g>(&'g self, guard: &'g mut WriteGuard<'_>) -> Option<Rewrite<'g>> {
+        let location = guard.location;
         assert_eq!(location.device(), self.device, "a record is rewritten on its own device");
         let begun = self.block(WblockId::of(location)).begin_rewrite();
-        begun.then(|| Rewrite { wblocks: self, location, element: PhantomData })
+        begun.then(|| Rewrite { wblocks: self, location, guard: PhantomData })
     }
 
     /// Counts `size` bytes of block `id` as garbage.

@@ -33,7 +33,7 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 
 use interpreter::Interpreter;
-use raw::Movable;
+use raw::MovableInterpreter;
 
 use crate::smd::{self, Occasion, Smd, SmdItem};
 
@@ -68,8 +68,6 @@ const SHORT_TIME: Duration = Duration::from_micros(100);
 const CONFIDENCE_MIN: u32 = 16;
 const CONFIDENCE_MAX: u32 = 256;
 
-type OwnInterpreter = Movable<Box<Interpreter>>;
-
 /// An interpreter that has loaded a module. It is kept for further calls when this is dropped.
 pub(crate) struct Lease<'a> {
     functions: &'a Functions,
@@ -77,20 +75,21 @@ pub(crate) struct Lease<'a> {
     /// Version of the modules when it was made.
     version: u64,
     /// Present until this is dropped.
-    interpreter: Option<OwnInterpreter>,
+    interpreter: Option<MovableInterpreter>,
     /// Duration of the call, if there was one; `Some(None)` if it was cut off.
     time: Option<Option<Duration>>,
 }
 
 impl Lease<'_> {
     fn interpreter(&self) -> &Interpreter {
-        let Some(Movable(interpreter)) = &self.interpreter else { unreachable!("only the drop takes it") };
-        interpreter
+        let Some(interpreter) = &self.interpreter else { unreachable!("only the drop takes it") };
+        interpreter.get()
     }
 
     /// Calls a function with a record; the call is cut off at `deadline`.
     fn call(&mut self, call: &FunctionCall<'_>, record: RecordState, deadline: Instant) -> EndedCall {
         let (started, interpreter) = (Instant::now(), self.interpreter());
+        cf::fault_point!("udf");
         let (output, record) = interpreter.call(call.function, call.arguments, record, deadline);
         let was_late = interpreter.was_late();
         self.time = Some((!was_late).then(|| started.elapsed()));
@@ -100,7 +99,8 @@ impl Lease<'_> {
 
 impl Drop for Lease<'_> {
     fn drop(&mut self) {
-        if let Some(interpreter) = self.interpreter.take() {
+        // One that a panic has left half-way through a call is of no use any more.
+        if let Some(interpreter) = self.interpreter.take().filter(|_| !std::thread::panicking()) {
             self.functions.give_back(self.module, self.version, interpreter, self.time);
         }
     }
@@ -110,7 +110,7 @@ impl Drop for Lease<'_> {
 struct Idle {
     /// Version of the modules when they were made.
     version: u64,
-    interpreters: VecDeque<OwnInterpreter>,
+    interpreters: VecDeque<MovableInterpreter>,
     /// Confidence that the next call is short.
     confidence: u32,
 }
@@ -255,20 +255,20 @@ impl Functions {
         }
         let interpreter = Interpreter::new(&self.modules).map_err(|_| Failure::Module)?;
         interpreter.load(module, deadline)?;
-        Ok(lease(Movable(Box::new(interpreter))))
+        Ok(lease(MovableInterpreter::new(interpreter)))
     }
 
     fn give_back(
         &self,
         module: &str,
         version: u64,
-        interpreter: OwnInterpreter,
+        interpreter: MovableInterpreter,
         time: Option<Option<Duration>>,
     ) {
         if !self.is_caching || version != self.modules.version() {
             return;
         }
-        let is_reusable = interpreter.0.is_reusable();
+        let is_reusable = interpreter.get().is_reusable();
         let mut all = self.idle.lock();
         let idle = match all.get_mut(module) {
             Some(idle) if idle.version == version => idle,

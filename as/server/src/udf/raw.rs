@@ -14,10 +14,12 @@
 use std::cell::Cell;
 use std::ffi::{c_char, c_int, c_void};
 use std::ptr;
+use std::rc::Rc;
 
 use mlua::{Function, Lua, Table, Value, ffi};
 
 use super::bindings::record::Session;
+use super::interpreter::Interpreter;
 use super::value::Plain;
 use super::watch::Watch;
 
@@ -65,14 +67,25 @@ pub(super) struct Primitives {
     pub(super) bin_reader: Function,
 }
 
+/// The values whose addresses the registry of an interpreter holds. The interpreter owns them as its application data, which is
+/// dropped after its state is closed.
+struct Looked {
+    watch: Rc<Watch>,
+    session: Rc<Session>,
+}
+
 /// Makes the primitives of `lua`; from now on `watch` limits all its functions.
 ///
 /// # Errors
 /// When there is not enough memory.
-pub(super) fn install(lua: &Lua, watch: &Watch, session: &Session) -> mlua::Result<Primitives> {
-    let (watch, session): (*const Watch, *const Session) = (watch, session);
+pub(super) fn install(lua: &Lua, watch: &Rc<Watch>, session: &Rc<Session>) -> mlua::Result<Primitives> {
+    assert!(lua.app_data_ref::<Looked>().is_none(), "an interpreter is watched once");
+    let looked = Looked { watch: Rc::clone(watch), session: Rc::clone(session) };
+    let (watch, session) = (Rc::as_ptr(&looked.watch), Rc::as_ptr(&looked.session));
+    // Nobody else can take it away: the type is known here only.
+    lua.set_app_data(looked);
     // SAFETY: `exec_raw` gives a state with room for a few values and catches errors. Watch and session live as long as the
-    // interpreter: all are parts of one `Interpreter`, which drops the interpreter first.
+    // interpreter, which owns a part in both.
     unsafe {
         lua.exec_raw::<()>((), |state| {
             ffi::lua_pushlightuserdata(state, watch.cast_mut().cast::<c_void>());
@@ -293,7 +306,10 @@ pub(super) enum Ended<'a> {
 
 /// Calls functions of an interpreter without handles to values: several handles cost more than a small function.
 pub(super) struct Entry {
+    /// The main thread of the interpreter, which is there as long as that.
     state: *mut ffi::lua_State,
+    /// Has the interpreter live as long as this.
+    _lua: Lua,
 }
 
 /// A call, and the details of its end from [`call_function`].
@@ -310,25 +326,26 @@ impl Entry {
     /// When there is not enough memory.
     pub(super) fn new(lua: &Lua, record: Table, aerospike: Value) -> mlua::Result<Self> {
         let mut own = ptr::null_mut();
-        // SAFETY: `exec_raw` has put the arguments on the stack, catches errors, and gives the state that calls from outside
-        // run in.
+        // SAFETY: `exec_raw` has put the arguments on the stack, where there is room for a few more values, and catches errors.
         unsafe {
             lua.exec_raw::<()>((record, aerospike), |state| {
-                own = state;
+                ffi::lua_rawgeti(state, ffi::LUA_REGISTRYINDEX, ffi::LUA_RIDX_MAINTHREAD);
+                own = ffi::lua_tothread(state, -1);
+                ffi::lua_pop(state, 1);
                 ffi::lua_rawsetp(state, ffi::LUA_REGISTRYINDEX, AEROSPIKE_KEY.address());
                 ffi::lua_rawsetp(state, ffi::LUA_REGISTRYINDEX, RECORD_KEY.address());
                 ffi::lua_pushboolean(state, 0);
                 ffi::lua_rawsetp(state, ffi::LUA_REGISTRYINDEX, KEPT_KEY.address());
             })?;
         }
-        Ok(Entry { state: own })
+        Ok(Entry { state: own, _lua: lua.clone() })
     }
 
     /// Makes a call, and passes its end to `read`.
     pub(super) fn call<T>(&self, call: PlainCall<'_>, read: impl FnOnce(Ended<'_>) -> T) -> T {
         let frame = CallFrame { call, is_found: Cell::new(true), is_kept: Cell::new(false) };
         let state = self.state;
-        // SAFETY: the state is there as long as its interpreter, of which this is a part. Pushing a C function without values
+        // SAFETY: the state is there as long as its interpreter, of which this has a part. Pushing a C function without values
         // and an address takes no memory, so it raises no error. The frame outlives the call.
         unsafe {
             let top = ffi::lua_gettop(state);
@@ -449,9 +466,20 @@ unsafe extern "C-unwind" fn call_wrapped(state: *mut ffi::lua_State) -> c_int {
     }
 }
 
-/// The state of one interpreter, with every handle into it.
-pub(super) struct Movable<T>(pub(super) T);
+/// An interpreter with every handle into it, which may move to another thread.
+pub(super) struct MovableInterpreter(Box<Interpreter>);
 
-// SAFETY: an interpreter and its handles share counters that are not atomic. All of them are in one `T`, which moves as a
-// whole and is used by one thread at a time: nothing of it is given out for longer than a borrow of the `Movable`.
-unsafe impl<T> Send for Movable<T> {}
+// SAFETY: an interpreter and its handles share counters that are not atomic. All of them are in one `Interpreter`, which moves
+// as a whole and is used by one thread at a time: none of them is given out for longer than a borrow of it. What a call
+// gives back (`Output`, `RecordState`, `Failure`) holds values of Rust alone.
+unsafe impl Send for MovableInterpreter {}
+
+impl MovableInterpreter {
+    pub(super) fn new(interpreter: Interpreter) -> Self {
+        MovableInterpreter(Box::new(interpreter))
+    }
+
+    pub(super) fn get(&self) -> &Interpreter {
+        &self.0
+    }
+}

@@ -40,7 +40,7 @@ struct Tally<'a>(&'a Mutex<[i64; 3]>, [i64; 3]);
 
 impl LoadCommit for Tally<'_> {
     fn commit(&mut self, mut guard: WriteGuard<'_>, after: &RecordMeta) {
-        let before = std::mem::replace(&mut **guard, *after);
+        let before = std::mem::replace(guard.meta_mut(), *after);
         for (meta, sign) in [(&before, -1), (after, 1)] {
             if meta.exists() {
                 self.1[usize::from(meta.is_tombstone())] += sign;

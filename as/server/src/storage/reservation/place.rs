@@ -15,8 +15,13 @@ pub(in crate::storage) struct Pinned<'g> {
 
 impl<'g> Pinned<'g> {
     /// The place of the record of `element`, which is borrowed from its guard.
+    ///
+    /// # Safety
+    /// The location in the element is where the record is that this storage has stored for it, as the last one did that changed
+    /// it under the exclusive guard; or the record has been freed, and its guard is still that one.
     #[inline]
-    pub(in crate::storage) fn of(element: &'g Element) -> Self {
+    #[expect(unsafe_code, reason = "nothing in an element proves what its location says")]
+    pub(in crate::storage) unsafe fn of(element: &'g Element) -> Self {
         debug_assert!(element.location.is_stored());
         Pinned { location: element.location, element: PhantomData }
     }
