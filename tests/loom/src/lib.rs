@@ -19,9 +19,13 @@ mod section_word;
 #[path = "../../../cf/src/sync.rs"]
 mod sync;
 mod sys;
+#[path = "../../../as/server/src/namespace/partition/word.rs"]
+mod word;
 
 #[cfg(test)]
 mod mailbox;
+#[cfg(test)]
+mod partition;
 #[cfg(test)]
 mod rw_word;
 #[cfg(test)]

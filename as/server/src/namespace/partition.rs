@@ -14,6 +14,7 @@
 //! every version as incomplete and not master, so after a crash copies can only count as older than they are.
 
 mod clustered;
+mod row;
 mod word;
 
 use std::sync::Arc;
@@ -31,10 +32,15 @@ use super::late_copies::LateCopies;
 use super::sections::{Leaving, Section, Sections};
 use crate::index::{PARTITION_COUNT, PartitionId};
 use crate::storage::Storage;
-use word::{PartitionWord, ServedTable};
+use row::PublishedReplicas;
+pub(crate) use row::{PartitionFigures, PartitionRow, Replica};
+use word::{PartitionWord, WordOfPartition};
+pub(crate) use word::{QueryAccess, RecordAccess};
 
 /// Tree ids count up to here and start again; a record on a device has six bits for its own.
-const TREE_ID_COUNT: u8 = 64;
+const TREE_ID_COUNT: u8 = word::TREE_ID_COUNT;
+/// The state of all partitions for transactions in sections.
+type ServedTable = word::ServedTable<{ PARTITION_COUNT / 64 }, PARTITION_COUNT>;
 /// The family of the data that a rebalance makes or keeps.
 const FAMILY_COMMON: u8 = 0;
 /// Bytes of a bitmap with a bit for each partition.
@@ -42,157 +48,6 @@ pub(crate) const BITMAP_SIZE: usize = PARTITION_COUNT / 8;
 /// Time between checks whether the last reservation is released. Waking a waiter would make releasing more than a
 /// decrement.
 const ISOLATION_POLL_PERIOD: Duration = Duration::from_millis(1);
-
-/// A replica of a partition.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) struct Replica {
-    pub(crate) node: u64,
-    /// Whether it waits for data; the working master serves the partition meanwhile.
-    pub(crate) is_immigrating: bool,
-}
-
-/// State of a partition. Fields that a single node does not use (duplicates, migrations) are empty or 0.
-#[derive(Clone, PartialEq, Eq, Debug, Default)]
-pub(crate) struct PartitionRow {
-    pub(crate) version: PartitionVersion,
-    /// The version after all migrations.
-    pub(crate) final_version: PartitionVersion,
-    /// Marks the records of this life of the partition on devices: records with another id belong to a life that has
-    /// ended. Absent partitions keep the id of their last life.
-    pub(crate) tree_id: u8,
-    /// For strong consistency.
-    pub(crate) regime: u32,
-    /// In the order of succession; empty while the partition is unavailable.
-    pub(crate) replicas: Vec<Replica>,
-    /// The working master if it is this node or the final master; 0 otherwise.
-    pub(crate) working_master: u64,
-    /// The node to which requests go that this node does not serve.
-    pub(crate) proxy_destination: u64,
-    pub(crate) duplicates: Vec<u64>,
-    /// Whether this node gives up its mastership: no write begins here any more.
-    pub(crate) is_handing_over: bool,
-    /// Whether writes may not begin now, even though this node is master.
-    pub(crate) holds_writes: bool,
-    /// Milliseconds since 2010: records written later need no duplicate resolution.
-    pub(crate) duplicate_resolution_cutoff_ms: u64,
-    pub(crate) pending_emigrations: u32,
-    pub(crate) pending_lead_emigrations: u32,
-    pub(crate) pending_immigrations: u32,
-}
-
-impl PartitionRow {
-    /// The position of `node` among the replicas.
-    pub(crate) fn replica_index(&self, node: u64) -> Option<usize> {
-        self.replicas.iter().position(|replica| replica.node == node)
-    }
-
-    /// Whether writes may begin on `node`, the owner of this row.
-    fn serves_writes(&self, node: u64) -> bool {
-        self.working_master == node && node != 0 && !self.is_handing_over && !self.holds_writes
-    }
-
-    /// Whether `node`, the owner of this row, answers reads: as the working master, or as a replica with all records.
-    fn serves_reads(&self, node: u64) -> bool {
-        if self.working_master != 0 {
-            return self.working_master == node;
-        }
-        self.replica_index(node) > Some(0) && self.pending_immigrations == 0
-    }
-
-    /// Whether clients should ask `node`, the owner of this row, for replica number `column` of a partition with
-    /// `replication_factor` replicas.
-    fn is_served_by(&self, node: u64, column: usize, replication_factor: u32) -> bool {
-        let place = self.replica_index(node);
-        if self.working_master == node {
-            let is_immigrating = self.replicas.get(column).is_some_and(|replica| replica.is_immigrating);
-            return column == 0 || place == Some(column) || is_immigrating;
-        }
-        column > 0
-            && place == Some(column)
-            && self.pending_immigrations == 0
-            && column < replication_factor as usize
-    }
-
-    /// Whether `node`, the owner of this row, has all records of the partition as far as is known.
-    fn is_full(&self, node: u64) -> bool {
-        let is_acting_master = self.working_master == node && self.duplicates.is_empty();
-        self.pending_immigrations == 0 && (self.replica_index(node).is_some() || is_acting_master)
-    }
-
-    /// One letter for this node's state: `S`ynchronous or `D`esynchronous replica, else `A`bsent, data (`Z`), or
-    /// something else (`X`).
-    pub(crate) fn letter(&self, own_node: u64) -> char {
-        match self.replica_index(own_node) {
-            Some(_) if self.pending_immigrations == 0 => 'S',
-            Some(_) => 'D',
-            None if self.version.is_null() => 'A',
-            None if self.version.has_data() => 'Z',
-            None => 'X',
-        }
-    }
-}
-
-/// Access of a transaction to records.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum RecordAccess {
-    Read,
-    Write,
-}
-
-/// Which partitions a query reads on this node.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum QueryAccess {
-    /// Those that this node is the working master of: each partition is read on one node of the cluster.
-    Master,
-    /// Those of which it has all records.
-    Full,
-    /// Those of which it has all records, or some.
-    Relaxed,
-}
-
-/// The replicas of a partition, as commits see them.
-struct PublishedReplicas {
-    working_master: u64,
-    nodes: Box<[u64]>,
-}
-
-impl PublishedReplicas {
-    /// Those of `row`, if others than node `own` are among them.
-    fn of(row: &PartitionRow, own: u64) -> Option<Arc<Self>> {
-        let nodes: Box<[u64]> = row.replicas.iter().map(|replica| replica.node).collect();
-        let has_others = nodes.iter().any(|node| *node != own);
-        has_others.then(|| Arc::new(PublishedReplicas { working_master: row.working_master, nodes }))
-    }
-}
-
-/// A word on a cache line of its own, and what commits ask besides.
-#[repr(align(64))]
-struct Partition {
-    word: AtomicU64,
-    /// `None` if no other node is among them. A commit reads them without a lock, and counts no reference.
-    replicas: ArcSwapOption<PublishedReplicas>,
-}
-
-impl Partition {
-    fn word(&self, order: std::sync::atomic::Ordering) -> PartitionWord {
-        PartitionWord(self.word.load(order))
-    }
-
-    /// Takes over everything except the reservations from `word`.
-    fn publish(&self, word: PartitionWord) {
-        let mut now = self.word.load(Relaxed);
-        while let Err(changed) =
-            self.word.compare_exchange_weak(now, now & PartitionWord::RESERVATIONS | word.0, AcqRel, Relaxed)
-        {
-            now = changed;
-        }
-    }
-
-    fn release(&self) {
-        let before = PartitionWord(self.word.fetch_sub(1, Release));
-        debug_assert!(before.reservations() > 0, "a reservation is released once");
-    }
-}
 
 /// Why a partition cannot be reserved.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -208,15 +63,9 @@ pub(crate) enum Refused {
 /// Protects a partition: while it exists, the partition's records are not dropped.
 #[derive(Debug)]
 pub(crate) struct PartitionReservation<'a> {
-    partition: &'a Partition,
+    partition: &'a WordOfPartition,
     id: PartitionId,
     word: PartitionWord,
-}
-
-impl std::fmt::Debug for Partition {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        self.word(Relaxed).fmt(f)
-    }
 }
 
 impl PartitionReservation<'_> {
@@ -229,7 +78,7 @@ impl PartitionReservation<'_> {
     /// Whether another thread takes the partition out of service and waits for this reservation.
     #[inline]
     pub(crate) fn is_waited_for(&self) -> bool {
-        self.partition.word(Relaxed).is_isolated()
+        self.partition.look().is_isolated()
     }
 
     /// The same reservation, for a transaction that is suspended; `namespace` must be its namespace.
@@ -238,7 +87,7 @@ impl PartitionReservation<'_> {
         let own = &namespace.partitions.partitions[self.id.index()];
         assert!(std::ptr::eq(own, self.partition), "a reservation of another namespace");
         // Counts once more, as the original is released at once. Isolation sees at least one of the two at any moment.
-        own.word.fetch_add(1, Relaxed);
+        own.reserve_again();
         KeptReservation { namespace, id: self.id }
     }
 }
@@ -259,50 +108,6 @@ pub(crate) struct KeptReservation {
 impl Drop for KeptReservation {
     fn drop(&mut self) {
         self.namespace.partitions.partitions[self.id.index()].release();
-    }
-}
-
-/// Sums over the partitions.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub(crate) struct PartitionFigures {
-    /// Number of replicas of each partition; 0 before the first rebalance.
-    pub(crate) replication_factor: u32,
-    /// For strong consistency.
-    pub(crate) regime: u32,
-    /// Partitions that started empty with the last rebalance.
-    pub(crate) fresh: usize,
-    pub(crate) unavailable: usize,
-    pub(crate) pending_emigrations: u64,
-    pub(crate) pending_lead_emigrations: u64,
-    pub(crate) pending_immigrations: u64,
-    /// Migrations pending after the last rebalance.
-    pub(crate) initial_emigrations: u64,
-    pub(crate) initial_immigrations: u64,
-}
-
-impl PartitionFigures {
-    fn add(&mut self, row: &PartitionRow) {
-        self.unavailable += usize::from(row.replicas.is_empty());
-        self.pending_emigrations += u64::from(row.pending_emigrations);
-        self.pending_lead_emigrations += u64::from(row.pending_lead_emigrations);
-        self.pending_immigrations += u64::from(row.pending_immigrations);
-    }
-
-    fn subtract(&mut self, row: &PartitionRow) {
-        self.unavailable -= usize::from(row.replicas.is_empty());
-        self.pending_emigrations -= u64::from(row.pending_emigrations);
-        self.pending_lead_emigrations -= u64::from(row.pending_lead_emigrations);
-        self.pending_immigrations -= u64::from(row.pending_immigrations);
-    }
-
-    /// Migrations left to be sent and received by this node.
-    pub(crate) fn pending_migrations(&self) -> u64 {
-        self.pending_emigrations + self.pending_immigrations
-    }
-
-    /// Whether every partition is served and no migration is pending.
-    pub(crate) fn is_stable(&self) -> bool {
-        self.unavailable == 0 && self.pending_migrations() == 0
     }
 }
 
@@ -331,7 +136,9 @@ fn entry_of(row: &PartitionRow) -> PartitionEntry {
 /// The partitions of one namespace.
 pub(crate) struct Partitions {
     own_node: u64,
-    partitions: Box<[Partition]>,
+    partitions: Box<[WordOfPartition]>,
+    /// What commits ask of each partition besides, without a lock or a count; `None` if no other node is among its replicas.
+    replicas: Box<[ArcSwapOption<PublishedReplicas>]>,
     served: Box<ServedTable>,
     sections: Sections,
     /// Sections of the threads that commit.
@@ -361,19 +168,17 @@ impl Partitions {
             ..PartitionRow::default()
         };
         let rows: Box<[PartitionRow]> = entries.iter().map(row).collect();
-        let partitions = rows
-            .iter()
-            .map(|row| Partition {
-                word: AtomicU64::new(PartitionWord::of(row, own_node).0),
-                replicas: ArcSwapOption::new(PublishedReplicas::of(row, own_node)),
-            })
-            .collect();
+        let partitions =
+            rows.iter().map(|row| WordOfPartition::new(PartitionWord::of(row, own_node))).collect();
+        let replicas =
+            rows.iter().map(|row| ArcSwapOption::new(PublishedReplicas::of(row, own_node))).collect();
         let mut figures = PartitionFigures::default();
         rows.iter().for_each(|row| figures.add(row));
         let words = rows.iter().map(|row| PartitionWord::of(row, own_node));
-        let served = ServedTable::new(PartitionId::all().zip(words));
+        let served = ServedTable::new(words);
         Partitions {
             own_node,
+            replicas,
             partitions,
             served,
             sections: Sections::default(),
@@ -395,7 +200,7 @@ impl Partitions {
     /// The tree id of records of partition `id`.
     #[inline]
     pub(crate) fn tree_id(&self, id: PartitionId) -> u8 {
-        self.partitions[id.index()].word(Relaxed).tree_id()
+        self.partitions[id.index()].look().tree_id()
     }
 
     /// Reserves a partition that this node serves; dropping the reservation releases it.
@@ -409,9 +214,7 @@ impl Partitions {
         access: RecordAccess,
     ) -> Result<PartitionReservation<'_>, Refused> {
         let partition = &self.partitions[id.index()];
-        // Counted before the check, so that an isolating thread sees the reservation, or this one sees the isolation.
-        let word = PartitionWord(partition.word.fetch_add(1, Acquire));
-        debug_assert!(word.reservations() < PartitionWord::RESERVATIONS, "reservations are released");
+        let word = partition.reserve();
         if word.serves(access) && self.is_current() {
             return Ok(PartitionReservation { partition, id, word });
         }
@@ -426,7 +229,7 @@ impl Partitions {
         access: QueryAccess,
     ) -> Option<PartitionReservation<'_>> {
         let partition = &self.partitions[id.index()];
-        let word = PartitionWord(partition.word.fetch_add(1, Acquire));
+        let word = partition.reserve();
         let reservation = PartitionReservation { partition, id, word };
         (word.serves_query(access) && self.is_current()).then_some(reservation)
     }
@@ -455,7 +258,7 @@ impl Partitions {
     #[inline]
     pub(crate) fn look_for_read(&self, section: &mut Section, id: PartitionId) -> Result<(), Refused> {
         section.enter();
-        if self.served.serves_reads(id) && self.is_current() {
+        if self.served.serves_reads(id.index()) && self.is_current() {
             return Ok(());
         }
         Err(self.refusal(id, RecordAccess::Read))
@@ -468,7 +271,7 @@ impl Partitions {
     #[inline]
     pub(crate) fn look_for_write(&self, section: &mut Section, id: PartitionId) -> Result<u8, Refused> {
         section.enter();
-        let tree_id = self.served.serves_writes(id).filter(|_| self.is_current());
+        let tree_id = self.served.serves_writes(id.index()).filter(|_| self.is_current());
         tree_id.ok_or_else(|| self.refusal(id, RecordAccess::Write))
     }
 
@@ -496,10 +299,9 @@ impl Partitions {
     #[cfg_attr(not(test), expect(dead_code, reason = "the cluster thread will call it"))]
     pub(crate) fn isolate(&self, id: PartitionId, longest: Duration) -> bool {
         let partition = &self.partitions[id.index()];
-        let before = partition.word.fetch_or(PartitionWord::ISOLATED, AcqRel);
-        self.served.publish(id, PartitionWord(before | PartitionWord::ISOLATED));
+        self.served.publish(id.index(), partition.isolate());
         let deadline = Instant::now() + longest;
-        while partition.word(Acquire).reservations() > 0 {
+        while partition.observe().reservations() > 0 {
             if Instant::now() >= deadline {
                 return false;
             }
@@ -607,7 +409,7 @@ impl Partitions {
                     stores_now = true;
                 }
                 (true, false) => {
-                    let is_isolated = self.partitions[id.index()].word(Acquire).is_isolated();
+                    let is_isolated = self.partitions[id.index()].observe().is_isolated();
                     assert!(is_isolated, "a partition in service loses its data");
                 }
                 _ => {}
@@ -649,10 +451,10 @@ impl Partitions {
             table.with_duplicates -= usize::from(had_duplicates);
             table.with_duplicates += usize::from(!row.duplicates.is_empty());
             self.has_duplicates.store(table.with_duplicates != 0, Release);
-            partition.replicas.store(PublishedReplicas::of(&row, self.own_node));
+            self.replicas[id.index()].store(PublishedReplicas::of(&row, self.own_node));
             table.rows[id.index()] = row;
             partition.publish(word);
-            self.served.publish(id, word);
+            self.served.publish(id.index(), word);
         }
         Ok(locked)
     }

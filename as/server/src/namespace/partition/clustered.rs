@@ -20,12 +20,12 @@ impl Partitions {
     /// Whether other nodes should have the records of a partition too.
     #[inline]
     pub(crate) fn has_other_replicas(&self, id: PartitionId) -> bool {
-        self.partitions[id.index()].word(Relaxed).0 & PartitionWord::OTHERS != 0
+        self.partitions[id.index()].look().0 & PartitionWord::OTHERS != 0
     }
 
     /// The replicas of a partition except node `own`. Takes no lock, as each commit calls it.
     pub(crate) fn other_replicas(&self, id: PartitionId, own: u64) -> ReplicaNodes {
-        let published = self.partitions[id.index()].replicas.load();
+        let published = self.replicas[id.index()].load();
         let nodes = published.iter().flat_map(|replicas| replicas.nodes.iter().copied());
         nodes.filter(|node| *node != own).collect()
     }
@@ -39,7 +39,7 @@ impl Partitions {
     /// As [`reserve`](Self::reserve).
     #[inline]
     pub(crate) fn judge_commit(&self, id: PartitionId) -> Result<(), Refused> {
-        if self.served.serves_writes(id).is_some() && self.is_current() {
+        if self.served.serves_writes(id.index()).is_some() && self.is_current() {
             return Ok(());
         }
         self.judge_without_new_writes(id)
@@ -56,7 +56,7 @@ impl Partitions {
 
     /// As [`other_replicas`](Self::other_replicas), if `own` is still the working master.
     pub(crate) fn replicas_of_master(&self, id: PartitionId, own: u64) -> Option<ReplicaNodes> {
-        let published = self.partitions[id.index()].replicas.load();
+        let published = self.replicas[id.index()].load();
         let working_master = match &*published {
             Some(replicas) => replicas.working_master,
             None => self.table.lock().rows[id.index()].working_master,
@@ -69,7 +69,7 @@ impl Partitions {
     #[inline]
     pub(crate) fn may_have_duplicates(&self, id: PartitionId) -> bool {
         self.has_duplicates.load(Acquire)
-            && self.partitions[id.index()].word(Acquire).0 & PartitionWord::DUPLICATES != 0
+            && self.partitions[id.index()].observe().0 & PartitionWord::DUPLICATES != 0
     }
 
     /// Notes that the record of `digest`, whose sprig the caller has locked, is removed at `time`: earlier copies come
@@ -151,7 +151,7 @@ impl Partitions {
     /// Reserves a partition that has data here.
     pub(crate) fn reserve_data(&self, id: PartitionId) -> Option<PartitionReservation<'_>> {
         let partition = &self.partitions[id.index()];
-        let word = PartitionWord(partition.word.fetch_add(1, Acquire));
+        let word = partition.reserve();
         let reservation = PartitionReservation { partition, id, word };
         (!word.is_isolated()).then_some(reservation)
     }
@@ -189,8 +189,7 @@ impl Partitions {
             match (before.version.has_data(), row.version.has_data()) {
                 (true, false) => {
                     let partition = &self.partitions[id.index()];
-                    let word = partition.word.fetch_or(PartitionWord::ISOLATED, super::AcqRel);
-                    self.served.publish(*id, PartitionWord(word | PartitionWord::ISOLATED));
+                    self.served.publish(id.index(), partition.isolate());
                 }
                 (false, true) => fresh += 1,
                 _ => {}
@@ -211,7 +210,7 @@ impl Partitions {
     /// Waits until no reservation of the partition is left and every thread has left the section it was in at the call,
     /// or until `deadline`; returns whether that is so. Call it after the partition is out of service.
     pub(crate) fn await_left(&self, id: PartitionId, deadline: Instant) -> bool {
-        while self.partitions[id.index()].word(Acquire).reservations() > 0 {
+        while self.partitions[id.index()].observe().reservations() > 0 {
             if Instant::now() >= deadline {
                 return false;
             }

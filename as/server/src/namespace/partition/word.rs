@@ -1,9 +1,36 @@
 //! The state of a partition as transactions see it: a word, and a bit or a byte for those in sections.
+//!
+//! `tests/loom` runs the code of this file through all orders of its steps. So it uses nothing of the rest of the
+//! crate.
 
-use std::sync::atomic::{AtomicU8, AtomicU64, Ordering::*};
+#[cfg(not(loom))]
+use std::sync::atomic::{AtomicU8, AtomicU64};
 
-use super::{PartitionRow, QueryAccess, RecordAccess, TREE_ID_COUNT};
-use crate::index::{PARTITION_COUNT, PartitionId};
+#[cfg(loom)]
+use loom::sync::atomic::{AtomicU8, AtomicU64};
+
+use std::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release};
+
+/// Tree ids count up to here and begin again.
+pub(super) const TREE_ID_COUNT: u8 = 64;
+
+/// Access of a transaction to records.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum RecordAccess {
+    Read,
+    Write,
+}
+
+/// Which partitions a query reads on this node.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum QueryAccess {
+    /// Those that this node is the working master of: each partition is read on one node of the cluster.
+    Master,
+    /// Those of which it has all records.
+    Full,
+    /// Those of which it has all records, or some.
+    Relaxed,
+}
 
 /// State of a partition for transactions, and the number of its reservations:
 ///
@@ -35,22 +62,6 @@ impl PartitionWord {
     pub(super) const MASTER: u64 = 1 << 44;
     pub(super) const FULL: u64 = 1 << 45;
     pub(super) const DATA: u64 = 1 << 46;
-
-    /// The word of a row, without reservations.
-    pub(super) fn of(row: &PartitionRow, own_node: u64) -> Self {
-        let facts = [
-            (Self::WRITES, row.serves_writes(own_node)),
-            (Self::READS, row.serves_reads(own_node)),
-            (Self::REPLICA, row.replica_index(own_node).is_some()),
-            (Self::OTHERS, row.replicas.iter().any(|replica| replica.node != own_node)),
-            (Self::DUPLICATES, !row.duplicates.is_empty()),
-            (Self::MASTER, row.working_master == own_node),
-            (Self::FULL, row.is_full(own_node)),
-            (Self::DATA, row.version.has_data()),
-        ];
-        let flags = facts.iter().filter(|(_, is_true)| *is_true).fold(0, |flags, (flag, _)| flags | flag);
-        PartitionWord(u64::from(row.tree_id) << Self::TREE_ID_SHIFT | flags)
-    }
 
     pub(super) const fn reservations(self) -> u64 {
         self.0 & Self::RESERVATIONS
@@ -84,54 +95,118 @@ impl PartitionWord {
     }
 }
 
-/// The same state for transactions in [sections](crate::namespace::sections), which count nothing, in small tables that
-/// rarely change. Reads use a bitmap of so few cache lines that it stays in the first-level cache.
-pub(super) struct ServedTable {
-    /// By partition, whether reads are answered here.
-    reads: [AtomicU64; PARTITION_COUNT / 64],
-    /// By partition, the tree id, and [`WRITES`](Self::WRITES) if writes may begin here.
-    writes: [AtomicU8; PARTITION_COUNT],
+/// A partition's word, on a cache line of its own.
+#[repr(align(64))]
+pub(super) struct WordOfPartition(AtomicU64);
+
+impl WordOfPartition {
+    pub(super) fn new(word: PartitionWord) -> Self {
+        WordOfPartition(AtomicU64::new(word.0))
+    }
+
+    /// The present word.
+    #[inline]
+    pub(super) fn look(&self) -> PartitionWord {
+        PartitionWord(self.0.load(Relaxed))
+    }
+
+    /// The present word, for a thread that relies on what others did before they changed it.
+    #[inline]
+    pub(super) fn observe(&self) -> PartitionWord {
+        PartitionWord(self.0.load(Acquire))
+    }
+
+    /// Takes over everything except the reservations from `word`.
+    pub(super) fn publish(&self, word: PartitionWord) {
+        let mut now = self.0.load(Relaxed);
+        while let Err(changed) =
+            self.0.compare_exchange_weak(now, now & PartitionWord::RESERVATIONS | word.0, AcqRel, Relaxed)
+        {
+            now = changed;
+        }
+    }
+
+    /// Allows no new reservation. Returns the word as it is from now on.
+    pub(super) fn isolate(&self) -> PartitionWord {
+        PartitionWord(self.0.fetch_or(PartitionWord::ISOLATED, AcqRel) | PartitionWord::ISOLATED)
+    }
+
+    /// Counts a reservation, whatever the word says, and returns the word. Counted before the check, so that an isolating thread
+    /// sees the reservation, or this one sees the isolation.
+    #[inline]
+    pub(super) fn reserve(&self) -> PartitionWord {
+        let word = PartitionWord(self.0.fetch_add(1, Acquire));
+        debug_assert!(word.reservations() < PartitionWord::RESERVATIONS, "reservations are released");
+        word
+    }
+
+    /// Counts a reservation once more. Isolation sees at least one of the two until both are released.
+    pub(super) fn reserve_again(&self) {
+        self.0.fetch_add(1, Relaxed);
+    }
+
+    /// Releases a reservation.
+    #[inline]
+    pub(super) fn release(&self) {
+        let before = PartitionWord(self.0.fetch_sub(1, Release));
+        debug_assert!(before.reservations() > 0, "a reservation is released once");
+    }
 }
 
-impl ServedTable {
+impl std::fmt::Debug for WordOfPartition {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.look().fmt(f)
+    }
+}
+
+/// The same state for transactions in sections, which count nothing, in small tables that rarely change. Reads use a bitmap of
+/// so few cache lines that it stays in the first-level cache. Partitions have numbers below `PARTITIONS` = 64 × `READ_WORDS`.
+pub(super) struct ServedTable<const READ_WORDS: usize, const PARTITIONS: usize> {
+    /// By partition, whether reads are answered here.
+    reads: [AtomicU64; READ_WORDS],
+    /// By partition, the tree id, and [`WRITES`](Self::WRITES) if writes may begin here.
+    writes: [AtomicU8; PARTITIONS],
+}
+
+impl<const READ_WORDS: usize, const PARTITIONS: usize> ServedTable<READ_WORDS, PARTITIONS> {
     const WRITES: u8 = 1 << 7;
 
-    pub(super) fn new(words: impl Iterator<Item = (PartitionId, PartitionWord)>) -> Box<Self> {
+    pub(super) fn new(words: impl Iterator<Item = PartitionWord>) -> Box<Self> {
         let table = Box::new(ServedTable {
             reads: std::array::from_fn(|_| AtomicU64::new(0)),
             writes: std::array::from_fn(|_| AtomicU8::new(0)),
         });
-        words.for_each(|(id, word)| table.publish(id, word));
+        words.enumerate().for_each(|(number, word)| table.publish(number, word));
         table
     }
 
     /// Takes over the state in `word`. One thread at a time.
-    pub(super) fn publish(&self, id: PartitionId, word: PartitionWord) {
-        let (bits, bit) = self.reads_of(id);
+    pub(super) fn publish(&self, number: usize, word: PartitionWord) {
+        let (bits, bit) = self.reads_of(number);
         if word.serves(RecordAccess::Read) {
             bits.fetch_or(bit, Release);
         } else {
             bits.fetch_and(!bit, Release);
         }
         let writes = if word.serves(RecordAccess::Write) { Self::WRITES } else { 0 };
-        self.writes[id.index()].store(word.tree_id() | writes, Release);
+        self.writes[number].store(word.tree_id() | writes, Release);
     }
 
     #[inline]
-    fn reads_of(&self, id: PartitionId) -> (&AtomicU64, u64) {
-        (&self.reads[id.index() / 64 % (PARTITION_COUNT / 64)], 1 << (id.index() % 64))
+    fn reads_of(&self, number: usize) -> (&AtomicU64, u64) {
+        (&self.reads[number / 64 % READ_WORDS], 1 << (number % 64))
     }
 
     #[inline]
-    pub(super) fn serves_reads(&self, id: PartitionId) -> bool {
-        let (bits, bit) = self.reads_of(id);
+    pub(super) fn serves_reads(&self, number: usize) -> bool {
+        let (bits, bit) = self.reads_of(number);
         bits.load(Acquire) & bit != 0
     }
 
     /// The tree id, if writes may begin here.
     #[inline]
-    pub(super) fn serves_writes(&self, id: PartitionId) -> Option<u8> {
-        let byte = self.writes[id.index()].load(Acquire);
+    pub(super) fn serves_writes(&self, number: usize) -> Option<u8> {
+        let byte = self.writes[number].load(Acquire);
         (byte & Self::WRITES != 0).then_some(byte & (TREE_ID_COUNT - 1))
     }
 }
