@@ -65,7 +65,15 @@ impl Nodes {
 
     /// Starts the next node.
     pub fn start_next(&mut self) {
-        let mut server = Server::start(&self.config(self.servers.len()));
+        self.add(Server::start(&self.config(self.servers.len())));
+    }
+
+    /// As [`start_next`](Self::start_next), a node in which faults may be injected.
+    pub fn start_next_with_faults(&mut self) {
+        self.add(Server::start_with_faults(&self.config(self.servers.len())));
+    }
+
+    fn add(&mut self, mut server: Server) {
         // Messages about clients that ask too early.
         server.allow("unstable cluster");
         server.allow("cluster not specified size");

@@ -294,10 +294,15 @@ impl Server {
         fs::remove_file(self.fault_path(&[name, ".stall"].concat())).expect("the file");
     }
 
+    /// Whether the process has yet to pass the point `name` and panic there.
+    pub fn has_fault(&self, name: &str) -> bool {
+        self.fault_path(name).exists()
+    }
+
     /// Waits until the process has passed the point `name`, and so panicked there.
     pub fn await_fault(&self, name: &str) {
         let start = Instant::now();
-        while self.fault_path(name).exists() {
+        while self.has_fault(name) {
             assert!(start.elapsed() < START_STOP_MAX, "{name} is never passed\n{}", self.log_tail());
             thread::sleep(POLL);
         }

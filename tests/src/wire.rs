@@ -7,6 +7,10 @@
 //! the type), then operations (`length u32 | code u8 | particle type u8 | flags u8 | name length u8 |
 //! name | value`, the length counting what follows it). Requests and replies share the layout.
 
+use std::io::Write;
+
+use flate2::Compression;
+use flate2::write::ZlibEncoder;
 use ripemd::{Digest as _, Ripemd160};
 
 /// Bytes before a frame's body.
@@ -349,6 +353,23 @@ pub fn frame(kind: u8, body: &[u8]) -> Vec<u8> {
     let mut bytes = frame_header(kind, body.len() as u64).to_vec();
     bytes.extend(body);
     bytes
+}
+
+/// A frame that announces `size` bytes for the deflated bytes in `stream`.
+pub fn announcing(size: u64, stream: &[u8]) -> Vec<u8> {
+    frame(kind::COMPRESSED, &[&size.to_be_bytes()[..], stream].concat())
+}
+
+/// Bytes as zlib deflates them.
+pub fn zlib(bytes: &[u8]) -> Vec<u8> {
+    let mut encoder = ZlibEncoder::new(Vec::new(), Compression::default());
+    encoder.write_all(bytes).expect("memory takes everything");
+    encoder.finish().expect("memory takes everything")
+}
+
+/// A frame in its compressed form.
+pub fn compressed(original: &[u8]) -> Vec<u8> {
+    announcing(original.len() as u64, &zlib(original))
 }
 
 /// The frame of an info request for `names`, one per line; without names it asks for the default set.

@@ -9,7 +9,9 @@ use std::time::{Duration, Instant};
 use ferrospike_tests::client::Client;
 use ferrospike_tests::random::Random;
 use ferrospike_tests::server::{Server, usual_config};
-use ferrospike_tests::wire::{Frame, Message, Operation, body_size, frame, info1, kind, operation, result};
+use ferrospike_tests::wire::{
+    Frame, Message, Operation, announcing, body_size, compressed, frame, info1, kind, operation, result, zlib,
+};
 use flate2::Compression;
 use flate2::read::ZlibDecoder;
 use flate2::write::ZlibEncoder;
@@ -21,21 +23,6 @@ const THRESHOLD: usize = 128;
 /// Text that compresses well.
 fn text(size: usize) -> Vec<u8> {
     (0..size).map(|n| b"a line of text, again and again\n"[n % 32]).collect()
-}
-
-fn zlib(bytes: &[u8]) -> Vec<u8> {
-    let mut encoder = ZlibEncoder::new(Vec::new(), Compression::default());
-    encoder.write_all(bytes).unwrap();
-    encoder.finish().unwrap()
-}
-
-/// A frame that announces `size` bytes for `stream`.
-fn announcing(size: u64, stream: &[u8]) -> Vec<u8> {
-    frame(kind::COMPRESSED, &[&size.to_be_bytes()[..], stream].concat())
-}
-
-fn compressed(original: &[u8]) -> Vec<u8> {
-    announcing(original.len() as u64, &zlib(original))
 }
 
 fn asking(request: Message) -> Message {

@@ -1,6 +1,13 @@
 //! A panic in the server is a bug of ours and costs as little as possible: the served connection, one run of a
 //! thread that restarts, or, where stored data would be at risk, the process. Each test makes the server panic at a
-//! named point.
+//! named point. `faults/table.rs` lists all points and threads.
+
+#[path = "faults/cluster.rs"]
+mod cluster;
+#[path = "faults/pools.rs"]
+mod pools;
+#[path = "faults/table.rs"]
+mod table;
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -12,6 +19,7 @@ use ferrospike_tests::ports::free_port;
 use ferrospike_tests::report;
 use ferrospike_tests::server::{Server, stored_config, usual_config};
 use ferrospike_tests::wire::{self, Message, result};
+use nix::sys::signal::Signal;
 
 /// Rows of a batch for the batch threads.
 const LARGE_BATCH_ROWS: usize = 1000;
@@ -133,6 +141,13 @@ fn a_panic_of_a_service_thread_costs_the_connection_concerned() {
         let results: Vec<u8> = messages(&answer).iter().map(|message| message.result).collect();
         assert_eq!(results, [result::UNKNOWN], "after {point}");
     }
+    // A connection that is new to its thread.
+    server.inject_fault("add");
+    let client = server.connect();
+    server.await_fault("add");
+    read_to_end(&client);
+    others.are_served();
+    others.are_alone();
 }
 
 /// No reply is lost: one that is held until it is on disk, and one that is sent then.
@@ -229,7 +244,7 @@ fn threads_that_may_start_again() {
     let mut server = Server::start_with_faults(&config);
     server.allow("failed on an internal error, and starts again");
     let mut others = Others::new(&server);
-    for point in ["nsup", "stop-writes", "tomb-raider", "ticker", "pool-sizing"] {
+    for point in ["nsup", "stop-writes", "tomb-raider", "ticker", "pool-sizing", "sindex-sweep"] {
         // Once more: a thread that ended would pass no point.
         for _ in 0..2 {
             server.inject_fault(point);
@@ -251,6 +266,18 @@ fn threads_that_may_start_again() {
     port.write_all(b"build\n").expect("sent");
     let mut answer = [0; 8];
     port.read_exact(&mut answer).expect("an answer of the info port");
+    // One that takes its time has a thread of its own: what it costs is a request for metrics.
+    for is_faulty in [true, true, false] {
+        if is_faulty {
+            server.inject_fault("metrics");
+        }
+        let mut client = TcpStream::connect(("127.0.0.1", metrics)).expect("the metrics port listens");
+        client.set_read_timeout(Some(PATIENCE)).expect("a socket");
+        client.write_all(b"GET /metrics HTTP/1.1\r\n\r\n").expect("sent");
+        let mut answer = Vec::new();
+        let _ = client.read_to_end(&mut answer);
+        assert_eq!(answer.starts_with(b"HTTP/1.1 200"), !is_faulty);
+    }
     others.are_alone();
     server.connect();
 }
@@ -276,12 +303,15 @@ fn threads_without_which_data_would_be_at_risk_end_the_process() {
     if !can_inject() {
         return;
     }
-    for point in ["flush", "defrag"] {
+    for point in ["flush", "defrag", "sync", "signals"] {
         let config =
             stored_config("test", "device", &["file {dir}/data", "filesize 128M", "flush-max-ms 100"]);
         let mut server = Server::start_with_faults(&config);
         server.allow("failed on an internal error, and cannot be done without");
         server.inject_fault(point);
+        if point == "signals" {
+            server.signal(Signal::SIGUSR1);
+        }
         assert_eq!(server.await_abort(), Some(SIGABRT), "{point}");
         server.check_log();
         assert!(server.log().contains("cannot be done without"), "{}", server.log());

@@ -4,7 +4,8 @@
 //! again. A request to stop ends the process at once while the service is still starting (which can take hours, and
 //! nothing is acknowledged yet); once it runs, the request is handed to the thread that waits in
 //! [`Watch::next_request`], because acknowledged writes that are not on disk yet would be lost otherwise. So SIGTERM
-//! can be repeated without harm, and only a second SIGINT ends the process at once.
+//! can be repeated without harm, and only a second SIGINT ends the process at once. The thread is essential: without it
+//! nothing could stop the server in order.
 
 use std::io;
 use std::sync::Arc;
@@ -71,7 +72,9 @@ struct Watcher {
 impl Watcher {
     fn run(mut self) {
         loop {
-            match self.signals.wait() {
+            let signal = self.signals.wait();
+            cf::fault_point!("signals");
+            match signal {
                 Ok(signal @ (Signal::Terminate | Signal::Interrupt)) => self.stop(signal),
                 Ok(Signal::HangUp) => {
                     cf::info!(As, "SIGHUP received, rolling log");

@@ -107,7 +107,9 @@ impl Guests for Desk<'_> {
         };
         let (node, ticks) = (Arc::clone(self.node), Arc::clone(&self.ticks));
         let started = threads::spawn("metrics", move || {
+            // A panic costs this request: its place is given back, and its connection closed.
             let _place = place;
+            cf::fault_point!("metrics");
             if let Err(error) = answer_metrics(&node, &asker, &ticks) {
                 cf::debug!(InfoPort, "a request for metrics failed: {error}");
             }

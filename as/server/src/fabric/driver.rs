@@ -3,6 +3,8 @@
 //! Events come through an inbox of bounded length; those that do not fit are dropped, like messages lost on the
 //! network. The thread does not wait: other threads connect, send and move records.
 //!
+//! The thread is essential: after a panic no thread would know which partitions this node serves.
+//!
 //! # Order
 //! Actions are carried out in their order. Changes of partitions gather until an action depends on them: then they are
 //! written to the device headers and published to transactions, all together.
@@ -235,6 +237,7 @@ impl Driver {
     }
 
     fn tick(&mut self) {
+        cf::fault_point!("cluster");
         let now_ms = now().monotonic_ms;
         let timing = timing(&self.around.config);
         if self.node.timing() != timing {

@@ -3,7 +3,8 @@
 //!
 //! # Threads
 //! One. It writes files and calls listeners, which takes long, so no other thread waits for it. Events come through an
-//! inbox; surplus messages of other nodes are dropped, and are sent again.
+//! inbox; surplus messages of other nodes are dropped, and are sent again. The thread is essential: a panic could leave
+//! a half-made change of metadata that all nodes share.
 
 use std::collections::HashMap;
 use std::io;
@@ -150,6 +151,7 @@ impl MetadataThread {
             }
             if next_tick <= Instant::now() {
                 next_tick = Instant::now() + TICK;
+                cf::fault_point!("metadata");
                 self.step(SmdEvent::Tick);
             }
         }

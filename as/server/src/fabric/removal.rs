@@ -1,4 +1,5 @@
 //! Removes records of partitions that this node no longer keeps, on a thread of its own, once no transaction uses them.
+//! The thread starts again after a panic, with the same partition: it removes the records that are left.
 //!
 //! # Locks
 //! One mutex for the list of partitions. Nobody waits for a removal: a partition that gets data again meanwhile is
@@ -40,7 +41,10 @@ impl Removals {
     /// When the system refuses it.
     pub(super) fn start(&self) -> io::Result<Handle> {
         let removals = self.clone();
-        threads::spawn_essential("tree-removal", move || removals.run())
+        threads::spawn_restarting("tree-removal", move || {
+            removals.run();
+            Ok(())
+        })
     }
 
     /// Queues the removal of the records of a partition that is out of service.
@@ -74,6 +78,7 @@ impl Removals {
             }
             let Some(partition) = locked.waiting.first().copied() else { continue };
             drop(locked);
+            cf::fault_point!("tree-removal");
             if self.remove(partition) {
                 state.lock().waiting.remove(&partition);
             }

@@ -5,7 +5,8 @@
 //! takes goes to the end of the line.
 //!
 //! # Panics
-//! A panic in a handler is a bug of ours. It costs only the connection that the message came on.
+//! A panic in the work for a connection, or in the handler of a message that came on it, is a bug of ours. It costs only that
+//! connection, and the thread connects again if this node made it. The thread is essential: a panic elsewhere ends the process.
 
 use std::collections::{BTreeMap, HashMap};
 use std::io::{self, Write};
@@ -127,16 +128,27 @@ impl FabricThread {
             };
             self.postbox.wake_up();
             for event in happened {
-                self.on_event(event);
+                self.guard(event.token(), |thread| thread.on_event(event));
             }
             for token in std::mem::take(&mut self.ready) {
-                self.read(token);
+                self.guard(token, |thread| thread.read(token));
             }
             self.sweep();
         }
         for (_, link) in self.links.drain() {
             link.connection.peer.detach(&link.connection);
         }
+    }
+
+    /// Does `act`, which is about the connection of `token`. A panic costs that connection; returns whether there was none.
+    fn guard(&mut self, token: u64, act: impl FnOnce(&mut Self)) -> bool {
+        let is_done = catch_unwind(AssertUnwindSafe(|| act(self))).is_ok();
+        if !is_done {
+            cf::critical!(Fabric, "a connection with another node failed on an internal error");
+            self.greetings.remove(&token);
+            self.close(token);
+        }
+        is_done
     }
 
     /// How long to wait for events.
@@ -151,9 +163,15 @@ impl FabricThread {
     fn open_post(&mut self) -> bool {
         while let Some(post) = self.postbox.take() {
             match post {
-                Post::Adopt(connection, frames, tls) => self.adopt(connection, frames, tls),
+                Post::Adopt(connection, frames, tls) => {
+                    let adopted = Arc::clone(&connection);
+                    if !self.guard(adopted.token, |thread| thread.adopt(connection, frames, tls)) {
+                        // Nobody is to queue anything on it.
+                        adopted.peer.detach(&adopted);
+                    }
+                }
                 Post::Dial(dial) => self.dial(dial),
-                Post::Look(token) => self.send(token),
+                Post::Look(token) => _ = self.guard(token, |thread| thread.send(token)),
                 Post::Stop => return false,
             }
         }
@@ -169,6 +187,7 @@ impl FabricThread {
         } else if self.greetings.contains_key(&token) {
             self.greet(token);
         } else if let Some(link) = self.links.get_mut(&token) {
+            cf::fault_point!("fabric-event");
             link.may_read |= event.is_readable();
             if event.is_broken() {
                 return self.close(token);
@@ -195,6 +214,7 @@ impl FabricThread {
         let Some(door) = self.doors.get(at) else { return };
         match door.listener.accept() {
             Ok((stream, peer)) => {
+                cf::fault_point!("fabric-accept");
                 if self.greetings.len() >= GREETINGS_MAX {
                     return cf::warning_limited!(Fabric, "refusing {peer}: too many connections say nothing");
                 }
@@ -284,6 +304,7 @@ impl FabricThread {
     }
 
     fn adopt(&mut self, connection: Arc<Connection>, frames: PeerFrames, tls: Option<Box<PeerSession>>) {
+        cf::fault_point!("fabric-adopt");
         if let Err(error) = self.epoll.add(&connection.stream, connection.token, Trigger::Edge) {
             connection.peer.detach(&connection);
             return cf::warning_limited!(Fabric, "cannot watch a connection: {error}");
@@ -304,10 +325,19 @@ impl FabricThread {
         if !dial.peer.is_alive() {
             return;
         }
-        if let Err(error) = self.connect(&dial) {
-            cf::detail!(Fabric, "cannot connect to node {}: {error}", dial.peer.node);
-            self.dial_later(dial.peer, dial.channel, dial.failures + 1);
+        let connected = catch_unwind(AssertUnwindSafe(|| self.connect(&dial)));
+        match connected {
+            Ok(Ok(())) => return,
+            Ok(Err(error)) => cf::detail!(Fabric, "cannot connect to node {}: {error}", dial.peer.node),
+            Err(_) => {
+                cf::critical!(
+                    Fabric,
+                    "connecting to node {} failed on an internal error, and is tried again",
+                    dial.peer.node
+                );
+            }
         }
+        self.dial_later(dial.peer, dial.channel, dial.failures + 1);
     }
 
     fn dial_later(&mut self, peer: Arc<Peer>, channel: Channel, failures: u32) {
@@ -317,6 +347,7 @@ impl FabricThread {
     }
 
     fn connect(&mut self, dial: &Dial) -> io::Result<()> {
+        cf::fault_point!("fabric-dial");
         let place = dial.peer.place(dial.failures).ok_or(io::ErrorKind::AddrNotAvailable)?;
         let PeerPlace { address, is_tls } = place;
         let port = self.peers.settings.tls.as_ref().filter(|_| is_tls);
@@ -415,22 +446,14 @@ impl FabricThread {
     fn take_apart(&mut self, token: u64) {
         let Some(link) = self.links.get_mut(&token) else { return };
         let (from, handlers) = (link.connection.peer.node, &self.handlers);
-        let taken = catch_unwind(AssertUnwindSafe(|| {
-            link.frames.take_apart(|message| {
-                handle(handlers, from, message);
-                true
-            })
-        }));
-        match taken {
-            Ok(Ok(())) => {}
-            Ok(Err(error)) => {
-                cf::warning_limited!(Fabric, "closing a connection of node {from}: {error}");
-                self.close(token);
-            }
-            Err(_) => {
-                cf::critical!(Fabric, "a message of node {from} failed on an internal error");
-                self.close(token);
-            }
+        let taken = link.frames.take_apart(|message| {
+            cf::fault_point!("fabric-message");
+            handle(handlers, from, message);
+            true
+        });
+        if let Err(error) = taken {
+            cf::warning_limited!(Fabric, "closing a connection of node {from}: {error}");
+            self.close(token);
         }
     }
 
@@ -440,6 +463,7 @@ impl FabricThread {
         if link.connection.is_closed() {
             return self.close(token);
         }
+        cf::fault_point!("fabric-send");
         // Bytes encrypted before go first.
         let tls = link.tls.as_deref_mut().filter(|_| link.connect_by.is_none());
         match tls.map(|tls| tls.flush(&link.connection.stream)) {

@@ -4,7 +4,8 @@
 //! them. A mesh has one connection for each pair of nodes; `mesh` decides, without I/O, which connections to make.
 //!
 //! # Threads
-//! `heartbeat` owns all sockets; `heartbeat-dns` resolves seeds that are names, and may block on that.
+//! `heartbeat` owns all sockets, and is essential; `heartbeat-dns` resolves seeds that are names, and may block on that. It
+//! starts again after a panic; the mesh asks again for the address that it was resolving.
 
 mod mesh;
 mod resolver;

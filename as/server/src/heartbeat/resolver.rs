@@ -33,6 +33,7 @@ impl Requests {
     /// Answers requests until the sender is gone.
     pub(super) fn serve(&self, answer: impl Fn(Endpoint, Vec<SocketAddr>)) {
         for seed in &self.0 {
+            cf::fault_point!("heartbeat-dns");
             let found = (seed.host.as_str(), seed.port).to_socket_addrs();
             if let Err(error) = &found {
                 cf::warning_limited!(Hb, "cannot resolve seed {}: {error}", seed.host);

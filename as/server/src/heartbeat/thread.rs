@@ -1,10 +1,14 @@
 //! The heartbeat thread: it owns the sockets, sends pulses to all nodes, and dispatches messages of other nodes.
 //!
 //! A pulse that a node's connection does not take is dropped: nothing is kept for a node that does not read.
+//!
+//! # Panics
+//! A panic is a bug of ours. It costs the connection that was served, or one pulse.
 
 use std::collections::HashMap;
 use std::io::{self, Write};
 use std::net::{SocketAddr, TcpStream};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -112,13 +116,24 @@ impl HeartbeatThread {
                 Err(error) => cf::fatal!("epoll of the heartbeat thread failed: {error}"),
             };
             for event in happened {
-                self.on_event(event);
+                self.guard(Some(event.token()), |thread| thread.on_event(event));
             }
             if !self.open_post() {
                 return;
             }
             if self.next_tick <= Instant::now() {
-                self.tick();
+                self.guard(None, Self::tick);
+            }
+        }
+    }
+
+    /// Does `act`. A panic costs the connection that it is about, if any.
+    fn guard(&mut self, id: Option<LinkId>, act: impl FnOnce(&mut Self)) {
+        if catch_unwind(AssertUnwindSafe(|| act(self))).is_err() {
+            cf::critical!(Hb, "heartbeats failed on an internal error, and go on");
+            // Tokens from there on are no connections.
+            if let Some(id) = id.filter(|id| *id < GROUP_TOKEN) {
+                self.close(id);
             }
         }
     }
@@ -144,8 +159,10 @@ impl HeartbeatThread {
         self.shared.bell.silence();
         while let Some(post) = self.shared.posts.pop() {
             match post {
-                Post::Pulse(message) => self.pulse(&message),
-                Post::Resolved(seed, addresses) => self.mesh.resolved(&seed, addresses),
+                Post::Pulse(message) => self.guard(None, |thread| thread.pulse(&message)),
+                Post::Resolved(seed, addresses) => {
+                    self.guard(None, |thread| thread.mesh.resolved(&seed, addresses));
+                }
                 Post::Stop => return false,
             }
         }
@@ -155,6 +172,7 @@ impl HeartbeatThread {
     fn tick(&mut self) {
         let times = self.times();
         self.next_tick = Instant::now() + Duration::from_millis(times.interval_ms);
+        cf::fault_point!("heartbeat-tick");
         if !self.groups.is_empty() {
             return;
         }
@@ -170,32 +188,40 @@ impl HeartbeatThread {
 
     fn carry_out(&mut self, actions: Vec<MeshAction>, message: &[u8]) {
         for action in actions {
-            match action {
-                MeshAction::Resolve(seed) => {
-                    if let Some(addresses) = self.resolver.ask(&seed) {
-                        self.mesh.resolved(&seed, addresses);
-                    }
+            let id = match action {
+                MeshAction::Connect(id, _) | MeshAction::Close(id) | MeshAction::Send(id, _) => Some(id),
+                MeshAction::Resolve(_) | MeshAction::Deliver => None,
+            };
+            self.guard(id, |thread| thread.carry_out_one(action, message));
+        }
+    }
+
+    fn carry_out_one(&mut self, action: MeshAction, message: &[u8]) {
+        match action {
+            MeshAction::Resolve(seed) => {
+                if let Some(addresses) = self.resolver.ask(&seed) {
+                    self.mesh.resolved(&seed, addresses);
                 }
-                MeshAction::Connect(id, place) => {
-                    if let Err(error) = self.connect(id, place) {
-                        cf::detail!(Hb, "cannot connect to {}: {error}", place.address);
-                        self.mesh.closed(id);
-                    }
-                }
-                MeshAction::Close(id) => self.close(id),
-                MeshAction::Send(id, body) => {
-                    let message = HeartbeatMessage {
-                        node: self.shared.self_node,
-                        send_time: self.send_time,
-                        endpoints: Some(self.shared.endpoints.clone()),
-                        body,
-                    };
-                    let mut bytes = Vec::new();
-                    message.encode(&mut bytes);
-                    self.send(id, &bytes);
-                }
-                MeshAction::Deliver => (self.deliver)(message.to_vec()),
             }
+            MeshAction::Connect(id, place) => {
+                if let Err(error) = self.connect(id, place) {
+                    cf::detail!(Hb, "cannot connect to {}: {error}", place.address);
+                    self.mesh.closed(id);
+                }
+            }
+            MeshAction::Close(id) => self.close(id),
+            MeshAction::Send(id, body) => {
+                let message = HeartbeatMessage {
+                    node: self.shared.self_node,
+                    send_time: self.send_time,
+                    endpoints: Some(self.shared.endpoints.clone()),
+                    body,
+                };
+                let mut bytes = Vec::new();
+                message.encode(&mut bytes);
+                self.send(id, &bytes);
+            }
+            MeshAction::Deliver => (self.deliver)(message.to_vec()),
         }
     }
 
@@ -210,6 +236,7 @@ impl HeartbeatThread {
         } else if event.is_broken() {
             self.close(token);
         } else {
+            cf::fault_point!("heartbeat-event");
             if event.is_writable() {
                 self.connected(token);
                 self.send(token, &[]);
@@ -224,6 +251,7 @@ impl HeartbeatThread {
         let Some(door) = self.doors.get(at) else { return };
         match door.listener.accept() {
             Ok((stream, peer)) => {
+                cf::fault_point!("heartbeat-accept");
                 if self.links.len() >= LINKS_MAX {
                     return cf::warning_limited!(Hb, "refusing {peer}: there are {LINKS_MAX} connections");
                 }
@@ -243,6 +271,7 @@ impl HeartbeatThread {
     }
 
     fn connect(&mut self, id: LinkId, place: PeerPlace) -> io::Result<()> {
+        cf::fault_point!("heartbeat-connect");
         let PeerPlace { address, is_tls } = place;
         let session = self.shared.tls.as_ref().filter(|_| is_tls).and_then(|port| port.peer_session(false));
         if is_tls && session.is_none() {
@@ -296,6 +325,7 @@ impl HeartbeatThread {
         if !self.is_on() {
             return;
         }
+        cf::fault_point!("heartbeat-pulse");
         if let Ok(HeartbeatMessage { send_time, .. }) = HeartbeatMessage::decode_plain(message) {
             self.send_time = send_time;
         }

@@ -7,7 +7,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering::*};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::*};
 use std::time::{Duration, Instant};
 
 use cf::Digest;
@@ -61,6 +61,8 @@ pub(super) struct Emigration {
     pub(super) namespace: Arc<Namespace>,
     pub(super) partition: PartitionId,
     window: Mutex<Window>,
+    /// The number of the next record that is sent. No number is used twice, though the emigration begins again.
+    next_insert_id: AtomicU64,
     acked: Condvar,
     is_stopped: AtomicBool,
 }
@@ -81,6 +83,7 @@ impl Emigration {
             namespace,
             partition,
             window: Mutex::default(),
+            next_insert_id: AtomicU64::new(0),
             acked: Condvar::new(),
             is_stopped: AtomicBool::new(false),
         }
@@ -108,14 +111,15 @@ impl Emigration {
         }
     }
 
-    /// Sends all records and waits until all are acknowledged. Returns false if it was stopped before.
+    /// Sends all records and waits until all are acknowledged. Returns false if it was stopped before. After a panic it may be
+    /// called again: then all are sent again.
     pub(super) fn run(&self, fabric: &Fabric) -> bool {
+        *self.window.lock() = Window::default();
         let mut sender = Sender {
             emigration: self,
             fabric,
             scratch: ReadBuffer::new(),
             gathered: Vec::new(),
-            next_id: 0,
             rest: Duration::ZERO,
         };
         let mut cursor = self.namespace.index.cursor(self.partition, None);
@@ -188,7 +192,6 @@ struct Sender<'a> {
     scratch: ReadBuffer,
     /// Messages that are not sent yet.
     gathered: Vec<u8>,
-    next_id: u64,
     /// Time still to be slept.
     rest: Duration,
 }
@@ -197,8 +200,10 @@ impl Sender<'_> {
     /// Sends a record for the first time. Returns false when there is nothing more to send.
     fn send(&mut self, digest: &Digest) -> bool {
         let emigration = self.emigration;
+        cf::fault_point!("emigration");
         let namespace = &emigration.namespace;
-        let size = match self.gather(digest, self.next_id) {
+        let insert_id = emigration.next_insert_id.fetch_add(1, Relaxed);
+        let size = match self.gather(digest, insert_id) {
             Gathered::Whole(size) => size,
             Gathered::Gone => return true,
             Gathered::Left => return false,
@@ -210,11 +215,10 @@ impl Sender<'_> {
         };
         let resend_at = Instant::now() + emigration.retransmit_period();
         let mut window = emigration.window.lock();
-        window.sent.insert(self.next_id, Sent { digest: *digest, size, resend_at });
+        window.sent.insert(insert_id, Sent { digest: *digest, size, resend_at });
         window.bytes += size;
         let is_full = window.is_full();
         drop(window);
-        self.next_id += 1;
         namespace.metrics.add(NamespaceCounter::MigrateRecordsTransmitted, 1);
         if is_full || self.gathered.len() >= GATHERED_SIZE {
             self.flush();

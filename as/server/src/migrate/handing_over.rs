@@ -13,6 +13,7 @@ const POLL_PERIOD: Duration = Duration::from_millis(1);
 /// has them. Returns false if it was stopped before.
 pub(super) fn await_writes(emigration: &Emigration, writes: &ReplicaWrites) -> bool {
     let (namespace, partition) = (&emigration.namespace, emigration.partition);
+    cf::fault_point!("hand-over");
     // Transactions that found the partition in service here.
     while !namespace.partitions.await_left(partition, Instant::now() + Partitions::LEAVING_TIME_MAX) {
         if emigration.is_stopped() {

@@ -61,6 +61,7 @@ impl Immigrations {
         let known = self.0.read();
         // A message from before a change of the cluster, or after the end of the immigration, needs no answer.
         let Some(Immigration { namespace, partition }) = known.get(&key) else { return Ok(()) };
+        cf::fault_point!("immigration");
         namespace.metrics.add(NamespaceCounter::MigrateRecordReceives, 1);
         if namespace.storage.is_overloaded() {
             return Ok(());

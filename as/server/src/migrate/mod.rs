@@ -6,7 +6,7 @@
 //!
 //! # Threads
 //! `migrate-threads` threads, at least one, with lower priority than service threads. Messages arrive on fabric
-//! threads.
+//! threads. An emigration that panics begins again: otherwise the cluster thread would wait for its end for ever.
 //!
 //! # Locks
 //! One mutex for the list of emigrations and one for the unacknowledged records of each. One lock for the list of
@@ -19,6 +19,7 @@ mod immigration;
 
 use std::collections::HashMap;
 use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
 
@@ -38,6 +39,8 @@ use immigration::{Immigrations, Incoming};
 const NICENESS: i32 = 10;
 /// Pause before the cluster thread is told again if its inbox was full.
 const TELL_PAUSE: Duration = Duration::from_millis(5);
+/// Pause before an emigration that has panicked begins again.
+const AGAIN_PAUSE: Duration = Duration::from_millis(100);
 
 /// A job for a thread of the pool.
 enum Job {
@@ -75,7 +78,7 @@ impl Migrations {
             let weak = Weak::clone(&weak);
             Some(Box::new(move |job| {
                 if let Some(migrations) = weak.upgrade() {
-                    migrations.carry_out(&job);
+                    migrations.carry_out_surely(job);
                 }
             }))
         })?;
@@ -85,6 +88,24 @@ impl Migrations {
     /// The configured number, but at least one for migrations under way.
     fn thread_count(&self) -> usize {
         self.context.config.service.migrate_threads.get().max(1) as usize
+    }
+
+    fn carry_out_surely(&self, job: Job) {
+        if catch_unwind(AssertUnwindSafe(|| self.carry_out(&job))).is_ok() {
+            return;
+        }
+        let (Job::Send(emigration) | Job::HandOver(emigration)) = &job;
+        cf::critical!(
+            Migrate,
+            "{{{}}} the migration of partition {} failed on an internal error, and begins again",
+            emigration.namespace.name(),
+            emigration.partition.index()
+        );
+        std::thread::sleep(AGAIN_PAUSE);
+        if !emigration.is_stopped() {
+            self.outgoing.lock().entry(emigration.id).or_insert_with(|| Arc::clone(emigration));
+            self.workers.submit(job);
+        }
     }
 
     fn carry_out(&self, job: &Job) {

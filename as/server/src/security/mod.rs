@@ -265,6 +265,7 @@ impl AccessControl {
             std::thread::park_timeout(next.saturating_duration_since(Instant::now()));
             if Instant::now() >= next {
                 next += SECOND;
+                cf::fault_point!("quotas");
                 self.tick();
             }
         }

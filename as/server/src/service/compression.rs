@@ -99,6 +99,7 @@ impl CompressionWorker {
 
 impl Work<CompressionJob> for CompressionWorker {
     fn run(&mut self, job: CompressionJob) {
+        cf::fault_point!("compression");
         match job.0 {
             Job::Deflate { frames, stream } => stream.finish(frames),
             Job::Inflate { body, client, deadline, room, reply } => {

@@ -5,6 +5,8 @@
 //! nor first logins from elsewhere. One thread makes changes of users and roles, which wait for the disk and for other
 //! nodes, because they are made one at a time.
 //!
+//! A panic costs the request that was answered, and closes its connection.
+//!
 //! # Locks
 //! `waiting` is taken alone and briefly.
 
@@ -102,13 +104,17 @@ impl SecurityWorkers {
         let own = Arc::clone(access);
         self.changing.start(1, move || {
             let access = Arc::clone(&own);
-            Some(Box::new(move |request| answer(&access, request)))
+            Some(Box::new(move |request| {
+                cf::fault_point!("user-change");
+                answer(&access, request);
+            }))
         })?;
         let (own, waiting) = (Arc::clone(access), Arc::clone(&self.waiting));
         self.verifying.start(THREADS, move || {
             let (access, waiting) = (Arc::clone(&own), Arc::clone(&waiting));
             Some(Box::new(move |Turn| {
                 let next = waiting.lock().pop();
+                cf::fault_point!("password");
                 next.into_iter().for_each(|request| answer(&access, request));
             }))
         })?;
@@ -118,6 +124,7 @@ impl SecurityWorkers {
             let (access, waiting) = (Arc::clone(&own), Arc::clone(&waiting));
             let (changing, verifying) = (Arc::clone(&changing), Arc::clone(&verifying));
             Some(Box::new(move |request: SecurityRequest| {
+                cf::fault_point!("security");
                 match access.work_of(&request.body, request.client) {
                     SecurityWork::Look => answer(&access, request),
                     SecurityWork::Change => changing.submit(request),

@@ -7,8 +7,9 @@
 //! builder passed was not there or is in the index. Adding an entry twice does nothing.
 //!
 //! # Threads
-//! One thread fills one index after the other, with `sindex-builder-threads` threads that share the partitions. At a start all
-//! indexes of a namespace are filled together, in as many threads as there are processors.
+//! One thread fills one index after the other, with `sindex-builder-threads` threads that share the partitions. Should one of
+//! these panic, the index is filled again. At a start all indexes of a namespace are filled together, in as many threads as there
+//! are processors.
 //!
 //! # Memory
 //! While clients are served, filling ends when a limit of memory is breached that stops writes. The index has failed then:
@@ -26,7 +27,7 @@ use smallvec::SmallVec;
 use super::cardinality;
 use super::index::{KeyChange, SecondaryIndex};
 use super::observer::keys_of_record;
-use super::registry::SecondaryIndexes;
+use super::registry::{PopulateJob, SecondaryIndexes};
 use crate::config::Config;
 use crate::index::{Element, PARTITION_COUNT, PartitionId, ReadGuard, RecordMeta, SetId, WriteGuard};
 use crate::namespace::{Namespace, stored_size};
@@ -40,6 +41,8 @@ const LOCKED_SIZE_MAX: u64 = 4 << 10;
 const LOOK_PERIOD: Duration = Duration::from_millis(200);
 /// How much less weight builder threads have than service threads, see [`cf::threads::lower_own_priority`].
 const NICENESS: i32 = 10;
+/// Pause after a thread has panicked, before an index is filled again.
+const AGAIN_PAUSE: Duration = Duration::from_millis(100);
 
 /// Fills indexes as they are made, until `is_stopping`.
 pub(crate) fn run_builder(indexes: &SecondaryIndexes, config: &Config, is_stopping: &AtomicBool) {
@@ -48,7 +51,10 @@ pub(crate) fn run_builder(indexes: &SecondaryIndexes, config: &Config, is_stoppi
         let thread_count = config.service.sindex_builder_threads.get() as usize;
         let populating =
             Populating::new(&job.namespace, std::slice::from_ref(&job.index), is_stopping, NICENESS);
-        populating.run(thread_count);
+        if !populating.run(thread_count) {
+            indexes.populate_again(job);
+            std::thread::park_timeout(AGAIN_PAUSE);
+        }
     }
 }
 
@@ -57,8 +63,11 @@ pub(crate) fn populate_all(namespaces: &[Arc<Namespace>], indexes: &SecondaryInd
     let never = AtomicBool::new(false);
     for namespace in namespaces {
         let all = indexes.of(namespace).all();
-        if !all.is_empty() {
-            Populating::new(namespace, &all, &never, 0).run(cf::threads::cpu_count());
+        if !all.is_empty() && !Populating::new(namespace, &all, &never, 0).run(cf::threads::cpu_count()) {
+            // They are there a little later.
+            for index in all {
+                indexes.populate_again(PopulateJob { namespace: Arc::clone(namespace), index });
+            }
         }
     }
 }
@@ -95,18 +104,27 @@ impl<'a> Populating<'a> {
         }
     }
 
-    fn run(&self, thread_count: usize) {
+    /// Returns false if a thread panicked: then it is all to be done again.
+    fn run(&self, thread_count: usize) -> bool {
         let started = Instant::now();
-        cf::sync::scope(|scope| {
-            for _ in 0..thread_count.max(1) {
-                scope.spawn(|| {
-                    if self.niceness > 0 {
-                        cf::threads::lower_own_priority(self.niceness);
-                    }
-                    self.run_thread();
-                });
+        let run_thread = || {
+            if self.niceness > 0 {
+                cf::threads::lower_own_priority(self.niceness);
             }
+            self.run_thread();
+        };
+        let panics = cf::sync::scope(|scope| {
+            let threads: Vec<_> = (0..thread_count.max(1)).map(|_| scope.spawn(run_thread)).collect();
+            threads.into_iter().map(|thread| thread.join()).filter(Result::is_err).count()
         });
+        if panics > 0 {
+            cf::critical!(
+                Sindex,
+                "{{{}}} filling indexes failed on an internal error",
+                self.namespace.name()
+            );
+            return false;
+        }
         let is_complete = self.partitions_done.load(Acquire) == PARTITION_COUNT;
         if !is_complete && self.is_out_of_memory.load(Relaxed) {
             let indexes = self.indexes.iter().filter(|index| !index.is_dropped());
@@ -125,6 +143,7 @@ impl<'a> Populating<'a> {
                 index.entry_count()
             );
         }
+        true
     }
 
     fn must_end(&self) -> bool {
@@ -155,6 +174,7 @@ impl<'a> Populating<'a> {
     fn run_thread(&self) {
         let mut scratch = ReadBuffer::new();
         while !self.must_end() {
+            cf::fault_point!("sindex-build");
             let Some(partition) = PartitionId::new(self.next_partition.fetch_add(1, Relaxed)) else { return };
             let mut walk = self.namespace.walk(partition, self.set_id(), None);
             while let Some(portion) = walk.next_portion(|element| self.is_wanted(element)) {
@@ -235,7 +255,7 @@ impl<'a> Populating<'a> {
     fn add(&self, mut guard: WriteGuard<'_>, keys: SmallVec<[Keys; 2]>) {
         let (digest, handle) = (*guard.digest(), guard.handle());
         if keys.iter().any(|keys| !keys.is_empty()) {
-            guard.set_in_sindex(true);
+            guard.meta_mut().set_in_sindex(true);
         }
         for (index, added) in self.indexes.iter().zip(keys) {
             let change = KeyChange { added, ..KeyChange::default() };

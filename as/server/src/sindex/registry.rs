@@ -45,6 +45,12 @@ impl SecondaryIndexes {
         SecondaryIndexes { namespaces, jobs, queue }
     }
 
+    /// Has an index filled that nobody would fill otherwise. To add an entry again does nothing.
+    pub(super) fn populate_again(&self, job: PopulateJob) {
+        // The queue is open as long as this value lives.
+        let _ = self.jobs.send(job);
+    }
+
     /// The observer of the commits of namespace number `position`.
     pub(crate) fn observer(&self, position: usize) -> Box<dyn CommitObserver> {
         Box::new(IndexObserver(Arc::clone(&self.namespaces[position])))

@@ -212,6 +212,7 @@ impl TlsPorts {
     pub(crate) fn run_refresh(&self, config: &Config, stopping: &AtomicBool) {
         let mut last = Instant::now();
         while !stopping.load(Acquire) {
+            cf::fault_point!("tls-refresh");
             std::thread::park_timeout(LOOK_PERIOD);
             let period = config.service.tls_refresh_period.get();
             if period != 0 && last.elapsed() >= Duration::from_secs(period.into()) {

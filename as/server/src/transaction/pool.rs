@@ -180,6 +180,7 @@ impl PoolWorker {
 
 impl Work<OwnedRequest> for PoolWorker {
     fn run(&mut self, request: OwnedRequest) {
+        cf::fault_point!("transaction-pool");
         let mut reply = Vec::new();
         match self.executor.execute_in_pool(&request, &mut reply) {
             None => self.executor.finish(request.sink, reply),

@@ -70,6 +70,7 @@ impl Functions {
             return Err(Failure::Function(Some(b"the query has ended".to_vec())));
         };
         let lease = self.lease(call.module, Instant::now() + STEP_TIME_MAX)?;
+        cf::fault_point!("stream-function");
         lease.interpreter().aggregate(call, stream, &place, owner.is_unwanted.into())
     }
 }

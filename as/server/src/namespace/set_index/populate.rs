@@ -11,7 +11,7 @@
 
 use std::sync::atomic::{AtomicBool, Ordering::*};
 use std::thread::Thread;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
@@ -24,6 +24,8 @@ use crate::namespace::{Namespace, Set};
 const THREAD_COUNT: usize = 4;
 /// How much lower their priority is than that of service threads, see [`cf::threads::lower_own_priority`].
 const NICENESS: i32 = 10;
+/// Pause after a thread has panicked, before the indexes are filled again.
+const AGAIN_PAUSE: Duration = Duration::from_millis(100);
 /// How many records ahead of the current one elements are prefetched.
 const PREFETCH_DISTANCE: usize = 8;
 
@@ -67,7 +69,9 @@ impl Namespace {
             cf::fault_point!("set-index");
             // From now on commits change the indexes; the walk sees the changes of earlier ones.
             self.index.wait_for_writers();
-            self.fill(&tasks, THREAD_COUNT, NICENESS, stopping);
+            if !self.fill(&tasks, THREAD_COUNT, NICENESS, stopping) {
+                std::thread::park_timeout(AGAIN_PAUSE);
+            }
         }
     }
 
@@ -86,8 +90,9 @@ impl Namespace {
         tasks.filter(|task| task.state.phase() == Phase::Populating).collect()
     }
 
-    /// Fills the indexes of `tasks`, unless `stopping`. Indexes that were switched meanwhile stay unchanged.
-    fn fill(&self, tasks: &[Task<'_>], thread_count: usize, niceness: i32, stopping: &AtomicBool) {
+    /// Fills the indexes of `tasks`, unless `stopping`. Indexes that were switched meanwhile stay unchanged. Returns false if
+    /// a thread panicked: then the indexes are not filled yet.
+    fn fill(&self, tasks: &[Task<'_>], thread_count: usize, niceness: i32, stopping: &AtomicBool) -> bool {
         let started = Instant::now();
         let label = |task: &Task<'_>| format!("{{{}|{}}}", self.name(), task.set.display_name());
         for task in tasks {
@@ -110,7 +115,7 @@ impl Namespace {
             walk.join().is_ok_and(|parts| parts.len() == thread_count)
         });
         if !done || stopping.load(Acquire) {
-            return;
+            return done;
         }
         for task in tasks {
             let ready = State::new(task.state.switches(), Phase::Ready);
@@ -119,9 +124,11 @@ impl Namespace {
                 cf::info!(Index, "{} done populating set-index ({elapsed_ms} ms)", label(task));
             }
         }
+        true
     }
 
     fn fill_partition(&self, tasks: &[Task<'_>], partition: PartitionId, must_end: &dyn Fn() -> bool) {
+        cf::fault_point!("set-index-fill");
         let task_of = |set_id: SetId| tasks.iter().find(|task| task.set.id == set_id);
         let is_wanted = |meta: &RecordMeta| task_of(listing_set(meta)).is_some();
         let mut cursor = self.index.cursor(partition, None);

@@ -77,15 +77,17 @@ impl ReplicaTraffic {
     /// # Errors
     /// None; it ends once `is_stopping` is set.
     pub(crate) fn run_resend(&self, is_stopping: &AtomicBool) -> io::Result<()> {
-        let mut generation = self.cluster.rebalance_generation();
+        // The first look takes the cluster for changed: after a panic nobody knows.
+        let mut generation = None;
         while !is_stopping.load(Acquire) {
+            cf::fault_point!("replica-resend");
             let (replicas, passed_on) = (&self.context.replicas, &self.context.passed_on);
             let is_idle =
                 replicas.count() == 0 && self.context.duplicates.count() == 0 && passed_on.count() == 0;
             std::thread::park_timeout(if is_idle { IDLE_PAUSE } else { REFUSED_PAUSE });
             passed_on.look_after(&self.context);
-            let has_changed =
-                std::mem::replace(&mut generation, self.cluster.rebalance_generation()) != generation;
+            let current = Some(self.cluster.rebalance_generation());
+            let has_changed = std::mem::replace(&mut generation, current) != current;
             self.context.duplicates.resend(&self.context);
             if replicas.count() != 0 {
                 for ended in replicas.resend(&self.context.namespaces, has_changed) {
