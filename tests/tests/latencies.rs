@@ -3,9 +3,11 @@
 use std::thread;
 use std::time::{Duration, Instant};
 
+use base64::Engine;
+use base64::prelude::BASE64_STANDARD;
 use ferrospike_tests::client::Client;
 use ferrospike_tests::server::{Server, stored_config, usual_config};
-use ferrospike_tests::wire::{Message, result};
+use ferrospike_tests::wire::{Message, Operation, field, info2, operation, result};
 
 /// Longest wait for background work of the server.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -154,6 +156,58 @@ fn steps_of_transactions_are_measured_on_demand() {
     set(&mut client, "enable-benchmarks-read", "true");
     let answer = client.info_value("set-config:context=service;microsecond-histograms=true").unwrap();
     assert!(answer.starts_with("ERROR:"), "what is measured would be torn: {answer}");
+}
+
+/// `message` with function `f` of module `m`, which changes its record.
+fn with_function(message: Message) -> Message {
+    message
+        .with_field(field::UDF_FILE, b"m")
+        .with_field(field::UDF_FUNCTION, b"f")
+        .with_field(field::UDF_ARGUMENTS, &[0x90])
+}
+
+#[test]
+fn steps_of_functions_and_background_queries_are_measured_on_demand() {
+    let server = start();
+    let mut client = server.connect();
+    let module = BASE64_STANDARD.encode("function f(r) r.n = 1 return aerospike:update(r) end");
+    let command = format!("udf-put:filename=m.lua;content-len={};content={module};", module.len());
+    assert_eq!(client.info_value(&command).unwrap(), "ok");
+    assert_eq!(client.ask(&Message::put("key", vec![7; 100])).unwrap().result, result::OK);
+    let groups = ["udf", "udf-sub", "ops-sub"];
+    for group in groups {
+        assert!(
+            histograms(&mut client, &format!("benchmarks-{group}")).iter().all(|(_, text)| text.is_empty())
+        );
+        set(&mut client, &format!("enable-benchmarks-{group}"), "true");
+    }
+    let call = with_function(Message { info2: info2::WRITE, ..Message::on("key") });
+    let background = Message::default().with_field(field::NAMESPACE, b"test");
+    let functions = with_function(background.clone().with_field(field::UDF_OP, &[2]));
+    let operations = Message { info2: info2::WRITE, ..background }.with_operation(Operation::integer(
+        operation::WRITE,
+        "n",
+        5,
+    ));
+    let started = Instant::now();
+    for group in groups {
+        loop {
+            for request in [&call, &functions, &operations] {
+                assert_eq!(client.ask(request).unwrap().result, result::OK);
+            }
+            let found = histograms(&mut client, &format!("benchmarks-{group}"));
+            let is_measured =
+                |(_, text): &&(String, String)| text.split(',').nth(1).is_some_and(|rate| rate != "0.0");
+            let steps: Vec<_> = found.iter().filter(is_measured).map(|(name, _)| name.clone()).collect();
+            if steps.len() > 2 {
+                assert_eq!(steps, ["start", "master", "response"].map(|step| format!("{group}-{step}")));
+                break;
+            }
+            assert!(started.elapsed() < PATIENCE, "{group} is never measured: {found:?}");
+            thread::sleep(Duration::from_millis(20));
+        }
+    }
+    assert!(!server.log().contains("not yet in effect"), "all three are in effect");
 }
 
 #[test]

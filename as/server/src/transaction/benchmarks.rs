@@ -102,6 +102,13 @@ impl Workspace {
         Some(Measured { benchmark, step, since: Instant::now() })
     }
 
+    /// Ends the last step of commands of the server itself, whose replies nobody waits for.
+    #[inline]
+    pub(super) fn measure_unsent(&mut self, context: &TransactionContext) {
+        self.stopwatch.answered.end(context);
+        self.held.answered.end(context);
+    }
+
     /// Notes that the reply of `call` is made; if held, it is sent later than others.
     pub(super) fn note_answered(&mut self, call: &Call<'_>, measured: Measured, is_held: bool) {
         let Measured { benchmark, step, since } = measured;

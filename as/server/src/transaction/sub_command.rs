@@ -66,6 +66,7 @@ impl SubCommands {
     /// Carries out a command; returns its result.
     pub(crate) fn run(&mut self, command: &SubCommand<'_>, now: StoredMillis) -> ResultCode {
         let start = Instant::now();
+        self.workspace.stopwatch.woken = start;
         loop {
             let may_wait = start.elapsed() < ROOM_WAIT_MAX && !self.context.is_stopping();
             let ran = self.attempt(command, now, may_wait);
@@ -73,7 +74,10 @@ impl SubCommands {
             // No reply depends on this change, so nothing waits for the disk.
             self.workspace.buffers.unsettled.clear();
             match ran {
-                Ok(None) => break,
+                Ok(None) => {
+                    self.workspace.measure_unsent(&self.context);
+                    break;
+                }
                 Ok(Some(Wait::Room(_) | Wait::Disk { .. })) => std::thread::sleep(ROOM_PERIOD),
                 Ok(Some(Wait::Record(_))) if may_wait => std::thread::sleep(RECORD_PERIOD),
                 Ok(Some(Wait::Record(_))) => return ResultCode::Timeout,

@@ -76,13 +76,13 @@ params! {
         /// Measures the steps of batch sub-requests.
         enable_benchmarks_batch_sub: Flag = false, boolean("enable-benchmarks-batch-sub").dynamic();
         /// Measures the steps of operations of background queries.
-        enable_benchmarks_ops_sub: Flag = false, boolean("enable-benchmarks-ops-sub").dynamic().later();
+        enable_benchmarks_ops_sub: Flag = false, boolean("enable-benchmarks-ops-sub").dynamic();
         /// Measures the steps of reads.
         enable_benchmarks_read: Flag = false, boolean("enable-benchmarks-read").dynamic();
         /// Measures the steps of UDF calls.
-        enable_benchmarks_udf: Flag = false, boolean("enable-benchmarks-udf").dynamic().later();
+        enable_benchmarks_udf: Flag = false, boolean("enable-benchmarks-udf").dynamic();
         /// Measures the steps of UDF calls of background queries.
-        enable_benchmarks_udf_sub: Flag = false, boolean("enable-benchmarks-udf-sub").dynamic().later();
+        enable_benchmarks_udf_sub: Flag = false, boolean("enable-benchmarks-udf-sub").dynamic();
         /// Measures the steps of writes.
         enable_benchmarks_write: Flag = false, boolean("enable-benchmarks-write").dynamic();
         /// Leaves a tombstone for every delete, as if each asked for a durable one, so that no older copy of a deleted
