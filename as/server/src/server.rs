@@ -243,7 +243,7 @@ impl Server {
         })?);
         let (node, is_stopping) = (Arc::clone(&self.node), Arc::clone(&self.is_stopping));
         self.background_threads.push(restarting("sindex-sweep", move || {
-            sindex::run_sweep(&node.namespaces, &node.indexes, &is_stopping);
+            sindex::run_sweep(&node.namespaces, &node.indexes, &node.config, &is_stopping);
         })?);
         if !self.node.tls.is_empty() {
             let (node, is_stopping) = (Arc::clone(&self.node), Arc::clone(&self.is_stopping));

@@ -16,12 +16,14 @@ use std::time::{Duration, Instant};
 
 use super::index::SecondaryIndex;
 use super::registry::SecondaryIndexes;
+use crate::config::Config;
 use crate::index::{ElementHandle, PartitionId, Stub};
 use crate::metrics::NamespaceCounter;
 use crate::namespace::Namespace;
 
-/// Time from one partition to the next: all are gone through in about an hour.
-const PARTITION_PERIOD: Duration = Duration::from_millis(900);
+/// Time from one partition to the next for each second of `sindex-gc-period`: with its default of 10, all are swept in about
+/// an hour.
+const PARTITION_PERIOD_PER_SECOND: Duration = Duration::from_millis(90);
 /// The pause after a partition is at least this many times as long as its sweep.
 const PAUSE_FACTOR: u32 = 100;
 /// How often the sweep checks whether the server stops.
@@ -30,26 +32,38 @@ const LOOK_PERIOD: Duration = Duration::from_millis(200);
 const NICENESS: i32 = 10;
 
 /// Sweeps the indexes of all namespaces, partition by partition, until `is_stopping`.
-pub(crate) fn run_sweep(namespaces: &[Arc<Namespace>], indexes: &SecondaryIndexes, is_stopping: &AtomicBool) {
+pub(crate) fn run_sweep(
+    namespaces: &[Arc<Namespace>],
+    indexes: &SecondaryIndexes,
+    config: &Config,
+    is_stopping: &AtomicBool,
+) {
     cf::threads::lower_own_priority(NICENESS);
+    let (mut ended, mut took) = (Instant::now(), Duration::ZERO);
     loop {
         for partition in PartitionId::all() {
-            cf::fault_point!("sindex-sweep");
+            while !is_due(config.service.sindex_gc_period.get(), ended.elapsed(), took) {
+                cf::fault_point!("sindex-sweep");
+                if is_stopping.load(Acquire) {
+                    return;
+                }
+                std::thread::sleep(LOOK_PERIOD);
+            }
             let started = Instant::now();
             for namespace in namespaces {
                 for index in indexes.of(namespace).all().iter().filter(|index| index.is_readable()) {
                     sweep_partition(namespace, index, partition);
                 }
             }
-            let until = Instant::now() + PARTITION_PERIOD.max(started.elapsed() * PAUSE_FACTOR);
-            while Instant::now() < until {
-                if is_stopping.load(Acquire) {
-                    return;
-                }
-                std::thread::sleep(LOOK_PERIOD);
-            }
+            (ended, took) = (Instant::now(), started.elapsed());
         }
     }
+}
+
+/// Whether the next partition is due, `since` after the last one, whose sweep took `took`.
+pub(super) fn is_due(gc_period_seconds: u32, since: Duration, took: Duration) -> bool {
+    let pause = PARTITION_PERIOD_PER_SECOND.saturating_mul(gc_period_seconds);
+    gc_period_seconds != 0 && since >= pause.max(took.saturating_mul(PAUSE_FACTOR))
 }
 
 /// Removes the stale entries of `partition`. Returns their number.

@@ -410,3 +410,13 @@ fn changes_that_were_prepared_are_those_of_the_indexes_that_are_there() {
         }
     }
 }
+
+#[test]
+fn the_sweep_keeps_to_the_collection_period() {
+    let millis = std::time::Duration::from_millis;
+    let is_due = |period, since, took| sweep::is_due(period, millis(since), millis(took));
+    assert!(is_due(10, 900, 0) && !is_due(10, 899, 0));
+    assert!(is_due(1, 90, 0) && !is_due(100, 900, 0));
+    assert!(!is_due(10, 900, 10) && is_due(10, 1_000, 10), "a long turn has a long pause");
+    assert!(!is_due(0, u64::MAX, 0), "never");
+}

@@ -140,8 +140,8 @@ params! {
         reject_xdr_writes: Flag = false, boolean("reject-xdr-writes").dynamic();
         /// Copies of each record in the cluster, the master included.
         replication_factor: Number<u32> = 2, number("replication-factor", 1, 8).dynamic();
-        /// Memory by which a secondary index grows at a time.
-        sindex_stage_size: Number<u64> = 1 << 30, size_power_of_2("sindex-stage-size", 1 << 27, 1 << 32).later();
+        /// Memory by which secondary indexes of the C server grow at a time; here each grows by a few entries.
+        sindex_stage_size: Number<u64> = 1 << 30, size_power_of_2("sindex-stage-size", 1 << 27, 1 << 32).unsupported();
         /// Threads that one query may use.
         single_query_threads: Number<u32> = 4, number("single-query-threads", 1, 128).dynamic();
         /// Refuses writes when this share of the system's memory is in use, in percent; 0 means never.

@@ -119,8 +119,9 @@ params! {
             .note("one per processor, five per processor if a namespace is stored on devices");
         /// Threads that fill new secondary indexes.
         sindex_builder_threads: Number<u32> = 4, number("sindex-builder-threads", 1, 32).dynamic();
-        /// Seconds between clean-ups of secondary indexes; 0 means never.
-        sindex_gc_period: Number<u32> = 10, any_u32("sindex-gc-period").dynamic().later();
+        /// Pace of the sweep for entries of secondary indexes that damaged records left behind, others go with their records: the
+        /// indexes are gone through once in about 370 times so many seconds; 0 means never.
+        sindex_gc_period: Number<u32> = 10, any_u32("sindex-gc-period").dynamic();
         /// Joins the cluster quiesced.
         stay_quiesced: Flag = false, boolean("stay-quiesced").enterprise();
         /// Seconds between the statistics lines in the log; 0 means none.

@@ -601,10 +601,10 @@ fn an_address_or_seed_given_twice_is_told_and_taken_once() {
 #[test]
 fn what_is_not_in_effect_is_said_once() {
     let network = "heartbeat {\ninterval 250\ntimeout 12\n}\nfabric {\nsend-threads 3\n}";
-    let (_, found) = parsed(&file("sindex-gc-period 3", network, "truncate-threads 3"));
+    let (_, found) = parsed(&file("batch-max-unused-buffers 3", network, "truncate-threads 3"));
     assert_eq!(
         lines(&found),
-        ["t.conf: not yet in effect: network.fabric.send-threads, service.sindex-gc-period"]
+        ["t.conf: not yet in effect: network.fabric.send-threads, service.batch-max-unused-buffers"]
     );
     assert_eq!(found[0].topic, Topic::NotInEffect);
     // The values equal the defaults.
@@ -619,6 +619,11 @@ fn what_is_not_in_effect_is_said_once() {
         ]
     );
     assert_eq!(found[0].topic, Topic::Unsupported);
+    assert_eq!(
+        in_namespace("sindex-stage-size 512M"),
+        "t.conf:15: 'sindex-stage-size' has no effect in this server: Memory by which secondary indexes of the C server grow \
+         at a time; here each grows by a few entries."
+    );
 }
 
 #[test]
