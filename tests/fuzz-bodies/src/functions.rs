@@ -31,7 +31,7 @@ pub fn run(input: &[u8]) {
     CLIENT.with_borrow_mut(|client| {
         let client = client.get_or_insert_with(|| {
             let mut client = Client::default();
-            client.info(&udf_put("fuzz.lua", MODULE));
+            client.prepare(&udf_put("fuzz.lua", MODULE));
             client
         });
         client.message(&call(function % FUNCTIONS, arguments));

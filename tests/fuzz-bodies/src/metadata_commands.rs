@@ -1,4 +1,4 @@
-//! Commands about secondary indexes, functions, jobs and truncation, answered by a whole server.
+//! Commands about secondary indexes, functions, jobs, truncation and system metadata, answered by a whole server.
 //!
 //! Input: the command (one byte), its parameters.
 
@@ -6,7 +6,7 @@ use std::cell::RefCell;
 
 use crate::server::Client;
 
-const COMMANDS: [&str; 23] = [
+const COMMANDS: [&str; 29] = [
     "sindex-create:ns=test;",
     "sindex-create:namespace=test;",
     "sindex-create:",
@@ -30,6 +30,12 @@ const COMMANDS: [&str; 23] = [
     "truncate:namespace=test;set=",
     "truncate-undo:",
     "truncate-namespace:",
+    "truncate-namespace-undo:",
+    "eviction-reset:",
+    "smd-show:",
+    "smd-info",
+    "udf-clear-cache",
+    "sindex-create:ns=test;set=s;indexname=i;",
 ];
 
 thread_local! {

@@ -2,7 +2,7 @@
 //! records and indexes.
 //!
 //! Input: two bytes of flags, the number of operations, then fields, each with its type as an index into [`FIELDS`], a
-//! size of one byte, and its bytes.
+//! size of one byte, and its bytes. Without fields that name partitions the query is for those that have records.
 
 use std::cell::RefCell;
 
@@ -10,8 +10,11 @@ use crate::server::{Client, udf_put};
 
 /// Types of the fields that queries may have, and one that they may not.
 const FIELDS: [u8; 19] = [1, 7, 9, 10, 11, 12, 13, 15, 21, 22, 23, 26, 30, 31, 32, 33, 40, 43, 2];
+const PARTITIONS: u8 = 11;
+const DIGESTS: u8 = 12;
 const READ: u8 = 1;
 const WRITE: u8 = 1;
+const RELAX_LONG_QUERY: u8 = 0x40;
 
 const MODULE: &str = "
 function count(s) return s : map(function(r) return 1 end) : reduce(function(a, b) return a + b end) end
@@ -19,11 +22,11 @@ function same(s, ...) local t = {...} return s : filter(function(r) return r.n ~
 function touch(r, v) r.n = v aerospike:update(r) end
 ";
 const INDEXES: [&str; 5] = [
-    "indexname=n;bin=n;type=numeric",
-    "indexname=s;bin=s;type=string",
-    "indexname=b;bin=b;type=blob",
-    "indexname=l;bin=l;type=numeric;indextype=list",
-    "indexname=g;bin=g;type=geo2dsphere",
+    "indexname=query_n;indexdata=n,numeric",
+    "indexname=query_s;indexdata=s,string",
+    "indexname=query_b;indexdata=b,blob",
+    "indexname=query_l;indexdata=l,numeric;indextype=list",
+    "indexname=query_g;indexdata=g,geo2dsphere",
 ];
 const RECORDS: u8 = 24;
 
@@ -46,14 +49,23 @@ pub fn run(input: &[u8]) {
 /// A client of a server with records, indexes and a module.
 fn filled() -> Client {
     let mut client = Client::default();
-    client.info(&udf_put("fuzzquery.lua", MODULE));
+    client.prepare(&udf_put("fuzzquery.lua", MODULE));
     for index in INDEXES {
-        client.info(format!("sindex-create:namespace=test;set=s;{index}\n").as_bytes());
+        client.prepare(format!("sindex-create:namespace=test;set=s;{index}\n").as_bytes());
     }
     for number in 0..RECORDS {
         client.message(&record(number));
     }
     client
+}
+
+fn digest(number: u8) -> [u8; 20] {
+    [number.wrapping_mul(11); 20]
+}
+
+/// The numbers of the partitions that have records.
+fn partitions() -> Vec<u8> {
+    (0..RECORDS).flat_map(|number| [digest(number)[0], digest(number)[1] & 0x0f]).collect()
 }
 
 /// A write of a record with a bin for each index.
@@ -71,7 +83,7 @@ fn record(number: u8) -> Vec<u8> {
     let mut body = header(0, WRITE, 3, bins.len() as u16);
     field(&mut body, 0, b"test");
     field(&mut body, 1, b"s");
-    field(&mut body, 4, &[number.wrapping_mul(11); 20]);
+    field(&mut body, 4, &digest(number));
     for (name, particle, value) in bins {
         operation(&mut body, 2, particle, name, &value);
     }
@@ -87,10 +99,15 @@ fn query(input: &[u8]) -> Option<Vec<u8>> {
         fields.push((FIELDS[usize::from(at) % FIELDS.len()], value));
         rest = after;
     }
+    let partitions = partitions();
+    if !fields.iter().any(|(number, _)| matches!(*number, PARTITIONS | DIGESTS)) {
+        fields.push((PARTITIONS, &partitions));
+    }
     let operation_count = operation_count % 4;
-    let mut body = header(flags, more & WRITE, fields.len() as u16, u16::from(operation_count));
-    // Partitions are answered one by one, as clients request; short queries and relaxed ones.
-    body[3] = more & 0x40 | 4;
+    let info2 = more & (WRITE | RELAX_LONG_QUERY);
+    let mut body = header(flags, info2, fields.len() as u16, u16::from(operation_count));
+    // Partitions are answered one by one, as clients request.
+    body[3] = 4;
     for (number, value) in fields {
         field(&mut body, number, value);
     }

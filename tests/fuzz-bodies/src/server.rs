@@ -87,7 +87,7 @@ impl Client {
     /// Same as [`message`](Self::message), with a request of the security protocol; returns the result in each frame of
     /// the answer.
     pub(crate) fn security(&mut self, body: &[u8]) -> Vec<u8> {
-        self.send_and_wait(&[frame(SECURITY, body), frame(INFO, b"status\n")].concat())
+        self.send_and_wait(&[frame(SECURITY, body), frame(INFO, b"status\n")].concat()).results
     }
 
     /// Sends an info request and waits for the answer.
@@ -95,8 +95,16 @@ impl Client {
         self.send_and_wait(&frame(INFO, body));
     }
 
-    /// Returns the results in frames of the security protocol.
-    fn send_and_wait(&mut self, bytes: &[u8]) -> Vec<u8> {
+    /// As [`info`](Self::info), with a command that what follows relies on.
+    ///
+    /// # Panics
+    /// If the answer is anything but `ok`.
+    pub(crate) fn prepare(&mut self, command: &[u8]) {
+        let answer = self.send_and_wait(&frame(INFO, command)).info;
+        assert!(answer.ends_with(b"\tok\n"), "{}", String::from_utf8_lossy(&answer));
+    }
+
+    fn send_and_wait(&mut self, bytes: &[u8]) -> Answers {
         let who = self.who;
         let stream = self.stream.get_or_insert_with(|| connect(who));
         let answers = stream.write_all(bytes).ok().and_then(|()| receive_until_info(stream));
@@ -107,9 +115,16 @@ impl Client {
     }
 }
 
-/// Reads answers up to that of an info request; `None` when the connection ends before. Returns the second byte of each
-/// frame of the security protocol: its result.
-fn receive_until_info(stream: &mut TcpStream) -> Option<Vec<u8>> {
+/// Answers up to one of an info request.
+#[derive(Default)]
+struct Answers {
+    /// The second byte of each frame of the security protocol: its result.
+    results: Vec<u8>,
+    info: Vec<u8>,
+}
+
+/// Reads answers up to that of an info request; `None` when the connection ends before.
+fn receive_until_info(stream: &mut TcpStream) -> Option<Answers> {
     let mut results = Vec::new();
     loop {
         let mut header = [0; 8];
@@ -124,7 +139,7 @@ fn receive_until_info(stream: &mut TcpStream) -> Option<Vec<u8>> {
         let mut body = Vec::new();
         stream.take(size).read_to_end(&mut body).expect("the rest of an answer");
         match header[1] {
-            INFO => return Some(results),
+            INFO => return Some(Answers { results, info: body }),
             SECURITY => results.push(*body.get(1).expect("a message in each frame")),
             _ => {}
         }
@@ -158,7 +173,8 @@ fn connect(who: Who) -> TcpStream {
     if who == Who::Administrator {
         let login = [frame(SECURITY, LOGIN), frame(INFO, b"status\n")].concat();
         stream.write_all(&login).expect("send the login");
-        assert_eq!(receive_until_info(&mut stream), Some(vec![0]), "the administrator logs in");
+        let answers = receive_until_info(&mut stream).expect("an answer");
+        assert_eq!(answers.results, [0], "the administrator logs in");
     }
     stream
 }
