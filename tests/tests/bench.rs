@@ -114,3 +114,37 @@ fn what_protection_costs_is_a_table() {
         }
     }
 }
+
+#[test]
+fn asbench_measures_queries() {
+    let server = server();
+    let address = server.address().to_string();
+    let asbench = |arguments: &str| {
+        let output = Command::new(built("asbench").unwrap())
+            .args(["--no-config-file", "--quiet", "-h", &address, "-k", "500", "-o", "I2"])
+            .args(arguments.split_ascii_whitespace())
+            .output()
+            .unwrap();
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        (output.status.success(), text(&output.stdout), text(&output.stderr))
+    };
+    let (is_done, _, errors) = asbench("-w I");
+    assert!(is_done, "{errors}");
+    let mut client = server.connect();
+    let (is_done, _, errors) = asbench("-w QI --requests 20");
+    assert!(!is_done && errors.contains("a query got result 201"), "{errors}");
+    let index = "namespace=test;set=testset;indexname=first;indexdata=testbin,numeric";
+    assert_eq!(client.info_value(&format!("sindex-create:{index}")).unwrap(), "ok");
+    while client.info_value("sindex-list").unwrap().contains("state=WO") {
+        std::thread::sleep(std::time::Duration::from_millis(2));
+    }
+    for workload in ["Q,4096", "QI,100"] {
+        let (is_done, text, errors) = asbench(&format!("-w {workload} --requests 20"));
+        assert!(is_done, "{errors}");
+        let line = text.lines().find(|line| line.starts_with("query ")).unwrap_or_else(|| panic!("{text}"));
+        assert!(line.starts_with("query      20 (") && line.contains("hits 20, misses 0"), "{line}");
+    }
+    // Of one partition there may be no record.
+    let (is_done, text, errors) = asbench("-w Q --requests 20 --pipeline 3");
+    assert!(is_done && text.contains("query      20 ("), "{text}{errors}");
+}

@@ -110,7 +110,9 @@ pub struct Options {
     duration: Option<u64>,
 
     /// I (insert every key), RU,<read %> (read/update), RR,<read %> (read/replace), RUD,<read %>,<write %>
-    /// (and deletes), RUF,<read %>,<write %> (and UDF calls), DB (delete the bins of every key)
+    /// (and deletes), RUF,<read %>,<write %> (and UDF calls), DB (delete the bins of every key), Q,<count> (short queries
+    /// for the records of so many partitions), QI,<%> (for those of a range of so many percent of the numbers in the first
+    /// bin, which needs a numeric index)
     #[arg(short, long, default_value = "RU,50", value_name = "WORKLOAD")]
     workload: String,
 
@@ -325,7 +327,9 @@ impl Options {
         let duration_s = self.duration.unwrap_or(DURATION_DEFAULT_S);
         let limit = |ms: u32| (ms > 0).then(|| Duration::from_millis(u64::from(ms)));
         let mut timeouts = [limit(self.write_timeout_ms()); KIND_COUNT];
-        timeouts[Kind::Read as usize] = limit(self.read_timeout_ms());
+        for kind in [Kind::Read, Kind::Query] {
+            timeouts[kind as usize] = limit(self.read_timeout_ms());
+        }
         Ok(Plan {
             address,
             access: Access {

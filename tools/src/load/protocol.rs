@@ -12,14 +12,16 @@ pub enum Kind {
     Delete,
     /// Calls a user-defined function on a record.
     Udf,
+    /// Gets the records of a query.
+    Query,
 }
 
 /// Number of [`Kind`]s; statistics are arrays of this length.
-pub const KIND_COUNT: usize = 4;
+pub const KIND_COUNT: usize = 5;
 
 impl Kind {
     /// All kinds in the order of their statistics.
-    pub const ALL: [Kind; KIND_COUNT] = [Kind::Write, Kind::Read, Kind::Delete, Kind::Udf];
+    pub const ALL: [Kind; KIND_COUNT] = [Kind::Write, Kind::Read, Kind::Delete, Kind::Udf, Kind::Query];
 
     /// The word in progress lines and reports.
     #[must_use]
@@ -29,6 +31,7 @@ impl Kind {
             Kind::Read => "read",
             Kind::Delete => "delete",
             Kind::Udf => "udf",
+            Kind::Query => "query",
         }
     }
 }
@@ -36,7 +39,7 @@ impl Kind {
 /// How to count a reply.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Outcome {
-    /// Successful; for reads and deletes: the record existed.
+    /// Successful; for reads and deletes: the record existed; for queries: there were records.
     Hit,
     /// Successful, and there was no record.
     Miss,

@@ -5,7 +5,8 @@ use std::sync::Arc;
 use super::keys::Keys;
 use super::object_spec::ObjectSpec;
 use super::particle_type;
-use super::reply::{self, Expectation, ReplyMessage};
+use super::query::Queries;
+use super::reply::{self, BatchReply, Expectation, ReplyMessage};
 use super::request::{BinWrites, Header, Target, Template, info};
 use super::value::append_particle;
 use super::workload::{Mix, Rest, Workload, Writes};
@@ -105,6 +106,8 @@ struct Shared {
     write: Template,
     delete: Template,
     udf: Option<Template>,
+    /// The queries of a workload of queries.
+    queries: Option<Queries>,
     /// The writes with new values each time; `None` when the values are in the template.
     fresh: Option<BinWrites>,
     expectation: Option<Expectation>,
@@ -144,6 +147,8 @@ impl RecordLoad {
         match self.shared.workload {
             Workload::Insert => Some((Kind::Write, self.left.next()?)),
             Workload::DeleteBins => Some((Kind::Delete, self.left.next()?)),
+            // They are for no key.
+            Workload::Query(_) => None,
             Workload::Random(mix) => {
                 let key = self.random.below(self.shared.keys.count());
                 Some((self.roll(&mix), key))
@@ -183,20 +188,45 @@ impl RecordLoad {
         self.first_fault.get_or_insert(fault);
         match reply.code {
             result::OK => Outcome::Wrong,
-            result::NO_NAMESPACE | result::NOT_AUTHENTICATED => Outcome::Fatal,
-            _ => Outcome::Error,
+            code => outcome_of_refusal(code),
         }
+    }
+
+    /// What the answer to a query means, and its fault if it has one.
+    fn judge_query(&mut self, answer: &BatchReply) -> Outcome {
+        match answer.code {
+            result::OK if answer.op_count > 0 => Outcome::Hit,
+            result::OK => Outcome::Miss,
+            result::TIMEOUT => Outcome::Timeout,
+            code => {
+                let fault = format!("a query got result {code}, {}", reply::result_text(code));
+                self.first_fault.get_or_insert(fault);
+                outcome_of_refusal(code)
+            }
+        }
+    }
+}
+
+fn outcome_of_refusal(code: u8) -> Outcome {
+    match code {
+        result::NO_NAMESPACE | result::NOT_AUTHENTICATED => Outcome::Fatal,
+        _ => Outcome::Error,
     }
 }
 
 impl Protocol for RecordLoad {
     #[inline]
     fn next_request(&mut self, out: &mut Vec<u8>) -> Option<Kind> {
+        let shared = &*self.shared;
+        if let Some(queries) = &shared.queries {
+            queries.append(&mut self.random, out);
+            return Some(Kind::Query);
+        }
         let (kind, index) = self.choose()?;
         let shared = &*self.shared;
         let (digest, key) = (shared.keys.digest(index), shared.keys.key(index));
         match (kind, &shared.fresh, &shared.udf) {
-            (Kind::Read, ..) => shared.read.append(&digest, key, out),
+            (Kind::Read | Kind::Query, ..) => shared.read.append(&digest, key, out),
             (Kind::Write, Some(writes), _) => {
                 shared.write.append_with_writes(&digest, key, writes, &mut self.random, out);
             }
@@ -209,6 +239,11 @@ impl Protocol for RecordLoad {
 
     #[inline]
     fn reply(&mut self, kind: Kind, bytes: &[u8]) -> Result<Option<Reply>, String> {
+        if kind == Kind::Query {
+            let Some(answer) = reply::parse_query(bytes)? else { return Ok(None) };
+            let outcome = self.judge_query(&answer);
+            return Ok(Some(Reply { size: answer.size, code: answer.code, outcome }));
+        }
         let Some(reply) = reply::parse(bytes)? else { return Ok(None) };
         let outcome = self.judge(kind, &reply);
         Ok(Some(Reply { size: reply.size, code: reply.code, outcome }))
@@ -228,13 +263,20 @@ impl Shared {
             return Err("there are no keys".to_owned());
         }
         let mut keys = Keys::new(&options.set, options.first_key, options.key_count);
-        if !options.workload.is_finite() {
+        if matches!(options.workload, Workload::Random(_)) {
             keys = keys.with_table();
         }
         let writes = BinWrites::new(options.spec.clone(), names.clone(), write_bins.clone());
         let is_fresh = options.random_values && !options.spec.is_constant();
         let expected = read_bins.iter().map(|at| (names[*at].as_str(), &options.spec.bins[*at]));
         let all = options.write_bins.is_empty();
+        let queries = match options.workload {
+            Workload::Query(asked) => {
+                let first = (names.first().map_or("", String::as_str), &options.spec);
+                Some(Queries::new(asked, target(options), first, options.read_timeout_ms)?)
+            }
+            _ => None,
+        };
         Ok(Shared {
             keys,
             workload: options.workload,
@@ -242,6 +284,7 @@ impl Shared {
             write: write_template(options, &writes, is_fresh),
             delete: delete_template(options, &names, &write_bins),
             udf: udf_template(options)?,
+            queries,
             fresh: is_fresh.then_some(writes),
             expectation: options.check_replies.then(|| Expectation::new(expected, all)),
         })
@@ -416,6 +459,15 @@ mod tests {
         assert_eq!(outcome(Kind::Read, 0), Outcome::Wrong);
         assert_eq!(outcome(Kind::Read, 20), Outcome::Fatal);
         assert_eq!(load.first_fault().unwrap(), "a write got result 2, record not found");
+        // A query that is refused has one message; others have a last one, perhaps with rows before.
+        let mut outcome = |kind, code| load.reply(kind, &reply(code)).unwrap().unwrap().outcome;
+        assert_eq!(outcome(Kind::Query, 201), Outcome::Error);
+        assert_eq!(outcome(Kind::Query, 9), Outcome::Timeout);
+        let mut last = reply(0);
+        assert_eq!(load.reply(Kind::Query, &last), Ok(None));
+        last[11] = 1;
+        let ended = load.reply(Kind::Query, &[reply(0), last].concat()).unwrap().unwrap();
+        assert_eq!((ended.size, ended.outcome), (60, Outcome::Miss));
         assert!(load.reply(Kind::Read, &reply(0)[..29]).unwrap().is_none());
         assert!(load.reply(Kind::Read, b"HTTP/1.1").is_err());
     }

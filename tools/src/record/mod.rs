@@ -1,13 +1,14 @@
 //! Record requests as `asbench` sends them, and the expected replies.
 //!
 //! [`object_spec`] describes the bins of a record, [`value`] generates their bytes, [`request`] builds whole
-//! frames, [`reply`] parses answers, [`workload`] chooses requests and keys, and [`load`] combines them as a
-//! [`crate::load::Protocol`].
+//! frames and [`query`] those of queries, [`reply`] parses answers, [`workload`] chooses requests and keys, and [`load`]
+//! combines them as a [`crate::load::Protocol`].
 
 pub mod keys;
 pub mod load;
 pub mod object_spec;
 mod object_spec_parse;
+pub mod query;
 pub mod reply;
 pub mod request;
 pub mod value;

@@ -62,12 +62,12 @@ pub fn parse(bytes: &[u8]) -> Result<Option<ReplyMessage<'_>>, String> {
     }))
 }
 
-/// The combined messages of a batch's answer.
+/// The combined messages of the answer to a batch or a query.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct BatchReply {
     /// Bytes of all frames.
     pub size: usize,
-    /// The first result code of a row, or of the batch, that is not 0.
+    /// The first result code of a row, or of the whole, that is not 0.
     pub code: u8,
     /// The ops of all rows.
     pub op_count: usize,
@@ -93,6 +93,20 @@ pub fn parse_batch(bytes: &[u8]) -> Result<Option<BatchReply>, String> {
         if is_last {
             return Ok(Some(all));
         }
+    }
+}
+
+/// Cuts all frames in answer to a query off the front of `bytes`; `None` while they are not complete.
+///
+/// # Errors
+/// A sentence when `bytes` is no such answer.
+pub fn parse_query(bytes: &[u8]) -> Result<Option<BatchReply>, String> {
+    match parse(bytes)? {
+        // A query that was refused is answered by one message, which does not say that it is the last.
+        Some(first) if first.code != 0 && bytes[PROTO_SIZE + 3] == 0 => {
+            Ok(Some(BatchReply { size: first.size, code: first.code, op_count: 0 }))
+        }
+        _ => parse_batch(bytes),
     }
 }
 

@@ -32,7 +32,7 @@ const FIELD_SET: u8 = 1;
 const FIELD_KEY: u8 = 2;
 const FIELD_DIGEST: u8 = 4;
 const FIELD_SOCKET_TIMEOUT: u8 = 9;
-const FIELD_PARTITIONS: u8 = 11;
+pub(super) const FIELD_PARTITIONS: u8 = 11;
 const FIELD_UDF_FILE: u8 = 30;
 const FIELD_UDF_FUNCTION: u8 = 31;
 const FIELD_UDF_ARGUMENTS: u8 = 32;
@@ -40,7 +40,7 @@ const FIELD_BATCH: u8 = 41;
 const FIELD_FILTER: u8 = 43;
 
 /// Partitions of a namespace.
-const PARTITION_COUNT: u16 = 4096;
+pub(super) const PARTITION_COUNT: u16 = 4096;
 
 const OP_READ: u8 = 1;
 const OP_WRITE: u8 = 2;
@@ -52,6 +52,8 @@ pub const KEY_TYPE_INTEGER: u8 = 1;
 pub mod info {
     /// info1: the request reads.
     pub const INFO1_READ: u8 = 0x01;
+    /// info1: the query is a short one.
+    pub const INFO1_SHORT_QUERY: u8 = 0x04;
     /// info1: the request holds a batch.
     pub const INFO1_BATCH: u8 = 0x08;
     /// info1: all bins.
@@ -188,17 +190,29 @@ impl Template {
     #[must_use]
     pub fn scan(target: Target<'_>, socket_timeout_ms: u32) -> Vec<u8> {
         let (info1, info3) = (info::INFO1_READ | info::INFO1_GET_ALL, info::INFO3_PARTITION_DONE);
-        let mut template = Template::new(Header { info1, info3, ..Header::default() }, target);
-        // So far only the digest distinguishes it from a read.
-        template.bytes.truncate(template.digest_at - FIELD_HEADER_SIZE);
+        let mut template = Template::of_set(Header { info1, info3, ..Header::default() }, target);
         let partitions: Vec<u8> = (0..PARTITION_COUNT).flat_map(u16::to_le_bytes).collect();
+        template.field(FIELD_PARTITIONS, &partitions);
+        template.field(FIELD_SOCKET_TIMEOUT, &socket_timeout_ms.to_be_bytes());
+        template.bytes
+    }
+
+    /// The beginning of a query for records of a set, without what it asks for.
+    pub(super) fn of_set(header: Header, target: Target<'_>) -> Self {
+        let mut template = Template::new(header, target);
+        // Nothing but the digest, and the key behind it, tells it from a read.
+        template.bytes.truncate(template.digest_at - FIELD_HEADER_SIZE);
+        template.key_at = None;
         template.bytes[PROTO_SIZE + 18..PROTO_SIZE + 20].copy_from_slice(&1u16.to_be_bytes());
         if !target.set.is_empty() {
             template.add_to_count(18, 1);
         }
-        template.field(FIELD_PARTITIONS, &partitions);
-        template.field(FIELD_SOCKET_TIMEOUT, &socket_timeout_ms.to_be_bytes());
-        template.bytes
+        template
+    }
+
+    /// The frame, complete if nothing is to be set in it.
+    pub(super) fn into_bytes(self) -> Vec<u8> {
+        self.bytes
     }
 
     /// Adds a filter expression. There must be no ops yet.
@@ -294,7 +308,7 @@ impl Template {
     }
 
     /// Appends a field and returns the offset of its value.
-    fn field(&mut self, field_type: u8, value: &[u8]) -> usize {
+    pub(super) fn field(&mut self, field_type: u8, value: &[u8]) -> usize {
         self.bytes.extend_from_slice(&(value.len() as u32 + 1).to_be_bytes());
         self.bytes.push(field_type);
         let at = self.bytes.len();

@@ -9,7 +9,24 @@ pub enum Workload {
     DeleteBins,
     /// Requests of several kinds on random keys.
     Random(Mix),
+    /// Queries.
+    Query(Asked),
 }
+
+/// The records that a query asks for.
+#[derive(Clone, Copy, PartialEq, Debug)]
+pub enum Asked {
+    /// Those of so many partitions.
+    Partitions(u16),
+    /// Those whose first bin is in a range of so many percent of its numbers.
+    Range {
+        /// Up to 100.
+        share_pct: f64,
+    },
+}
+
+/// Partitions of a namespace.
+const PARTITION_COUNT: u16 = 4096;
 
 /// Shares of a random workload; the rest of 100 are plain updates, or what `rest` says.
 #[derive(Clone, Copy, PartialEq, Debug)]
@@ -51,6 +68,9 @@ impl Workload {
     /// A sentence for the user.
     pub fn parse(text: &str) -> Result<Self, String> {
         let (name, shares) = text.split_once(',').unwrap_or((text, ""));
+        if name == "Q" {
+            return partitions(shares);
+        }
         let shares = parse_shares(shares)?;
         match name {
             "I" | "DB" if !shares.is_empty() => Err(format!("workload {name} has no percentages")),
@@ -60,14 +80,27 @@ impl Workload {
             "RR" => two_kinds(&shares, Writes::Replace),
             "RUD" => three_kinds(name, &shares, Rest::Delete),
             "RUF" => three_kinds(name, &shares, Rest::Udf),
-            _ => Err(format!("\"{text}\" is no workload: I, RU, RR, RUD, RUF and DB are")),
+            "QI" => match shares[..] {
+                [] => Ok(Workload::Query(Asked::Range { share_pct: 1.0 })),
+                [share_pct] => Ok(Workload::Query(Asked::Range { share_pct })),
+                _ => Err("QI takes one percentage, that of the numbers in a range".to_owned()),
+            },
+            _ => Err(format!("\"{text}\" is no workload: I, RU, RR, RUD, RUF, DB, Q and QI are")),
         }
     }
 
     /// Whether it ends by itself.
     #[must_use]
     pub fn is_finite(&self) -> bool {
-        !matches!(self, Workload::Random(_))
+        matches!(self, Workload::Insert | Workload::DeleteBins)
+    }
+}
+
+fn partitions(count: &str) -> Result<Workload, String> {
+    let count = if count.is_empty() { Ok(1) } else { count.trim().parse() };
+    match count {
+        Ok(count @ 1..=PARTITION_COUNT) => Ok(Workload::Query(Asked::Partitions(count))),
+        _ => Err(format!("Q takes the number of partitions that a query is for, 1 to {PARTITION_COUNT}")),
     }
 }
 
@@ -128,8 +161,32 @@ mod tests {
     }
 
     #[test]
+    fn queries_are_for_partitions_or_ranges() {
+        let asked = |text| Workload::parse(text).map(|workload| (workload, workload.is_finite()));
+        assert_eq!(asked("Q"), Ok((Workload::Query(Asked::Partitions(1)), false)));
+        assert_eq!(asked("Q,4096"), Ok((Workload::Query(Asked::Partitions(4096)), false)));
+        assert_eq!(asked("QI"), Ok((Workload::Query(Asked::Range { share_pct: 1.0 }), false)));
+        assert_eq!(asked("QI,0.1"), Ok((Workload::Query(Asked::Range { share_pct: 0.1 }), false)));
+    }
+
+    #[test]
     fn mistakes_are_named() {
-        for wrong in ["", "X", "I,5", "RU,101", "RU,-1", "RU,x", "RU,1,2", "RUD,60,50", "RUF,1"] {
+        for wrong in [
+            "",
+            "X",
+            "I,5",
+            "RU,101",
+            "RU,-1",
+            "RU,x",
+            "RU,1,2",
+            "RUD,60,50",
+            "RUF,1",
+            "Q,0",
+            "Q,4097",
+            "Q,x",
+            "QI,101",
+            "QI,1,2",
+        ] {
             assert!(Workload::parse(wrong).is_err(), "{wrong}");
         }
     }
