@@ -503,7 +503,8 @@ fn places_that_are_asked_for_are_counted() {
     }
     let before = figures(client, "namespace/test");
     let circle = r#"{"type":"AeroCircle","coordinates":[[20.0,10.0],1000000]}"#;
-    let (found, _) = rows(client, &query(&index_range("g", GEOJSON, &[circle.as_bytes()])));
+    let in_circle = query(&index_range("g", GEOJSON, &[circle.as_bytes()]));
+    let (found, _) = rows(client, &in_circle);
     let after = figures(client, "namespace/test");
     let moved = |name: &str| after[name] - before[name];
     assert_eq!(moved("geo_region_query_reqs"), 1);
@@ -511,6 +512,10 @@ fn places_that_are_asked_for_are_counted() {
     assert_eq!(moved("geo_region_query_points"), found.len() as i64);
     // The cells cover more than the circle.
     assert!(found.len() >= 18 && moved("geo_region_query_falsepos") > 0);
+    // No filter keeps back those that are in the cells alone.
+    let change = background(&in_circle, Operation::integer(operation::INCR, "n", 1));
+    assert_eq!(client.ask(&change).unwrap().result, result::OK);
+    await_job(client, &format!(":recs-filtered-bins=0:recs-succeeded={}:recs-failed=0:", found.len()));
 }
 
 /// A query that adds to the bin `n` of each of its records.

@@ -351,12 +351,12 @@ fn make_next(
     if let Some(old) = &old {
         call.check_reply_room(old.size)?;
         question.map_or(Ok(()), |question| question.resolve(old, stored_key))?;
-        call.check_key(old)?;
         if let Some(check) = call.check
             && !check.passes(old, call.budget)?
         {
-            return Err(ResultCode::FilteredOut);
+            return Err(ResultCode::NotFound);
         }
+        call.check_key(old)?;
     }
     let key = match stored_key {
         None => key_to_store(call.request)?,
