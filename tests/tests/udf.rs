@@ -14,6 +14,8 @@ use ferrospike_tests::wire::{
     Message, Operation, digest, field, info1, info2, integer_range, operation, particle, result,
 };
 
+/// The type of a field.
+const RECORDS_PER_SECOND: u8 = 10;
 const MODULE: &str = "
 function add(r, name, n)
     r[name] = (r[name] or 0) + n
@@ -27,6 +29,7 @@ function forever(r) while true do end end
 function caught(r) while true do pcall(function() while true do end end) end end
 function pattern(r) return ('a'):rep(30000):find('.-.-.-.-.-b') end
 function bomb(r) local s = 'x' while true do s = s .. s end end
+function vast(r) local l = list{1} for i = 1, 60 do l = list{l, l} end r.x = l return aerospike:create(r) end
 function deep(r) local function f() return 1 + f() end return f() end
 function push(r, name, value)
     local content = r[name]
@@ -335,6 +338,39 @@ fn background_queries_by_an_index_apply_functions() {
     }
     let bad = background("add", &[0x90]).with_field(field::INDEX_RANGE, &[1, 1, b'x', 1, 0, 0, 0, 8]);
     assert_eq!(client.ask(&bad).unwrap().result, result::PARAMETER);
+}
+
+#[test]
+fn calls_that_are_filtered_out_aborted_or_late_are_counted() {
+    let (mut server, mut client) = start();
+    server.allow("(udf)").allow("(query)");
+    for key in 0..20 {
+        assert_eq!(client.ask(&add(&format!("k{key}"))).unwrap().result, result::OK);
+    }
+    let get = background("get", &[0x91, 0xa2, 3, b'n']);
+    // All have 5, and it is for those with 7.
+    let filter = [0x93, 0x01, 0x93, 0x51, 0x02, 0xa1, b'n', 7];
+    let filtered = get.clone().with_field(field::FILTER_EXPRESSION, &filter);
+    assert_eq!(run(&mut client, &filtered), (0, result::OK));
+    await_figures(&mut client, "namespace/test", |now| now["udf_sub_udf_filtered_out"] == 20);
+    let create = "sindex-create:namespace=test;set=rig;indexname=by-n;indexdata=n,numeric";
+    assert_eq!(client.info_value(create).unwrap(), "ok");
+    let start = Instant::now();
+    while client.info_value("sindex-list").unwrap().contains(":state=WO") {
+        assert!(start.elapsed() < Duration::from_secs(30), "still being filled");
+    }
+    // Ten records a second: each would take two seconds.
+    let slow = get.with_field(RECORDS_PER_SECOND, &10u32.to_be_bytes());
+    let by_index = slow.clone().with_field(field::INDEX_RANGE, &integer_range("n", 0, 9));
+    for (query, counter) in [(slow, "pi_query_udf_bg_abort"), (by_index, "si_query_udf_bg_abort")] {
+        assert_eq!(run(&mut client, &query), (0, result::OK));
+        assert_eq!(client.info_value("query-abort-all").unwrap(), "number-of-queries-killed:1");
+        await_figures(&mut client, "namespace/test", |now| now[counter] == 1);
+    }
+    // A value that takes longer to be stored than the call may.
+    let late = Message { transaction_ttl: 50, ..call("late", "vast", &[0x90]) };
+    assert_eq!(client.ask(&late).unwrap().result, result::TIMEOUT);
+    await_figures(&mut client, "namespace/test", |now| now["client_udf_timeout"] == 1);
 }
 
 /// Calls on one record from several connections, with writes beside them, lose nothing.
