@@ -10,20 +10,17 @@ use proto::message::Request;
 use super::disk_watch::DiskWatch;
 use super::duplicates::Duplicates;
 use super::flat_buffer::FlatBuffer;
+use super::pool::Pool;
 use super::proxy::PassedOn;
 use super::replicas::ReplicaWrites;
 use super::settle::Unsettled;
 use super::wait::WaitTable;
-use super::{OwnedRequest, benchmarks, measure};
+use super::{benchmarks, measure};
 use crate::config::Config;
 use crate::metrics::ServerMetrics;
 use crate::namespace::{Namespace, Section};
 use crate::storage::{DiskCaller, ReadBuffer};
 use crate::udf::Functions;
-use crate::workers::Workers;
-
-/// How much lower the pool threads' priority is than that of service threads: about a tenth of the share.
-const POOL_NICENESS: i32 = 10;
 
 /// State shared by all transactions of a server.
 pub(crate) struct TransactionContext {
@@ -33,7 +30,7 @@ pub(crate) struct TransactionContext {
     /// The functions that clients have registered.
     pub(crate) functions: Functions,
     /// The threads for requests that are too long for a service thread.
-    pub(crate) pool: Workers<OwnedRequest>,
+    pub(crate) pool: Pool,
     /// Requests that wait for a record reserved by a pool thread.
     pub(super) waits: WaitTable,
     /// Writes that replicas have not acknowledged yet.
@@ -62,7 +59,7 @@ impl TransactionContext {
             namespaces,
             metrics,
             functions,
-            pool: Workers::with_niceness("transaction", POOL_NICENESS),
+            pool: Pool::new(),
             waits: WaitTable::new(),
             replicas: ReplicaWrites::new(),
             duplicates: Duplicates::new(),

@@ -284,7 +284,7 @@ impl TransactionContext {
     /// Resumes an asker.
     fn go_on(&self, asker: Asker) {
         match asker {
-            Asker::Request(request) => self.pool.submit(request),
+            Asker::Request(request) => self.submit_to_pool(request),
             Asker::Other(other) => drop(other),
         }
     }

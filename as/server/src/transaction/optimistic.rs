@@ -48,7 +48,7 @@ pub(super) fn until_committed<T>(
         unreachable!("a service thread changes a record under its lock");
     };
     let key = call.record_key();
-    let resume = |request| call.context.pool.submit(request);
+    let resume = |request| call.context.submit_to_pool(request);
     let mut reservation: Option<RecordReservation<'_>> = None;
     let mut losses = 0;
     loop {

@@ -40,7 +40,7 @@ impl Links {
     /// Runs a request again. A stopped server runs none.
     pub(super) fn resume(&self, request: OwnedRequest) {
         if let Some(context) = self.context.upgrade() {
-            context.pool.submit(request);
+            context.submit_to_pool(request);
         }
     }
 }

@@ -6,15 +6,17 @@
 //! # Threads
 //! [`thread_count`] threads share one queue. There are more of them than processors, so that a request of a millisecond
 //! does not wait for one of a second; the system divides the processors among them, with lower priority than the
-//! service threads.
+//! service threads. Functions have threads of their own, and those of a module whose last call used up its time have a
+//! few others: an endless loop in one module delays neither operations nor functions of other modules for long.
 
+use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use cf::clock::StoredMillis;
 use datamodel::Budget;
 use proto::ResultCode;
-use proto::message::{Request, info2};
+use proto::message::{Request, field, info2};
 use proto::reply::{self, ReplyHeader};
 
 use super::duplicates::Asker;
@@ -24,19 +26,98 @@ use super::wait::{ROOM_WAIT_MAX, RecordKey};
 use super::{Asked, Executor, OwnedRequest, Patience, Place, ReplySink, Step, TransactionContext, Wait};
 use crate::metrics::{NamespaceCounter, Operation};
 use crate::storage::{DiskCaller, RoomWait};
-use crate::workers::Work;
+use crate::workers::{Work, Workers};
 
 /// Steps, of about a nanosecond each, between two checks of the clock.
 pub(super) const PORTION_STEPS: u64 = 500_000;
 const THREADS_PER_PROCESSOR: usize = 4;
 const THREADS_MIN: usize = 16;
+/// Threads for functions of modules whose last call used up its time.
+const OVERDUE_THREADS: usize = 4;
+/// How much lower the pool threads' priority is than that of service threads: about a tenth of the share.
+const NICENESS: i32 = 10;
 
-/// How many threads the pool has.
+/// How many threads each of the pools for long work has.
 pub(crate) fn thread_count() -> usize {
     (cf::threads::cpu_count() * THREADS_PER_PROCESSOR).max(THREADS_MIN)
 }
 
+/// The threads of the pool, in groups that do not wait for each other.
+pub(crate) struct Pool {
+    /// For everything but functions.
+    operations: Workers<OwnedRequest>,
+    /// For functions.
+    functions: Workers<OwnedRequest>,
+    /// For functions of modules whose last call used up its time.
+    overdue_functions: Workers<OwnedRequest>,
+}
+
+impl Pool {
+    /// Without threads yet; requests may already be submitted.
+    pub(super) fn new() -> Self {
+        Pool {
+            operations: Workers::with_niceness("transaction", NICENESS),
+            functions: Workers::with_niceness("function", NICENESS),
+            overdue_functions: Workers::with_niceness("overdue-func", NICENESS),
+        }
+    }
+
+    /// Starts the threads, `count` for operations and as many for functions. `new_body` makes the body of each.
+    ///
+    /// # Errors
+    /// When the system refuses a thread.
+    pub(crate) fn start(
+        &self,
+        count: usize,
+        new_body: impl Fn() -> Option<Box<dyn Work<OwnedRequest>>> + Send + Sync + 'static,
+    ) -> io::Result<()> {
+        let new_body = Arc::new(new_body);
+        let groups = [
+            (&self.operations, count),
+            (&self.functions, count),
+            (&self.overdue_functions, count.min(OVERDUE_THREADS)),
+        ];
+        for (workers, count) in groups {
+            let new_body = Arc::clone(&new_body);
+            workers.start(count, move || new_body())?;
+        }
+        Ok(())
+    }
+
+    /// Starts substitutes for `hanging` threads, as long as these hang. It is unknown in which groups they are.
+    pub(super) fn substitute(&self, hanging: usize) {
+        self.groups().into_iter().for_each(|workers| workers.substitute(hanging));
+    }
+
+    /// Ends all threads and waits for them. What was submitted before is done.
+    pub(crate) fn stop(&self) {
+        self.groups().into_iter().for_each(Workers::stop);
+    }
+
+    /// Requests that no thread has taken yet, by group: operations, functions, functions of overdue modules.
+    #[cfg(test)]
+    pub(super) fn queued_counts(&self) -> [usize; 3] {
+        self.groups().map(Workers::queued_count)
+    }
+
+    fn groups(&self) -> [&Workers<OwnedRequest>; 3] {
+        [&self.operations, &self.functions, &self.overdue_functions]
+    }
+}
+
 impl TransactionContext {
+    /// Has a pool thread carry out `request`, after those of its group that came before.
+    pub(crate) fn submit_to_pool(&self, request: OwnedRequest) {
+        let is_overdue =
+            |module| std::str::from_utf8(module).is_ok_and(|module| self.functions.is_overdue(module));
+        let workers = match Request::parse(&request.body).map(|parsed| parsed.field(field::UDF_FILE)) {
+            Ok(Some(module)) if is_overdue(module) => &self.pool.overdue_functions,
+            Ok(Some(_)) => &self.pool.functions,
+            Ok(None) | Err(_) => &self.pool.operations,
+        };
+        workers.submit(request);
+    }
+
     /// Runs a request again from its start after the wait.
     pub(crate) fn restart(self: &Arc<Self>, wait: Wait, request: OwnedRequest) {
         let resumed = match wait {
@@ -62,7 +143,7 @@ impl TransactionContext {
             Wait::Hold => return self.passed_on.put_off(self, request),
         };
         if let Err(request) = resumed {
-            self.pool.submit(request);
+            self.submit_to_pool(request);
         }
     }
 
@@ -112,7 +193,7 @@ impl TransactionContext {
         let resume = move |may_wait| {
             request.waited += since.elapsed();
             request.may_wait = may_wait;
-            context.pool.submit(request);
+            context.submit_to_pool(request);
         };
         self.wait_for_device(wait, RoomWait { size, deadline, has_waited, resume: Box::new(resume) });
     }
@@ -129,7 +210,7 @@ impl TransactionContext {
         let go_on = move |has_room| {
             request.waited += since.elapsed();
             if has_room {
-                return context.pool.submit(request);
+                return context.submit_to_pool(request);
             }
             let mut reply = Vec::new();
             context.answer_late(&request, ResultCode::Timeout, &mut reply);

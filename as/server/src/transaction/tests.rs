@@ -181,6 +181,26 @@ fn writers_in_the_pool_and_beside_it_lose_nothing() {
 }
 
 #[test]
+fn functions_that_use_up_their_time_have_threads_of_their_own() {
+    let context = context();
+    let mut call = body(0, info2::WRITE, &[]);
+    for (number, value) in [(field::UDF_FILE, &b"m"[..]), (field::UDF_FUNCTION, b"f")] {
+        call.extend((value.len() as u32 + 1).to_be_bytes());
+        call.push(number);
+        call.extend(value);
+        call[19] += 1;
+    }
+    let submit = |body: &[u8]| context.submit_to_pool(owned(body, Instant::now(), &Arc::default()));
+    submit(&increment());
+    submit(&call);
+    assert_eq!(context.pool.queued_counts(), [1, 1, 0]);
+    context.functions.note_overdue("m");
+    submit(&increment());
+    submit(&call);
+    assert_eq!(context.pool.queued_counts(), [2, 1, 1]);
+}
+
+#[test]
 fn a_reserved_record_lets_readers_in_and_writers_wait() {
     let context = context();
     let mut executor = Executor::new(Arc::clone(&context));
@@ -196,7 +216,7 @@ fn a_reserved_record_lets_readers_in_and_writers_wait() {
         assert!(matches!(step, Step::Restart(Wait::Record(waits_for)) if waits_for == key));
         context.restart(Wait::Record(key), owned(&waiting, Instant::now(), &Arc::default()));
     }
-    assert_eq!(context.pool.queued_count(), 0);
+    assert_eq!(context.pool.queued_counts(), [0; 3]);
     drop(reservation);
     assert_eq!(resumed.lock().len(), 2);
     assert_eq!(on_service_thread(&context, &mut executor, &increment()), (0, false));

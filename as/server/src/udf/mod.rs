@@ -76,8 +76,21 @@ pub(crate) struct Lease<'a> {
     version: u64,
     /// Present until this is dropped.
     interpreter: Option<MovableInterpreter>,
-    /// Duration of the call, if there was one; `Some(None)` if it was cut off.
-    time: Option<Option<Duration>>,
+    /// Whether the call is tried where there is little time for it.
+    is_trial: bool,
+    /// How the call ended, if there was one.
+    end: Option<CallEnd>,
+}
+
+/// How a call ended.
+#[derive(Clone, Copy)]
+enum CallEnd {
+    /// By itself, after this time.
+    After(Duration),
+    /// It was cut off in a trial, and runs again with more time.
+    LateInTrial,
+    /// It was cut off.
+    Late,
 }
 
 impl Lease<'_> {
@@ -92,7 +105,11 @@ impl Lease<'_> {
         cf::fault_point!("udf");
         let (output, record) = interpreter.call(call.function, call.arguments, record, deadline);
         let was_late = interpreter.was_late();
-        self.time = Some((!was_late).then(|| started.elapsed()));
+        self.end = Some(match (was_late, self.is_trial) {
+            (false, _) => CallEnd::After(started.elapsed()),
+            (true, true) => CallEnd::LateInTrial,
+            (true, false) => CallEnd::Late,
+        });
         EndedCall { output, record, was_late }
     }
 }
@@ -101,7 +118,7 @@ impl Drop for Lease<'_> {
     fn drop(&mut self) {
         // One that a panic has left half-way through a call is of no use any more.
         if let Some(interpreter) = self.interpreter.take().filter(|_| !std::thread::panicking()) {
-            self.functions.give_back(self.module, self.version, interpreter, self.time);
+            self.functions.give_back(self.module, self.version, interpreter, self.end);
         }
     }
 }
@@ -113,11 +130,13 @@ struct Idle {
     interpreters: VecDeque<MovableInterpreter>,
     /// Confidence that the next call is short.
     confidence: u32,
+    /// Whether the last call used up its time.
+    is_overdue: bool,
 }
 
 impl Idle {
     fn new(version: u64) -> Self {
-        Idle { version, interpreters: VecDeque::new(), confidence: 0 }
+        Idle { version, interpreters: VecDeque::new(), confidence: 0, is_overdue: false }
     }
 
     /// Whether calls count as short.
@@ -125,13 +144,17 @@ impl Idle {
         self.confidence >= CONFIDENCE_MIN
     }
 
-    /// Notes the duration of a call; `None` if it was cut off.
-    fn note(&mut self, time: Option<Duration>) {
-        self.confidence = if time.is_some_and(|time| time <= SHORT_TIME) {
-            (self.confidence + 1).min(CONFIDENCE_MAX)
-        } else {
-            self.confidence / 2
+    /// Notes how a call ended.
+    fn note(&mut self, end: CallEnd) {
+        self.confidence = match end {
+            CallEnd::After(time) if time <= SHORT_TIME => (self.confidence + 1).min(CONFIDENCE_MAX),
+            CallEnd::After(_) | CallEnd::LateInTrial | CallEnd::Late => self.confidence / 2,
         };
+        match end {
+            CallEnd::After(_) => self.is_overdue = false,
+            CallEnd::LateInTrial => {}
+            CallEnd::Late => self.is_overdue = true,
+        }
     }
 }
 
@@ -227,7 +250,7 @@ impl Functions {
         let mut idle = self.idle.lock();
         let idle = idle.get_mut(module).filter(|idle| idle.version == version && idle.is_short())?;
         let interpreter = Some(idle.interpreters.pop_front()?);
-        Some(Lease { functions: self, module, version, interpreter, time: None })
+        Some(Lease { functions: self, module, version, interpreter, is_trial: true, end: None })
     }
 
     /// An interpreter that has loaded `module`.
@@ -238,7 +261,8 @@ impl Functions {
             module,
             version,
             interpreter: Some(interpreter),
-            time: None,
+            is_trial: false,
+            end: None,
         };
         // The one that has been idle longest: each interpreter has its own variables of a module.
         let idle = self
@@ -254,21 +278,32 @@ impl Functions {
             return Err(Failure::Module);
         }
         let interpreter = Interpreter::new(&self.modules).map_err(|_| Failure::Module)?;
-        interpreter.load(module, deadline)?;
+        if let Err(failure) = interpreter.load(module, deadline) {
+            if interpreter.was_late() {
+                self.note_late(module, version);
+            }
+            return Err(failure);
+        }
         Ok(lease(MovableInterpreter::new(interpreter)))
     }
 
-    fn give_back(
-        &self,
-        module: &str,
-        version: u64,
-        interpreter: MovableInterpreter,
-        time: Option<Option<Duration>>,
-    ) {
-        if !self.is_caching || version != self.modules.version() {
+    fn give_back(&self, module: &str, version: u64, interpreter: MovableInterpreter, end: Option<CallEnd>) {
+        let is_reusable = self.is_caching && interpreter.get().is_reusable();
+        // What is not kept is dropped without the lock.
+        let mut interpreter = Some(interpreter);
+        self.with_idle(module, version, |idle| {
+            end.into_iter().for_each(|end| idle.note(end));
+            if is_reusable && idle.interpreters.len() < IDLE_MAX {
+                idle.interpreters.extend(interpreter.take());
+            }
+        });
+    }
+
+    /// Changes what is known of `module`, unless the modules have changed since `version`.
+    fn with_idle(&self, module: &str, version: u64, change: impl FnOnce(&mut Idle)) {
+        if version != self.modules.version() {
             return;
         }
-        let is_reusable = interpreter.get().is_reusable();
         let mut all = self.idle.lock();
         let idle = match all.get_mut(module) {
             Some(idle) if idle.version == version => idle,
@@ -278,10 +313,24 @@ impl Functions {
                 all.entry(module.to_owned()).or_insert_with(|| Idle::new(version))
             }
         };
-        time.into_iter().for_each(|time| idle.note(time));
-        if is_reusable && idle.interpreters.len() < IDLE_MAX {
-            idle.interpreters.push_back(interpreter);
-        }
+        change(idle);
+    }
+
+    /// Whether the last call of `module` used up its time.
+    pub(crate) fn is_overdue(&self, module: &str) -> bool {
+        let version = self.modules.version();
+        self.idle.lock().get(module).is_some_and(|idle| idle.version == version && idle.is_overdue)
+    }
+
+    /// Makes `module` overdue, for a test.
+    #[cfg(test)]
+    pub(crate) fn note_overdue(&self, module: &str) {
+        self.note_late(module, self.modules.version());
+    }
+
+    /// Notes that a call of `module` used up its time.
+    fn note_late(&self, module: &str, version: u64) {
+        self.with_idle(module, version, |idle| idle.note(CallEnd::Late));
     }
 }
 

@@ -73,6 +73,24 @@ fn a_module_is_short_after_many_short_calls_and_no_longer_after_a_few_long_ones(
     }
 }
 
+#[test]
+fn a_module_is_overdue_after_a_call_that_used_up_its_time() {
+    let functions = module("function short(r) return 1 end function long(r) while true do end end");
+    let call = |name: &str, millis: u64, lease| {
+        let call = FunctionCall { module: "m", function: name.as_bytes(), arguments: &[0x90] };
+        let deadline = Instant::now() + Duration::from_millis(millis);
+        functions.call(&call, new_record(), deadline, lease).was_late
+    };
+    assert!(!functions.is_overdue("m"));
+    assert!(call("long", 10, None) && functions.is_overdue("m") && !functions.is_overdue("other"));
+    assert!(!call("short", 10_000, None) && !functions.is_overdue("m"));
+    // What is tried on a service thread has little time.
+    while !is_short(&functions, "m") {
+        call("short", 10_000, None);
+    }
+    assert!(call("long", 1, functions.lease_for_short("m")) && !functions.is_overdue("m"));
+}
+
 /// The result of `f` in a module with this body, as text.
 fn run(body: &str) -> Result<String, String> {
     let functions = module(&format!("function f(r, ...) {body} end"));

@@ -176,7 +176,7 @@ impl PassedOn {
                 if entry.deadline <= now || is_in_doubt {
                     entry.time_out(context);
                 } else {
-                    context.pool.submit(entry.request);
+                    context.submit_to_pool(entry.request);
                 }
             }
         }

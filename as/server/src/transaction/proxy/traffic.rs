@@ -94,7 +94,7 @@ impl ProxyTraffic {
         }
         let origin = if is_row { Origin::FromProxyBatchSub } else { Origin::FromProxy };
         let request = OwnedRequest::new(body, Instant::now(), Arc::new(asker));
-        self.context.pool.submit(request.of(origin, Some(digest)));
+        self.context.submit_to_pool(request.of(origin, Some(digest)));
     }
 }
 

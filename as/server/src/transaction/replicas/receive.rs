@@ -91,7 +91,7 @@ impl ReplicaTraffic {
             self.context.duplicates.resend(&self.context);
             if replicas.count() != 0 {
                 for ended in replicas.resend(&self.context.namespaces, has_changed) {
-                    ended.release(|request| self.context.pool.submit(request));
+                    ended.release(|request| self.context.submit_to_pool(request));
                 }
             }
         }
@@ -111,7 +111,7 @@ impl ReplicaTraffic {
                 let answer = acknowledgement_of(result);
                 let ended = self.context.replicas.answered(&key, transaction_id, from, answer);
                 if let Some(ended) = ended {
-                    ended.release(|request| self.context.pool.submit(request));
+                    ended.release(|request| self.context.submit_to_pool(request));
                 }
                 Ok(())
             }
