@@ -43,6 +43,7 @@ function nothing() end
 function forever(s) return s : map(function(r) while true do end end) end
 function stubborn(s) return s : map(function(r) while true do pcall(function() while true do end end) end end) end
 function bomb(s) local t = {} return s : map(function(r) while true do t[#t + 1] = ('x'):rep(1000) .. #t end end) end
+function selfish(s) return s : map(function(r) local l = list() list.append(l, l) return l end) end
 ";
 
 fn register(client: &mut Client, text: &str) {
@@ -206,6 +207,7 @@ fn errors_are_told_with_their_place() {
     expect_moved(client, &before, &["si_query_aggr_error"]);
     assert!(failure(client, &plain("nothing")).ends_with("attempt to index a nil value (global 'result')"));
     assert_eq!(failure(client, &plain("missing")), "UDF: Execution Error 2 : function not found");
+    assert_eq!(failure(client, &plain("selfish")), "UDF: Execution Error 2 : value is nested too deeply");
     let mut elsewhere = plain("sum");
     elsewhere.fields.retain(|(number, _)| *number != field::UDF_FILE);
     let elsewhere = elsewhere.with_field(field::UDF_FILE, b"none");

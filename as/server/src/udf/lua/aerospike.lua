@@ -45,9 +45,11 @@ local function run_record(name, record, ...)
 	return is_done, value
 end
 
--- What is told of an error of a stream function, which the C server's handler takes for a string.
+-- What is told of an error of a stream function, which the C server's handler takes for a string. Errors of the host have a
+-- text of their own; they are the only userdata that no program can make.
 local function told(problem)
 	if type(problem) == 'string' or problem == nil then return problem end
+	if type(problem) == 'userdata' and host.open(problem) == nil then return problem end
 	if type(problem) == 'number' then return tostring(problem) end
 	return "bad argument #1 to '?' (string expected, got " .. host.type_name(1, problem) .. ')'
 end
