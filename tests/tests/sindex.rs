@@ -515,7 +515,9 @@ fn places_that_are_asked_for_are_counted() {
     // No filter keeps back those that are in the cells alone.
     let change = background(&in_circle, Operation::integer(operation::INCR, "n", 1));
     assert_eq!(client.ask(&change).unwrap().result, result::OK);
-    await_job(client, &format!(":recs-filtered-bins=0:recs-succeeded={}:recs-failed=0:", found.len()));
+    let after = await_figures(client, "namespace/test", |now| now["si_query_ops_bg_complete"] == 1);
+    let counts = ["ops_sub_write_success", "ops_sub_write_filtered_out"].map(|name| after[name]);
+    assert_eq!(counts, [found.len() as i64, 0]);
 }
 
 /// A query that adds to the bin `n` of each of its records.
