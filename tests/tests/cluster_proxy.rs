@@ -351,9 +351,20 @@ fn requests_of_c_servers_are_understood() {
     assert_eq!(ask(13, &record, vec![2, 3])[8 + 5], result::UNKNOWN);
     let idle = Message { info1: 0, ..Message::get("passed-on") };
     assert_eq!(ask(14, &record, turned_around(&idle))[8 + 5], result::PARAMETER);
+    // A node of another cluster has another master: it gets its request back.
+    let own = u64::from_str_radix(&nodes.await_cluster(&[0]), 16).unwrap();
+    let mut ask_from = |id: u32, cluster_key: u64| {
+        let (digest, frame) = (record.to_vec(), turned_around(&put));
+        let key = cluster_key.to_be_bytes().to_vec();
+        let fields = [(0, 1, number(1)), (1, 1, number(id)), (64, 3, key), (2, 6, digest), (4, 6, frame)];
+        stream.write_all(&peer_message(PROXY, &fields)).unwrap();
+        next_message(&mut stream, PROXY)
+    };
+    assert_eq!(ask_from(15, own ^ 1)[..7], [0, 0, 1, 0, 0, 0, 3]);
+    assert_eq!(response(&ask_from(16, own), 16)[8 + 5], result::OK);
     let mut client = nodes.servers[0].connect();
     let mut figure = |scope: &str, name: &str| client.figure(scope, name).unwrap();
-    assert_eq!(figure("namespace/test", "from_proxy_write_success"), 1);
+    assert_eq!(figure("namespace/test", "from_proxy_write_success"), 2);
     assert_eq!(figure("namespace/test", "from_proxy_read_success"), 1);
     assert_eq!(figure("namespace/test", "from_proxy_tsvc_error"), 1);
     assert_eq!(figure("namespace/test", "from_proxy_batch_sub_read_success"), 1);

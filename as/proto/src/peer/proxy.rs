@@ -1,11 +1,15 @@
 //! Proxied requests: a client's request that reached a node which does not own its partition.
 //!
-//! Fields: 0 op u32, 1 transaction id u32, 2 digest, 3 node u64, 4 client frame. Channel: read-write.
+//! Fields: 0 op u32, 1 transaction id u32, 2 digest, 3 node u64, 4 client frame, 64 cluster key u64. Channel: read-write. Field 64
+//! is ours, in requests, and the C server skips it: the cluster of the asking node. A node of another one sends the request back:
+//! it may still take itself for the master, as after a cut, and what it wrote would be lost when the clusters merge.
 
 use cf::Digest;
 
 use super::fields::{Fields, MessageType, PeerError, Value, Writer};
-use super::ids::NodeId;
+use super::ids::{ClusterKey, NodeId};
+
+const CLUSTER_KEY: u16 = 64;
 
 /// A proxy message, borrowed from its bytes.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -19,7 +23,7 @@ pub struct Proxy<'a> {
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum ProxyBody<'a> {
     /// A whole client frame; rows of a batch come without a digest.
-    Request { digest: Option<Digest>, frame: &'a [u8] },
+    Request { digest: Option<Digest>, frame: &'a [u8], cluster_key: Option<ClusterKey> },
     /// The whole frame for the client.
     Response { frame: &'a [u8] },
     /// This node does not own the partition either; ask that node.
@@ -33,6 +37,7 @@ impl<'a> Proxy<'a> {
     /// When it is no proxy message, or incomplete.
     pub fn decode(message: &'a [u8]) -> Result<Self, PeerError> {
         let (mut op, mut transaction_id, mut digest, mut node, mut frame) = (None, None, None, None, None);
+        let mut cluster_key = None;
         for field in Fields::of(message, MessageType::Proxy)? {
             match field? {
                 (0, Value::U32(number)) => op = Some(number),
@@ -42,12 +47,13 @@ impl<'a> Proxy<'a> {
                 }
                 (3, Value::U64(id)) => node = Some(NodeId(id)),
                 (4, Value::Buffer(bytes)) => frame = Some(bytes),
+                (CLUSTER_KEY, Value::U64(key)) => cluster_key = Some(ClusterKey(key)),
                 _ => {}
             }
         }
         let frame = frame.ok_or(PeerError::Missing(4));
         let body = match op {
-            Some(1) => ProxyBody::Request { digest, frame: frame? },
+            Some(1) => ProxyBody::Request { digest, frame: frame?, cluster_key },
             Some(2) => ProxyBody::Response { frame: frame? },
             Some(3) => ProxyBody::ReturnToSender { node: node.ok_or(PeerError::Missing(3))? },
             _ => return Err(PeerError::Unknown),
@@ -68,7 +74,8 @@ impl<'a> Proxy<'a> {
         );
         writer.u32(1, self.transaction_id);
         match &self.body {
-            ProxyBody::Request { digest, frame } => {
+            ProxyBody::Request { digest, frame, cluster_key } => {
+                writer.optional_u64(CLUSTER_KEY, cluster_key.map(|key| key.0));
                 if let Some(digest) = digest {
                     writer.buffer(2, &digest.0);
                 }

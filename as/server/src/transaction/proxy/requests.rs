@@ -15,13 +15,13 @@ use std::time::Instant;
 use parking_lot::Mutex;
 use proto::ResultCode;
 use proto::message::{Request, info2};
-use proto::peer::NodeId;
+use proto::peer::{ClusterKey, NodeId};
 use proto::peer::hello::Channel;
 use proto::peer::host_order::to_host_order;
 use proto::peer::proxy::{Proxy, ProxyBody};
 use proto::reply::{self, ReplyHeader};
 
-use crate::fabric::Fabric;
+use crate::fabric::{Cluster, Fabric};
 use crate::metrics::{Latency, Operation, Unit};
 use crate::namespace::Namespace;
 use crate::transaction::{OwnedRequest, TransactionContext};
@@ -54,7 +54,7 @@ pub(crate) struct PassedOn {
     shards: [Mutex<HashMap<u32, Entry>>; SHARD_COUNT],
     count: AtomicUsize,
     last_id: AtomicU32,
-    fabric: OnceLock<Arc<Fabric>>,
+    links: OnceLock<(Arc<Fabric>, Arc<Cluster>)>,
 }
 
 impl PassedOn {
@@ -63,14 +63,18 @@ impl PassedOn {
             shards: std::array::from_fn(|_| Mutex::default()),
             count: AtomicUsize::new(0),
             last_id: AtomicU32::new(0),
-            fabric: OnceLock::new(),
+            links: OnceLock::new(),
         }
     }
 
-    /// Connects the table to `fabric`, which sends its messages from now on.
-    pub(super) fn connect(&self, fabric: &Arc<Fabric>) {
+    /// Connects the table to `fabric`, which sends its messages from now on, to nodes of `cluster`.
+    pub(super) fn connect(&self, fabric: &Arc<Fabric>, cluster: &Arc<Cluster>) {
         // A node joins others once, so the cell is empty.
-        let _ = self.fabric.set(Arc::clone(fabric));
+        let _ = self.links.set((Arc::clone(fabric), Arc::clone(cluster)));
+    }
+
+    fn fabric(&self) -> Option<&Fabric> {
+        self.links.get().map(|(fabric, _)| &**fabric)
     }
 
     /// Number of requests.
@@ -100,7 +104,8 @@ impl PassedOn {
     fn add(&self, context: &TransactionContext, node: Option<NodeId>, request: OwnedRequest) {
         let id = self.last_id.fetch_add(1, Relaxed);
         // The body was parsed before, so it is valid and names a namespace and a record.
-        let Some(entry) = new_entry(context, id, request) else { return };
+        let cluster_key = self.links.get().map(|(_, cluster)| ClusterKey(cluster.key()));
+        let Some(entry) = new_entry(context, (id, cluster_key), request) else { return };
         self.count.fetch_add(1, AcqRel);
         let mut entries = self.shard(id).lock();
         // Noted before it is sent, as the answer may come at once.
@@ -112,7 +117,7 @@ impl PassedOn {
 
     /// Sends a request; if that fails, it is tried again.
     fn send(&self, entry: &mut Entry, node: NodeId) {
-        let sent = self.fabric.get().map(|fabric| fabric.send_now(node, Channel::ReadWrite, &entry.message));
+        let sent = self.fabric().map(|fabric| fabric.send_now(node, Channel::ReadWrite, &entry.message));
         entry.whereabouts = if sent == Some(Ok(())) { Whereabouts::At(node) } else { Whereabouts::Here };
     }
 
@@ -156,7 +161,7 @@ impl PassedOn {
     /// Answers late requests, and writes that were sent to a node that is gone. Tries others again that nobody has
     /// begun, or that only read and were sent to such a node.
     pub(in crate::transaction) fn look_after(&self, context: &TransactionContext) {
-        let Some(fabric) = self.fabric.get() else { return };
+        let Some(fabric) = self.fabric() else { return };
         let now = Instant::now();
         for shard in self.shards.iter().filter(|_| self.count() != 0) {
             let mut entries = shard.lock();
@@ -184,12 +189,16 @@ impl PassedOn {
 }
 
 /// A request that is not sent yet.
-fn new_entry(context: &TransactionContext, id: u32, request: OwnedRequest) -> Option<Entry> {
+fn new_entry(
+    context: &TransactionContext,
+    (id, cluster_key): (u32, Option<ClusterKey>),
+    request: OwnedRequest,
+) -> Option<Entry> {
     let parsed = Request::parse(&request.body).ok()?;
     let digest = request.digest.or_else(|| parsed.record_digest())?;
     let namespace = context.namespace_of(&parsed)?.position();
     let frame = to_host_order(&request.body)?;
-    let body = ProxyBody::Request { digest: Some(digest), frame: &frame };
+    let body = ProxyBody::Request { digest: Some(digest), frame: &frame, cluster_key };
     let mut message = Vec::new();
     Proxy { transaction_id: id, body }.encode(&mut message);
     Some(Entry {

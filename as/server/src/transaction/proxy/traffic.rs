@@ -11,7 +11,7 @@ use proto::message::{Request, info1};
 use proto::peer::hello::Channel;
 use proto::peer::host_order::from_host_order;
 use proto::peer::proxy::{Proxy, ProxyBody};
-use proto::peer::{NodeId, PeerError};
+use proto::peer::{ClusterKey, NodeId, PeerError};
 use proto::reply::{self, ReplyHeader};
 
 use crate::fabric::{Cluster, Fabric, Handler};
@@ -39,7 +39,7 @@ impl ProxyTraffic {
         fabric: &Arc<Fabric>,
         cluster: &Arc<Cluster>,
     ) -> Arc<Self> {
-        context.passed_on.connect(fabric);
+        context.passed_on.connect(fabric, cluster);
         let (context, fabric, cluster) = (Arc::clone(context), Arc::clone(fabric), Arc::clone(cluster));
         Arc::new(ProxyTraffic { context, fabric, cluster })
     }
@@ -47,7 +47,9 @@ impl ProxyTraffic {
     fn taken(&self, from: NodeId, message: &[u8]) -> Result<(), PeerError> {
         let Proxy { transaction_id, body } = Proxy::decode(message)?;
         match body {
-            ProxyBody::Request { digest, frame } => self.requested((from, transaction_id), digest, frame),
+            ProxyBody::Request { digest, frame, cluster_key } => {
+                self.requested((from, transaction_id), (digest, frame), cluster_key);
+            }
             ProxyBody::Response { frame } => {
                 let frame = checked_reply(frame);
                 self.context.passed_on.answered(&self.context, (from, transaction_id), frame);
@@ -60,15 +62,21 @@ impl ProxyTraffic {
         Ok(())
     }
 
-    /// Carries out a request of another node's client.
-    fn requested(&self, (from, transaction_id): (NodeId, u32), digest: Option<Digest>, frame: &[u8]) {
+    /// Carries out a request of another node's client, if that node is in the same cluster.
+    fn requested(
+        &self,
+        (from, transaction_id): (NodeId, u32),
+        (digest, frame): (Option<Digest>, &[u8]),
+        cluster_key: Option<ClusterKey>,
+    ) {
         let asker = Asker {
             fabric: Arc::clone(&self.fabric),
             node: from,
             transaction_id,
             is_answered: AtomicBool::new(false),
         };
-        if !self.cluster.is_balanced() {
+        let is_of_other = cluster_key.is_some_and(|key| key.0 != self.cluster.key());
+        if !self.cluster.is_balanced() || is_of_other {
             asker.send_back(from);
             return;
         }
