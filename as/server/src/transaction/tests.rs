@@ -12,7 +12,9 @@ use proto::frame::HEADER_SIZE;
 use proto::message::{Request, field, info1, info2, op_code};
 
 use super::*;
+use crate::fabric::{Cluster, Fabric, FabricSettings};
 use crate::metrics::ServerMetrics;
+use crate::namespace::PartitionRow;
 use crate::workers::Work;
 
 /// It takes records that are read and written by the pool.
@@ -67,6 +69,8 @@ struct Answer {
     lacks_room: AtomicBool,
     /// The request that waits for room.
     waiting: Mutex<Option<GoOnWithRoom>>,
+    /// Happens when a large reply takes room: the record has been read, and what is written is not committed yet.
+    meanwhile: Mutex<Option<Box<dyn FnOnce() + Send>>>,
 }
 
 impl Answer {
@@ -91,6 +95,9 @@ impl ReplySink for Answer {
     }
 
     fn take_room(&self, _: usize) -> bool {
+        if let Some(meanwhile) = self.meanwhile.lock().take() {
+            meanwhile();
+        }
         !self.lacks_room.load(Ordering::Relaxed)
     }
 
@@ -305,4 +312,77 @@ fn a_partition_that_is_not_served_is_unavailable() {
     namespace.deal_alone(2).expect("no headers to write");
     assert_eq!(count(&context), 1);
     assert!(namespace.partitions.isolate(partition, Duration::ZERO), "all were released");
+}
+
+/// The node of the tests, and one that may have newer copies.
+const OWN: u64 = 1;
+const OTHER: u64 = 2;
+
+/// A node that is in a cluster, whose partitions are as tests say.
+fn context_in_cluster() -> Arc<TransactionContext> {
+    let context = context();
+    let settings = FabricSettings::new(&context.config.network, None);
+    let fabric = Fabric::new(NodeId(OWN), settings).expect("file descriptors");
+    context.duplicates.connect(&context, &fabric, &Arc::new(Cluster::looking_for_others(OWN)));
+    context.namespaces[0].partitions.serve_until(u64::MAX - 1);
+    context
+}
+
+/// A rebalance after which this node is master of the record, and another may have a newer copy.
+fn rebalance(context: &TransactionContext) {
+    let (namespace, partition) = (&context.namespaces[0], PartitionId::of(&Digest([7; 20])));
+    let mut rows = Vec::new();
+    namespace.partitions.visit(|id, row| {
+        if id == partition {
+            let (duplicates, cutoff) = (vec![OTHER], u64::MAX);
+            let row = PartitionRow { duplicates, duplicate_resolution_cutoff_ms: cutoff, ..row.clone() };
+            rows.push((id, row));
+        }
+    });
+    namespace.partitions.take_over(&namespace.storage, rows, Some(1)).expect("no headers to write");
+}
+
+#[test]
+fn what_was_resolved_before_a_rebalance_is_asked_for_again_after_it() {
+    let context = context_in_cluster();
+    let mut executor = Executor::new(Arc::clone(&context));
+    assert_eq!(on_service_thread(&context, &mut executor, &increment()), (0, false));
+    let key = RecordKey { namespace: 0, digest: Digest([7; 20]) };
+    for round in 1..=3 {
+        // The cluster thread shows the partitions first, and tells everything else later: writes come in between.
+        rebalance(&context);
+        let waiting = increment();
+        let request = Request::parse(&waiting).expect("it is whole");
+        let step = executor.execute(&request, None, StoredMillis::now(), &|_| true, &mut Vec::new());
+        assert!(matches!(step, Step::Restart(Wait::Duplicates(of)) if of == key), "round {round}");
+        context.restart(Wait::Duplicates(key), owned(&waiting, Instant::now(), &Arc::default()));
+        assert_eq!(context.duplicates.count(), 1);
+        // The other has nothing newer, whatever the number of the question is.
+        for number in 0..=round {
+            let answer = context.duplicates.answered(&context, (key, number), NodeId(OTHER), (None, None));
+            answer.expect("there is no record in it");
+        }
+        assert_eq!((context.duplicates.count(), context.pool.queued_count()), (0, round as usize));
+        assert_eq!(on_service_thread(&context, &mut executor, &increment()), (0, false));
+    }
+    assert_eq!(count(&context), 4);
+}
+
+#[test]
+fn a_write_that_a_rebalance_overtakes_asks_for_copies_before_it_commits() {
+    let context = context_in_cluster();
+    let mut executor = Executor::new(Arc::clone(&context));
+    let create = body(0, info2::WRITE, &[(op_code::WRITE, 4, b"p", &vec![1; LARGE])]);
+    assert_eq!(on_service_thread(&context, &mut executor, &create), (0, false));
+    let read = (op_code::READ, 0, &b"p"[..], &b""[..]);
+    let change = (op_code::INCR, 1, &b"n"[..], &1i64.to_be_bytes()[..]);
+    let write = body(info1::READ, info2::WRITE, &[read, read, change]);
+    let answer = Arc::new(Answer::default());
+    let in_between = Arc::clone(&context);
+    *answer.meanwhile.lock() = Some(Box::new(move || rebalance(&in_between)));
+    let mut out = Vec::new();
+    let wait = executor.execute_in_pool(&owned(&write, Instant::now(), &answer), &mut out);
+    assert!(answer.meanwhile.lock().is_none(), "the rebalance came in between");
+    let key = RecordKey { namespace: 0, digest: Digest([7; 20]) };
+    assert_eq!((wait, out.len()), (Some(Wait::Duplicates(key)), 0));
 }
