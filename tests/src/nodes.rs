@@ -4,6 +4,7 @@ use std::path::Path;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use nix::sys::signal::Signal;
 use tempfile::TempDir;
 
 use crate::ports::free_port;
@@ -186,5 +187,15 @@ impl Nodes {
     /// An answer of a node.
     pub fn info(&self, number: usize, name: &str) -> String {
         self.servers[number].connect().info_value(name).expect("an answer")
+    }
+}
+
+impl Drop for Nodes {
+    fn drop(&mut self) {
+        // Together: none hands its partitions over to another that stops next.
+        if !thread::panicking() {
+            let running = self.servers.iter().filter(|server| server.process_id().is_some());
+            running.for_each(|server| server.signal(Signal::SIGTERM));
+        }
     }
 }

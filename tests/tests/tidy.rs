@@ -59,7 +59,7 @@ const LAYERS: &[&[&str]] = &[
     &["ticker", "info"],
     &["exporter"],
     &["ports"],
-    &["server", "joining", "preflight", "cli", "daemon"],
+    &["server", "joining", "leaving", "preflight", "cli", "daemon"],
 ];
 
 /// Names that must not occur in a crate, because they would break its isolation.

@@ -12,6 +12,7 @@ mod heartbeat;
 mod index;
 mod info;
 mod joining;
+mod leaving;
 mod metrics;
 mod migrate;
 mod namespace;

@@ -18,6 +18,7 @@ use crate::fabric::Cluster;
 use crate::health::Health;
 use crate::info;
 use crate::joining::join_others;
+use crate::leaving::leave_others;
 use crate::metrics::{Heap, ServerMetrics, SystemUsage};
 use crate::namespace::{self, Namespace, NamespaceError};
 use crate::node::Node;
@@ -392,6 +393,7 @@ impl Server {
 
     /// Stops everything; returns whether everything is on disk. The first call logs that.
     fn stop_now(&mut self) -> bool {
+        leave_others(&self.node);
         self.stop_accepting.signal();
         // Operations that only read are not waited for.
         self.node.service.transactions.stop();

@@ -136,8 +136,22 @@ impl Clustering {
         }
     }
 
+    /// Whether a node that is seen takes this one for a member of its cluster: it has not noticed yet that this one is an orphan,
+    /// as after a quick restart. It is about to be one too, or to let this one join.
+    fn is_missed(&self, around: &Surroundings<'_>) -> bool {
+        let misses = |node| {
+            let peer = around.heartbeat.peer(node);
+            peer.is_some_and(|peer| peer.clustering.succession.contains(&self.self_node))
+        };
+        let waits_until_ms = self.joining.orphan_since_ms + self.timing.orphan_serves_ms();
+        around.now.monotonic_ms < waits_until_ms && around.heartbeat.alive().any(misses)
+    }
+
     /// Proposes a cluster with the orphans that have asked, if this node sees no others.
     fn form(&mut self, around: &mut Surroundings<'_>) {
+        if self.is_missed(around) {
+            return self.reject_all(around);
+        }
         let orphans = orphans(around);
         let mut members = orphans.clone();
         members.push(self.self_node);

@@ -227,6 +227,10 @@ impl Clustering {
         if !self.is_orphan() && self.register.succession.len() < self.size_min {
             self.become_orphan(around);
         }
+        // Until all have applied the cluster its principal may not have learnt of it.
+        if self.register.is_synced() && self.is_left_out(around) {
+            self.become_orphan(around);
+        }
         if self.is_orphan() {
             self.ask_to_join(around);
         }
@@ -326,7 +330,7 @@ impl Clustering {
                 }
                 _ => {}
             }
-        } else if self.register.principal() == Some(node) && !state.succession.contains(&self.self_node) {
+        } else if self.is_left_out(around) {
             self.become_orphan(around);
         }
     }
@@ -352,13 +356,16 @@ impl Clustering {
         around.heartbeat.evict_from_clique(&mut clique);
         let highest = clique.iter().copied().max().unwrap_or_default();
         self.preferred_principal = if clique.contains(&principal) { NodeId::NONE } else { highest };
-        let is_left_out = || {
-            let state = self.current_state(principal, around);
-            state.is_some_and(|state| !state.succession.contains(&self.self_node))
-        };
-        if !around.heartbeat.is_alive(principal) || is_left_out() {
+        if !around.heartbeat.is_alive(principal) || self.is_left_out(around) {
             self.become_orphan(around);
         }
+    }
+
+    /// Whether the principal's pulses say that its cluster, if it is in one, is without this node.
+    fn is_left_out(&self, around: &Surroundings<'_>) -> bool {
+        let principal = self.register.principal().filter(|principal| *principal != self.self_node);
+        let state = principal.and_then(|principal| self.current_state(principal, around));
+        state.is_some_and(|state| !state.succession.contains(&self.self_node))
     }
 
     /// Whether a member's pulse claims another cluster, or none.

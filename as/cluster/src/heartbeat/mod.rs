@@ -2,7 +2,8 @@
 //!
 //! Every node sends a *pulse* each interval; it names the nodes whose pulses the sender receives (its *adjacency*) and
 //! the sender's clustering state. A node without a pulse for the node timeout has *departed*. The transport of pulses
-//! (links of a mesh, or multicast) is the caller's.
+//! (links of a mesh, or multicast) is the caller's. A node that stops says so
+//! in its pulses, and is gone with its last one.
 //!
 //! A pulse is ignored when its cluster name differs, when a later one of the sender is known, and when the cluster is
 //! full. A pulse with our own id from other fabric endpoints means that two nodes share an id: this node then stays an
@@ -13,7 +14,7 @@ pub(crate) mod clique;
 use std::collections::{BTreeMap, BTreeSet};
 
 use proto::peer::NodeId;
-use proto::peer::heartbeat::{self as wire, ClusteringState, HeartbeatBody, Pulse};
+use proto::peer::heartbeat::{self as wire, ClusteringState, Departure, HeartbeatBody, Pulse};
 use proto::peer::nested::Endpoint;
 
 use crate::time::{Now, Timing};
@@ -35,6 +36,8 @@ pub struct Peer {
     pub clustering: ClusteringState,
     /// The difference of its wall clock to ours at its last pulse.
     pub clock_skew_ms: i64,
+    /// Whether it is about to stop.
+    pub departure: Departure,
     name_mismatches: u32,
     /// The end of its probation for changing endpoints; it is invisible until then.
     probation_until_ms: u64,
@@ -80,6 +83,8 @@ pub struct Heartbeat {
     duplicate_until_ms: u64,
     fabric_endpoints: Vec<Endpoint>,
     next_pulse_ms: u64,
+    /// What our pulses say.
+    departure: Departure,
 }
 
 impl Heartbeat {
@@ -101,6 +106,7 @@ impl Heartbeat {
             duplicate_until_ms: 0,
             fabric_endpoints,
             next_pulse_ms: 0,
+            departure: Departure::Staying,
         }
     }
 
@@ -165,7 +171,11 @@ impl Heartbeat {
         }
         let count = self.peers.len() + 1;
         let known = self.peers.get_mut(&message.node);
+        let is_last = pulse.departure == Departure::Gone;
         let Some(peer) = known else {
+            if is_last {
+                return Ok(Vec::new());
+            }
             if count >= self.nodes_max {
                 return Err(Ignored::Full);
             }
@@ -174,6 +184,9 @@ impl Heartbeat {
         };
         if message.send_time <= peer.send_time {
             return Err(Ignored::Stale);
+        }
+        if is_last {
+            return Ok(self.forget(message.node).into_iter().collect());
         }
         peer.judge_endpoints(pulse, now, self.timing);
         let before = peer.clone();
@@ -225,8 +238,8 @@ impl Heartbeat {
         self.peers.values_mut().for_each(|peer| peer.received_ms = peer.received_ms.max(now.monotonic_ms));
     }
 
-    /// A link broke or a node said goodbye: it departs at once.
-    pub fn forget(&mut self, node: NodeId) -> Option<Change> {
+    /// A node said goodbye: it departs at once.
+    fn forget(&mut self, node: NodeId) -> Option<Change> {
         self.peers.remove(&node).filter(Peer::is_seen).map(|_| Change::Departed(node))
     }
 
@@ -244,6 +257,23 @@ impl Heartbeat {
         self.next_pulse_ms = 0;
     }
 
+    /// Our pulses say so from now on, beginning with the next tick.
+    pub(crate) fn depart(&mut self, departure: Departure) {
+        self.departure = departure;
+        self.hurry();
+    }
+
+    /// Whether a node that is alive is about to stop.
+    #[must_use]
+    pub fn is_leaving(&self, node: NodeId) -> bool {
+        let departure = if node == self.self_node {
+            self.departure
+        } else {
+            self.peer(node).map_or(Departure::Staying, |peer| peer.departure)
+        };
+        departure != Departure::Staying
+    }
+
     /// The pulse to send.
     #[must_use]
     pub fn pulse(
@@ -259,6 +289,7 @@ impl Heartbeat {
             adjacency: self.alive().collect(),
             clustering,
             wall_ms: Some(now.wall_ms),
+            departure: self.departure,
         };
         wire::Heartbeat { node: self.self_node, send_time, endpoints, body: HeartbeatBody::Pulse(pulse) }
     }
@@ -275,6 +306,7 @@ impl Peer {
             adjacency: pulse.adjacency.iter().copied().collect(),
             clustering: pulse.clustering.clone(),
             clock_skew_ms: wall_ms.cast_signed().saturating_sub(now.wall_ms.cast_signed()),
+            departure: pulse.departure,
             name_mismatches: 0,
             probation_until_ms: 0,
             endpoints_changed_ms: None,
@@ -333,6 +365,25 @@ mod tests {
         assert_eq!(own.tick(at(1510)), []);
         assert_eq!(own.tick(at(1511)), [Change::Departed(NodeId(2))]);
         assert!(!own.is_alive(NodeId(2)) && own.is_alive(NodeId(1)));
+    }
+
+    #[test]
+    fn a_node_that_stops_is_gone_with_its_last_pulse() {
+        let (mut own, mut other) = (heartbeat(1), heartbeat(2));
+        own.received(&pulse(2, 10), at(10)).unwrap();
+        other.depart(Departure::Leaving);
+        assert!(other.is_pulse_due(at(20)) && other.is_leaving(NodeId(2)));
+        let leaving = other.pulse(20, None, ClusteringState::default(), at(20));
+        assert_eq!(own.received(&leaving, at(20)), Ok(vec![]));
+        assert!(own.is_leaving(NodeId(2)) && own.is_alive(NodeId(2)) && !own.is_leaving(NodeId(1)));
+        other.depart(Departure::Gone);
+        let last = other.pulse(30, None, ClusteringState::default(), at(30));
+        assert_eq!(own.received(&last, at(30)), Ok(vec![Change::Departed(NodeId(2))]));
+        assert_eq!(own.received(&last, at(31)), Ok(vec![]), "it is gone");
+        // It starts again.
+        let arrived = own.received(&pulse(2, 40), at(40)).unwrap();
+        assert_eq!(arrived[0], Change::Arrived(NodeId(2)));
+        assert!(!own.is_leaving(NodeId(2)));
     }
 
     #[test]

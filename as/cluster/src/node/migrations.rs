@@ -1,14 +1,37 @@
-//! Migration messages of a node, and the effects of migrations on its partitions.
+//! Migration messages of a node, the effects of migrations on its partitions, and their settings.
 
 use proto::peer::migrate::{Migrate, MigrateBody, PartitionOf};
 use proto::peer::{NodeId, hello::Channel};
 
 use super::{Action, Node, Warning};
 use crate::balance::{MigrationDone, Tree};
-use crate::migration::{MigrationAction, PartitionId, Saying, StartAnswer, Task, TaskKind};
+use crate::migration::{
+    MigrationAction, MigrationSettings, PartitionId, Saying, StartAnswer, Task, TaskKind,
+};
 use crate::time::Now;
 
 impl Node {
+    /// Applies an administrator's change of the migration settings.
+    pub fn set_migration(&mut self, migration: MigrationSettings) {
+        self.settings.migration = migration;
+        self.emigrations.set(migration);
+    }
+
+    /// The migration settings in effect.
+    #[must_use]
+    pub fn migration(&self) -> MigrationSettings {
+        self.settings.migration
+    }
+
+    /// Applies an administrator's change for a namespace: `migrate-order`, and whether it waits for
+    /// `migrate-fill-delay`. Affects partitions balanced from now on.
+    pub fn set_migrate_order(&mut self, namespace: usize, order: u32, ignores_fill_delay: bool) {
+        if let Some(namespace) = self.namespaces.get_mut(namespace) {
+            namespace.settings.migrate_order = order;
+            namespace.settings.ignores_fill_delay = ignores_fill_delay;
+        }
+    }
+
     /// The cluster changes: ends all migrations.
     pub(super) fn cancel_migrations(&mut self) {
         if self.immigrations.cancel() {

@@ -10,6 +10,7 @@
 //! ([`Node::may_serve`]), and it becomes an orphan with its next step.
 
 mod hold;
+mod leaving;
 mod migrations;
 mod placement;
 mod rebalance;
@@ -19,7 +20,7 @@ use std::collections::BTreeSet;
 use proto::peer::clustering::Clustering as ClusteringMessage;
 use proto::peer::exchange::{Exchange as ExchangeMessage, ExchangeBody};
 use proto::peer::fields::split;
-use proto::peer::heartbeat::{self as heartbeat_wire, Heartbeat as HeartbeatMessage};
+use proto::peer::heartbeat::{self as heartbeat_wire, Departure, Heartbeat as HeartbeatMessage};
 use proto::peer::hello::Channel;
 use proto::peer::migrate::Migrate;
 use proto::peer::nested::Endpoint;
@@ -32,7 +33,9 @@ use crate::heartbeat::{Change, Heartbeat};
 use crate::migration::{Emigrations, Immigrations, MigrationLoad, MigrationSettings, PartitionId};
 use crate::time::{Hlc, Now, Random, Timing};
 use hold::Hold;
+use leaving::Leaving;
 
+pub use leaving::HandOver;
 pub use placement::{Placement, PlacementWish};
 
 /// Milliseconds from 1970 to 2010, where last-update-times begin.
@@ -99,6 +102,10 @@ pub enum Event<'a> {
     Recluster,
     /// `quiesce`, `quiesce-undo`: takes effect with the next rebalance.
     Quiesce(bool),
+    /// The node is about to stop: others are to take its partitions over. [`Node::hand_over`] says how far that is.
+    Leave,
+    /// The node stops now: others need not wait for its silence.
+    Depart,
 }
 
 /// An output of a node.
@@ -213,6 +220,7 @@ pub struct Node {
     /// Set when the caller must be asked to await writes, once the partitions hold them.
     awaits_writes: bool,
     hold: Hold,
+    leaving: Leaving,
     last_step_ms: u64,
     actions: Vec<Action>,
 }
@@ -262,6 +270,7 @@ impl Node {
             know_removals: BTreeSet::new(),
             awaits_writes: false,
             hold: Hold::default(),
+            leaving: Leaving::default(),
             last_step_ms: now.monotonic_ms,
             settings,
             actions: Vec::new(),
@@ -372,27 +381,6 @@ impl Node {
         load
     }
 
-    /// Applies an administrator's change of the migration settings.
-    pub fn set_migration(&mut self, migration: MigrationSettings) {
-        self.settings.migration = migration;
-        self.emigrations.set(migration);
-    }
-
-    /// The migration settings in effect.
-    #[must_use]
-    pub fn migration(&self) -> MigrationSettings {
-        self.settings.migration
-    }
-
-    /// Applies an administrator's change for a namespace: `migrate-order`, and whether it waits for
-    /// `migrate-fill-delay`. Affects partitions balanced from now on.
-    pub fn set_migrate_order(&mut self, namespace: usize, order: u32, ignores_fill_delay: bool) {
-        if let Some(namespace) = self.namespaces.get_mut(namespace) {
-            namespace.settings.migrate_order = order;
-            namespace.settings.ignores_fill_delay = ignores_fill_delay;
-        }
-    }
-
     /// Applies an administrator's change of the intervals.
     pub fn set_timing(&mut self, timing: Timing) {
         self.settings.timing = timing;
@@ -438,6 +426,11 @@ impl Node {
             }
             Event::Recluster => self.cluster(ClusteringEvent::Recluster, now),
             Event::Quiesce(is_quiesced) => self.is_quiesced = is_quiesced,
+            Event::Leave => self.heartbeat.depart(Departure::Leaving),
+            Event::Depart => {
+                self.heartbeat.depart(Departure::Gone);
+                self.pulse(now);
+            }
         }
         self.update_hold();
         if std::mem::take(&mut self.awaits_writes) {
@@ -469,6 +462,7 @@ impl Node {
         let actions = self.emigrations.tick(now);
         self.carry_out_migration(actions, now);
         self.immigrations.tick(now);
+        self.let_members_leave(now);
         if self.heartbeat.is_pulse_due(now) {
             self.pulse(now);
         }

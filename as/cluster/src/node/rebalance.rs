@@ -9,6 +9,7 @@ use proto::peer::exchange::{
 };
 use proto::peer::nested::VersionGroup;
 
+use super::leaving::Leaving;
 use super::placement::Placement;
 use super::{Action, Namespace, Node};
 use crate::balance::{Adjustments, Emigration, Member, NamespaceView, Superfluous, Tree};
@@ -16,7 +17,7 @@ use crate::exchange::Committed;
 use crate::migration::{PartitionId, Task, TaskKind};
 use crate::time::Now;
 
-/// The node supports racks, uniform balance and quiesced nodes.
+/// See [`knows_placement`].
 const FEATURE_PLACEMENT: u32 = 1;
 /// Migrations may send removed records.
 const FEATURE_REMOVALS: u32 = 2;
@@ -27,7 +28,7 @@ impl Node {
         let namespaces = self.namespaces.iter().map(|namespace| {
             let settings = &namespace.settings;
             let uniform = if settings.prefers_uniform_balance { FLAG_UNIFORM_BALANCE } else { 0 };
-            let quiesce = if self.is_quiesced { FLAG_QUIESCE } else { 0 };
+            let quiesce = if self.wants_no_partitions() { FLAG_QUIESCE } else { 0 };
             NamespaceData {
                 name: settings.name.clone(),
                 versions: version_groups(namespace),
@@ -51,6 +52,7 @@ impl Node {
             data.features.is_some_and(|features| features & FEATURE_REMOVALS != 0).then_some(*node)
         };
         self.know_removals = committed.data.iter().filter_map(knows_removals).collect();
+        self.leaving = Leaving::of(committed);
         let now_ms = self.update_time_ms(now);
         let mut tasks = Vec::new();
         for index in 0..self.namespaces.len() {
@@ -78,9 +80,7 @@ impl Node {
         };
         let members: Vec<_> = committed.succession.iter().filter_map(of_member).collect();
         // Nodes that do not support placement would compute other tables.
-        let places = members
-            .iter()
-            .all(|(_, data, _)| data.features.is_some_and(|features| features & FEATURE_PLACEMENT != 0));
+        let places = members.iter().all(|(_, data, _)| knows_placement(data));
         let factors = members.iter().map(|(_, _, namespace)| namespace.replication_factor);
         let own_factor = self.namespaces[index].settings.replication_factor;
         let replication_factor = factors.filter(|factor| *factor != 0).min().unwrap_or(own_factor);
@@ -112,7 +112,7 @@ impl Node {
         tasks: &mut Vec<Task>,
     ) {
         let self_node = self.id();
-        let is_quiesced = self.is_quiesced && Adjustments::of(view).active_size() < view.members.len();
+        let is_quiesced = self.wants_no_partitions() && Adjustments::of(view).active_size() < view.members.len();
         let superfluous = if is_quiesced { Superfluous::BecomeSubset } else { Superfluous::Drop };
         let namespace = &mut self.namespaces[index];
         namespace.replication_factor = view.effective_replication_factor();
@@ -137,6 +137,11 @@ impl Node {
             tasks.extend(emigrations.into_iter().map(task));
         }
     }
+}
+
+/// Whether a member understands racks, uniform balance and quiesced nodes.
+pub(super) fn knows_placement(data: &ExchangeData) -> bool {
+    data.features.is_some_and(|features| features & FEATURE_PLACEMENT != 0)
 }
 
 /// Partitions with data by their versions.

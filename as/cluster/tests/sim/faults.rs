@@ -20,6 +20,10 @@ pub(crate) enum Fault {
     Crash {
         keeps_disk: bool,
     },
+    /// The process stops cleanly: it hands its partitions over first.
+    Stop {
+        keeps_disk: bool,
+    },
     Pause,
     ClockStep {
         ms: i64,
@@ -38,13 +42,14 @@ impl Planned {
     pub(crate) fn choose(hosts: usize, random: &mut Random) -> Self {
         let host = random.below(hosts as u64) as usize;
         let other = (host + 1 + random.below(hosts as u64 - 1) as usize) % hosts;
-        let fault = match random.below(12) {
+        let fault = match random.below(14) {
             0..=2 => Fault::Cut,
             3 => Fault::OneWayCut { is_deaf: random.chance(50) },
             4 => Fault::PairCut { other },
             5 | 6 => Fault::Crash { keeps_disk: true },
             7 | 8 => Fault::Crash { keeps_disk: false },
             9 | 10 => Fault::Pause,
+            11 | 12 => Fault::Stop { keeps_disk: random.chance(50) },
             _ => Fault::ClockStep { ms: random.range(0, 40_000).cast_signed() - 20_000 },
         };
         // From an instant to longer than every timeout.

@@ -39,6 +39,8 @@ pub(crate) struct Host {
     /// Number of starts: events planned for an earlier start are dropped.
     pub(crate) life: u32,
     pub(crate) is_paused: bool,
+    /// It is about to stop: until when it waits for others, and whether its disk is kept.
+    pub(crate) stops: Option<(u64, bool)>,
     /// Messages that arrived while the process slept, each with the place of its sender.
     pub(crate) inbox: Vec<(usize, Message)>,
     pub(crate) clock_offset_ms: i64,
@@ -47,7 +49,8 @@ pub(crate) struct Host {
 impl Host {
     pub(crate) fn new(id: NodeId, partitions: usize, clock_offset_ms: i64) -> Self {
         let disk = Disk { versions: vec![PartitionVersion::default(); partitions], trees: BTreeMap::new() };
-        Host { id, process: None, disk, life: 0, is_paused: false, inbox: Vec::new(), clock_offset_ms }
+        let inbox = Vec::new();
+        Host { id, process: None, disk, life: 0, is_paused: false, stops: None, inbox, clock_offset_ms }
     }
 
     pub(crate) fn now(&self, time_ms: u64) -> Now {
@@ -91,6 +94,7 @@ impl Host {
 
     /// Ends the process at once. Without its disk nothing survives.
     pub(crate) fn crash(&mut self, keeps_disk: bool) {
+        self.stops = None;
         let Some(process) = self.process.take() else { return };
         self.is_paused = false;
         self.inbox.clear();

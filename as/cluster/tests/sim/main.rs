@@ -2,7 +2,7 @@
 //! seed, so that a run can be repeated exactly.
 //!
 //! A run forms a cluster and then injects faults one after the other: cuts, one-way cuts, crashes with and without
-//! disk, pauses, clock jumps. Messages are delayed, lost, duplicated and reordered all the time. Clients write and note
+//! disk, clean stops, pauses, clock jumps. Messages are delayed, lost, duplicated and reordered all the time. Clients write and note
 //! the acknowledged writes. The invariants of `check` must hold after every step of a node. After a fault has healed
 //! the cluster must become one again, migrations must end, and no acknowledged write may be lost. Runs of another kind
 //! let faults overlap, and leave out the checks that no cluster of two copies can pass then.

@@ -4,7 +4,7 @@ use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, BinaryHeap, VecDeque};
 
 use cluster::conflict::{ConflictPolicy, CopyAge};
-use cluster::node::{Action, Event};
+use cluster::node::{Action, Event, HandOver};
 use cluster::time::{Random, Timing};
 use proto::peer::NodeId;
 
@@ -23,6 +23,8 @@ const POLL_MS: u64 = 10;
 const APPLY_MAX_MS: u64 = 20;
 /// Time after the end of a cut within which all nodes hear each other.
 const HEARD_MS: u64 = 500;
+/// A node that stops waits so long for others to take its partitions over.
+const HAND_OVER_MAX_MS: u64 = 5000;
 /// Time after the end of a fault within which the cluster must be whole.
 const HEALED_MAX_MS: u64 = 90_000;
 
@@ -33,6 +35,7 @@ pub(crate) struct Figures {
     messages: u64,
     faults: u64,
     rebalances: u64,
+    handed_over: u64,
     acknowledged: u64,
     in_doubt: u64,
     simulated_s: u64,
@@ -45,6 +48,7 @@ impl Figures {
         self.messages += other.messages;
         self.faults += other.faults;
         self.rebalances += other.rebalances;
+        self.handed_over += other.handed_over;
         self.acknowledged += other.acknowledged;
         self.in_doubt += other.in_doubt;
         self.simulated_s += other.simulated_s;
@@ -222,9 +226,29 @@ impl World {
                 self.hidden.insert(smaller);
             }
             Fault::Crash { keeps_disk } => self.hosts[place].crash(keeps_disk),
+            Fault::Stop { keeps_disk } => {
+                if self.hosts[place].process.is_some() && !self.hosts[place].is_paused {
+                    self.hosts[place].stops = Some((self.time_ms + HAND_OVER_MAX_MS, keeps_disk));
+                    self.step(place, Event::Leave);
+                }
+            }
             Fault::Pause => self.hosts[place].is_paused = self.hosts[place].process.is_some(),
             Fault::ClockStep { ms } => self.hosts[place].clock_offset_ms += ms,
         }
+    }
+
+    /// Ends a process that is to stop, if it need not wait any longer, or if it must not.
+    fn stop(&mut self, host: usize, must_stop: bool) {
+        let Some((until_ms, keeps_disk)) = self.hosts[host].stops else { return };
+        let Some(process) = &self.hosts[host].process else { return };
+        let hand_over = process.node.hand_over();
+        if hand_over == HandOver::UnderWay && self.time_ms < until_ms && !must_stop {
+            return;
+        }
+        self.print(|| format!("{} stops, hand-over {hand_over:?}", self.hosts[host].id));
+        self.figures.handed_over += u64::from(hand_over == HandOver::Done);
+        self.step(host, Event::Depart);
+        self.hosts[host].crash(keeps_disk);
     }
 
     /// Cuts the hosts into two groups.
@@ -242,6 +266,7 @@ impl World {
         self.print(|| "HEALED".to_owned());
         self.network.cut.clear();
         for host in 0..self.hosts.len() {
+            self.stop(host, true);
             if self.hosts[host].process.is_none() {
                 self.start(host);
             }
@@ -336,6 +361,7 @@ impl World {
                 }
                 if !self.hosts[host].is_paused {
                     self.step(host, Event::Tick);
+                    self.stop(host, false);
                     let delay = self.random.range(Timing::TICK_MS - 25, Timing::TICK_MS);
                     self.schedule(delay, Item::Tick { host, life });
                 }

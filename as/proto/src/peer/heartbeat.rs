@@ -4,9 +4,10 @@
 //! 0 protocol u32 (0x6864)   1 kind u32        2 source node u64       3 cluster name text    4 send time u64 (HLC)
 //! 5 heartbeat endpoints     6 compressed      7 nodes asked for       8 their endpoints
 //! 9 fabric endpoints       10 adjacency      11 clustering state     12 wall clock, ms since 1970, u64
+//! 66 departure u32: 1 leaving, 2 gone
 //! ```
-//! A pulse has 0-5 and 9-12, without 5 in multicast; a request 0 1 2 4 5 7, a reply 0 1 2 4 5 8. A message larger than
-//! a packet is deflated (zlib) as a whole into field 6 of a message without other fields. The clustering state is
+//! A pulse has 0-5 and 9-12, without 5 in multicast; a request 0 1 2 4 5 7, a reply 0 1 2 4 5 8. Field 66 is our
+//! own, and only in pulses of a node that stops; C servers skip it. A message larger than a packet is deflated (zlib) as a whole into field 6 of a message without other fields. The clustering state is
 //! protocol u32 (0x707C), cluster key u64, sequence u64, preferred principal u64, number of members u32 and their ids,
 //! little-endian; a node in no cluster has key 0 and no members.
 
@@ -34,6 +35,7 @@ const KIND_REQUEST: u32 = 1;
 const KIND_REPLY: u32 = 2;
 const COMPRESSED: u16 = 6;
 const CLUSTERING: u16 = 11;
+const DEPARTURE: u16 = 66;
 
 /// A heartbeat message.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -67,6 +69,18 @@ pub struct Pulse {
     pub clustering: ClusteringState,
     /// The sender's wall clock, milliseconds since 1970.
     pub wall_ms: Option<u64>,
+    pub departure: Departure,
+}
+
+/// Whether the sender of a pulse is about to stop.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Departure {
+    #[default]
+    Staying,
+    /// It wants others to take its partitions over.
+    Leaving,
+    /// This is its last pulse.
+    Gone,
 }
 
 /// The cluster of a pulse's sender.
@@ -101,6 +115,7 @@ impl Heartbeat {
         let (mut own, mut asked, mut told) = (None, None, None);
         let (mut name, mut fabric, mut adjacency, mut clustering, mut wall_ms) =
             (None, None, None, None, None);
+        let mut departure = Departure::Staying;
         for field in Fields::of(message, MessageType::Heartbeat)? {
             match field? {
                 (0, Value::U32(number)) => protocol = Some(number),
@@ -115,6 +130,7 @@ impl Heartbeat {
                 (10, Value::Buffer(bytes)) => adjacency = Some(node_ids(10, bytes)?),
                 (CLUSTERING, Value::Buffer(bytes)) => clustering = Some(ClusteringState::decode(bytes)?),
                 (12, Value::U64(ms)) => wall_ms = Some(ms),
+                (DEPARTURE, Value::U32(number)) => departure = Departure::of(number),
                 _ => {}
             }
         }
@@ -128,6 +144,7 @@ impl Heartbeat {
                 adjacency: adjacency.ok_or(PeerError::Missing(10))?,
                 clustering: clustering.ok_or(PeerError::Missing(CLUSTERING))?,
                 wall_ms,
+                departure,
             }),
             Some(KIND_REQUEST) => HeartbeatBody::InfoRequest(asked.ok_or(PeerError::Missing(7))?),
             Some(KIND_REPLY) => HeartbeatBody::InfoReply(told.ok_or(PeerError::Missing(8))?),
@@ -163,11 +180,33 @@ impl Heartbeat {
                 writer.buffer_with(10, |out| put_node_ids(out, &pulse.adjacency));
                 writer.buffer_with(CLUSTERING, |out| pulse.clustering.encode(out));
                 writer.optional_u64(12, pulse.wall_ms);
+                if let Some(number) = pulse.departure.number() {
+                    writer.u32(DEPARTURE, number);
+                }
             }
             HeartbeatBody::InfoRequest(nodes) => writer.buffer_with(7, |out| put_node_ids(out, nodes)),
             HeartbeatBody::InfoReply(nodes) => writer.buffer_with(8, |out| put_node_endpoints(out, nodes)),
         }
         writer.finish();
+    }
+}
+
+impl Departure {
+    /// What later versions may say more is not about this one.
+    fn of(number: u32) -> Self {
+        match number {
+            1 => Departure::Leaving,
+            2 => Departure::Gone,
+            _ => Departure::Staying,
+        }
+    }
+
+    fn number(self) -> Option<u32> {
+        match self {
+            Departure::Staying => None,
+            Departure::Leaving => Some(1),
+            Departure::Gone => Some(2),
+        }
     }
 }
 

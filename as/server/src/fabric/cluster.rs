@@ -9,7 +9,7 @@ use std::time::Instant;
 
 use arc_swap::ArcSwap;
 use cf::sys::block::BlockError;
-use cluster::node::Placement;
+use cluster::node::{HandOver, Placement};
 
 use crate::namespace::Namespace;
 
@@ -40,6 +40,8 @@ pub(crate) struct ClusterState {
     pub(crate) allows_migrations: bool,
     /// Largest difference between another node's wall clock and ours.
     pub(crate) clock_skew_ms: u64,
+    /// How far a node that is leaving has got.
+    pub(crate) hand_over: HandOver,
 }
 
 /// The cluster of this node.
@@ -71,6 +73,7 @@ impl Cluster {
             has_integrity: is_alone,
             allows_migrations: is_alone,
             clock_skew_ms: 0,
+            hand_over: HandOver::None,
         };
         Cluster {
             node_id,

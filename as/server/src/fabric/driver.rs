@@ -68,6 +68,8 @@ pub(crate) enum DriverEvent {
     Recluster,
     /// `quiesce`, or its end.
     Quiesce(bool),
+    /// Others are to take the partitions over: the node is about to stop.
+    Leave,
     /// `dump-*`.
     Dump(Dump),
     /// End the thread.
@@ -231,7 +233,10 @@ impl Driver {
         self.end();
     }
 
-    fn end(&self) {
+    fn end(&mut self) {
+        // Others take over what is here as soon as they hear that this node is gone.
+        self.around.namespaces.iter().for_each(|namespace| namespace.partitions.serve_until(0));
+        self.step(Event::Depart);
         self.store_versions();
         self.removals.stop();
     }
@@ -289,6 +294,7 @@ impl Driver {
             allows_migrations: self.node.balanced_key() == clustering.cluster_key()
                 && !clustering.is_orphan(),
             clock_skew_ms: self.node.heartbeat().alive().map(skew_ms).max().unwrap_or(0),
+            hand_over: self.node.hand_over(),
         });
     }
 
@@ -362,6 +368,10 @@ impl Driver {
                 self.step(Event::Recluster);
             }
             DriverEvent::Quiesce(is_quiesced) => self.step(Event::Quiesce(is_quiesced)),
+            DriverEvent::Leave => {
+                self.step(Event::Leave);
+                self.show_state();
+            }
             DriverEvent::Dump(what) => {
                 let Surroundings { namespaces, heartbeat, .. } = &self.around;
                 let around = dump::Around { namespaces, heartbeat };

@@ -62,14 +62,15 @@ impl Membership {
         self.mover.resize();
     }
 
-    /// Stops all threads, so that other nodes no longer hear of this one.
+    /// Tells other nodes that this one is gone, and stops all threads.
     pub(crate) fn stop(&self) {
-        self.heartbeat.stop();
         self.inbox.tell(DriverEvent::Stop);
         self.metadata.stop();
         for thread in std::mem::take(&mut *self.threads.lock()) {
             let _ = thread.join();
         }
+        // Behind the last pulse, which the cluster thread has posted.
+        self.heartbeat.stop();
         self.mover.stop();
         self.fabric.stop();
     }

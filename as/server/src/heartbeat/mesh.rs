@@ -328,7 +328,7 @@ impl Mesh {
 
 #[cfg(test)]
 mod tests {
-    use proto::peer::heartbeat::{ClusteringState, Pulse};
+    use proto::peer::heartbeat::{ClusteringState, Departure, Pulse};
     use proto::peer::nested::Address;
 
     use super::*;
@@ -362,6 +362,7 @@ mod tests {
             adjacency: adjacency.iter().map(|node| NodeId(*node)).collect(),
             clustering: ClusteringState::default(),
             wall_ms: None,
+            departure: Departure::Staying,
         };
         message(node, HeartbeatBody::Pulse(pulse))
     }

@@ -1,0 +1,104 @@
+//! A node that stops cleanly gives its partitions to others first, so that its clients notice nothing.
+//!
+//! It says in its pulses that it is leaving. The principal then has the cluster formed anew, and in what it tells with the
+//! exchange the leaving node is quiesced: where there are full copies elsewhere, these are masters with the rebalance; where it has
+//! the only one, it goes on as acting master until it has sent that. What clients still ask it, it passes on. With its
+//! last pulse it says that it is gone, so that others do not wait for its silence.
+//!
+//! C servers know nothing of it; in a cluster with them a node just stops, as theirs do.
+
+use std::collections::BTreeSet;
+
+use proto::peer::NodeId;
+use proto::peer::exchange::{ExchangeData, FLAG_QUIESCE};
+
+use super::Node;
+use super::rebalance::knows_placement;
+use crate::clustering::ClusteringEvent;
+use crate::exchange::Committed;
+use crate::time::Now;
+
+/// How far a node that is leaving has got.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum HandOver {
+    /// The node is not leaving.
+    #[default]
+    None,
+    /// There is nobody who could take its partitions over.
+    Impossible,
+    /// It still serves partitions.
+    UnderWay,
+    /// All that it had is with others.
+    Done,
+}
+
+/// What members said at the last rebalance.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub(super) struct Leaving {
+    /// All of them understand what it means to be quiesced.
+    is_understood: bool,
+    /// Who was quiesced.
+    quiesced: BTreeSet<NodeId>,
+}
+
+impl Leaving {
+    pub(super) fn of(committed: &Committed) -> Self {
+        let is_quiesced =
+            |data: &ExchangeData| data.namespaces.iter().any(|namespace| namespace.flags & FLAG_QUIESCE != 0);
+        let quiesced = committed.data.iter().filter(|(_, data)| is_quiesced(data));
+        Leaving {
+            is_understood: committed.data.values().all(knows_placement),
+            quiesced: quiesced.map(|(node, _)| *node).collect(),
+        }
+    }
+}
+
+impl Node {
+    /// Whether the node asks to be quiesced.
+    pub(super) fn wants_no_partitions(&self) -> bool {
+        self.is_quiesced || self.heartbeat.is_leaving(self.id())
+    }
+
+    /// Whether partitions of members that leave can go to others of the cluster.
+    fn has_heirs(&self) -> bool {
+        let members = self.clustering.succession();
+        self.leaving.is_understood && members.iter().any(|node| !self.heartbeat.is_leaving(*node))
+    }
+
+    /// The principal has the cluster formed anew for members that have begun to leave.
+    pub(super) fn let_members_leave(&mut self, now: Now) {
+        let is_settled = self.clustering.is_principal()
+            && self.balanced_key() == self.clustering.cluster_key()
+            && self.exchange.is_resting();
+        if !is_settled {
+            return;
+        }
+        let is_new = |node: &NodeId| self.heartbeat.is_leaving(*node) && !self.leaving.quiesced.contains(node);
+        if self.clustering.succession().iter().any(is_new) && self.has_heirs() {
+            self.cluster(ClusteringEvent::Recluster, now);
+        }
+    }
+
+    /// How far the node has got that was told to [leave](super::Event::Leave).
+    #[must_use]
+    pub fn hand_over(&self) -> HandOver {
+        if !self.heartbeat.is_leaving(self.id()) {
+            return HandOver::None;
+        }
+        if self.clustering.is_orphan() || !self.has_heirs() {
+            return HandOver::Impossible;
+        }
+        let is_settled = self.balanced_key() == self.clustering.cluster_key() && self.exchange.is_resting();
+        let is_serving = || {
+            // A namespace that no other member has stays here.
+            let given = self.namespaces.iter().filter(|namespace| namespace.placement.quiesced.contains(&self.id()));
+            let mut partitions = given.flat_map(|namespace| &namespace.partitions);
+            partitions
+                .any(|partition| partition.working_master == self.id() || partition.pending_emigrations != 0)
+        };
+        if !is_settled || !self.leaving.quiesced.contains(&self.id()) || is_serving() {
+            return HandOver::UnderWay;
+        }
+        HandOver::Done
+    }
+}

@@ -1,0 +1,87 @@
+//! How a node leaves others: it has them take its partitions over, passes on what clients still ask it, and stops when they have
+//! noticed. So a clean stop is a change of routes to clients, and no failure.
+//!
+//! The cluster thread does the first part (`cluster::node`, `hand_over`); here is how long it is waited for.
+
+use std::time::{Duration, Instant};
+
+use cluster::node::HandOver;
+
+use crate::fabric::DriverEvent;
+use crate::metrics::{Operation, Origin, Outcome};
+use crate::node::Node;
+
+/// A node that has the only copy of records may need long to send them; it stops all the same after this.
+const HAND_OVER_MAX: Duration = Duration::from_secs(5);
+/// Clients ask about once a second who serves what. When no request came for so long, they know.
+const CLIENTS_QUIET: Duration = Duration::from_millis(1200);
+/// Clients that ask any node whatsoever are not waited for any longer.
+const CLIENTS_MAX: Duration = Duration::from_millis(2500);
+const POLL: Duration = Duration::from_millis(10);
+
+/// Has other nodes take over what this one serves, for a bounded time. A node alone has nobody to wait for.
+pub(crate) fn leave_others(node: &Node) {
+    let Some(membership) = node.membership.get().filter(|_| node.cluster.size() > 1) else { return };
+    if !membership.tell(DriverEvent::Leave) {
+        return;
+    }
+    let began = Instant::now();
+    let state = loop {
+        let state = node.cluster.state().hand_over;
+        // At first the cluster thread has not heard of it.
+        let is_over = matches!(state, HandOver::Impossible | HandOver::Done);
+        if is_over || began.elapsed() > HAND_OVER_MAX {
+            break state;
+        }
+        std::thread::sleep(POLL);
+    };
+    match state {
+        HandOver::Impossible => {
+            return cf::info!(Partition, "no other node can take the partitions over");
+        }
+        HandOver::Done => {
+            cf::info!(Partition, "other nodes have the partitions after {} ms", began.elapsed().as_millis());
+        }
+        HandOver::None | HandOver::UnderWay => {
+            cf::info!(Partition, "stopping before other nodes have all: {} partitions are left", served(node));
+        }
+    }
+    await_clients(node);
+}
+
+/// Waits until clients have noticed that others serve the partitions.
+fn await_clients(node: &Node) {
+    let began = Instant::now();
+    let (mut last_count, mut last_request) = (passed_on(node), began);
+    while node.service.connection_count.get() != 0
+        && last_request.elapsed() < CLIENTS_QUIET
+        && began.elapsed() < CLIENTS_MAX
+    {
+        std::thread::sleep(POLL);
+        let count = passed_on(node);
+        if count != last_count || node.service.transactions.passed_on.count() != 0 {
+            (last_count, last_request) = (count, Instant::now());
+        }
+    }
+}
+
+/// Partitions that this node still serves.
+fn served(node: &Node) -> usize {
+    let mut count = 0;
+    for namespace in node.namespaces.iter() {
+        namespace.partitions.visit(|_, row| count += usize::from(row.working_master == node.cluster.node_id));
+    }
+    count
+}
+
+/// Requests of clients that other nodes have carried out.
+fn passed_on(node: &Node) -> u64 {
+    let mut sum = 0;
+    for namespace in node.namespaces.iter() {
+        for origin in [Origin::Client, Origin::BatchSub] {
+            let count = |outcome| namespace.metrics.transactions(origin, Operation::Proxy, outcome);
+            sum += Outcome::ALL.iter().copied().map(count).sum::<u64>();
+        }
+    }
+    sum
+}
