@@ -138,9 +138,8 @@ fn clients_notice_nothing_of_a_clean_stop() {
     let is_over = AtomicBool::new(false);
     let (stopped_after, outcomes) = std::thread::scope(|scope| {
         let (addresses, is_over) = (&addresses, &is_over);
-        let writers: Vec<_> = (0..THREADS)
-            .map(|thread| scope.spawn(move || write_until(addresses, thread, is_over)))
-            .collect();
+        let writers: Vec<_> =
+            (0..THREADS).map(|thread| scope.spawn(move || write_until(addresses, thread, is_over))).collect();
         std::thread::sleep(Duration::from_millis(300));
         let began = Instant::now();
         nodes.servers[1].stop();
@@ -161,7 +160,8 @@ fn clients_notice_nothing_of_a_clean_stop() {
     }
     // Of these the stopped node had the only copies of a third.
     for number in 0..KEYS {
-        let answer = client.ask(&patient(Message { info1: info1::READ | info1::GET_ALL, ..single(number) })).unwrap();
+        let answer =
+            client.ask(&patient(Message { info1: info1::READ | info1::GET_ALL, ..single(number) })).unwrap();
         assert_eq!(answer.bin("b"), Some(&[7][..]), "{}", key(number));
     }
 }

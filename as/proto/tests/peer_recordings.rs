@@ -94,7 +94,9 @@ fn requests_that_were_passed_on_are_those_of_clients() {
         if split(&message).unwrap().0 != MessageType::Proxy as u16 {
             continue;
         }
-        let ProxyBody::Request { digest, frame, .. } = Proxy::decode(&message).unwrap().body else { continue };
+        let ProxyBody::Request { digest, frame, .. } = Proxy::decode(&message).unwrap().body else {
+            continue;
+        };
         let body = from_host_order(frame).unwrap_or_else(|error| panic!("{name}: {error}"));
         let request = Request::parse(&body).unwrap();
         assert_eq!(request.namespace, Some(&b"test"[..]));

@@ -43,7 +43,11 @@ pub(crate) fn leave_others(node: &Node) {
             cf::info!(Partition, "other nodes have the partitions after {} ms", began.elapsed().as_millis());
         }
         HandOver::None | HandOver::UnderWay => {
-            cf::info!(Partition, "stopping before other nodes have all: {} partitions are left", served(node));
+            cf::info!(
+                Partition,
+                "stopping before other nodes have all: {} partitions are left",
+                served(node)
+            );
         }
     }
     await_clients(node);

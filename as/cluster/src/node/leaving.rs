@@ -73,7 +73,8 @@ impl Node {
         if !is_settled {
             return;
         }
-        let is_new = |node: &NodeId| self.heartbeat.is_leaving(*node) && !self.leaving.quiesced.contains(node);
+        let is_new =
+            |node: &NodeId| self.heartbeat.is_leaving(*node) && !self.leaving.quiesced.contains(node);
         if self.clustering.succession().iter().any(is_new) && self.has_heirs() {
             self.cluster(ClusteringEvent::Recluster, now);
         }
@@ -91,7 +92,8 @@ impl Node {
         let is_settled = self.balanced_key() == self.clustering.cluster_key() && self.exchange.is_resting();
         let is_serving = || {
             // A namespace that no other member has stays here.
-            let given = self.namespaces.iter().filter(|namespace| namespace.placement.quiesced.contains(&self.id()));
+            let given =
+                self.namespaces.iter().filter(|namespace| namespace.placement.quiesced.contains(&self.id()));
             let mut partitions = given.flat_map(|namespace| &namespace.partitions);
             partitions
                 .any(|partition| partition.working_master == self.id() || partition.pending_emigrations != 0)

@@ -112,7 +112,8 @@ impl Node {
         tasks: &mut Vec<Task>,
     ) {
         let self_node = self.id();
-        let is_quiesced = self.wants_no_partitions() && Adjustments::of(view).active_size() < view.members.len();
+        let is_quiesced =
+            self.wants_no_partitions() && Adjustments::of(view).active_size() < view.members.len();
         let superfluous = if is_quiesced { Superfluous::BecomeSubset } else { Superfluous::Drop };
         let namespace = &mut self.namespaces[index];
         namespace.replication_factor = view.effective_replication_factor();

@@ -6,10 +6,11 @@
 //! 9 fabric endpoints       10 adjacency      11 clustering state     12 wall clock, ms since 1970, u64
 //! 66 departure u32: 1 leaving, 2 gone
 //! ```
-//! A pulse has 0-5 and 9-12, without 5 in multicast; a request 0 1 2 4 5 7, a reply 0 1 2 4 5 8. Field 66 is our
-//! own, and only in pulses of a node that stops; C servers skip it. A message larger than a packet is deflated (zlib) as a whole into field 6 of a message without other fields. The clustering state is
-//! protocol u32 (0x707C), cluster key u64, sequence u64, preferred principal u64, number of members u32 and their ids,
-//! little-endian; a node in no cluster has key 0 and no members.
+//! A pulse has 0-5 and 9-12, without 5 in multicast; a request 0 1 2 4 5 7, a reply 0 1 2 4 5 8. Field 66 is our own, and
+//! only in pulses of a node that stops; C servers skip it. A message larger than a packet is deflated (zlib) as a whole
+//! into field 6 of a message without other fields. The clustering state is protocol u32 (0x707C), cluster key u64,
+//! sequence u64, preferred principal u64, number of members u32 and their ids, little-endian; a node in no cluster has
+//! key 0 and no members.
 
 use std::io::{Read, Write};
 

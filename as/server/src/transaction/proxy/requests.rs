@@ -15,10 +15,10 @@ use std::time::Instant;
 use parking_lot::Mutex;
 use proto::ResultCode;
 use proto::message::{Request, info2};
-use proto::peer::{ClusterKey, NodeId};
 use proto::peer::hello::Channel;
 use proto::peer::host_order::to_host_order;
 use proto::peer::proxy::{Proxy, ProxyBody};
+use proto::peer::{ClusterKey, NodeId};
 use proto::reply::{self, ReplyHeader};
 
 use crate::fabric::{Cluster, Fabric};
