@@ -341,7 +341,7 @@ fn tools_for_logs_know_the_lines() {
         }
     }
     // Why an operation on a list was refused.
-    let refused = Message::write("key-1").with_operation(ferrospike_tests::wire::Operation {
+    let refused = Message::write("key-1").with_operation(Operation {
         code: 4,
         particle: 4,
         name: b"b".to_vec(),

@@ -183,7 +183,8 @@ impl Index {
     #[expect(unsafe_code, reason = "elements are reached through the arena")]
     fn read_guard<'a>(&'a self, sprig: &'a Sprig, handle: Handle) -> ReadGuard<'a> {
         // SAFETY: the handle is in the tree, so the arena gave it before the lock was taken.
-        ReadGuard { sprig, handle, element: unsafe { self.arena.resolve(handle) }, _held: HeldLock::new() }
+        let element = unsafe { self.arena.resolve(handle) };
+        ReadGuard { sprig, handle, element, _held: HeldLock::new() }
     }
 
     /// A guard of the element of `handle`, which the caller has found in or inserted into the tree of `sprig` and locked
@@ -192,7 +193,8 @@ impl Index {
     #[expect(unsafe_code, reason = "elements are reached through the arena")]
     fn write_guard<'a>(&'a self, sprig: &'a Sprig, handle: Handle) -> WriteGuard<'a> {
         // SAFETY: the handle is in the tree, so the arena gave it before the lock was taken, or to this thread.
-        WriteGuard { index: self, sprig, handle, element: unsafe { self.arena.resolve(handle) }, _held: HeldLock::new() }
+        let element = unsafe { self.arena.resolve(handle) };
+        WriteGuard { index: self, sprig, handle, element, _held: HeldLock::new() }
     }
 
     /// The digest of the record at `handle`. If that has left the index it is any digest.
@@ -408,7 +410,7 @@ impl WriteGuard<'_> {
     pub(crate) fn meta_mut(&mut self) -> &mut RecordMeta {
         // SAFETY: as for `deref`, and `&mut self` excludes other borrows through this guard. Nothing but the metadata is
         // borrowed, as others may look at the digest.
-        unsafe { &mut *(&raw mut (*self.element.as_ptr()).meta) }
+        unsafe { &mut (*self.element.as_ptr()).meta }
     }
 
     /// The record's place in the index.

@@ -115,7 +115,7 @@ impl<'a> Populating<'a> {
         };
         let panics = cf::sync::scope(|scope| {
             let threads: Vec<_> = (0..thread_count.max(1)).map(|_| scope.spawn(run_thread)).collect();
-            threads.into_iter().map(|thread| thread.join()).filter(Result::is_err).count()
+            threads.into_iter().map(std::thread::ScopedJoinHandle::join).filter(Result::is_err).count()
         });
         if panics > 0 {
             cf::critical!(

@@ -207,19 +207,24 @@ impl Storage {
         unpacked(bytes, unpacker)
     }
 
-    /// The bytes of the record that `element` points to, in stored form.
+    /// The place of the record of `element`, which is borrowed from its guard.
     #[inline]
     #[expect(unsafe_code, reason = "records are read where their elements say")]
+    pub(super) fn pinned<'g>(&self, element: &'g Element) -> Pinned<'g> {
+        // SAFETY: elements of this storage's index get their locations from it alone: a commit and defrag put there what `append`
+        // or `rewrite` gave, a load what it found on a device. A place is freed by who has the element point elsewhere, under the
+        // exclusive guard.
+        unsafe { Pinned::of(element) }
+    }
+
+    /// The bytes of the record that `element` points to, in stored form.
+    #[inline]
     pub(crate) fn stored_bytes<'g>(
         &'g self,
         element: &'g Element,
         scratch: &'g mut DiskBuffer,
     ) -> Result<&'g [u8], StorageError> {
-        // SAFETY: elements of this storage's index get their locations from it alone: a commit and defrag put there what `append`
-        // or `rewrite` gave, a load what it found on a device. A place is freed by who has the element point elsewhere, under the
-        // exclusive guard.
-        let place = unsafe { Pinned::of(element) };
-        self.devices[usize::from(element.location.device())].record(place, scratch)
+        self.devices[usize::from(element.location.device())].record(self.pinned(element), scratch)
     }
 
     /// How records are packed, if they are.

@@ -14,7 +14,6 @@ use cf::Digest;
 use super::engine::Storage;
 use super::error::StorageError;
 use super::read_buffer::{ReadBuffer, unpacked};
-use super::reservation::place::Pinned;
 use crate::index::{Element, Index, ReadGuard};
 
 /// So often a record is fetched that is never where it was a moment ago.
@@ -94,8 +93,8 @@ impl Storage {
         if !self.reads_disks || !element.location.is_stored() {
             return None;
         }
-        let place =
-            self.devices[usize::from(element.location.device())].place_to_fetch(Pinned::of(element))?;
+        let device = &self.devices[usize::from(element.location.device())];
+        let place = device.place_to_fetch(self.pinned(element))?;
         let ReadBuffer { stored, unpacker } = scratch;
         stored.has(place).then(|| stored.kept().and_then(|bytes| unpacked(bytes, unpacker)))
     }
