@@ -13,7 +13,7 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::net::{UnixDatagram, UnixStream};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use parking_lot::Mutex;
 
@@ -32,6 +32,11 @@ pub const CONSOLE: &str = "stderr";
 
 /// Readable by all as far as the umask allows, writable only by the server.
 const FILE_MODE: u32 = 0o666;
+
+/// How long a line waits for a syslog daemon that takes nothing.
+const SYSLOG_PATIENCE: Duration = Duration::from_millis(100);
+/// The same for lines after one that the daemon did not take.
+const STUCK_SYSLOG_PATIENCE: Duration = Duration::from_millis(1);
 
 /// Facilities of syslog and their numbers (RFC 5424 §6.2.1).
 pub const SYSLOG_FACILITIES: [(&str, u8); 20] = [
@@ -179,7 +184,7 @@ impl Sink {
                 path: path.clone(),
                 tag: tag.clone(),
                 facility: *facility,
-                socket: Mutex::new(None),
+                link: Mutex::default(),
             }),
         };
         let levels = Context::ALL.map(|context| AtomicU8::new(settings.levels.get(context) as u8));
@@ -284,11 +289,43 @@ fn wait_writable(file: &impl AsRawFd) {
 }
 
 /// A connection to a syslog daemon, made on first use and again when lost.
+///
+/// A daemon that takes nothing may not hold up whoever logs: the first line that it does not take waits for
+/// [`SYSLOG_PATIENCE`], and those after it hardly at all until it takes one. Lines that it did not take are lost to it.
 struct Syslog {
     path: PathBuf,
     tag: String,
     facility: u8,
-    socket: Mutex<Option<SyslogSocket>>,
+    link: Mutex<SyslogLink>,
+}
+
+#[derive(Default)]
+struct SyslogLink {
+    socket: Option<SyslogSocket>,
+    /// Whether the daemon did not take the last line in time.
+    is_stuck: bool,
+}
+
+impl SyslogLink {
+    /// How long the next line may wait for the daemon.
+    fn patience(&self) -> Duration {
+        if self.is_stuck { STUCK_SYSLOG_PATIENCE } else { SYSLOG_PATIENCE }
+    }
+
+    /// Sends a message over `socket`, and keeps the socket unless it has failed.
+    fn send(&mut self, socket: SyslogSocket, message: &[u8]) -> io::Result<()> {
+        let sent = socket.send(message);
+        let is_stuck = sent.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock);
+        if is_stuck != self.is_stuck {
+            self.is_stuck = is_stuck;
+            socket.set_patience(self.patience())?;
+        }
+        // A stream may have taken a part of the message: what follows would not be told from it.
+        if sent.is_ok() || is_stuck && matches!(socket, SyslogSocket::Datagram(_)) {
+            self.socket = Some(socket);
+        }
+        sent
+    }
 }
 
 enum SyslogSocket {
@@ -308,34 +345,42 @@ impl Syslog {
         let mut message = format!("<{priority}>{} {}: ", syslog_time(time, style), self.tag).into_bytes();
         message.extend_from_slice(body);
 
-        let mut socket = self.socket.lock();
-        let kept = socket.take();
+        let mut link = self.link.lock();
+        let kept = link.socket.take();
         let reused = kept.is_some();
-        let connected = kept.map_or_else(|| self.connect(), Ok)?;
-        *socket = match connected.send(&message) {
-            Ok(()) => Some(connected),
+        let socket = kept.map_or_else(|| self.connect(link.patience()), Ok)?;
+        match link.send(socket, &message) {
             // The daemon may have restarted since the last line.
-            Err(_) if reused => {
-                let connected = self.connect()?;
-                connected.send(&message)?;
-                Some(connected)
+            Err(error) if reused && error.kind() != io::ErrorKind::WouldBlock => {
+                let socket = self.connect(link.patience())?;
+                link.send(socket, &message)
             }
-            Err(error) => return Err(error),
-        };
-        Ok(())
+            result => result,
+        }
     }
 
     /// Daemons listen for datagrams, some for a stream.
-    fn connect(&self) -> io::Result<SyslogSocket> {
+    fn connect(&self, patience: Duration) -> io::Result<SyslogSocket> {
         let datagram = UnixDatagram::unbound()?;
-        if datagram.connect(&self.path).is_ok() {
-            return Ok(SyslogSocket::Datagram(datagram));
-        }
-        UnixStream::connect(&self.path).map(SyslogSocket::Stream)
+        let socket = if datagram.connect(&self.path).is_ok() {
+            SyslogSocket::Datagram(datagram)
+        } else {
+            SyslogSocket::Stream(UnixStream::connect(&self.path)?)
+        };
+        socket.set_patience(patience)?;
+        Ok(socket)
     }
 }
 
 impl SyslogSocket {
+    /// How long a message waits for the daemon.
+    fn set_patience(&self, patience: Duration) -> io::Result<()> {
+        match self {
+            SyslogSocket::Datagram(socket) => socket.set_write_timeout(Some(patience)),
+            SyslogSocket::Stream(socket) => socket.set_write_timeout(Some(patience)),
+        }
+    }
+
     fn send(&self, message: &[u8]) -> io::Result<()> {
         match self {
             SyslogSocket::Datagram(socket) => socket.send(message).map(|_| ()),

@@ -169,6 +169,27 @@ fn syslog_gets_priority_time_tag_and_text() {
 }
 
 #[test]
+fn a_syslog_daemon_that_takes_nothing_holds_nobody_up() {
+    const LINES: usize = 300;
+    let folder = TempFolder::new("stuck-syslog");
+    let path = folder.join("log");
+    let daemon = UnixDatagram::bind(&path).unwrap();
+    daemon.set_nonblocking(true).unwrap();
+    let target = Target::Syslog { path, tag: "asd".to_owned(), facility: 16 };
+    let logger = Logger::new();
+    logger.configure(&settings(vec![SinkSettings { target, levels: Levels::all(Level::Info) }])).unwrap();
+    let mut buffer = [0; 1024];
+    let mut take_all = || std::iter::from_fn(|| daemon.recv(&mut buffer).ok()).count();
+
+    // Few lines fit into the queue of the socket; without a bound the first that does not would wait for ever.
+    (0..LINES).for_each(|_| say(&logger, Context::As, Level::Info, "nobody reads"));
+    let taken = take_all();
+    assert!((1..LINES).contains(&taken), "{taken} of {LINES}");
+    say(&logger, Context::As, Level::Info, "somebody reads again");
+    assert_eq!(take_all(), 1);
+}
+
+#[test]
 fn macros_write_to_the_log_of_the_process() {
     let folder = TempFolder::new("macros");
     let path = folder.join("aerospike.log");

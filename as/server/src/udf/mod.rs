@@ -13,6 +13,8 @@
 mod bindings;
 mod interpreter;
 mod module;
+#[expect(unsafe_code, reason = "the library does not let handles of an interpreter move")]
+mod movable;
 mod packer;
 mod pattern;
 mod places;
@@ -33,7 +35,7 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 
 use interpreter::Interpreter;
-use raw::MovableInterpreter;
+use movable::MovableInterpreter;
 
 use crate::smd::{self, Occasion, Smd, SmdItem};
 

@@ -1,5 +1,5 @@
 //! The parts of an interpreter that need Lua's C interface: proxies, C functions around Lua ones, the hook that checks
-//! the deadline, calls of small functions, and moving an interpreter between threads.
+//! the deadline, and calls of small functions.
 //!
 //! # Proxies
 //! A value of this server in Lua (a list, a record …) is a userdata whose metatable gives its class and whose first
@@ -19,7 +19,6 @@ use std::rc::Rc;
 use mlua::{Function, Lua, Table, Value, ffi};
 
 use super::bindings::record::Session;
-use super::interpreter::Interpreter;
 use super::value::Plain;
 use super::watch::Watch;
 
@@ -463,23 +462,5 @@ unsafe extern "C-unwind" fn call_wrapped(state: *mut ffi::lua_State) -> c_int {
         ffi::lua_insert(state, 1);
         ffi::lua_call(state, arguments, ffi::LUA_MULTRET);
         ffi::lua_gettop(state)
-    }
-}
-
-/// An interpreter with every handle into it, which may move to another thread.
-pub(super) struct MovableInterpreter(Box<Interpreter>);
-
-// SAFETY: an interpreter and its handles share counters that are not atomic. All of them are in one `Interpreter`, which moves
-// as a whole and is used by one thread at a time: none of them is given out for longer than a borrow of it. What a call
-// gives back (`Output`, `RecordState`, `Failure`) holds values of Rust alone.
-unsafe impl Send for MovableInterpreter {}
-
-impl MovableInterpreter {
-    pub(super) fn new(interpreter: Interpreter) -> Self {
-        MovableInterpreter(Box::new(interpreter))
-    }
-
-    pub(super) fn get(&self) -> &Interpreter {
-        &self.0
     }
 }

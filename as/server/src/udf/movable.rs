@@ -1,0 +1,21 @@
+//! An interpreter as a whole, which moves between threads: from the one that gives it back to the one that leases it next.
+
+use super::interpreter::Interpreter;
+
+/// An interpreter with every handle into it, which may move to another thread.
+pub(super) struct MovableInterpreter(Box<Interpreter>);
+
+// SAFETY: an interpreter and its handles share counters that are not atomic. All of them are in one `Interpreter`, which moves
+// as a whole and is used by one thread at a time: none of them is given out for longer than a borrow of it. What a call
+// gives back (`Output`, `RecordState`, `Failure`) holds values of Rust alone.
+unsafe impl Send for MovableInterpreter {}
+
+impl MovableInterpreter {
+    pub(super) fn new(interpreter: Interpreter) -> Self {
+        MovableInterpreter(Box::new(interpreter))
+    }
+
+    pub(super) fn get(&self) -> &Interpreter {
+        &self.0
+    }
+}
