@@ -190,8 +190,8 @@ impl Namespace {
     }
 
     /// Prefetches the memory that requests for `digests` will access. The accesses overlap, so this takes hardly longer
-    /// than for one digest, while each request by itself would wait for sprig, element and record in turn. Takes no
-    /// lock.
+    /// than for one digest, while each request by itself would wait for sprig, element and record in turn. Waits for
+    /// no lock.
     pub(crate) fn prefetch(&self, digests: &[Digest]) {
         digests.iter().for_each(|digest| self.index.prefetch_sprig(digest));
         digests.iter().for_each(|digest| self.index.prefetch_element(digest));

@@ -17,7 +17,6 @@ mod clustered;
 mod row;
 mod word;
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::*};
 use std::time::{Duration, Instant};
 
@@ -64,7 +63,6 @@ pub(crate) enum Refused {
 #[derive(Debug)]
 pub(crate) struct PartitionReservation<'a> {
     partition: &'a WordOfPartition,
-    id: PartitionId,
     word: PartitionWord,
 }
 
@@ -78,17 +76,7 @@ impl PartitionReservation<'_> {
     /// Whether another thread takes the partition out of service and waits for this reservation.
     #[inline]
     pub(crate) fn is_waited_for(&self) -> bool {
-        self.partition.look().is_isolated()
-    }
-
-    /// The same reservation, for a transaction that is suspended; `namespace` must be its namespace.
-    #[cfg_attr(not(test), expect(dead_code, reason = "transactions that wait for replicas will call it"))]
-    pub(crate) fn keep(self, namespace: Arc<Namespace>) -> KeptReservation {
-        let own = &namespace.partitions.partitions[self.id.index()];
-        assert!(std::ptr::eq(own, self.partition), "a reservation of another namespace");
-        // Counts once more, as the original is released at once. Isolation sees at least one of the two at any moment.
-        own.reserve_again();
-        KeptReservation { namespace, id: self.id }
+        self.partition.load().is_isolated()
     }
 }
 
@@ -96,18 +84,6 @@ impl Drop for PartitionReservation<'_> {
     #[inline]
     fn drop(&mut self) {
         self.partition.release();
-    }
-}
-
-/// A [`PartitionReservation`] that borrows nothing.
-pub(crate) struct KeptReservation {
-    namespace: Arc<Namespace>,
-    id: PartitionId,
-}
-
-impl Drop for KeptReservation {
-    fn drop(&mut self) {
-        self.namespace.partitions.partitions[self.id.index()].release();
     }
 }
 
@@ -200,7 +176,7 @@ impl Partitions {
     /// The tree id of records of partition `id`.
     #[inline]
     pub(crate) fn tree_id(&self, id: PartitionId) -> u8 {
-        self.partitions[id.index()].look().tree_id()
+        self.partitions[id.index()].load().tree_id()
     }
 
     /// Reserves a partition that this node serves; dropping the reservation releases it.
@@ -216,7 +192,7 @@ impl Partitions {
         let partition = &self.partitions[id.index()];
         let word = partition.reserve();
         if word.serves(access) && self.is_current() {
-            return Ok(PartitionReservation { partition, id, word });
+            return Ok(PartitionReservation { partition, word });
         }
         partition.release();
         Err(self.refusal(id, access))
@@ -230,7 +206,7 @@ impl Partitions {
     ) -> Option<PartitionReservation<'_>> {
         let partition = &self.partitions[id.index()];
         let word = partition.reserve();
-        let reservation = PartitionReservation { partition, id, word };
+        let reservation = PartitionReservation { partition, word };
         (word.serves_query(access) && self.is_current()).then_some(reservation)
     }
 
@@ -256,7 +232,7 @@ impl Partitions {
     /// # Errors
     /// As [`reserve`](Self::reserve).
     #[inline]
-    pub(crate) fn look_for_read(&self, section: &mut Section, id: PartitionId) -> Result<(), Refused> {
+    pub(crate) fn check_read(&self, section: &mut Section, id: PartitionId) -> Result<(), Refused> {
         section.enter();
         if self.served.serves_reads(id.index()) && self.is_current() {
             return Ok(());
@@ -264,12 +240,12 @@ impl Partitions {
         Err(self.refusal(id, RecordAccess::Read))
     }
 
-    /// As [`look_for_read`](Self::look_for_read), for a write. Returns the tree id.
+    /// As [`check_read`](Self::check_read), for a write. Returns the tree id.
     ///
     /// # Errors
     /// As there.
     #[inline]
-    pub(crate) fn look_for_write(&self, section: &mut Section, id: PartitionId) -> Result<u8, Refused> {
+    pub(crate) fn check_write(&self, section: &mut Section, id: PartitionId) -> Result<u8, Refused> {
         section.enter();
         let tree_id = self.served.serves_writes(id.index()).filter(|_| self.is_current());
         tree_id.ok_or_else(|| self.refusal(id, RecordAccess::Write))
@@ -293,21 +269,12 @@ impl Partitions {
         Refused::ServedBy(node)
     }
 
-    /// Takes a partition out of service: refuses new reservations, and waits for the existing ones. Returns whether all
-    /// were released within `longest`; if not, the partition stays isolated and the wait may be repeated. It is in
-    /// service again when it is dealt or gets a version with data. Only the cluster thread calls this.
-    #[cfg_attr(not(test), expect(dead_code, reason = "the cluster thread will call it"))]
+    /// Takes a partition out of service as [`take_over`](Self::take_over) does, and waits for at most `longest` until
+    /// nobody is in it; returns whether that is so. For tests.
+    #[cfg(test)]
     pub(crate) fn isolate(&self, id: PartitionId, longest: Duration) -> bool {
-        let partition = &self.partitions[id.index()];
-        self.served.publish(id.index(), partition.isolate());
-        let deadline = Instant::now() + longest;
-        while partition.observe().reservations() > 0 {
-            if Instant::now() >= deadline {
-                return false;
-            }
-            std::thread::sleep(ISOLATION_POLL_PERIOD);
-        }
-        self.sections.await_left(deadline)
+        self.served.publish(id.index(), self.partitions[id.index()].isolate());
+        self.await_left(id, Instant::now() + longest)
     }
 
     /// Applies a rebalance with `replication_factor`: `change` updates the row of each partition. A partition whose
@@ -366,15 +333,15 @@ impl Partitions {
         })
     }
 
-    /// Gives partitions new versions, as migrations and drops do: first in the headers of `storage`, one write for each
-    /// group of partitions, then here. Only the cluster thread calls this.
+    /// Gives partitions new versions: first in the headers of `storage`, then here. For tests; the cluster thread uses
+    /// [`take_over`](Self::take_over).
     ///
     /// # Errors
     /// When the headers cannot be written. Then nothing changes.
     ///
     /// # Panics
     /// If a partition that is not isolated loses its data.
-    #[cfg_attr(not(test), expect(dead_code, reason = "migrations will call it"))]
+    #[cfg(test)]
     pub(crate) fn set_versions(
         &self,
         storage: &Storage,

@@ -7,7 +7,6 @@ use std::time::{Duration, Instant};
 use datamodel::device_header::PartitionEntry;
 use datamodel::partition_version::PartitionVersion;
 
-use super::Namespace;
 use super::partition::*;
 use crate::config::params::storage::StorageParams;
 use crate::index::{PARTITION_COUNT, PartitionId};
@@ -230,7 +229,7 @@ fn nobody_is_in_an_isolated_partition() {
                     let found = match &reservation {
                         Some(Ok(reservation)) => Ok(reservation.tree_id()),
                         Some(Err(why)) => Err(*why),
-                        None => partitions.look_for_write(&mut section, id(number)),
+                        None => partitions.check_write(&mut section, id(number)),
                     };
                     match found {
                         Ok(tree_id) => {
@@ -270,18 +269,6 @@ fn nobody_is_in_an_isolated_partition() {
         (0..PARTITIONS).all(|number| partitions.isolate(id(number), Duration::ZERO)),
         "all were released"
     );
-}
-
-#[test]
-fn a_reservation_is_kept_beyond_its_borrow() {
-    let text = "namespace test {\n storage-engine memory {\n data-size 512M\n }\n}\n";
-    let (_, namespace) = Namespace::for_tests(text);
-    let reservation = namespace.partitions.reserve(id(3), RecordAccess::Write).expect("it is served");
-    let kept = reservation.keep(Arc::clone(&namespace));
-    let partitions = &namespace.partitions;
-    assert!(!partitions.isolate(id(3), Duration::ZERO), "still reserved");
-    drop(kept);
-    assert!(partitions.isolate(id(3), Duration::ZERO));
 }
 
 #[test]

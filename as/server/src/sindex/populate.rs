@@ -1,10 +1,11 @@
 //! Filling indexes from the records that are there already.
 //!
 //! # Beside writers
-//! Commits tell an index of changes before the builder begins. The builder computes the keys of a record from what it finds
-//! under the record's lock, shared, having read it from its disk before if need be, and adds the entries under the exclusive lock if the record is still of that version;
-//! otherwise it looks again. So an entry is never added for what a record no longer has, and none is missing: what the
-//! builder passed was not there or is in the index. Adding an entry twice does nothing.
+//! Commits tell an index of changes before the builder begins. The builder computes the keys of a record under the
+//! record's shared lock; a record that is not in memory is read from its disk before that. It adds the entries under the
+//! exclusive lock if the record still has that version; otherwise it begins with the record again. So an entry is never
+//! added for what a record no longer has, and none is missing: what the builder passed was not there or is in the index.
+//! Adding an entry twice does nothing.
 //!
 //! # Threads
 //! One thread fills one index after the other, with `sindex-builder-threads` threads that share the partitions. Should one of

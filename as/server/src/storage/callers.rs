@@ -97,7 +97,7 @@ impl DiskCallers {
     }
 
     /// Checks all calls. Returns whether the disk is stuck, and whether that has changed.
-    pub(super) fn look(&self) -> (bool, bool) {
+    pub(super) fn check(&self) -> (bool, bool) {
         let is_stuck = self.unanswered(STUCK_TIME).next().is_some();
         (is_stuck, self.is_stuck.swap(is_stuck, Relaxed) != is_stuck)
     }
@@ -134,17 +134,17 @@ mod tests {
         let (mut callers, mut hint) = (DiskCallers::new(), 0);
         callers.opened = Instant::now().checked_sub(2 * STUCK_TIME).expect("a machine that runs for a while");
         drop(callers.begin(DiskCaller::Batches, &mut hint));
-        assert_eq!(callers.look(), (false, false));
+        assert_eq!(callers.check(), (false, false));
         // Begun when the disk was opened.
         callers.slots[7].0.store(1 << CALLER_BITS | DiskCaller::Queries as u64, Relaxed);
         let young = callers.begin(DiskCaller::Batches, &mut hint);
-        assert_eq!(callers.look(), (true, true));
+        assert_eq!(callers.check(), (true, true));
         assert_eq!(DiskCaller::POOLS.map(|caller| callers.hanging(caller)), [0, 0, 1]);
         assert!(DiskCaller::POOLS.iter().all(|caller| callers.must_wait(*caller)));
         assert!(!callers.must_wait(DiskCaller::Other));
-        assert_eq!(callers.look(), (true, false));
+        assert_eq!(callers.check(), (true, false));
         callers.slots[7].0.store(0, Relaxed);
-        assert_eq!(callers.look(), (false, true));
+        assert_eq!(callers.check(), (false, true));
         assert!(!callers.must_wait(DiskCaller::Queries));
         drop(young);
     }

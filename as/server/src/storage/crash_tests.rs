@@ -499,8 +499,8 @@ fn a_record_torn_at_any_sector_is_left_out() {
     }
 }
 
-/// A record whose writing was cut short says that it reaches over older ones behind its beginning. They are alive, and
-/// defrag must find them as the start did.
+/// The head of a record whose write was cut short states a size that covers older records behind it. These are alive,
+/// and defrag must find them as the start did.
 #[test]
 fn defrag_finds_what_is_behind_the_beginning_of_a_torn_record() {
     for engine in [Engine::Device, Engine::Memory] {

@@ -66,7 +66,7 @@ impl Storage {
     pub(crate) fn watch_disks(&self) {
         for disk in self.disks() {
             let path = disk.media.main.path().display();
-            match disk.callers.look() {
+            match disk.callers.check() {
                 (true, true) => cf::warning!(
                     Storage,
                     "{path}: the disk does not answer: batches, queries and long requests that need it wait"

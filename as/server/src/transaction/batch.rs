@@ -27,7 +27,7 @@ use super::step::BatchRest;
 use super::wait::Patience;
 use super::{
     Call, Executor, INLINE_STEPS, PREPARED_REQUESTS, Place, ReplySink, Step, TransactionContext, Wait,
-    Workspace, record_access, wait_of_refused,
+    Workspace, prefetch_records, record_access, wait_of_refused,
 };
 use crate::index::PartitionId;
 use crate::metrics::{Operation, Origin, ServerCounter, ServerMetrics};
@@ -386,29 +386,34 @@ impl BatchRest {
     }
 }
 
-/// A row with the positions before and after it.
-struct PlacedRow<'a> {
+/// A row with its namespace and the positions before and after it.
+struct PlacedRow<'a, 'c> {
     row: Row<'a>,
+    namespace: &'c Namespace,
     before: RowPosition,
     behind: RowPosition,
 }
 
 /// Rows whose records are prefetched together.
-type Window<'a> = SmallVec<[PlacedRow<'a>; PREPARED_REQUESTS]>;
+type Window<'a, 'c> = SmallVec<[PlacedRow<'a, 'c>; PREPARED_REQUESTS]>;
 
 impl TransactionContext {
     /// Reads the next rows, at most `left`. Returns whether they were all valid. A row of an unknown namespace ends the
     /// batch.
-    fn read_window<'a>(&self, rows: &mut Rows<'a>, left: u32, window: &mut Window<'a>) -> bool {
+    fn read_window<'a, 'c>(&'c self, rows: &mut Rows<'a>, left: u32, window: &mut Window<'a, 'c>) -> bool {
         window.clear();
         while window.len() < PREPARED_REQUESTS.min(left as usize) {
             let before = rows.position();
-            match rows.read() {
-                Ok(row) if self.namespace_of(&row.request).is_some() => {
-                    window.push(PlacedRow { row, before, behind: rows.position() });
-                }
-                _ => return false,
-            }
+            let Ok(row) = rows.read() else { return false };
+            // Rows seldom change their namespace.
+            let name = row.request.namespace.unwrap_or_default();
+            let known =
+                window.last().map(|last| last.namespace).filter(|last| last.name().as_bytes() == name);
+            let Some(namespace) = known.or_else(|| self.namespace_of(&row.request).map(|found| &**found))
+            else {
+                return false;
+            };
+            window.push(PlacedRow { row, namespace, before, behind: rows.position() });
         }
         true
     }
@@ -424,13 +429,11 @@ impl RowsContext<'_> {
     }
 
     /// Whether `row` changes a record that must be on disk before the reply: a service thread must not wait for that.
-    fn must_not_wait_for(&self, context: &TransactionContext, row: &Row<'_>) -> bool {
+    fn must_not_wait_for(&self, namespace: &Namespace, row: &Row<'_>) -> bool {
         matches!(self.place, RowsPlace::Service(_))
             && row.request.info2 & info2::WRITE != 0
-            && context.namespace_of(&row.request).is_some_and(|namespace| {
-                namespace.storage.commits()
-                    || namespace.partitions.has_other_replicas(PartitionId::of(&row.digest))
-            })
+            && (namespace.storage.commits()
+                || namespace.partitions.has_other_replicas(PartitionId::of(&row.digest)))
     }
 
     /// The extent when a row has to wait; on a batch thread the wait may be for its device.
@@ -495,19 +498,15 @@ impl Workspace {
             let is_complete = context.read_window(rows, left, &mut window);
             let skips_reads = shared.skips_reads(context);
             if !skips_reads {
-                context.prepare(
-                    window
-                        .iter()
-                        .map(|placed| (placed.row.request.namespace.unwrap_or_default(), placed.row.digest)),
-                );
+                prefetch_records(window.iter().map(|placed| (placed.namespace, placed.row.digest)));
             }
             let first = window.first();
             let is_late =
                 first.is_some_and(|first| shared.since.elapsed() >= context.time_max(&first.row.request));
-            for (at, PlacedRow { row, before, behind }) in window.iter().enumerate() {
+            for (at, PlacedRow { row, namespace, before, behind }) in window.iter().enumerate() {
                 let is_last = at + 1 == window.len();
                 let is_skipped = skips_reads && row.request.info2 & info2::WRITE == 0;
-                if shared.must_not_wait_for(context, row) {
+                if shared.must_not_wait_for(namespace, row) {
                     // A row on a service thread must not leave replies waiting among those of others.
                     assert_eq!(self.buffers.unsettled.len(), settled, "a row on a service thread is settled");
                     starts.drain(..).for_each(|start| frames.row_done(start));
@@ -516,7 +515,7 @@ impl Workspace {
                 let start = frames.frame.len();
                 let out = &mut frames.frame;
                 if !is_skipped {
-                    match self.execute_row(context, shared, &mut filters, (row, is_late), out) {
+                    match self.execute_row((context, namespace), shared, &mut filters, (row, is_late), out) {
                         RowStep::Answered => starts.push(start),
                         RowStep::Elsewhere => {}
                         RowStep::Waits(wait) => {
@@ -550,13 +549,12 @@ impl Workspace {
     /// Carries out a row, or passes it to another node.
     fn execute_row<'a>(
         &mut self,
-        context: &TransactionContext,
+        (context, namespace): (&TransactionContext, &Namespace),
         shared: &RowsContext<'a>,
         filters: &mut RowFilters<'a>,
         (row, is_late): (&Row<'a>, bool),
         out: &mut Vec<u8>,
     ) -> RowStep {
-        let Some(namespace) = context.namespace_of(&row.request) else { return RowStep::Answered };
         self.take_up_row(namespace);
         let request = &row.request;
         let access = record_access(request);

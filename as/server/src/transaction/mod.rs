@@ -104,7 +104,7 @@ impl From<ResultCode> for Failure {
 /// The kind of thread that a transaction runs on.
 #[derive(Clone, Copy)]
 enum Place {
-    /// A service thread: it holds sprig locks only for short work, and never waits for pool threads.
+    /// A service thread: it holds sprig locks only for short work, and waits for other threads only while they commit.
     Service,
     /// A thread of a pool, which may take until `deadline`.
     Pool { deadline: Instant },
@@ -235,10 +235,9 @@ impl Call<'_> {
     /// Checks that the transaction may commit its change of `record`: since it began the partition may have gone to
     /// another node, or be about to, or other nodes may have newer copies. The caller holds the record's sprig lock,
     /// and keeps the returned value until it has committed.
-    /// until it has committed.
     ///
+    /// # Errors
     /// `Unavailable` if so; nothing has changed, and the transaction [waits](Self::wait_of_failed).
-    /// `Unavailable` when it has, or is; nothing has changed, and the transaction then [waits](Self::wait_of_failed).
     #[inline]
     fn begin_commit<'b>(
         &self,
@@ -358,8 +357,8 @@ impl Workspace {
             Place::Service => {
                 let section = &mut self.sections[namespace.position()];
                 let tree_id = match access {
-                    RecordAccess::Read => partitions.look_for_read(section, id).map(|()| 0),
-                    RecordAccess::Write => partitions.look_for_write(section, id),
+                    RecordAccess::Read => partitions.check_read(section, id).map(|()| 0),
+                    RecordAccess::Write => partitions.check_write(section, id),
                 };
                 Ok((tree_id?, None))
             }
@@ -452,23 +451,29 @@ impl Executor {
 
 impl TransactionContext {
     fn prepare<'a>(&self, requests: impl Iterator<Item = (&'a [u8], Digest)>) {
-        let mut digests = SmallVec::<[Digest; PREPARED_REQUESTS]>::new();
-        let mut others = SmallVec::<[(&Namespace, Digest); PREPARED_REQUESTS]>::new();
-        let mut first: Option<&Namespace> = None;
-        for (name, digest) in requests {
-            let known = first.filter(|first| first.name().as_bytes() == name);
-            let Some(namespace) = known.or_else(|| self.namespace_called(name).map(|found| &**found)) else {
-                continue;
-            };
-            if std::ptr::eq(*first.get_or_insert(namespace), namespace) {
-                digests.push(digest);
-            } else {
-                others.push((namespace, digest));
-            }
-        }
-        first.into_iter().for_each(|namespace| namespace.prefetch(&digests));
-        others.iter().for_each(|(namespace, digest)| namespace.prefetch(std::slice::from_ref(digest)));
+        let mut last: Option<&Namespace> = None;
+        prefetch_records(requests.filter_map(|(name, digest)| {
+            let known = last.filter(|last| last.name().as_bytes() == name);
+            last = known.or_else(|| self.namespace_called(name).map(|found| &**found));
+            last.map(|namespace| (namespace, digest))
+        }));
     }
+}
+
+/// Prefetches records. Changes nothing.
+fn prefetch_records<'n>(records: impl Iterator<Item = (&'n Namespace, Digest)>) {
+    let mut digests = SmallVec::<[Digest; PREPARED_REQUESTS]>::new();
+    let mut others = SmallVec::<[(&Namespace, Digest); PREPARED_REQUESTS]>::new();
+    let mut first: Option<&Namespace> = None;
+    for (namespace, digest) in records {
+        if std::ptr::eq(*first.get_or_insert(namespace), namespace) {
+            digests.push(digest);
+        } else {
+            others.push((namespace, digest));
+        }
+    }
+    first.into_iter().for_each(|namespace| namespace.prefetch(&digests));
+    others.iter().for_each(|(namespace, digest)| namespace.prefetch(std::slice::from_ref(digest)));
 }
 
 impl Workspace {

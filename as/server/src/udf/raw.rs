@@ -68,7 +68,7 @@ pub(super) struct Primitives {
 
 /// The values whose addresses the registry of an interpreter holds. The interpreter owns them as its application data, which is
 /// dropped after its state is closed.
-struct Looked {
+struct RegistryValues {
     watch: Rc<Watch>,
     session: Rc<Session>,
 }
@@ -78,11 +78,11 @@ struct Looked {
 /// # Errors
 /// When there is not enough memory.
 pub(super) fn install(lua: &Lua, watch: &Rc<Watch>, session: &Rc<Session>) -> mlua::Result<Primitives> {
-    assert!(lua.app_data_ref::<Looked>().is_none(), "an interpreter is watched once");
-    let looked = Looked { watch: Rc::clone(watch), session: Rc::clone(session) };
-    let (watch, session) = (Rc::as_ptr(&looked.watch), Rc::as_ptr(&looked.session));
+    assert!(lua.app_data_ref::<RegistryValues>().is_none(), "an interpreter is watched once");
+    let values = RegistryValues { watch: Rc::clone(watch), session: Rc::clone(session) };
+    let (watch, session) = (Rc::as_ptr(&values.watch), Rc::as_ptr(&values.session));
     // Nobody else can take it away: the type is known here only.
-    lua.set_app_data(looked);
+    lua.set_app_data(values);
     // SAFETY: `exec_raw` gives a state with room for a few values and catches errors. Watch and session live as long as the
     // interpreter, which owns a part in both.
     unsafe {
@@ -161,7 +161,7 @@ unsafe extern "C-unwind" fn open_proxy(state: *mut ffi::lua_State) -> c_int {
 /// # Safety
 /// In a C function, with room for two more values.
 unsafe fn fill_record(state: *mut ffi::lua_State) {
-    // SAFETY: as the caller says. What is called is the prelude's, with one value for one.
+    // SAFETY: as the caller says. The called function is one of the prelude, which takes one value and returns one.
     unsafe {
         let Some(id) = record_id(state, 1) else { return };
         if ffi::lua_rawgeti(state, 2, FILL_INDEX) != ffi::LUA_TFUNCTION {
@@ -204,7 +204,7 @@ unsafe fn push_record(state: *mut ffi::lua_State, id: i64) {
 
 /// `make_record(number)`
 unsafe extern "C-unwind" fn make_record(state: *mut ffi::lua_State) -> c_int {
-    // SAFETY: a C function has room for 20 values. What is no number counts as 0, which is that of no record.
+    // SAFETY: a C function has room for 20 values. A value that is not a number counts as 0, the id of no record.
     unsafe { push_record(state, ffi::lua_tointegerx(state, 1, ptr::null_mut())) };
     1
 }

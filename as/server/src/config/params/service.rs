@@ -119,8 +119,8 @@ params! {
             .note("one per processor, five per processor if a namespace is stored on devices");
         /// Threads that fill new secondary indexes.
         sindex_builder_threads: Number<u32> = 4, number("sindex-builder-threads", 1, 32).dynamic();
-        /// Pace of the sweep for entries of secondary indexes that damaged records left behind, others go with their records: the
-        /// indexes are gone through once in about 370 times so many seconds; 0 means never.
+        /// Pace of the sweep that removes entries of secondary indexes whose records were damaged: it passes through all
+        /// indexes once in about 370 times so many seconds; 0 means never.
         sindex_gc_period: Number<u32> = 10, any_u32("sindex-gc-period").dynamic();
         /// Joins the cluster quiesced.
         stay_quiesced: Flag = false, boolean("stay-quiesced").enterprise();

@@ -20,7 +20,7 @@ impl Partitions {
     /// Whether other nodes should have the records of a partition too.
     #[inline]
     pub(crate) fn has_other_replicas(&self, id: PartitionId) -> bool {
-        self.partitions[id.index()].look().0 & PartitionWord::OTHERS != 0
+        self.partitions[id.index()].load().0 & PartitionWord::OTHERS != 0
     }
 
     /// The replicas of a partition except node `own`. Takes no lock, as each commit calls it.
@@ -152,7 +152,7 @@ impl Partitions {
     pub(crate) fn reserve_data(&self, id: PartitionId) -> Option<PartitionReservation<'_>> {
         let partition = &self.partitions[id.index()];
         let word = partition.reserve();
-        let reservation = PartitionReservation { partition, id, word };
+        let reservation = PartitionReservation { partition, word };
         (!word.is_isolated()).then_some(reservation)
     }
 

@@ -106,7 +106,7 @@ impl WordOfPartition {
 
     /// The present word.
     #[inline]
-    pub(super) fn look(&self) -> PartitionWord {
+    pub(super) fn load(&self) -> PartitionWord {
         PartitionWord(self.0.load(Relaxed))
     }
 
@@ -140,11 +140,6 @@ impl WordOfPartition {
         word
     }
 
-    /// Counts a reservation once more. Isolation sees at least one of the two until both are released.
-    pub(super) fn reserve_again(&self) {
-        self.0.fetch_add(1, Relaxed);
-    }
-
     /// Releases a reservation.
     #[inline]
     pub(super) fn release(&self) {
@@ -155,7 +150,7 @@ impl WordOfPartition {
 
 impl std::fmt::Debug for WordOfPartition {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        self.look().fmt(f)
+        self.load().fmt(f)
     }
 }
 
