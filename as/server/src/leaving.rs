@@ -60,6 +60,8 @@ fn await_clients(node: &Node) {
     while node.service.connection_count.get() != 0
         && last_request.elapsed() < CLIENTS_QUIET
         && began.elapsed() < CLIENTS_MAX
+        // When its heirs are gone too, this node would soon be master again, without what they have written.
+        && node.cluster.state().hand_over != HandOver::Impossible
     {
         std::thread::sleep(POLL);
         let count = passed_on(node);

@@ -348,7 +348,14 @@ impl Syslog {
         let mut link = self.link.lock();
         let kept = link.socket.take();
         let reused = kept.is_some();
-        let socket = kept.map_or_else(|| self.connect(link.patience()), Ok)?;
+        let socket = match kept.map_or_else(|| self.connect(link.patience()), Ok) {
+            Ok(socket) => socket,
+            Err(error) => {
+                // A daemon that accepts no connection takes nothing either.
+                link.is_stuck |= error.kind() == io::ErrorKind::WouldBlock;
+                return Err(error);
+            }
+        };
         match link.send(socket, &message) {
             // The daemon may have restarted since the last line.
             Err(error) if reused && error.kind() != io::ErrorKind::WouldBlock => {
@@ -365,11 +372,19 @@ impl Syslog {
         let socket = if datagram.connect(&self.path).is_ok() {
             SyslogSocket::Datagram(datagram)
         } else {
-            SyslogSocket::Stream(UnixStream::connect(&self.path)?)
+            SyslogSocket::Stream(connect_stream(&self.path, patience)?)
         };
         socket.set_patience(patience)?;
         Ok(socket)
     }
+}
+
+/// Connects to a daemon that listens for a stream. The time is bounded before: a full queue of connections is waited for too.
+fn connect_stream(path: &Path, patience: Duration) -> io::Result<UnixStream> {
+    let socket = socket2::Socket::new(socket2::Domain::UNIX, socket2::Type::STREAM, None)?;
+    socket.set_write_timeout(Some(patience))?;
+    socket.connect(&socket2::SockAddr::unix(path)?)?;
+    Ok(UnixStream::from(socket))
 }
 
 impl SyslogSocket {

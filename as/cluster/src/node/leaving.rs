@@ -62,7 +62,15 @@ impl Node {
     /// Whether partitions of members that leave can go to others of the cluster.
     fn has_heirs(&self) -> bool {
         let members = self.clustering.succession();
-        self.leaving.is_understood && members.iter().any(|node| !self.heartbeat.is_leaving(*node))
+        // One that is gone takes nothing over, whatever it said last.
+        let can_inherit = |node: &NodeId| self.heartbeat.is_alive(*node) && !self.heartbeat.is_leaving(*node);
+        self.leaving.is_understood && members.iter().any(can_inherit)
+    }
+
+    /// Whether all members understand a farewell. C servers would take this node for alive as long as it could just be silent,
+    /// and see that their neighbours do not: they might part from those.
+    pub(super) fn may_say_farewell(&self) -> bool {
+        self.leaving.is_understood
     }
 
     /// The principal has the cluster formed anew for members that have begun to leave.

@@ -428,8 +428,10 @@ impl Node {
             Event::Quiesce(is_quiesced) => self.is_quiesced = is_quiesced,
             Event::Leave => self.heartbeat.depart(Departure::Leaving),
             Event::Depart => {
-                self.heartbeat.depart(Departure::Gone);
-                self.pulse(now);
+                if self.may_say_farewell() {
+                    self.heartbeat.depart(Departure::Gone);
+                    self.pulse(now);
+                }
             }
         }
         self.update_hold();

@@ -115,6 +115,8 @@ impl Node {
         let is_quiesced =
             self.wants_no_partitions() && Adjustments::of(view).active_size() < view.members.len();
         let superfluous = if is_quiesced { Superfluous::BecomeSubset } else { Superfluous::Drop };
+        // A node that is about to stop cannot put off what only it can send.
+        let is_leaving = self.heartbeat.is_leaving(self_node);
         let namespace = &mut self.namespaces[index];
         namespace.replication_factor = view.effective_replication_factor();
         namespace.placement = Placement::of(view);
@@ -129,7 +131,7 @@ impl Node {
             self.actions.push(Action::PartitionChanged(id));
             let record_count = namespace.record_counts.get(number).copied().unwrap_or(0);
             let order = namespace.settings.migrate_order;
-            let waits = !namespace.settings.ignores_fill_delay;
+            let waits = !namespace.settings.ignores_fill_delay && !is_leaving;
             let task = |emigration: Emigration| {
                 let is_fill = emigration.is_fill && waits;
                 let kind = TaskKind::Transfer(Emigration { is_fill, ..emigration });

@@ -85,6 +85,12 @@ impl DriverInbox {
     pub(crate) fn tell(&self, event: DriverEvent) -> bool {
         self.0.try_send(event).is_ok()
     }
+
+    /// Has the cluster thread end, once there is room in its inbox.
+    pub(crate) fn stop(&self) {
+        // A thread that has ended needs no word.
+        let _ = self.0.send(DriverEvent::Stop);
+    }
 }
 
 impl Handler for DriverInbox {

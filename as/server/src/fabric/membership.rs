@@ -64,7 +64,7 @@ impl Membership {
 
     /// Tells other nodes that this one is gone, and stops all threads.
     pub(crate) fn stop(&self) {
-        self.inbox.tell(DriverEvent::Stop);
+        self.inbox.stop();
         self.metadata.stop();
         for thread in std::mem::take(&mut *self.threads.lock()) {
             let _ = thread.join();

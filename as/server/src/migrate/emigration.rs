@@ -6,6 +6,7 @@
 //! the receiver's older copies are removed.
 
 use std::collections::BTreeMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::*};
 use std::time::{Duration, Instant};
@@ -203,7 +204,7 @@ impl Sender<'_> {
         cf::fault_point!("emigration");
         let namespace = &emigration.namespace;
         let insert_id = emigration.next_insert_id.fetch_add(1, Relaxed);
-        let size = match self.gather(digest, insert_id) {
+        let size = match self.gather_surely(digest, insert_id) {
             Gathered::Whole(size) => size,
             Gathered::Gone => return true,
             Gathered::Left => return false,
@@ -230,8 +231,24 @@ impl Sender<'_> {
         true
     }
 
+    /// As [`gather`](Self::gather). A record with which that panics counts as unreadable, and does not keep others from being
+    /// sent.
+    fn gather_surely(&mut self, digest: &Digest, insert_id: u64) -> Gathered {
+        let before = self.gathered.len();
+        let gathered = catch_unwind(AssertUnwindSafe(|| self.gather(digest, insert_id)));
+        gathered.unwrap_or_else(|_| {
+            self.gathered.truncate(before);
+            self.scratch = ReadBuffer::new();
+            let name = self.emigration.namespace.name();
+            cf::warning_limited!(Migrate, "{{{name}}} record {digest} failed on an internal error");
+            Gathered::Unreadable
+        })
+    }
+
     /// Appends the message of a record to the unsent ones.
     fn gather(&mut self, digest: &Digest, insert_id: u64) -> Gathered {
+        // A record that could not be read is sent again later: what is known of it from the last time does not count.
+        self.scratch.forget();
         let Emigration { namespace, partition, id, .. } = self.emigration;
         let Some(_reservation) = namespace.partitions.reserve_data(*partition) else { return Gathered::Left };
         let removed_at = namespace.partitions.removed_at(digest).filter(|_| self.emigration.tells_removals);
@@ -297,7 +314,7 @@ impl Sender<'_> {
         let due: Vec<(u64, Digest)> = due.map(|(id, sent)| (*id, sent.digest)).collect();
         drop(window);
         for (insert_id, digest) in due {
-            let size = match self.gather(&digest, insert_id) {
+            let size = match self.gather_surely(&digest, insert_id) {
                 Gathered::Whole(size) => size,
                 Gathered::Unreadable => 0,
                 Gathered::Gone | Gathered::Left => {

@@ -60,19 +60,23 @@ impl Immigrations {
             [ResultCode::Ok, ResultCode::RecordExists, ResultCode::Generation, ResultCode::NotFound];
         let known = self.0.read();
         // A message from before a change of the cluster, or after the end of the immigration, needs no answer.
-        let Some(Immigration { namespace, partition }) = known.get(&key) else { return Ok(()) };
+        let Some(found) = known.get(&key) else { return Ok(()) };
+        let (namespace, partition) = (Arc::clone(&found.namespace), found.partition);
         cf::fault_point!("immigration");
         namespace.metrics.add(NamespaceCounter::MigrateRecordReceives, 1);
         if namespace.storage.is_overloaded() {
             return Ok(());
         }
+        // Keeps the partition in place of the lock: a disk may be read now, for which the cluster thread must not wait.
+        let Some(_reservation) = namespace.partitions.reserve_data(partition) else { return Ok(()) };
+        drop(known);
         let stored = match *incoming {
-            Incoming::Record { record, removed_at } => take_copy(namespace, *partition, record, removed_at)?,
+            Incoming::Record { record, removed_at } => take_copy(&namespace, partition, record, removed_at)?,
             Incoming::Removal { digest, removed_at } => {
-                take_removal(namespace, *partition, &digest, removed_at)?
+                take_removal(&namespace, partition, &digest, removed_at)?
             }
         };
-        stored.when_safe(namespace, move |result| {
+        stored.when_safe(&namespace, move |result| {
             if DONE.contains(&result) {
                 acknowledge();
             }

@@ -81,7 +81,11 @@ impl Namespace {
         cause_for: impl Fn(&Element) -> Option<Cause>,
     ) -> Option<(RecordMeta, Cause, Result<Committed, StorageError>)> {
         for look in 1.. {
-            let seen = self.see(digest, LOCKED_SIZE_MAX, scratch);
+            let seen = if self.may_read_old() {
+                self.see(digest, LOCKED_SIZE_MAX, scratch)
+            } else {
+                Seen::default()
+            };
             let ahead = (!seen.old.is_empty()).then(|| self.look_ahead(digest, seen, &Change::Gone));
             let guard = self.get_to_change(digest, scratch)?;
             let cause = cause_for(&guard)?;

@@ -159,6 +159,11 @@ pub(crate) trait CommitObserver: Send + Sync {
     fn reads_old(&self, _before: &RecordMeta) -> bool {
         false
     }
+
+    /// Whether it reads the old records of some changes at present.
+    fn may_read_old(&self) -> bool {
+        false
+    }
 }
 
 impl Namespace {
@@ -225,6 +230,11 @@ impl Namespace {
         !self.storage.reads_disks()
             || !self.is_old_read(element)
             || self.storage.is_readable(element, scratch)
+    }
+
+    /// Whether observers read the old records of some changes at present.
+    pub(super) fn may_read_old(&self) -> bool {
+        self.observers.iter().any(|observer| observer.may_read_old())
     }
 
     #[inline]

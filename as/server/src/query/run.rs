@@ -154,7 +154,7 @@ impl QueryRun {
         let mut walked = walker.walk();
         if walked.is_ok() {
             // The rate applies to the last records too.
-            walked = walker.keep_pace();
+            walked = walker.keep_last_pace();
         } else if matches!(self.query.kind, QueryKind::Aggregation(_)) {
             // Values that a function has yielded, and the error of a failed one, are sent. The first end counts.
             let _ = walker.send();
@@ -401,6 +401,10 @@ impl<'a> Walker<'a> {
             return visited;
         }
         let copy = CopiedRecord::of(&self.run.query.namespace, guard, &mut self.scratch);
+        if self.scratch.is_unread() {
+            // It is read first, and looked at again: nothing may count yet.
+            return ControlFlow::Continue(Visited::LeftOut);
+        }
         self.look_at(VisitedRecord::Copied(&copy), entry, self.budget)
     }
 
@@ -589,6 +593,19 @@ impl<'a> Walker<'a> {
             self.check_end()?;
         }
         self.read_clock();
+        Ok(())
+    }
+
+    /// Sends the last chunk, and waits to keep the rate. All is sent then, so whatever ends the wait does not change the result.
+    fn keep_last_pace(&mut self) -> Result<(), End> {
+        self.send()?;
+        self.run.pace.add(std::mem::take(&mut self.since_look));
+        while let Some(early) = self.run.pace.early(self.run.started) {
+            std::thread::sleep(early);
+            if self.check_end().is_err() {
+                break;
+            }
+        }
         Ok(())
     }
 

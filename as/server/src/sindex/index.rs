@@ -110,9 +110,10 @@ impl SecondaryIndex {
         self.has_failed.load(Relaxed)
     }
 
-    /// Marks it as failed, until it is dropped.
-    pub(super) fn set_failed(&self) {
+    /// Marks it as failed, until it is dropped. Its entries go, and it takes no others: it must not use the memory that is short.
+    pub(super) fn set_failed(&self, namespace: &Namespace) {
         self.has_failed.store(true, Relaxed);
+        self.empty(namespace);
     }
 
     /// Lets queries read it.
@@ -262,6 +263,11 @@ impl SecondaryIndex {
     /// Removes all entries for good.
     pub(super) fn close(&self, namespace: &Namespace) {
         self.is_dropped.store(true, Release);
+        self.empty(namespace);
+    }
+
+    /// Removes all entries; no others are taken.
+    fn empty(&self, namespace: &Namespace) {
         for tree in &self.trees {
             let closed = tree.entries.write().take();
             if let Some(closed) = closed {

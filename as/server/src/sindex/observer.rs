@@ -88,6 +88,10 @@ impl CommitObserver for IndexObserver {
     fn reads_old(&self, before: &RecordMeta) -> bool {
         before.is_in_sindex() && before.location.is_stored() && self.0.has_any()
     }
+
+    fn may_read_old(&self) -> bool {
+        self.0.has_any()
+    }
 }
 
 /// The changes in `indexes` that follow from a change, computed from the stored record.

@@ -162,7 +162,7 @@ impl<'a> Populating<'a> {
     }
 
     fn give_up(&self, index: &SecondaryIndex) {
-        index.set_failed();
+        index.set_failed(self.namespace);
         cf::warning!(
             Sindex,
             "{{{}}} index {} is not filled, as a limit of memory is breached: drop it, and make it again when there is \

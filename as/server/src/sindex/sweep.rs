@@ -47,7 +47,9 @@ pub(crate) fn run_sweep(
                 if is_stopping.load(Acquire) {
                     return;
                 }
-                std::thread::sleep(LOOK_PERIOD);
+                let pause = PARTITION_PERIOD_PER_SECOND.saturating_mul(config.service.sindex_gc_period.get());
+                let left = pause.saturating_sub(ended.elapsed());
+                std::thread::sleep(if left.is_zero() { LOOK_PERIOD } else { left.min(LOOK_PERIOD) });
             }
             let started = Instant::now();
             for namespace in namespaces {

@@ -41,11 +41,13 @@ impl ReadBuffer {
         self.stored.stuck.take()
     }
 
-    /// Forgets which record it has, so that it is read anew, and which one is wanted.
+    /// Forgets which record it has, so that it is read anew, which one is wanted, and which disk was stuck: a transaction that
+    /// succeeded all the same has left that to the next one, perhaps of another namespace.
     #[inline]
     pub(crate) fn forget(&mut self) {
         self.stored.record = None;
         self.stored.wanted = None;
+        self.stored.stuck = None;
     }
 }
 

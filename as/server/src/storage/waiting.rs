@@ -56,7 +56,7 @@ impl Storage {
     /// # Errors
     /// The request, if too many wait or the server stops.
     pub(crate) fn when_readable(&self, device: u8, wait: RoomWait) -> Result<(), RoomWait> {
-        match self.devices[usize::from(device)].as_disk() {
+        match self.devices.get(usize::from(device)).and_then(Device::as_disk) {
             Some(disk) => disk.unread.push(wait),
             None => Err(wait),
         }

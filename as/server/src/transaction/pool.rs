@@ -111,7 +111,8 @@ impl TransactionContext {
         let is_overdue =
             |module| std::str::from_utf8(module).is_ok_and(|module| self.functions.is_overdue(module));
         let workers = match Request::parse(&request.body).map(|parsed| parsed.field(field::UDF_FILE)) {
-            Ok(Some(module)) if is_overdue(module) => &self.pool.overdue_functions,
+            // All writers of a record wait for the one whose turn it is, which therefore does not wait behind endless loops.
+            Ok(Some(module)) if request.turn.is_none() && is_overdue(module) => &self.pool.overdue_functions,
             Ok(Some(_)) => &self.pool.functions,
             Ok(None) | Err(_) => &self.pool.operations,
         };

@@ -69,6 +69,8 @@ const SHORT_TIME: Duration = Duration::from_micros(100);
 /// detected after a few.
 const CONFIDENCE_MIN: u32 = 16;
 const CONFIDENCE_MAX: u32 = 256;
+/// A call that is cut off after less says nothing about its module: its client gave it little time, or it had waited.
+const TELLING_TIME_MIN: Duration = Duration::from_millis(100);
 
 /// An interpreter that has loaded a module. It is kept for further calls when this is dropped.
 pub(crate) struct Lease<'a> {
@@ -89,7 +91,7 @@ pub(crate) struct Lease<'a> {
 enum CallEnd {
     /// By itself, after this time.
     After(Duration),
-    /// It was cut off in a trial, and runs again with more time.
+    /// It was cut off in a trial, and runs again with more time; or it had little time from the start.
     LateInTrial,
     /// It was cut off.
     Late,
@@ -107,7 +109,8 @@ impl Lease<'_> {
         cf::fault_point!("udf");
         let (output, record) = interpreter.call(call.function, call.arguments, record, deadline);
         let was_late = interpreter.was_late();
-        self.end = Some(match (was_late, self.is_trial) {
+        let had_little_time = deadline < started + TELLING_TIME_MIN;
+        self.end = Some(match (was_late, self.is_trial || had_little_time) {
             (false, _) => CallEnd::After(started.elapsed()),
             (true, true) => CallEnd::LateInTrial,
             (true, false) => CallEnd::Late,
@@ -280,8 +283,9 @@ impl Functions {
             return Err(Failure::Module);
         }
         let interpreter = Interpreter::new(&self.modules).map_err(|_| Failure::Module)?;
+        let had_little_time = deadline < Instant::now() + TELLING_TIME_MIN;
         if let Err(failure) = interpreter.load(module, deadline) {
-            if interpreter.was_late() {
+            if interpreter.was_late() && !had_little_time {
                 self.note_late(module, version);
             }
             return Err(failure);
