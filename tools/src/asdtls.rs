@@ -85,6 +85,8 @@ pub fn run(options: &Options, out: &mut impl Write, errors: &mut impl Write) -> 
 fn make(options: &Options) -> Result<String, String> {
     let folder = options.dir.as_path();
     fs::create_dir_all(folder).map_err(|error| format!("{}: {error}", folder.display()))?;
+    // A server that was started elsewhere finds the files by the lines that are printed.
+    let folder = &fs::canonicalize(folder).map_err(|error| format!("{}: {error}", folder.display()))?;
     match &options.wish {
         Wish::Ca => {
             make_authority(folder)?;

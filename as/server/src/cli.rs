@@ -13,7 +13,7 @@ pub const CONFIG_FILE_DEFAULT: &str = "/etc/aerospike/aerospike.conf";
 pub const MANUAL_PAGE: Page = Page {
     section: "8",
     source: concat!("Ferrospike ", env!("CARGO_PKG_VERSION")),
-    see_also: &["asinfo(1)", "asbench(1)", "asd-inspect(1)", "systemctl(1)"],
+    see_also: &["asinfo(1)", "asbench(1)", "asd-inspect(1)", "asd-tls(1)", "systemctl(1)"],
     licence: env!("CARGO_PKG_LICENSE"),
 };
 
@@ -35,7 +35,7 @@ Examples:
 
 Signals:
   SIGTERM, SIGINT   stop cleanly; a second SIGINT, a second later or more, stops at once
-  SIGHUP            roll the log: close the log files and open them anew
+  SIGHUP            roll the log: open its files anew; read certificates, keys and blacklists anew
   SIGUSR1           write the state of the server to the log
 
 Once it runs:

@@ -1,5 +1,6 @@
 //! The daemon `asd`.
 
+use std::io::Write;
 use std::process::ExitCode;
 
 use asd::cli::{MANUAL_PAGE, Options};
@@ -14,6 +15,10 @@ static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 fn main() -> ExitCode {
     if let Some(code) = cf::manual::answer(std::env::args_os(), Options::command, &MANUAL_PAGE) {
         return code;
+    }
+    if std::env::args_os().skip(1).eq(["--generate", "parameters"]) {
+        let written = std::io::stdout().write_all(asd::config::reference::markdown().as_bytes());
+        return ExitCode::from(u8::from(written.is_err()));
     }
     match Options::from_arguments(std::env::args_os()) {
         Ok(options) => run(&options, start),

@@ -200,6 +200,16 @@ impl Server {
         ] {
             addresses.iter().for_each(|address| cf::info!(Service, "{kind} {address}"));
         }
+        for (kind, addresses) in
+            [("fabric port", &addresses.fabric), ("fabric TLS port", &addresses.fabric_tls)]
+        {
+            addresses.iter().for_each(|address| cf::info!(Fabric, "{kind} {address}"));
+        }
+        for (kind, addresses) in
+            [("heartbeat port", &addresses.heartbeat), ("heartbeat TLS port", &addresses.heartbeat_tls)]
+        {
+            addresses.iter().for_each(|address| cf::info!(Hb, "{kind} {address}"));
+        }
         for address in &addresses.info {
             cf::info!(InfoPort, "info port {address}");
         }

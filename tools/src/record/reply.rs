@@ -243,7 +243,7 @@ pub fn result_text(code: u8) -> &'static str {
     RESULT_TEXTS.iter().find(|(known, _)| *known == code).map_or("unknown result code", |(_, text)| text)
 }
 
-/// The result codes of single-record requests.
+/// The result codes of requests for records and of queries.
 const RESULT_TEXTS: &[(u8, &str)] = &[
     (0, "ok"),
     (1, "server error"),
@@ -273,6 +273,8 @@ const RESULT_TEXTS: &[(u8, &str)] = &[
     (80, "not authenticated"),
     (81, "not allowed for this user"),
     (100, "UDF failed"),
+    (201, "no such index"),
+    (203, "index not ready"),
 ];
 
 #[cfg(test)]

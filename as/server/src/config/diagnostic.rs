@@ -63,7 +63,13 @@ const WORD_SHOWN_MAX: usize = 80;
 /// `word` made fit for a message: cut if long, control characters escaped.
 #[must_use]
 pub fn shown(word: &str) -> String {
-    let mut text: String = word.chars().take(WORD_SHOWN_MAX).flat_map(char::escape_debug).collect();
+    let mut text = String::new();
+    for letter in word.chars().take(WORD_SHOWN_MAX) {
+        match letter {
+            '"' | '\'' => text.push(letter),
+            _ => text.extend(letter.escape_debug()),
+        }
+    }
     if word.chars().nth(WORD_SHOWN_MAX).is_some() {
         text.push('…');
     }

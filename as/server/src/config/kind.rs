@@ -256,7 +256,8 @@ impl Kind {
                 list.push(item);
             }
             (Self::Endpoints { count_max, tls }, Field::Endpoints(list)) => {
-                let port = second.ok_or(ValueError::Missing)?;
+                let missing = || if first.contains(':') { refuse(first) } else { ValueError::Missing };
+                let port = second.ok_or_else(missing)?;
                 let number = parse_size(port)
                     .and_then(|value| u16::try_from(value).ok())
                     .filter(|value| *value >= PORT_MIN)

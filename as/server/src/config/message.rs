@@ -2,7 +2,7 @@
 
 use super::context::{CONTEXTS, ContextKind, default_table, default_text};
 use super::diagnostic::shown;
-use super::kind::{ValueError, list_words};
+use super::kind::{Kind, ValueError, list_words};
 use super::obsolete_words::find_value;
 use super::spec::{Spec, find};
 use super::suggest::closest;
@@ -51,6 +51,9 @@ fn likely_value(kind: ContextKind, spec: &Spec, word: &str) -> Option<String> {
     };
     let table = default_table(kind)?;
     let (_, field) = find(&*table, spec.name)?;
+    if let (Kind::Endpoints { .. }, Some((host, port))) = (spec.kind, word.split_once(':')) {
+        return spec.kind.assign(field, &[host, port]).is_ok().then(|| format!("{host} {port}"));
+    }
     [Some(lower), Some(bare), unit, digits, switch]
         .into_iter()
         .flatten()

@@ -258,11 +258,16 @@ pub static OBSOLETE: &[Obsolete] = {
                 "scan-priority",
                 "scan-retransmit",
                 "scan-sleep",
-                "sindex-gc-enable-histogram",
-                "sindex-gc-max-rate",
                 "sindex-populator-scan-priority",
             ],
             Refused("queries need no such setting any more; leave the line out"),
+        ),
+        row(
+            K::Service,
+            &["sindex-gc-enable-histogram", "sindex-gc-max-rate"],
+            Refused(
+                "entries of indexes go with their records; 'sindex-gc-period' sets the pace of the sweep behind that",
+            ),
         ),
         row(
             K::Service,

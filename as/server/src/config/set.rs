@@ -299,7 +299,7 @@ struct Parameter<'a> {
 impl<'a> Parameter<'a> {
     fn find(context: &'static ContextSpec, table: &'a dyn ParamTable, bits: u8, name: &str) -> Option<Self> {
         let (spec, field) = find(table, name)?;
-        Some(Self { context, spec, field, applies: spec.shown_by & bits != 0 })
+        Some(Self { context, spec, field, applies: spec.shown_by == 0 || spec.shown_by & bits != 0 })
     }
 
     /// Checks everything and returns the value that would be set.

@@ -142,7 +142,7 @@ fn values_with_a_usual_slip() {
     assert!(in_namespace("max-record-size 2MB").ends_with("did you mean '2M'?"));
     assert_eq!(
         in_service("pidfile '/opt/x'"),
-        "t.conf:3: the quotes around \\'/opt/x\\' become part of 'pidfile'; leave them out"
+        "t.conf:3: the quotes around '/opt/x' become part of 'pidfile'; leave them out"
     );
     assert_eq!(
         only(&format!(

@@ -234,7 +234,7 @@ fn exactly_the_dynamic_parameters_can_be_set() {
                     | "microsecond-histograms"
             );
             let can = spec.dynamic
-                && spec.shown_by & bits != 0
+                && (spec.shown_by == 0 || spec.shown_by & bits != 0)
                 && spec.effect != Effect::Unsupported
                 && !not_with_strong_consistency;
             let outcome = set_config(&config, &params, &|_| ());
