@@ -14,6 +14,16 @@ use crate::tls::{Authority, Wish};
 /// Longest time for a cluster to form, or to become whole again.
 const STABLE_MAX: Duration = Duration::from_secs(60);
 
+/// A namespace in memory with two copies of each record.
+pub const IN_MEMORY: &str = "
+namespace test {
+    replication-factor 2
+    storage-engine memory {
+        data-size 1G
+    }
+}
+";
+
 /// The name in the certificates of nodes.
 pub const CLUSTER_NAME: &str = "as_cluster_west";
 

@@ -8,18 +8,9 @@ use std::net::TcpStream;
 use std::time::Duration;
 
 use ferrospike_tests::client::Client;
-use ferrospike_tests::nodes::Nodes;
+use ferrospike_tests::nodes::{IN_MEMORY, Nodes};
 use ferrospike_tests::server::Server;
 use ferrospike_tests::wire::{Message, Operation, operation, result};
-
-const NAMESPACES: &str = "
-namespace test {
-    replication-factor 2
-    storage-engine memory {
-        data-size 1G
-    }
-}
-";
 
 /// The nodes' reports about partitions: the columns of `partition-info` by node, for each partition number.
 fn partitions(nodes: &Nodes, numbers: &[usize]) -> BTreeMap<String, Vec<Vec<String>>> {
@@ -52,7 +43,7 @@ fn check_partitions(nodes: &Nodes, numbers: &[usize], replicas: usize) {
 
 #[test]
 fn nodes_become_one_cluster_and_stay_one() {
-    let mut nodes = Nodes::start(3, NAMESPACES);
+    let mut nodes = Nodes::start(3, IN_MEMORY);
     let key = nodes.await_cluster(&[0, 1, 2]);
     for number in 0..3 {
         assert_eq!(nodes.info(number, "get-sl"), "A2,A1,A0");
@@ -105,7 +96,7 @@ fn nodes_become_one_cluster_and_stay_one() {
 
 #[test]
 fn a_node_that_finds_nobody_is_a_cluster_of_its_own() {
-    let nodes = Nodes::start(1, NAMESPACES);
+    let nodes = Nodes::start(1, IN_MEMORY);
     nodes.await_cluster(&[0]);
     assert_eq!(nodes.info(0, "replicas:max=1").split(',').next(), Some("test:0"));
     check_partitions(&nodes, &[0], 1);
@@ -113,7 +104,7 @@ fn a_node_that_finds_nobody_is_a_cluster_of_its_own() {
 
 #[test]
 fn seeds_are_named_and_forgotten_while_it_runs() {
-    let nodes = Nodes::start(1, NAMESPACES);
+    let nodes = Nodes::start(1, IN_MEMORY);
     nodes.await_cluster(&[0]);
     assert_eq!(nodes.info(0, "tip:host=127.0.0.1;port=1"), "ok");
     assert_eq!(nodes.info(0, "tip-clear:host-port-list=127.0.0.1:1"), "ok");
@@ -127,7 +118,7 @@ fn seeds_are_named_and_forgotten_while_it_runs() {
 
 #[test]
 fn bytes_of_strangers_do_no_harm() {
-    let mut nodes = Nodes::start(2, NAMESPACES);
+    let mut nodes = Nodes::start(2, IN_MEMORY);
     let key = nodes.await_cluster(&[0, 1]);
     for text in ["begins with no hello", "closing a connection", "dropped:"] {
         nodes.servers.iter_mut().for_each(|server| _ = server.allow(text));
@@ -182,7 +173,7 @@ fn ask(clients: &mut [Client], request: &Message) -> Message {
 #[test]
 fn acknowledged_writes_are_on_two_nodes() {
     const KEYS: usize = 400;
-    let mut nodes = Nodes::start(3, NAMESPACES);
+    let mut nodes = Nodes::start(3, IN_MEMORY);
     nodes.await_cluster(&[0, 1, 2]);
     let mut clients: Vec<Client> = nodes.servers.iter().map(Server::connect).collect();
     let key = |number: usize| format!("key-{number}");
@@ -225,7 +216,7 @@ fn acknowledged_writes_are_on_two_nodes() {
 
 #[test]
 fn writers_of_one_record_take_turns() {
-    let nodes = Nodes::start(2, NAMESPACES);
+    let nodes = Nodes::start(2, IN_MEMORY);
     nodes.await_cluster(&[0, 1]);
     let add = |number: u8| {
         Message::write("counter").with_operation(Operation::integer(operation::INCR, "n", number.into()))

@@ -7,19 +7,11 @@ use std::time::{Duration, Instant};
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use ferrospike_tests::client::Client;
-use ferrospike_tests::nodes::Nodes;
+use ferrospike_tests::nodes::{IN_MEMORY, Nodes};
 use ferrospike_tests::server::Server;
 use ferrospike_tests::wire::{Message, Operation, field, info2, operation, result};
 use nix::sys::signal::Signal;
 
-const MEMORY: &str = "
-namespace test {
-    replication-factor 2
-    storage-engine memory {
-        data-size 1G
-    }
-}
-";
 /// Nothing is flushed by itself during a test.
 const COMMITTED: &str = "
 namespace test {
@@ -126,7 +118,7 @@ fn send_all(nodes: &Nodes, count: usize, request: &Message) -> Vec<Client> {
 #[test]
 fn writers_of_a_hot_key_keep_no_thread() {
     const WRITERS: usize = 80;
-    let nodes = Nodes::start(2, MEMORY);
+    let nodes = Nodes::start(2, IN_MEMORY);
     nodes.await_cluster(&[0, 1]);
     let mut client = nodes.servers[0].connect();
     let set = "set-config:context=namespace;id=test;transaction-pending-limit=0";
@@ -168,7 +160,7 @@ fn writers_of_a_hot_key_keep_no_thread() {
 fn so_many_writers_of_a_key_wait_and_no_more() {
     const WRITERS: usize = 12;
     const LIMIT: usize = 3;
-    let nodes = Nodes::start(2, MEMORY);
+    let nodes = Nodes::start(2, IN_MEMORY);
     nodes.await_cluster(&[0, 1]);
     let mut client = nodes.servers[0].connect();
     let set = format!("set-config:context=namespace;id=test;transaction-pending-limit={LIMIT}");
@@ -195,7 +187,7 @@ fn so_many_writers_of_a_key_wait_and_no_more() {
 
 #[test]
 fn operators_see_what_waits_for_other_nodes() {
-    let nodes = Nodes::start(2, MEMORY);
+    let nodes = Nodes::start(2, IN_MEMORY);
     nodes.await_cluster(&[0, 1]);
     let mut client = nodes.servers[0].connect();
     for option in ["enable-hist-proxy=true", "transaction-pending-limit=0"] {

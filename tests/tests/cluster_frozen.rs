@@ -4,19 +4,10 @@
 use std::time::{Duration, Instant};
 
 use ferrospike_tests::client::Client;
-use ferrospike_tests::nodes::Nodes;
+use ferrospike_tests::nodes::{IN_MEMORY, Nodes};
 use ferrospike_tests::server::Server;
 use ferrospike_tests::wire::{Message, result};
 use nix::sys::signal::Signal;
-
-const NAMESPACES: &str = "
-namespace test {
-    replication-factor 2
-    storage-engine memory {
-        data-size 1G
-    }
-}
-";
 
 const UNAVAILABLE: u8 = 11;
 /// Time after the signal until all threads of a process have stopped.
@@ -30,7 +21,7 @@ fn patient(request: Message) -> Message {
 #[test]
 fn a_node_that_was_frozen_tells_nobody_of_the_past() {
     const KEYS: usize = 100;
-    let nodes = Nodes::start(3, NAMESPACES);
+    let nodes = Nodes::start(3, IN_MEMORY);
     nodes.await_cluster(&[0, 1, 2]);
     let key = |number: usize| format!("frozen-{number}");
     let mut first = nodes.servers[0].connect();
@@ -82,7 +73,7 @@ fn a_node_that_was_frozen_tells_nobody_of_the_past() {
 
 #[test]
 fn clients_say_how_long_and_for_whom_a_write_waits() {
-    let nodes = Nodes::start(2, NAMESPACES);
+    let nodes = Nodes::start(2, IN_MEMORY);
     nodes.await_cluster(&[0, 1]);
     let mut first = nodes.servers[0].connect();
     // Keys whose master is node 0, which passes nothing on.

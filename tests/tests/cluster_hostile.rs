@@ -10,18 +10,9 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
 use ferrospike_tests::client::Client;
-use ferrospike_tests::nodes::Nodes;
+use ferrospike_tests::nodes::{IN_MEMORY, Nodes};
 use ferrospike_tests::server::Server;
 use ferrospike_tests::wire::{Message, result};
-
-const NAMESPACES: &str = "
-namespace test {
-    replication-factor 2
-    storage-engine memory {
-        data-size 1G
-    }
-}
-";
 
 /// Duration of the attack.
 const ATTACK: Duration = Duration::from_secs(8);
@@ -96,7 +87,7 @@ impl Drop for Over<'_> {
 
 #[test]
 fn strangers_do_not_disturb_the_cluster() {
-    let mut nodes = Nodes::start(2, NAMESPACES);
+    let mut nodes = Nodes::start(2, IN_MEMORY);
     let key = nodes.await_cluster(&[0, 1]);
     // Random bytes can be any message, and the log reports them.
     nodes.servers.iter_mut().for_each(|server| _ = server.allow("WARNING"));

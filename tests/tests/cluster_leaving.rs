@@ -11,17 +11,12 @@ use std::time::{Duration, Instant};
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use ferrospike_tests::client::Client;
-use ferrospike_tests::nodes::Nodes;
+use ferrospike_tests::nodes::{IN_MEMORY, Nodes};
 use ferrospike_tests::server::Server;
 use ferrospike_tests::wire::{Message, Operation, digest, info1, info2, operation, result};
 
-const NAMESPACES: &str = "
-namespace test {
-    replication-factor 2
-    storage-engine memory {
-        data-size 1G
-    }
-}
+/// Beside one with two copies.
+const SINGLE_COPY: &str = "
 namespace single {
     replication-factor 1
     storage-engine memory {
@@ -35,6 +30,10 @@ const THREADS: usize = 2;
 const TEND_PERIOD: Duration = Duration::from_millis(250);
 /// The longest that a stop may take, hand-over and all.
 const STOP_MAX: Duration = Duration::from_secs(20);
+
+fn namespaces() -> String {
+    [IN_MEMORY, SINGLE_COPY].concat()
+}
 
 fn key(number: usize) -> String {
     format!("key-{number}")
@@ -122,7 +121,7 @@ fn write_until(
 
 #[test]
 fn clients_notice_nothing_of_a_clean_stop() {
-    let mut nodes = Nodes::start(3, NAMESPACES);
+    let mut nodes = Nodes::start(3, &namespaces());
     nodes.await_cluster(&[0, 1, 2]);
     let single = |number: usize| Message::on_record("single", "rig", &key(number));
     let mut client = nodes.servers[0].connect();
@@ -169,7 +168,7 @@ fn clients_notice_nothing_of_a_clean_stop() {
 
 #[test]
 fn a_node_alone_waits_for_nobody() {
-    let mut nodes = Nodes::start(2, NAMESPACES);
+    let mut nodes = Nodes::start(2, &namespaces());
     nodes.await_cluster(&[0, 1]);
     nodes.servers[1].kill9();
     nodes.await_members(&[0]);

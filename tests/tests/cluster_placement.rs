@@ -6,18 +6,9 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use ferrospike_tests::client::Client;
-use ferrospike_tests::nodes::Nodes;
+use ferrospike_tests::nodes::{IN_MEMORY, Nodes};
 use ferrospike_tests::server::Server;
 use ferrospike_tests::wire::{Message, result};
-
-const NAMESPACES: &str = "
-namespace test {
-    replication-factor 2
-    storage-engine memory {
-        data-size 1G
-    }
-}
-";
 
 fn ask(nodes: &Nodes, number: usize, command: &str) {
     assert_eq!(nodes.info(number, command), "ok", "{command} at node {number}");
@@ -74,7 +65,7 @@ fn replicas(nodes: &Nodes, numbers: &[usize]) -> BTreeMap<usize, BTreeMap<usize,
 #[test]
 fn racks_have_a_copy_each() {
     let all = [0, 1, 2, 3];
-    let nodes = Nodes::start(4, NAMESPACES);
+    let nodes = Nodes::start(4, IN_MEMORY);
     nodes.await_cluster(&all);
     assert_eq!(nodes.info(0, "racks:"), "ns=test:rack_0=A3,A2,A1,A0");
     assert_eq!(nodes.info(0, "recluster:"), "ignored-by-non-principal");
@@ -109,7 +100,7 @@ fn racks_have_a_copy_each() {
 #[test]
 fn a_quiesced_node_hands_its_partitions_over() {
     let all = [0, 1, 2];
-    let nodes = Nodes::start(3, NAMESPACES);
+    let nodes = Nodes::start(3, IN_MEMORY);
     nodes.await_cluster(&all);
     let before = replicas(&nodes, &all);
     ask(&nodes, 1, "quiesce:");
@@ -136,7 +127,7 @@ fn a_quiesced_node_hands_its_partitions_over() {
 #[test]
 fn sixteen_nodes_form_one_cluster_and_lose_five() {
     let all: Vec<usize> = (0..16).collect();
-    let mut nodes = Nodes::start(16, NAMESPACES);
+    let mut nodes = Nodes::start(16, IN_MEMORY);
     nodes.await_cluster(&all);
     let key = |number: usize| format!("many-{number}");
     let write_and_read = |nodes: &Nodes, alive: &[usize], round: u8| {

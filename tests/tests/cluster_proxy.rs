@@ -9,20 +9,11 @@ use std::time::{Duration, Instant};
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use ferrospike_tests::client::Client;
-use ferrospike_tests::nodes::Nodes;
+use ferrospike_tests::nodes::{IN_MEMORY, Nodes};
 use ferrospike_tests::peer::{connect, next_message, number, peer_message, put_field};
 use ferrospike_tests::server::Server;
 use ferrospike_tests::wire::{Message, Operation, digest, field, info1, info2, operation, result};
 use nix::sys::signal::Signal;
-
-const NAMESPACES: &str = "
-namespace test {
-    replication-factor 2
-    storage-engine memory {
-        data-size 1G
-    }
-}
-";
 
 fn clients(nodes: &Nodes) -> Vec<Client> {
     nodes.servers.iter().map(Server::connect).collect()
@@ -35,7 +26,7 @@ fn sum(clients: &mut [Client], figure: &str) -> u64 {
 #[test]
 fn any_node_answers_for_any_record() {
     const KEYS: usize = 60;
-    let nodes = Nodes::start(3, NAMESPACES);
+    let nodes = Nodes::start(3, IN_MEMORY);
     nodes.await_cluster(&[0, 1, 2]);
     let mut clients = clients(&nodes);
     for number in 0..KEYS {
@@ -133,7 +124,7 @@ const BIN_TYPE: u8 = 12;
 #[test]
 fn rows_of_a_batch_are_answered_by_whoever_serves_them() {
     const KEYS: usize = 700;
-    let nodes = Nodes::start(3, NAMESPACES);
+    let nodes = Nodes::start(3, IN_MEMORY);
     nodes.await_cluster(&[0, 1, 2]);
     let mut clients = clients(&nodes);
     let keys: Vec<String> = (0..KEYS).map(|number| format!("row-{number}")).collect();
@@ -201,7 +192,7 @@ fn rows_of_a_batch_are_answered_by_whoever_serves_them() {
 
 #[test]
 fn functions_are_carried_out_where_their_record_is() {
-    let mut nodes = Nodes::start(2, NAMESPACES);
+    let mut nodes = Nodes::start(2, IN_MEMORY);
     nodes.servers.iter_mut().for_each(|server| _ = server.allow("a function failed"));
     nodes.await_cluster(&[0, 1]);
     let mut clients = clients(&nodes);
@@ -232,7 +223,7 @@ fn functions_are_carried_out_where_their_record_is() {
 
 #[test]
 fn a_master_that_does_not_answer_is_a_timeout() {
-    let nodes = Nodes::start(2, NAMESPACES);
+    let nodes = Nodes::start(2, IN_MEMORY);
     nodes.await_cluster(&[0, 1]);
     let mut clients = clients(&nodes);
     // A key whose master is node 1. Replicas answer reads too.
@@ -258,7 +249,7 @@ fn a_master_that_does_not_answer_is_a_timeout() {
 #[test]
 fn nobody_is_refused_while_a_node_goes_and_comes_back() {
     const KEYS: usize = 40;
-    let mut nodes = Nodes::start(3, NAMESPACES);
+    let mut nodes = Nodes::start(3, IN_MEMORY);
     nodes.await_cluster(&[0, 1, 2]);
     let key = |number: usize| format!("patient-{number}");
     // Enough time for the others to notice that the node is gone.
@@ -320,7 +311,7 @@ fn turned_around(request: &Message) -> Vec<u8> {
 
 #[test]
 fn requests_of_c_servers_are_understood() {
-    let mut nodes = Nodes::start(1, NAMESPACES);
+    let mut nodes = Nodes::start(1, IN_MEMORY);
     nodes.servers[0].allow("passes on what is no request").allow("unknown namespace").allow("bad digest");
     nodes.await_cluster(&[0]);
     let mut stream = connect(nodes.ports(0)[1], 0x77);

@@ -5,7 +5,7 @@
 use std::io::Write;
 
 use ferrospike_tests::client::Client;
-use ferrospike_tests::nodes::Nodes;
+use ferrospike_tests::nodes::{IN_MEMORY, Nodes};
 use ferrospike_tests::peer::{connect, next_message, number, peer_message};
 use ferrospike_tests::wire::{Message, digest, result};
 
@@ -16,14 +16,6 @@ namespace test {
         file {dir}/test.dat
         filesize 256M
         flush-max-ms 10
-    }
-}
-";
-const MEMORY: &str = "
-namespace test {
-    replication-factor 2
-    storage-engine memory {
-        data-size 1G
     }
 }
 ";
@@ -97,7 +89,7 @@ const EPOCH_MS: u64 = 1_262_304_000_000;
 
 #[test]
 fn a_removal_that_comes_late_removes_nothing_newer() {
-    let mut nodes = Nodes::start(1, MEMORY);
+    let mut nodes = Nodes::start(1, IN_MEMORY);
     nodes.servers[0].allow("cluster");
     nodes.await_cluster(&[0]);
     let mut stream = connect(nodes.ports(0)[1], 0x77);

@@ -8,20 +8,12 @@ use std::path::Path;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use ferrospike_tests::nodes::{CLUSTER_NAME, Nodes};
+use ferrospike_tests::nodes::{CLUSTER_NAME, IN_MEMORY, Nodes};
 use ferrospike_tests::server::Server;
 use ferrospike_tests::tls::{Authority, Identity, Wish, connect, ends_within};
 use ferrospike_tests::wire::{Message, result};
 use nix::sys::signal::Signal;
 
-const NAMESPACES: &str = "
-namespace test {
-    replication-factor 2
-    storage-engine memory {
-        data-size 1G
-    }
-}
-";
 /// The nodes of a cluster that an intruder tries to join, and the number of the intruder.
 const MEMBERS: [usize; 3] = [0, 1, 2];
 const INTRUDER: usize = 3;
@@ -42,7 +34,7 @@ fn write_everywhere(nodes: &Nodes, numbers: &[usize], value: u8) {
 #[test]
 fn nodes_with_tls_form_a_cluster_lose_one_and_get_it_back() {
     let authority = Authority::new("nodes");
-    let mut nodes = Nodes::start_with_tls(3, NAMESPACES, &authority);
+    let mut nodes = Nodes::start_with_tls(3, IN_MEMORY, &authority);
     let first = nodes.await_cluster(&[0, 1, 2]);
     for number in 0..3 {
         let endpoints = nodes.info(number, "endpoints");
@@ -104,7 +96,7 @@ fn try_to_join(nodes: &Nodes, what: &str, files: Option<&Path>) {
 #[test]
 fn a_node_without_a_valid_certificate_never_gets_in() {
     let (authority, stranger) = (Authority::new("nodes"), Authority::new("stranger"));
-    let mut nodes = Nodes::start_with_tls(MEMBERS.len(), NAMESPACES, &authority);
+    let mut nodes = Nodes::start_with_tls(MEMBERS.len(), IN_MEMORY, &authority);
     for server in &mut nodes.servers {
         server.allow("closing the connection").allow("closing a connection").allow("begins with no hello");
     }
@@ -165,7 +157,7 @@ fn reload(nodes: &Nodes, count: usize, before: usize) {
 fn certificates_of_nodes_are_read_anew_and_no_connection_is_lost() {
     let (old, new) = (Authority::new("old"), Authority::new("new"));
     let [of_old, of_new] = [&old, &new].map(|authority| authority.issue(Wish::named(CLUSTER_NAME)));
-    let mut nodes = Nodes::start_with_tls(2, NAMESPACES, &old);
+    let mut nodes = Nodes::start_with_tls(2, IN_MEMORY, &old);
     for server in &mut nodes.servers {
         server.allow("closing the connection").allow("closing a connection").allow("begins with no hello");
     }
@@ -198,7 +190,7 @@ fn certificates_of_nodes_are_read_anew_and_no_connection_is_lost() {
 #[test]
 fn nodes_move_to_tls_one_after_the_other() {
     let authority = Authority::new("nodes");
-    let mut nodes = Nodes::start_with_tls(2, NAMESPACES, &authority);
+    let mut nodes = Nodes::start_with_tls(2, IN_MEMORY, &authority);
     nodes.await_cluster(&[0, 1]);
     // One node accepts connections with and without TLS; others prefer TLS.
     let [heartbeat, fabric] = nodes.ports(2);

@@ -7,17 +7,9 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
 use ferrospike_tests::client::Client;
-use ferrospike_tests::nodes::Nodes;
+use ferrospike_tests::nodes::{IN_MEMORY, Nodes};
 use ferrospike_tests::wire::{Message, Operation, info2, operation, result};
 
-const MEMORY: &str = "
-namespace test {
-    replication-factor 2
-    storage-engine memory {
-        data-size 1G
-    }
-}
-";
 const FILE: &str = "
 namespace test {
     replication-factor 2
@@ -149,7 +141,7 @@ fn counter(clients: &mut Clients, number: usize) -> u64 {
 fn a_node_that_joins_gets_its_share_while_clients_write() {
     const KEYS: usize = 3000;
     const COUNTERS: usize = 200;
-    let mut nodes = Nodes::start_some(3, 2, MEMORY);
+    let mut nodes = Nodes::start_some(3, 2, IN_MEMORY);
     nodes.await_cluster(&[0, 1]);
     let mut clients = Clients::of(&nodes, &[0, 1]);
     (COUNTERS..KEYS).for_each(|number| clients.put(&key(number), &number.to_be_bytes()));
@@ -257,13 +249,13 @@ fn a_killed_node_comes_back_without_its_records() {
 
 #[test]
 fn a_killed_node_comes_back_that_keeps_records_in_memory() {
-    check_return(MEMORY, true);
+    check_return(IN_MEMORY, true);
 }
 
 #[test]
 fn deleted_records_stay_deleted_while_their_copies_move() {
     const KEYS: usize = 4000;
-    let mut nodes = Nodes::start_some(3, 2, MEMORY);
+    let mut nodes = Nodes::start_some(3, 2, IN_MEMORY);
     nodes.await_cluster(&[0, 1]);
     let mut clients = Clients::of(&nodes, &[0, 1]);
     (0..KEYS).for_each(|number| clients.put(&key(number), b"value"));
@@ -283,7 +275,7 @@ fn deleted_records_stay_deleted_while_their_copies_move() {
 #[test]
 fn the_newest_of_several_copies_counts() {
     const KEYS: usize = 300;
-    let nodes = Nodes::start_apart(2, MEMORY);
+    let nodes = Nodes::start_apart(2, IN_MEMORY);
     for number in 0..2 {
         nodes.await_cluster(&[number]);
         let answer = nodes.info(number, "set-config:context=service;migrate-threads=0");
@@ -359,7 +351,7 @@ fn the_newest_of_several_copies_counts() {
 #[test]
 fn secondary_indexes_follow_records_that_move() {
     const KEYS: usize = 1000;
-    let mut nodes = Nodes::start_some(3, 2, MEMORY);
+    let mut nodes = Nodes::start_some(3, 2, IN_MEMORY);
     let create = "sindex-create:ns=test;set=rig;indexname=i;indexdata=n,numeric";
     let create_on = |nodes: &Nodes, number: usize| {
         // A node may have learnt of it from another one.

@@ -17,8 +17,8 @@ use crate::storage::{ReadBuffer, StorageError};
 
 /// Looks at a record that changes all the time before it is changed without a preparation.
 pub(crate) const LOOKS_MAX: u32 = 4;
-/// Bytes of a record that may be looked at under its guard.
-const LOCKED_SIZE_MAX: u64 = 4 << 10;
+/// Bytes of a record that may be looked at, and whose index keys may be computed, under its guard.
+pub(crate) const LOCKED_SIZE_MAX: u64 = 4 << 10;
 
 /// A record, or the fact that there is none, as it was a moment ago.
 #[derive(Default)]

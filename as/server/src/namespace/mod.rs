@@ -35,7 +35,7 @@ use crate::index::{Element, Index, IndexGeometry, Location, ReadGuard, RecordMet
 use crate::metrics::{NamespaceMetrics, Unit};
 use crate::storage::{self, OpenError, ReadBuffer, Storage, StorageError};
 
-pub(crate) use ahead::LOOKS_MAX;
+pub(crate) use ahead::{LOCKED_SIZE_MAX, LOOKS_MAX};
 pub(crate) use commit::{
     AfterCommit, Cause, Change, CommitObserver, ForObservers, NewVersion, Observed, Preparation,
     PreparedChange, Transition, stored_size,

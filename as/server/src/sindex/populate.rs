@@ -31,13 +31,11 @@ use super::observer::keys_of_record;
 use super::registry::{PopulateJob, SecondaryIndexes};
 use crate::config::Config;
 use crate::index::{Element, PARTITION_COUNT, PartitionId, ReadGuard, RecordMeta, SetId, WriteGuard};
-use crate::namespace::{Namespace, stored_size};
+use crate::namespace::{LOCKED_SIZE_MAX, Namespace, stored_size};
 use crate::storage::ReadBuffer;
 
 /// Looks at a record that changes all the time before it is kept from changing while its keys are computed.
 const LOOKS_MAX: u32 = 64;
-/// Bytes of a record whose keys may be computed under its lock.
-const LOCKED_SIZE_MAX: u64 = 4 << 10;
 /// How often the builder looks whether the server stops.
 const LOOK_PERIOD: Duration = Duration::from_millis(200);
 /// How much less weight builder threads have than service threads, see [`cf::threads::lower_own_priority`].

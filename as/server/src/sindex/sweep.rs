@@ -47,8 +47,7 @@ pub(crate) fn run_sweep(
                 if is_stopping.load(Acquire) {
                     return;
                 }
-                let pause = PARTITION_PERIOD_PER_SECOND.saturating_mul(config.service.sindex_gc_period.get());
-                let left = pause.saturating_sub(ended.elapsed());
+                let left = pause(config.service.sindex_gc_period.get(), took).saturating_sub(ended.elapsed());
                 std::thread::sleep(if left.is_zero() { LOOK_PERIOD } else { left.min(LOOK_PERIOD) });
             }
             let started = Instant::now();
@@ -64,8 +63,13 @@ pub(crate) fn run_sweep(
 
 /// Whether the next partition is due, `since` after the last one, whose sweep took `took`.
 pub(super) fn is_due(gc_period_seconds: u32, since: Duration, took: Duration) -> bool {
-    let pause = PARTITION_PERIOD_PER_SECOND.saturating_mul(gc_period_seconds);
-    gc_period_seconds != 0 && since >= pause.max(took.saturating_mul(PAUSE_FACTOR))
+    gc_period_seconds != 0 && since >= pause(gc_period_seconds, took)
+}
+
+/// The pause after a sweep of a partition that took `took`.
+fn pause(gc_period_seconds: u32, took: Duration) -> Duration {
+    let usual = PARTITION_PERIOD_PER_SECOND.saturating_mul(gc_period_seconds);
+    usual.max(took.saturating_mul(PAUSE_FACTOR))
 }
 
 /// Removes the stale entries of `partition`. Returns their number.

@@ -80,8 +80,6 @@ pub(crate) struct Lease<'a> {
     version: u64,
     /// Present until this is dropped.
     interpreter: Option<MovableInterpreter>,
-    /// Whether the call is tried where there is little time for it.
-    is_trial: bool,
     /// How the call ended, if there was one.
     end: Option<CallEnd>,
 }
@@ -91,10 +89,16 @@ pub(crate) struct Lease<'a> {
 enum CallEnd {
     /// By itself, after this time.
     After(Duration),
-    /// It was cut off in a trial, and runs again with more time; or it had little time from the start.
-    LateInTrial,
-    /// It was cut off.
+    /// It was cut off, and had so little time that this says nothing.
+    CutShort,
+    /// It was cut off, and had time enough.
     Late,
+}
+
+/// Whether what began at `started` and was cut off at `deadline` had time enough to say something of its module. A call that is
+/// tried on a service thread never has.
+fn is_telling(started: Instant, deadline: Instant) -> bool {
+    deadline >= started + TELLING_TIME_MIN
 }
 
 impl Lease<'_> {
@@ -109,11 +113,12 @@ impl Lease<'_> {
         cf::fault_point!("udf");
         let (output, record) = interpreter.call(call.function, call.arguments, record, deadline);
         let was_late = interpreter.was_late();
-        let had_little_time = deadline < started + TELLING_TIME_MIN;
-        self.end = Some(match (was_late, self.is_trial || had_little_time) {
-            (false, _) => CallEnd::After(started.elapsed()),
-            (true, true) => CallEnd::LateInTrial,
-            (true, false) => CallEnd::Late,
+        self.end = Some(if !was_late {
+            CallEnd::After(started.elapsed())
+        } else if is_telling(started, deadline) {
+            CallEnd::Late
+        } else {
+            CallEnd::CutShort
         });
         EndedCall { output, record, was_late }
     }
@@ -153,11 +158,11 @@ impl Idle {
     fn note(&mut self, end: CallEnd) {
         self.confidence = match end {
             CallEnd::After(time) if time <= SHORT_TIME => (self.confidence + 1).min(CONFIDENCE_MAX),
-            CallEnd::After(_) | CallEnd::LateInTrial | CallEnd::Late => self.confidence / 2,
+            CallEnd::After(_) | CallEnd::CutShort | CallEnd::Late => self.confidence / 2,
         };
         match end {
             CallEnd::After(_) => self.is_overdue = false,
-            CallEnd::LateInTrial => {}
+            CallEnd::CutShort => {}
             CallEnd::Late => self.is_overdue = true,
         }
     }
@@ -255,7 +260,7 @@ impl Functions {
         let mut idle = self.idle.lock();
         let idle = idle.get_mut(module).filter(|idle| idle.version == version && idle.is_short())?;
         let interpreter = Some(idle.interpreters.pop_front()?);
-        Some(Lease { functions: self, module, version, interpreter, is_trial: true, end: None })
+        Some(Lease { functions: self, module, version, interpreter, end: None })
     }
 
     /// An interpreter that has loaded `module`.
@@ -266,7 +271,6 @@ impl Functions {
             module,
             version,
             interpreter: Some(interpreter),
-            is_trial: false,
             end: None,
         };
         // The one that has been idle longest: each interpreter has its own variables of a module.
@@ -283,9 +287,9 @@ impl Functions {
             return Err(Failure::Module);
         }
         let interpreter = Interpreter::new(&self.modules).map_err(|_| Failure::Module)?;
-        let had_little_time = deadline < Instant::now() + TELLING_TIME_MIN;
+        let started = Instant::now();
         if let Err(failure) = interpreter.load(module, deadline) {
-            if interpreter.was_late() && !had_little_time {
+            if interpreter.was_late() && is_telling(started, deadline) {
                 self.note_late(module, version);
             }
             return Err(failure);

@@ -7,7 +7,7 @@ use smallvec::SmallVec;
 
 use super::{
     Acquire, Duration, ISOLATION_POLL_PERIOD, Instant, PartitionEntry, PartitionReservation, PartitionRow,
-    PartitionWord, Partitions, RecordAccess, Refused, Relaxed, Release,
+    PartitionWord, Partitions, PublishedReplicas, RecordAccess, Refused, Relaxed, Release,
 };
 use crate::index::PartitionId;
 use crate::namespace::{Cause, Namespace};
@@ -15,6 +15,12 @@ use crate::storage::{ReadBuffer, Storage};
 
 /// Nodes that have a partition.
 pub(crate) type ReplicaNodes = SmallVec<[u64; 3]>;
+
+/// The nodes of `published` except node `own`.
+fn others_of(published: Option<&PublishedReplicas>, own: u64) -> ReplicaNodes {
+    let nodes = published.into_iter().flat_map(|replicas| replicas.nodes.iter().copied());
+    nodes.filter(|node| *node != own).collect()
+}
 
 impl Partitions {
     /// Whether other nodes should have the records of a partition too.
@@ -25,9 +31,7 @@ impl Partitions {
 
     /// The replicas of a partition except node `own`. Takes no lock, as each commit calls it.
     pub(crate) fn other_replicas(&self, id: PartitionId, own: u64) -> ReplicaNodes {
-        let published = self.replicas[id.index()].load();
-        let nodes = published.iter().flat_map(|replicas| replicas.nodes.iter().copied());
-        nodes.filter(|node| *node != own).collect()
+        others_of(self.replicas[id.index()].load().as_deref(), own)
     }
 
     /// Checks a write again before it commits under the record's lock; it began when this node was the working master
@@ -61,8 +65,7 @@ impl Partitions {
             Some(replicas) => replicas.working_master,
             None => self.table.lock().rows[id.index()].working_master,
         };
-        let nodes = published.iter().flat_map(|replicas| replicas.nodes.iter().copied());
-        (working_master == own).then(|| nodes.filter(|node| *node != own).collect())
+        (working_master == own).then(|| others_of(published.as_deref(), own))
     }
 
     /// Whether other nodes may have newer copies of records of a partition.
