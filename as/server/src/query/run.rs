@@ -25,7 +25,7 @@ use proto::reply::{self, ReplyHeader, ReplyWriter};
 use super::background::Changer;
 use super::condition::Condition;
 use super::job::{End, Job};
-use super::pace::Pace;
+use super::pace::{Pace, Turns};
 use super::request::{Part, Projection, Query, QueryKind, SetFilter};
 use super::row::{self, CopiedRecord, FoundEntry, VisitedRecord};
 use super::walked::{Stop, WalkedPartition};
@@ -276,6 +276,8 @@ pub(super) struct Walker<'a> {
     pub(super) chunk: Vec<u8>,
     /// Records since the last check of the rate.
     since_look: u64,
+    /// Lets clients and service threads run that its processor is shared with.
+    turns: Turns,
     /// Records sent that are not noted in the job yet, which all threads share.
     sent: u64,
     pub(super) now: StoredMillis,
@@ -306,6 +308,7 @@ impl<'a> Walker<'a> {
             walked: None,
             chunk: vec![0; HEADER_SIZE],
             since_look: 0,
+            turns: Turns::default(),
             sent: 0,
             now: StoredMillis::now(),
             scratch: ReadBuffer::of(DiskCaller::Queries),
@@ -566,8 +569,9 @@ impl<'a> Walker<'a> {
         self.since_look += 1;
     }
 
-    /// Keeps the rate, if a check is due, and the partition's reservation.
+    /// Keeps the rate, if a check is due, the length of turns, and the partition's reservation.
     pub(super) fn rest(&mut self) -> Result<(), Stop> {
+        self.turns.count_record();
         if self.run.pace.is_due(self.since_look) {
             self.release_partition();
             self.keep_pace()?;

@@ -9,7 +9,8 @@
 //! Fewer threads than processors can be better in one case: no processor is idle, since clients on the same machine or other
 //! work need them. If each thread finds the requests of several connections whenever it wakes up, it is certain: a thread
 //! that finds twice as many needs half the processor time for each, and every client is answered sooner. That ends as soon
-//! as a thread finds few requests at a time. Otherwise it is tried ([`Trial`]), and lasts only if more requests are answered.
+//! as a thread finds few requests at a time. Otherwise it is tried ([`Trial`]), and lasts only if more requests are answered,
+//! or as many with less work for each.
 
 use std::cell::LazyCell;
 use std::time::Duration;
@@ -45,6 +46,8 @@ const MANY_SAMPLES: u32 = 3;
 const FEW_AT_A_TIME: f64 = 2.0;
 /// A trial of fewer threads succeeds if this many times as many requests are answered.
 const TRIAL_GAIN: f64 = 1.1;
+/// It also succeeds if as many are answered as before it, and each takes at most this many times as much work.
+const TRIAL_SAVING: f64 = 0.95;
 /// It ends when at most this many times as many requests are answered as before it.
 const TRIAL_LOSS: f64 = 0.95;
 /// Samples of a trial that count; the first one does not, for connections are still moving.
@@ -155,11 +158,35 @@ fn half_of(count: usize) -> usize {
 struct Trial {
     /// The count to return to if the trial fails.
     count_before: usize,
-    /// Requests per second before it.
-    rate_before: f64,
+    before: Pace,
     samples: u32,
-    /// Sum of the rates of the samples that count.
-    rates: f64,
+    /// Sum of the samples that count.
+    sum: Pace,
+}
+
+/// How many requests are answered per second, and the seconds of work that they take; or a sum of several samples' figures.
+#[derive(Clone, Copy, PartialEq, Debug, Default)]
+struct Pace {
+    rate: f64,
+    work: f64,
+}
+
+impl Pace {
+    fn add(&mut self, sample: &Sample) {
+        self.rate += sample.rate;
+        self.work += sample.workers;
+    }
+
+    /// The average of `samples` samples with this sum.
+    fn average(self, samples: u32) -> Pace {
+        Pace { rate: self.rate / f64::from(samples), work: self.work / f64::from(samples) }
+    }
+
+    /// Whether this pace is worth having fewer threads than with pace `before`.
+    fn has_paid(self, before: Pace) -> bool {
+        self.rate >= before.rate * TRIAL_GAIN
+            || (self.rate >= before.rate && self.work * before.rate <= before.work * self.rate * TRIAL_SAVING)
+    }
 }
 
 /// The state of a trial after a sample.
@@ -170,8 +197,8 @@ enum TrialResult {
 }
 
 impl Trial {
-    fn new(count_before: usize, rate_before: f64) -> Self {
-        Trial { count_before, rate_before, samples: 0, rates: 0.0 }
+    fn new(count_before: usize, before: Pace) -> Self {
+        Trial { count_before, before, samples: 0, sum: Pace::default() }
     }
 
     fn judge(&mut self, sample: &Sample, idle_processors: Option<f64>) -> TrialResult {
@@ -181,17 +208,21 @@ impl Trial {
         self.samples += 1;
         if self.samples > TRIAL_SAMPLES + 1 {
             // The trial has succeeded.
-            return if sample.rate < self.rate_before * TRIAL_LOSS {
+            return if sample.rate < self.before.rate * TRIAL_LOSS {
                 TrialResult::Over
             } else {
                 TrialResult::GoesOn
             };
         }
         if self.samples > 1 {
-            self.rates += sample.rate;
+            self.sum.add(sample);
         }
-        let has_paid = self.rates / f64::from(TRIAL_SAMPLES) >= self.rate_before * TRIAL_GAIN;
-        if self.samples > TRIAL_SAMPLES && !has_paid { TrialResult::Failed } else { TrialResult::GoesOn }
+        let is_decided = self.samples > TRIAL_SAMPLES;
+        if is_decided && !self.sum.average(TRIAL_SAMPLES).has_paid(self.before) {
+            TrialResult::Failed
+        } else {
+            TrialResult::GoesOn
+        }
     }
 }
 
@@ -204,8 +235,8 @@ pub(super) struct Chooser {
     patience: u32,
     was_reduced: bool,
     trial: Option<Trial>,
-    /// Samples in a row in favour of a trial, and the sum of their rates.
-    contended: (u32, f64),
+    /// Samples in a row in favour of a trial, and their sum.
+    contended: (u32, Pace),
     /// Number of such samples needed. Doubled by each failed trial.
     trial_patience: u32,
 }
@@ -218,7 +249,7 @@ impl Chooser {
             patience: PATIENCE_MIN,
             was_reduced: false,
             trial: None,
-            contended: (0, 0.0),
+            contended: (0, Pace::default()),
             trial_patience: MANY_SAMPLES,
         }
     }
@@ -254,7 +285,7 @@ impl Chooser {
                 Gathering::No => (Wish::Same, active_count, 0),
             },
         };
-        self.contended = (0, 0.0);
+        self.contended = (0, Pace::default());
         self.agreeing = if wish == Wish::Fewer { self.agreeing + 1 } else { 0 };
         if wish == Wish::More && active_count < limit {
             if std::mem::take(&mut self.was_reduced) {
@@ -303,13 +334,14 @@ impl Chooser {
     /// The count after one more contended sample: half, if there were enough of them.
     fn consider_trial(&mut self, active_count: usize, sample: &Sample) -> usize {
         self.agreeing = 0;
-        let (samples, rates) = (self.contended.0 + 1, self.contended.1 + sample.rate);
-        self.contended = (samples, rates);
+        self.contended.0 += 1;
+        self.contended.1.add(sample);
+        let (samples, sum) = self.contended;
         if samples < self.trial_patience {
             return active_count;
         }
-        self.contended = (0, 0.0);
-        self.trial = Some(Trial::new(active_count, rates / f64::from(samples)));
+        self.contended = (0, Pace::default());
+        self.trial = Some(Trial::new(active_count, sum.average(samples)));
         half_of(active_count).max(1)
     }
 }
@@ -462,6 +494,22 @@ mod tests {
         assert_eq!([2, 2, 2].map(|count| step(count, 100.0, 0.0)), [2, 2, 1]);
         assert_eq!([120.0; 5].map(|rate| step(1, rate, 0.0)), [1; 5]);
         assert_eq!(step(1, 94.0, 0.0), 2, "or less is answered than before");
+    }
+
+    #[test]
+    fn fewer_threads_than_processors_are_kept_if_as_much_is_answered_with_less_work() {
+        let trial = |rate, work| {
+            let mut chooser = Chooser::new(2);
+            let mut step =
+                |count, sample: &Sample| chooser.choose(count, 10, sample, || Some(SCARCE_PROCESSORS / 2.0));
+            assert_eq!([2, 2, 2].map(|count| step(count, &at_rate(100.0))), [2, 2, 1]);
+            [(); 4].map(|()| step(1, &Sample { workers: work, ..at_rate(rate) })).last().copied()
+        };
+        let work = at_rate(100.0).workers;
+        assert_eq!(trial(100.0, work * 0.94), Some(1));
+        assert_eq!(trial(105.0, work * 0.98), Some(1), "each takes less");
+        assert_eq!(trial(100.0, work * 0.96), Some(2), "too little is saved");
+        assert_eq!(trial(99.0, work * 0.5), Some(2), "less is answered");
     }
 
     #[test]
