@@ -1,5 +1,6 @@
 //! Several servers on this machine that form a cluster.
 
+use std::net::Ipv4Addr;
 use std::path::Path;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -24,6 +25,9 @@ namespace test {
 }
 ";
 
+/// So small that pulses of a node with neighbours are compressed.
+const MULTICAST_MTU: u32 = 300;
+
 /// The name in the certificates of nodes.
 pub const CLUSTER_NAME: &str = "as_cluster_west";
 
@@ -37,6 +41,8 @@ pub struct Nodes {
     fabrics: Vec<u16>,
     /// Whether each has only itself as a seed.
     are_apart: bool,
+    /// Whether they find each other by multicast, on the port of the first.
+    use_multicast: bool,
     /// Folder with the shared certificate, if they speak TLS.
     tls: Option<TempDir>,
 }
@@ -62,6 +68,21 @@ impl Nodes {
         nodes
     }
 
+    /// Same as [`start_some`](Self::start_some), with nodes that find each other by multicast and compress their pulses.
+    pub fn start_by_multicast(count: usize, started: usize, namespaces: &str) -> Nodes {
+        let mut nodes = Nodes::prepare(count, namespaces, None);
+        nodes.use_multicast = true;
+        (0..started).for_each(|_| nodes.start_next());
+        nodes
+    }
+
+    /// The group and port on which nodes find each other by multicast: no other test has this group.
+    pub fn multicast_group(&self) -> (Ipv4Addr, u16) {
+        let port = self.heartbeats[0];
+        let [high, low] = port.to_be_bytes();
+        (Ipv4Addr::new(239, 77, high, low), port)
+    }
+
     fn prepare(count: usize, namespaces: &str, tls: Option<TempDir>) -> Nodes {
         let ports = || (0..count).map(|_| free_port()).collect();
         Nodes {
@@ -70,6 +91,7 @@ impl Nodes {
             heartbeats: ports(),
             fabrics: ports(),
             are_apart: false,
+            use_multicast: false,
             tls,
         }
     }
@@ -141,9 +163,19 @@ impl Nodes {
         let seed = |port: &u16| format!("{kind}mesh-seed-address-port 127.0.0.1 {port}");
         let seeds: Vec<u16> = if self.are_apart { vec![heartbeat] } else { self.heartbeats.clone() };
         let seeds = seeds.iter().map(seed).collect::<Vec<_>>().join("\n        ");
+        let (group, group_port) = self.multicast_group();
+        let way = if self.use_multicast {
+            format!(
+                "mode multicast\n        address 127.0.0.1\n        port {group_port}\n        multicast-group {group}\n        \
+                 mtu {MULTICAST_MTU}"
+            )
+        } else {
+            format!(
+                "mode mesh\n        {kind}address 127.0.0.1\n        {kind}port {heartbeat}\n        {name}\n        {seeds}"
+            )
+        };
         let network = format!(
-            "network {{{context}\n    heartbeat {{\n        mode mesh\n        {kind}address 127.0.0.1\n        \
-             {kind}port {heartbeat}\n        {name}\n        {seeds}\n    }}\n    fabric {{\n        \
+            "network {{{context}\n    heartbeat {{\n        {way}\n    }}\n    fabric {{\n        \
              {kind}address 127.0.0.1\n        {kind}port {fabric}\n        {name}\n    }}"
         );
         let config = BASICS.replacen("network {", &network, 1).replacen(

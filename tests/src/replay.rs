@@ -41,7 +41,7 @@ pub struct Options {
     /// Longest wait for bytes of an answer.
     pub timeout: Duration,
     /// Pause after a request that takes effect after its answer.
-    pub settle: Duration,
+    pub effect_delay: Duration,
     /// Give up after this many lost steps, because each may cost a timeout.
     pub lost_max: usize,
     /// Number of differences that are described.
@@ -57,7 +57,7 @@ impl Default for Options {
             skip_rest: false,
             send_refused: false,
             timeout: Duration::from_secs(20),
-            settle: Duration::from_millis(150),
+            effect_delay: Duration::from_millis(150),
             lost_max: usize::MAX,
             shown_max: 20,
             keep_agreeing: false,
@@ -188,7 +188,7 @@ pub fn replay(
         let why = match connections.ask(&step) {
             Ok(got) => {
                 let now = wall();
-                settle(&step, &got, options.settle);
+                await_effect(&step, &got, options.effect_delay);
                 // Steps with a rule tell when to wait.
                 let is_over_later = step.rule.is_none() && starts_background_job(&step.request);
                 if matches!(step.wait, Some(Wait::After | Wait::Both)) || is_over_later {
@@ -232,7 +232,7 @@ fn difference(step: &Step, got: &[Frame], now: f64, slack: i64) -> Option<String
 }
 
 /// Waits after an accepted request that takes effect later; a refused one changes nothing.
-fn settle(step: &Step, got: &[Frame], settle: Duration) {
+fn await_effect(step: &Step, got: &[Frame], delay: Duration) {
     let spreads = match step.request_kind() {
         kind::INFO => {
             let names = step.info_names();
@@ -244,7 +244,7 @@ fn settle(step: &Step, got: &[Frame], settle: Duration) {
         _ => false,
     };
     if spreads {
-        thread::sleep(settle);
+        thread::sleep(delay);
     }
 }
 

@@ -11,7 +11,7 @@ use ferrospike_tests::server::Server;
 /// Number of lost steps that ends a replay.
 const LOST_MAX: usize = 10;
 /// Longest time until truncations, background jobs and changes of indexes or modules take effect.
-const SETTLE: Duration = Duration::from_millis(20);
+const EFFECT_DELAY: Duration = Duration::from_millis(20);
 
 /// Replays a whole corpus. An agreed file that differs gets a second chance alone: in the whole corpus it
 /// meets records of other files, and not all of these agree yet.
@@ -36,7 +36,7 @@ fn run(agreed: &Agreed, is_sent: impl Fn(&Step) -> bool) -> Report {
     let mut server = Server::usual();
     // The requests include every mistake that a client can make, and the server may log them.
     server.allow("");
-    let options = Options { lost_max: LOST_MAX, settle: SETTLE, ..Options::default() };
+    let options = Options { lost_max: LOST_MAX, effect_delay: EFFECT_DELAY, ..Options::default() };
     let steps = corpus::open(&agreed.path()).expect("the corpus");
     let steps = steps.filter(|step| step.as_ref().map_or(true, &is_sent));
     replay(steps, server.address(), &options).expect("a readable corpus")

@@ -90,7 +90,7 @@ impl Timing {
 
     /// Time after a change of the cluster during which a peer's message may be older than its knowledge of the change.
     #[must_use]
-    pub const fn settled_after_ms(&self) -> u64 {
+    pub const fn stale_after_change_ms(&self) -> u64 {
         2 * self.told_by_pulse_ms()
     }
 

@@ -43,7 +43,7 @@ struct Arguments {
     /// Milliseconds to wait after a request that takes effect after its answer: truncation, background jobs,
     /// changes of indexes, modules and settings
     #[arg(long, default_value_t = 150)]
-    settle: u64,
+    effect_delay: u64,
     /// Write the steps that agree to this corpus
     #[arg(long)]
     save_stable: Option<PathBuf>,
@@ -68,7 +68,7 @@ fn run(arguments: &Arguments) -> io::Result<bool> {
         skip_rest: arguments.skip_rest,
         send_refused: arguments.send_refused,
         timeout: Duration::from_secs_f64(arguments.timeout),
-        settle: Duration::from_millis(arguments.settle),
+        effect_delay: Duration::from_millis(arguments.effect_delay),
         lost_max: usize::MAX,
         shown_max: arguments.show,
         keep_agreeing: arguments.save_stable.is_some(),

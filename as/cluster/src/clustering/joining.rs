@@ -159,7 +159,7 @@ impl Clustering {
         sort_succession(&mut members);
         let mut expected: Vec<NodeId> = self.join_requests.iter().copied().chain([self.self_node]).collect();
         sort_succession(&mut expected);
-        // A node that sees orphans with which it cannot share a cluster waits for them to settle.
+        // A node that sees orphans with which it cannot share a cluster waits until they have one.
         let is_alone_among_orphans = !orphans.is_empty() && members.len() == 1;
         let is_highest = members.first() == Some(&self.self_node);
         if members == expected

@@ -389,10 +389,10 @@ impl Clustering {
         sort_succession(&mut next);
         let evicted = around.heartbeat.evict_from_clique(&mut next);
         let departures = [Fault::NodeArrived, Fault::NodeDeparted, Fault::PrincipalDeparted];
-        let is_unsettled = dead != 0 && !self.quantum.has_seen(&departures)
+        let expects_more = dead != 0 && !self.quantum.has_seen(&departures)
             || !evicted.is_empty() && !self.quantum.has_seen(&[Fault::PeerAdjacencyChanged]);
         let mut has_proposed = false;
-        if is_skippable && is_unsettled {
+        if is_skippable && expects_more {
             // More faults of the same kind are expected.
             self.quantum.postpone();
         } else if self.has_integrity && (self.move_to_preferred(around) || self.merge(around)) {

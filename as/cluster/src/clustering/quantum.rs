@@ -1,5 +1,5 @@
 //! Quantum intervals: the times when the cluster may change. Faults close to each other are handled together, so each
-//! kind of fault has a settling time, and two changes are at least half a quantum interval apart. A quantum start is
+//! kind of fault has a waiting time, and two changes are at least half a quantum interval apart. A quantum start is
 //! postponed by at most two intervals.
 
 use crate::time::{Now, Timing};
@@ -41,8 +41,8 @@ struct Seen {
 }
 
 impl Seen {
-    /// The settling time of the fault, from its first occurrence.
-    fn settling_ms(self, fault: Fault, timing: &Timing) -> u64 {
+    /// The waiting time after the fault, from its first occurrence.
+    fn waiting_ms(self, fault: Fault, timing: &Timing) -> u64 {
         let quantum = timing.quantum_ms();
         let told = timing.told_by_pulse_ms();
         let spread = self.last_ms - self.first_ms;
@@ -110,12 +110,12 @@ impl Quantum {
     }
 
     fn earliest_start_ms(&self, timing: &Timing) -> u64 {
-        let settled = FAULTS.iter().filter_map(|fault| {
+        let starts = FAULTS.iter().filter_map(|fault| {
             let seen = self.seen[*fault as usize]?;
-            Some(seen.first_ms + seen.settling_ms(*fault, timing))
+            Some(seen.first_ms + seen.waiting_ms(*fault, timing))
         });
-        match settled.max() {
-            Some(settled_ms) => settled_ms.max(self.last_start_ms + timing.quantum_ms() / 2),
+        match starts.max() {
+            Some(start_ms) => start_ms.max(self.last_start_ms + timing.quantum_ms() / 2),
             None => self.last_start_ms + timing.quantum_ms(),
         }
     }
@@ -151,7 +151,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn faults_settle_before_a_quantum_starts() {
+    fn a_quantum_starts_when_faults_have_waited() {
         let timing = Timing::default();
         let at = |monotonic_ms| Now { monotonic_ms, wall_ms: 0 };
         let mut quantum = Quantum::new(at(0), &timing);

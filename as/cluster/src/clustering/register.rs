@@ -124,6 +124,6 @@ impl Register {
     /// Whether a message sent at `send_time` and received at `received_ms` may be older than its sender's knowledge of
     /// the last change.
     pub(super) fn is_obsolete(&self, send_time: u64, received_ms: u64, timing: &Timing) -> bool {
-        send_time <= self.modified_time || received_ms < self.modified_ms + timing.settled_after_ms()
+        send_time <= self.modified_time || received_ms < self.modified_ms + timing.stale_after_change_ms()
     }
 }

@@ -7,7 +7,7 @@
 //!
 //! A pulse is ignored when its cluster name differs, when a later one of the sender is known, and when the cluster is
 //! full. A pulse with our own id from other fabric endpoints means that two nodes share an id: this node then stays an
-//! orphan. A peer whose fabric endpoints keep changing is on probation, and invisible until it has settled.
+//! orphan. A peer whose fabric endpoints keep changing is on probation, and invisible until they stop changing.
 
 pub(crate) mod clique;
 

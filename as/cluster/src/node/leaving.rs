@@ -75,10 +75,10 @@ impl Node {
 
     /// The principal has the cluster formed anew for members that have begun to leave.
     pub(super) fn let_members_leave(&mut self, now: Now) {
-        let is_settled = self.clustering.is_principal()
+        let is_balanced = self.clustering.is_principal()
             && self.balanced_key() == self.clustering.cluster_key()
             && self.exchange.is_resting();
-        if !is_settled {
+        if !is_balanced {
             return;
         }
         let is_new =
@@ -97,7 +97,7 @@ impl Node {
         if self.clustering.is_orphan() || !self.has_heirs() {
             return HandOver::Impossible;
         }
-        let is_settled = self.balanced_key() == self.clustering.cluster_key() && self.exchange.is_resting();
+        let is_balanced = self.balanced_key() == self.clustering.cluster_key() && self.exchange.is_resting();
         let is_serving = || {
             // A namespace that no other member has stays here.
             let given =
@@ -106,7 +106,7 @@ impl Node {
             partitions
                 .any(|partition| partition.working_master == self.id() || partition.pending_emigrations != 0)
         };
-        if !is_settled || !self.leaving.quiesced.contains(&self.id()) || is_serving() {
+        if !is_balanced || !self.leaving.quiesced.contains(&self.id()) || is_serving() {
             return HandOver::UnderWay;
         }
         HandOver::Done

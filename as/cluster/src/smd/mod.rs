@@ -6,17 +6,19 @@
 //!
 //! States of a module at the principal:
 //! - *merging*: after a change of the cluster the principal waits for the versions of all members. If all equal its
-//!   own: *settled*. Members behind in the same history get all items (*clean*). If one has another history, or is
+//!   own: *in sync*. Members behind in the same history get all items (*sending*). If one has another history, or is
 //!   ahead, all members are asked for all of their items (*dirty*), the caller merges them ([`SmdAction::Merge`]), and
-//!   all get the result (*clean*).
-//! - *clean*: the principal waits until the members have taken the items sent to them, then *settled*.
-//! - *settled*: the principal takes the next change: the caller makes it ([`SmdAction::Change`]), all members get it
-//!   (*setting*), and once all have taken it, the originator is told and the next change follows.
+//!   all get the result (*sending*).
+//! - *sending*: the principal waits until the members have taken the items sent to them, then *in sync*.
+//! - *in sync*: the principal takes the next change: the caller makes it ([`SmdAction::Change`]), all members get it
+//!   (*sending*), and once all have taken it, the originator is told and the next change follows.
 //!
 //! Messages are repeated until answered. A member reports its versions 50 ms after a change, and again when the
 //! principal asks. A message that arrives before this node has learnt of its cluster is kept until then; the C server
 //! drops it and needs 3 s. A change that cannot be made before its deadline ends as timed out: it may have been made.
 
+mod changes;
+mod merging;
 #[cfg(test)]
 mod tests;
 
@@ -30,12 +32,8 @@ use crate::time::Now;
 
 /// Time after which the principal asks again.
 const PRINCIPAL_RESEND_MS: u64 = 3000;
-/// Time after which an originator asks the principal again.
-const ORIGINATOR_RESEND_MS: u64 = 100;
 /// Time that a member gives its principal to learn of the change.
 const REPORT_DELAY_MS: u64 = 50;
-/// Largest number of waiting changes at the principal.
-const QUEUE_MAX: usize = 1024;
 /// Largest number of early reports of one peer.
 const EARLY_MAX: usize = 8;
 
@@ -160,7 +158,8 @@ enum ModuleState {
         body: Option<SmdBody>,
         originator: Option<Originator>,
     },
-    Settled,
+    /// All members have the same items; the principal takes the next change.
+    InSync,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -251,8 +250,8 @@ impl SmdPropagation {
 
     /// Whether no module waits for anything.
     #[must_use]
-    pub fn is_settled(&self) -> bool {
-        let rests = |state: &ModuleState| matches!(state, ModuleState::Member | ModuleState::Settled);
+    pub fn is_in_sync(&self) -> bool {
+        let rests = |state: &ModuleState| matches!(state, ModuleState::Member | ModuleState::InSync);
         self.report_at_ms.is_none() && self.modules.values().all(|module| rests(&module.state))
     }
 
@@ -302,7 +301,7 @@ impl SmdPropagation {
             module.resend_at_ms = now.monotonic_ms + PRINCIPAL_RESEND_MS;
             module.state = match (is_principal, others.is_empty()) {
                 (false, _) => ModuleState::Member,
-                (true, true) => ModuleState::Settled,
+                (true, true) => ModuleState::InSync,
                 (true, false) => ModuleState::Merging { versions: BTreeMap::new() },
             };
         }
@@ -360,73 +359,7 @@ impl SmdPropagation {
         to.into_iter().for_each(|node| self.send(node, body.clone()));
     }
 
-    /// Asks the principal for the changes that clients of this node wait for.
-    fn ask_for_sets(&mut self, now: Now) {
-        let Some(principal) = self.succession.first().copied() else { return };
-        let due = self.sets.iter().filter(|(_, set)| set.resend_at_ms <= now.monotonic_ms);
-        for transaction_id in due.map(|(id, _)| *id).collect::<Vec<_>>() {
-            let Some(set) = self.sets.get_mut(&transaction_id) else { continue };
-            set.resend_at_ms = now.monotonic_ms + ORIGINATOR_RESEND_MS;
-            let (module, key, value) = (set.module, set.key.clone(), set.value.clone());
-            if principal == self.self_node {
-                self.queue_set(Originator { node: principal, transaction_id }, module, key, value);
-            } else {
-                self.send(principal, SmdBody::SetToPrincipal { transaction_id, module, key, value });
-            }
-        }
-    }
-
-    /// At the principal: queues a change, unless it is queued already.
-    fn queue_set(&mut self, originator: Originator, id: u32, key: Vec<u8>, value: Option<Vec<u8>>) {
-        let Some(module) = self.modules.get_mut(&id) else { return };
-        let is_under_way = match &module.state {
-            ModuleState::AwaitsChange { originator: other } => *other == originator,
-            ModuleState::Sending { originator: Some(other), .. } => *other == originator,
-            _ => false,
-        };
-        let is_queued = module.waiting.iter().any(|(other, ..)| *other == originator);
-        if !is_under_way && !is_queued && module.waiting.len() < QUEUE_MAX {
-            module.waiting.push_back((originator, key, value));
-            self.next_set(id);
-        }
-    }
-
-    fn next_set(&mut self, id: u32) {
-        let cluster_key = self.cluster_key;
-        let Some(module) = self.modules.get_mut(&id) else { return };
-        if module.state != ModuleState::Settled {
-            return;
-        }
-        if let Some((originator, key, value)) = module.waiting.pop_front() {
-            module.state = ModuleState::AwaitsChange { originator };
-            let version = ModuleVersion {
-                module: id,
-                committed_key: cluster_key,
-                transaction_id: module.version.transaction_id + 1,
-            };
-            self.actions.push(SmdAction::Change { module: id, key, value, version });
-        }
-    }
-
-    fn changed(&mut self, id: u32, item: Option<Item>, now: Now) {
-        let (cluster_key, others) = (self.cluster_key, self.others());
-        let Some(module) = self.modules.get_mut(&id) else { return };
-        let ModuleState::AwaitsChange { originator } = module.state else { return };
-        let mut left = BTreeSet::new();
-        let mut body = None;
-        if let Some(item) = item {
-            module.version.transaction_id += 1;
-            module.version.committed_key = cluster_key;
-            let transaction_id = module.version.transaction_id;
-            body = Some(SmdBody::SetFromPrincipal { transaction_id, module: id, item });
-            left = others;
-        }
-        module.state = ModuleState::Sending { left, body, originator: Some(originator) };
-        self.resend(id, now);
-        self.finish_sending(id);
-    }
-
-    /// If all members have taken the sent items, settles the module and tells the originator.
+    /// If all members have taken the sent items, the module is in sync; tells the originator.
     fn finish_sending(&mut self, id: u32) {
         let Some(module) = self.modules.get_mut(&id) else { return };
         let ModuleState::Sending { left, originator, .. } = &module.state else { return };
@@ -434,7 +367,7 @@ impl SmdPropagation {
             return;
         }
         let originator = *originator;
-        module.state = ModuleState::Settled;
+        module.state = ModuleState::InSync;
         if let Some(Originator { node, transaction_id }) = originator {
             if node == self.self_node {
                 self.finish_set(transaction_id);
@@ -443,12 +376,6 @@ impl SmdPropagation {
             }
         }
         self.next_set(id);
-    }
-
-    fn finish_set(&mut self, transaction_id: u64) {
-        if let Some(set) = self.sets.remove(&transaction_id) {
-            self.actions.push(SmdAction::Finished { set: set.set, result: SetResult::Done });
-        }
     }
 
     fn message(&mut self, from: NodeId, message: Smd, now: Now) {
@@ -529,97 +456,6 @@ impl SmdPropagation {
         self.send(from, SmdBody::AckToPrincipal { transaction_id, module: id });
     }
 
-    fn reported(&mut self, from: NodeId, version: ModuleVersion, now: Now) {
-        let others = self.others();
-        let Some(module) = self.modules.get_mut(&version.module) else { return };
-        let ModuleState::Merging { versions } = &mut module.state else { return };
-        versions.insert(from, version);
-        let own = module.version;
-        let is_empty = version.committed_key.is_none() && version.transaction_id == 0;
-        let is_same_history = version.committed_key == own.committed_key && !own.committed_key.is_none();
-        let is_ahead = is_same_history && version.transaction_id > own.transaction_id;
-        if !is_empty && !is_same_history || is_ahead {
-            module.state = ModuleState::Dirty { received: BTreeMap::new() };
-            self.resend(version.module, now);
-            return;
-        }
-        if versions.len() < others.len() {
-            return;
-        }
-        if module.is_whole && own.committed_key.is_none() {
-            return self.begin_merge(version.module, Vec::new(), false);
-        }
-        let is_behind =
-            |(_, version): &(&NodeId, &ModuleVersion)| version.transaction_id < own.transaction_id;
-        let left: BTreeSet<NodeId> = versions.iter().filter(is_behind).map(|(node, _)| *node).collect();
-        if left.is_empty() {
-            module.state = ModuleState::Settled;
-            self.next_set(version.module);
-        } else {
-            module.state = ModuleState::Sending { left, body: None, originator: None };
-            let (module, purpose) = (version.module, Purpose::SendToMembers);
-            self.actions.push(SmdAction::Collect { module, purpose });
-        }
-    }
-
-    fn full_to_principal(&mut self, from: NodeId, full: Full) {
-        let (id, others) = (full.module, self.others());
-        let Some(module) = self.modules.get_mut(&id) else { return };
-        let ModuleState::Dirty { received } = &mut module.state else { return };
-        received.entry(from).or_insert(full);
-        if received.len() < others.len() {
-            return;
-        }
-        let received = std::mem::take(received);
-        if module.is_whole {
-            match prevailing(module.version, received) {
-                Some(items) => self.begin_merge(id, items, true),
-                None => self.begin_merge(id, Vec::new(), false),
-            }
-        } else {
-            let items = received.into_values().flat_map(|full| full.items).collect();
-            self.begin_merge(id, items, false);
-        }
-    }
-
-    /// Asks the caller to merge; a new history begins.
-    fn begin_merge(&mut self, id: u32, others: Vec<Item>, replaces: bool) {
-        let cluster_key = self.cluster_key;
-        let Some(module) = self.modules.get_mut(&id) else { return };
-        module.state = ModuleState::AwaitsMerge;
-        module.version.committed_key = cluster_key;
-        module.version.transaction_id = 1;
-        let version = module.version;
-        self.actions.push(SmdAction::Merge { module: id, others, version, replaces });
-    }
-
-    fn merged(&mut self, id: u32, items: Vec<Item>, now: Now) {
-        let left = self.others();
-        let Some(module) = self.modules.get_mut(&id) else { return };
-        if module.state == ModuleState::AwaitsMerge {
-            let body = Some(SmdBody::FullFromPrincipal(module.full(items)));
-            module.state = ModuleState::Sending { left, body, originator: None };
-            self.resend(id, now);
-        }
-    }
-
-    fn collected(&mut self, id: u32, items: Vec<Item>, purpose: Purpose, now: Now) {
-        let Some(module) = self.modules.get_mut(&id) else { return };
-        let full = module.full(items);
-        match (purpose, &mut module.state) {
-            (Purpose::SendToMembers, ModuleState::Sending { body: body @ None, .. }) => {
-                *body = Some(SmdBody::FullFromPrincipal(full));
-                self.resend(id, now);
-            }
-            (Purpose::SendToPrincipal, ModuleState::Member) => {
-                if let Some(principal) = self.succession.first().copied() {
-                    self.send(principal, SmdBody::FullToPrincipal(full));
-                }
-            }
-            _ => {}
-        }
-    }
-
     fn acknowledged(&mut self, from: NodeId, id: u32, transaction_id: u64) {
         let Some(module) = self.modules.get_mut(&id) else { return };
         if module.version.transaction_id != transaction_id {
@@ -630,25 +466,6 @@ impl SmdPropagation {
             self.finish_sending(id);
         }
     }
-}
-
-/// The items of the history that counts: that of most nodes, of several the one with more changes. `None` if this node,
-/// whose version is `own`, has its last state.
-fn prevailing(own: ModuleVersion, received: BTreeMap<NodeId, Full>) -> Option<Vec<Item>> {
-    let mut histories: BTreeMap<ClusterKey, (usize, u64)> = BTreeMap::new();
-    let others = received.values().map(|full| (full.committed_key, full.transaction_id));
-    let known = others.chain([(own.committed_key, own.transaction_id)]).filter(|(key, _)| !key.is_none());
-    for (key, transaction_id) in known {
-        let (nodes, last) = histories.entry(key).or_default();
-        *nodes += 1;
-        *last = transaction_id.max(*last);
-    }
-    let (key, (_, last)) = histories.into_iter().max_by_key(|(key, weight)| (*weight, *key))?;
-    if (own.committed_key, own.transaction_id) == (key, last) {
-        return None;
-    }
-    let has_last = |full: &Full| (full.committed_key, full.transaction_id) == (key, last);
-    received.into_values().find(has_last).map(|full| full.items)
 }
 
 impl ModuleOfCluster {

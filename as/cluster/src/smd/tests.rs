@@ -123,7 +123,7 @@ impl Cluster {
         for node in nodes {
             let member = &self.members[&NodeId(*node)];
             let first = &self.members[&NodeId(nodes[0])];
-            assert!(member.propagation.is_settled(), "{node} {:?}", member.propagation);
+            assert!(member.propagation.is_in_sync(), "{node} {:?}", member.propagation);
             assert_eq!(member.items, first.items);
             assert_eq!(member.items.len(), count);
             assert_eq!(member.propagation.version(MODULE), first.propagation.version(MODULE));

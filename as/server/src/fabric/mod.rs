@@ -23,7 +23,6 @@ mod metadata;
 mod network;
 mod peers;
 mod postbox;
-mod publish;
 mod records;
 mod removal;
 mod services;

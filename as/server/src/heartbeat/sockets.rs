@@ -1,7 +1,7 @@
 //! The sockets that receive heartbeats: listeners of a mesh, or members of multicast groups.
 
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, ToSocketAddrs, UdpSocket};
 
 use cf::sys::interfaces::Interface;
 use socket2::{Domain, Protocol, Socket, Type};
@@ -9,7 +9,7 @@ use socket2::{Domain, Protocol, Socket, Type};
 use crate::config::params::network::HeartbeatParams;
 use crate::tls::PeerDoor;
 
-/// A member of a multicast group.
+/// A member of a multicast group on one interface.
 pub(crate) struct GroupMember {
     pub(super) socket: UdpSocket,
     /// Destination of sent messages.
@@ -23,59 +23,66 @@ pub(crate) enum HeartbeatSockets {
 }
 
 impl HeartbeatSockets {
-    /// Joins the groups of `params`, on the interfaces with its addresses or on the one chosen by the system.
+    /// Joins the groups of `params`, on each of the interfaces with its addresses, or on the one chosen by the system.
     ///
     /// # Errors
-    /// When one of them cannot be joined.
+    /// When one of them cannot be joined, or there is no such interface.
     pub(crate) fn multicast(params: &HeartbeatParams) -> io::Result<Self> {
-        let interfaces: Vec<Ipv4Addr> =
-            params.address.get().iter().flat_map(|text| addresses_of(text)).collect();
+        let mut interfaces = Vec::new();
+        for text in params.address.get() {
+            interfaces.extend(addresses_of(&text)?);
+        }
+        if interfaces.is_empty() {
+            interfaces.push(Ipv4Addr::UNSPECIFIED);
+        }
         let mut members = Vec::new();
         for text in params.multicast_group.get() {
-            let group: Ipv4Addr = text.parse().map_err(|_| {
-                io::Error::new(
-                    io::ErrorKind::InvalidInput,
-                    format!("multicast-group {text} is not an IPv4 address"),
-                )
-            })?;
-            let group = SocketAddr::new(group.into(), params.port.get());
-            members.push(join(group, &interfaces, params.multicast_ttl.get())?);
+            let group: Ipv4Addr = text.parse().map_err(|_| invalid("multicast-group", &text))?;
+            for interface in &interfaces {
+                members.push(join(group, params.port.get(), *interface, params.multicast_ttl.get())?);
+            }
         }
         Ok(HeartbeatSockets::Multicast(members))
     }
 }
 
-fn join(group: SocketAddr, interfaces: &[Ipv4Addr], ttl: u16) -> io::Result<GroupMember> {
+fn join(group: Ipv4Addr, port: u16, interface: Ipv4Addr, ttl: u16) -> io::Result<GroupMember> {
+    let to = SocketAddr::new(group.into(), port);
     let socket = Socket::new(Domain::IPV4, Type::DGRAM, Some(Protocol::UDP))?;
     socket.set_reuse_address(true)?;
     socket.set_nonblocking(true)?;
-    socket.bind(&group.into())?;
+    socket.bind(&to.into())?;
     if ttl != 0 {
         socket.set_multicast_ttl_v4(ttl.into())?;
     }
-    let IpAddr::V4(address) = group.ip() else { return Err(io::ErrorKind::InvalidInput.into()) };
-    match interfaces {
-        [] => socket.join_multicast_v4(&address, &Ipv4Addr::UNSPECIFIED)?,
-        some => {
-            some.iter().try_for_each(|interface| socket.join_multicast_v4(&address, interface))?;
-            socket.set_multicast_if_v4(&some[0])?;
-        }
-    }
-    Ok(GroupMember { socket: socket.into(), group })
+    socket.set_multicast_if_v4(&interface)?;
+    // Otherwise it also gets what comes in on the interfaces of other sockets.
+    socket.set_multicast_all_v4(false)?;
+    socket.join_multicast_v4(&group, &interface)?;
+    Ok(GroupMember { socket: socket.into(), group: to })
 }
 
-/// The addresses of `text`: an address or an interface.
-fn addresses_of(text: &str) -> Vec<Ipv4Addr> {
-    if let Ok(address) = text.parse() {
-        return vec![address];
+/// The IPv4 addresses of `text`: an interface, an address or a name. None for any interface.
+fn addresses_of(text: &str) -> io::Result<Vec<Ipv4Addr>> {
+    if text == "any" {
+        return Ok(Vec::new());
     }
     let interfaces = Interface::all().unwrap_or_default();
     let named = interfaces.into_iter().filter(|interface| interface.name == text);
-    let addresses = named.flat_map(|interface| interface.addresses);
-    addresses
-        .filter_map(|address| match address {
-            IpAddr::V4(address) => Some(address),
-            IpAddr::V6(_) => None,
-        })
-        .collect()
+    let mut addresses: Vec<IpAddr> = named.flat_map(|interface| interface.addresses).collect();
+    if addresses.is_empty() {
+        let resolved = (text, 0).to_socket_addrs().map_err(|_| invalid("address", text))?;
+        addresses = resolved.map(|address| address.ip()).collect();
+    }
+    let of_ipv4 = |address: IpAddr| match address {
+        IpAddr::V4(address) => Some(address),
+        IpAddr::V6(_) => None,
+    };
+    let addresses: Vec<Ipv4Addr> = addresses.into_iter().filter_map(of_ipv4).collect();
+    if addresses.is_empty() { Err(invalid("address", text)) } else { Ok(addresses) }
+}
+
+fn invalid(name: &str, text: &str) -> io::Error {
+    let message = format!("{name} {text} in network.heartbeat stands for no IPv4 address");
+    io::Error::new(io::ErrorKind::InvalidInput, message)
 }

@@ -9,42 +9,41 @@
 //! Actions are carried out in their order. Changes of partitions gather until an action depends on them: then they are
 //! written to the device headers and published to transactions, all together.
 
+mod inbox;
+mod publish;
+mod settings;
+
 use std::collections::BTreeSet;
 use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use cf::clock::{StoredMillis, monotonic_nanos};
-use cf::sys::block::BlockError;
 use cf::threads::{self, Handle};
 use cluster::balance::Tree;
-use cluster::migration::{MigrationLoad, MigrationSettings, PartitionId as MemberPartition};
-use cluster::node::{
-    Action, Event, NamespaceSettings, Node, NodeSettings, Placement, PlacementWish, Warning,
-};
-use cluster::time::{Now, Timing};
-use crossbeam::channel::{Receiver, RecvTimeoutError, Sender, bounded};
+use cluster::migration::PartitionId as MemberPartition;
+use cluster::node::{Action, Event, Node, Warning};
+use cluster::time::Now;
+use crossbeam::channel::{Receiver, RecvTimeoutError};
 use proto::peer::hello::Channel;
 use proto::peer::nested::Endpoint;
 use proto::peer::services::Services;
 use proto::peer::{ClusterKey, MessageHeader, MessageType, NodeId};
 
-use super::cluster::{Cluster, ClusterState};
-use super::dump::{self, Dump};
+use super::cluster::Cluster;
+use super::dump;
 use super::metadata::MetadataInbox;
 use super::network::Fabric;
-use super::peers::{Handler, Handlers};
-use super::publish::row_of;
+use super::peers::Handlers;
 use super::records::{MoveOrder, MoveReport, RecordMover};
 use super::removal::Removals;
 use crate::config::Config;
 use crate::heartbeat::Heartbeat;
 use crate::index::{PARTITION_COUNT, PartitionId};
-use crate::namespace::{Leaving, Namespace, PartitionRow};
+use crate::namespace::{Leaving, Namespace};
 use crate::smd::{Module, Smd};
+pub(crate) use inbox::{DriverEvent, DriverInbox};
 
-/// Most events that wait for the thread.
-const INBOX_SIZE: usize = 16 << 10;
 /// Longest wait for an event: shorter than the node needs, so that its timers are not late.
 const TICK: Duration = Duration::from_millis(25);
 /// Events handled before the next tick.
@@ -53,51 +52,6 @@ const EVENTS_PER_TICK: usize = 256;
 const COMMITS_PERIOD: Duration = Duration::from_millis(1);
 /// How often the numbers of records are reported.
 const COUNT_PERIOD: Duration = Duration::from_secs(5);
-
-/// An event for the thread.
-pub(crate) enum DriverEvent {
-    /// A heartbeat message of another node.
-    Heartbeat(Vec<u8>),
-    /// A message on the fabric about the cluster.
-    Message { from: NodeId, bytes: Vec<u8> },
-    /// All records of an emigration are sent and acknowledged.
-    RecordsSent { emigration_id: u32 },
-    /// No write is under way in a partition that is handed over.
-    HandedOver { emigration_id: u32 },
-    /// `recluster`.
-    Recluster,
-    /// `quiesce`, or its end.
-    Quiesce(bool),
-    /// Others are to take the partitions over: the node is about to stop.
-    Leave,
-    /// `dump-*`.
-    Dump(Dump),
-    /// End the thread.
-    Stop,
-}
-
-/// The sending end of the thread's inbox.
-#[derive(Clone)]
-pub(crate) struct DriverInbox(Sender<DriverEvent>);
-
-impl DriverInbox {
-    /// Posts an event to the cluster thread; returns false if its inbox is full.
-    pub(crate) fn tell(&self, event: DriverEvent) -> bool {
-        self.0.try_send(event).is_ok()
-    }
-
-    /// Has the cluster thread end, once there is room in its inbox.
-    pub(crate) fn stop(&self) {
-        // A thread that has ended needs no word.
-        let _ = self.0.send(DriverEvent::Stop);
-    }
-}
-
-impl Handler for DriverInbox {
-    fn take(&self, from: NodeId, message: &[u8]) {
-        self.tell(DriverEvent::Message { from, bytes: message.to_vec() });
-    }
-}
 
 /// The parts that the thread works with.
 pub(crate) struct Surroundings {
@@ -151,14 +105,14 @@ pub(crate) struct Driver {
 impl Driver {
     /// State before any other node is known.
     pub(super) fn new(around: Surroundings, metadata: MetadataInbox) -> Self {
-        let (sender, inbox) = bounded(INBOX_SIZE);
+        let (sender, inbox) = DriverInbox::new();
         let now = now();
         let versions = around.namespaces.iter().map(|namespace| {
             let mut versions = Vec::with_capacity(PARTITION_COUNT);
             namespace.partitions.visit(|_, row| versions.push(row.version));
             versions
         });
-        let to_self = DriverInbox(sender.clone());
+        let to_self = sender.clone();
         around.mover.report_to(Box::new(move |report| {
             to_self.tell(match report {
                 MoveReport::Sent { emigration_id } => DriverEvent::RecordsSent { emigration_id },
@@ -166,11 +120,11 @@ impl Driver {
                 MoveReport::Message { from, bytes } => DriverEvent::Message { from, bytes },
             })
         }));
-        let node = Node::new(node_settings(&around, now), versions.collect(), now);
+        let node = Node::new(around.node_settings(now), versions.collect(), now);
         Driver {
             node,
             inbox,
-            sender: DriverInbox(sender),
+            sender,
             removals: Removals::new(Arc::clone(&around.namespaces)),
             metadata,
             changed: BTreeSet::new(),
@@ -250,7 +204,7 @@ impl Driver {
     fn tick(&mut self) {
         cf::fault_point!("cluster");
         let now_ms = now().monotonic_ms;
-        let timing = timing(&self.around.config);
+        let timing = self.around.timing();
         if self.node.timing() != timing {
             self.node.set_timing(timing);
         }
@@ -272,88 +226,6 @@ impl Driver {
         if self.next_count <= Instant::now() {
             self.next_count = Instant::now() + COUNT_PERIOD;
             self.count_records();
-        }
-    }
-
-    /// Applies the configuration's present settings of racks and balance.
-    fn wish_placements(&mut self) {
-        for (at, namespace) in self.around.config.namespaces.iter().enumerate() {
-            let params = &namespace.params;
-            let wish = PlacementWish {
-                rack: params.rack_id.get(),
-                active_rack: params.active_rack.get(),
-                prefers_uniform_balance: params.prefer_uniform_balance.get(),
-            };
-            self.node.wish_placement(at, wish);
-        }
-        self.node.set_size_min(self.around.config.service.min_cluster_size.get() as usize);
-    }
-
-    /// Publishes the state of clustering.
-    fn show_state(&self) {
-        let clustering = self.node.clustering();
-        let skew_ms =
-            |node| self.node.heartbeat().peer(node).map_or(0, |peer| peer.clock_skew_ms.unsigned_abs());
-        self.around.cluster.set_state(ClusterState {
-            is_member: !clustering.is_orphan(),
-            has_integrity: clustering.has_integrity(),
-            allows_migrations: self.node.balanced_key() == clustering.cluster_key()
-                && !clustering.is_orphan(),
-            clock_skew_ms: self.node.heartbeat().alive().map(skew_ms).max().unwrap_or(0),
-            hand_over: self.node.hand_over(),
-        });
-    }
-
-    /// Writes changed partitions to the device headers.
-    fn store_versions(&self) {
-        for namespace in self.around.namespaces.iter() {
-            if let Err(error) = namespace.partitions.store_versions(&namespace.storage) {
-                versions_not_stored(namespace, &error);
-            }
-        }
-    }
-
-    /// Publishes a time for new records, so that they are later than writes of other nodes that this one has heard of.
-    fn show_clock(&mut self) {
-        let floor_ms = self.node.update_time_ms(now());
-        self.around.namespaces.iter().for_each(|namespace| namespace.partitions.write_not_before(floor_ms));
-    }
-
-    fn take_over_migration_settings(&mut self) {
-        let migration = migration_settings(&self.around.config);
-        if self.node.migration() != migration {
-            self.node.set_migration(migration);
-        }
-        for (at, namespace) in self.around.config.namespaces.iter().enumerate() {
-            let params = &namespace.params;
-            self.node.set_migrate_order(
-                at,
-                params.migrate_order.get(),
-                params.ignore_migrate_fill_delay.get(),
-            );
-        }
-    }
-
-    /// Publishes the migrations under way.
-    fn show_migrations(&self) {
-        for (at, namespace) in self.around.namespaces.iter().enumerate() {
-            let mut shown = namespace.migration_load.lock();
-            let is_quiet = self.node.emigrations_remaining() == 0
-                && namespace.partitions.figures().pending_migrations() == 0
-                && *shown == MigrationLoad::default();
-            if !is_quiet {
-                *shown = self.node.migration_load(at);
-            }
-        }
-    }
-
-    /// Reports the number of records of partitions, so that small ones migrate first.
-    fn count_records(&mut self) {
-        for (at, namespace) in self.around.namespaces.iter().enumerate() {
-            if self.node.emigrations_remaining() != 0 {
-                let counts = PartitionId::all().map(|id| namespace.index.partition_count(id));
-                self.node.set_record_counts(at, counts.collect());
-            }
         }
     }
 
@@ -549,129 +421,10 @@ impl Driver {
             }
         }
     }
-
-    fn rebalanced(&mut self, cluster_key: u64, succession: &[NodeId]) {
-        let namespaces = 0..self.around.namespaces.len();
-        self.show_clock();
-        self.factors = Some(namespaces.map(|at| self.node.replication_factor(at) as u32).collect());
-        self.show_partitions();
-        self.factors = None;
-        let nodes: Vec<u64> = succession.iter().map(|node| node.0).collect();
-        let list: Vec<String> = nodes.iter().map(|node| format!("{node:x}")).collect();
-        cf::info!(Exchange, "data exchange completed with cluster key {cluster_key:x}");
-        cf::info!(Clustering, "cluster changed: size {} succession {}", nodes.len(), list.join(" "));
-        for (at, namespace) in self.around.namespaces.iter().enumerate() {
-            let figures = namespace.partitions.figures();
-            cf::info!(
-                Partition,
-                "{{{}}} rebalanced: expected-migrations ({},{},{}) fresh-partitions {}",
-                namespace.name(),
-                figures.pending_emigrations,
-                figures.pending_immigrations,
-                self.node.migration_load(at).signals_remaining,
-                figures.fresh
-            );
-        }
-        self.show_state();
-        self.show_placements();
-        self.around.cluster.rebalanced(cluster_key, nodes);
-        self.metadata.cluster_changed(cluster_key, succession);
-        let others: Vec<NodeId> = succession.iter().copied().filter(|node| *node != self.node.id()).collect();
-        self.around.cluster.peers.set_members(&others);
-    }
-
-    fn show_placements(&self) {
-        let placements = (0..self.around.namespaces.len()).map(|at| self.node.placement(at).cloned());
-        let placements: Vec<Placement> = placements.map(Option::unwrap_or_default).collect();
-        for (namespace, placement) in self.around.namespaces.iter().zip(&placements) {
-            if !placement.quiesced.is_empty() {
-                cf::info!(
-                    Partition,
-                    "{{{}}} {} nodes are quiesced",
-                    namespace.name(),
-                    placement.quiesced.len()
-                );
-            }
-        }
-        self.around.cluster.set_placements(placements);
-    }
-
-    /// Publishes changes to transactions and clients, after they are in the device headers.
-    fn show_partitions(&mut self) {
-        let is_done = |partition: &MemberPartition| !self.removals.is_pending(*partition);
-        self.delayed.extract_if(.., is_done).for_each(|partition| _ = self.changed.insert(partition));
-        let changed: BTreeSet<MemberPartition> = self.changed.difference(&self.delayed).copied().collect();
-        self.changed.clear();
-        if changed.is_empty() && self.factors.is_none() {
-            return;
-        }
-        for (at, namespace) in self.around.namespaces.iter().enumerate() {
-            let of_namespace = changed.iter().filter(|id| id.namespace == at);
-            let row = |id: &MemberPartition| -> Option<(PartitionId, PartitionRow)> {
-                Some((PartitionId::new(id.partition.into())?, row_of(self.node.partition(*id))))
-            };
-            let rows: Vec<_> = of_namespace.filter_map(row).collect();
-            let factor = self.factors.as_ref().map(|factors| factors[at]);
-            if rows.is_empty() && factor.is_none() {
-                continue;
-            }
-            if let Err(error) = namespace.partitions.take_over(&namespace.storage, rows, factor) {
-                versions_not_stored(namespace, &error);
-            }
-        }
-        self.dropped.drain(..).for_each(|partition| self.removals.add(partition));
-    }
-}
-
-fn versions_not_stored(namespace: &Namespace, error: &BlockError) -> ! {
-    cf::fatal!("{{{}}} versions of partitions cannot be written to the devices: {error}", namespace.name());
 }
 
 fn now() -> Now {
     Now { monotonic_ms: monotonic_nanos() / 1_000_000, wall_ms: StoredMillis::now().unix_nanos() / 1_000_000 }
-}
-
-fn timing(config: &Config) -> Timing {
-    Timing {
-        interval_ms: config.network.heartbeat.interval.get().into(),
-        timeout_intervals: config.network.heartbeat.timeout.get().into(),
-        latency_ms: config.network.fabric.latency_max_ms.get().into(),
-    }
-}
-
-fn migration_settings(config: &Config) -> MigrationSettings {
-    let service = &config.service;
-    MigrationSettings {
-        threads: service.migrate_threads.get() as usize,
-        incoming_max: service.migrate_max_num_incoming.get() as usize,
-        fill_delay_ms: u64::from(service.migrate_fill_delay.get()) * 1000,
-    }
-}
-
-fn node_settings(around: &Surroundings, now: Now) -> NodeSettings {
-    let service = &around.config.service;
-    let namespaces = around.config.namespaces.iter().map(|namespace| NamespaceSettings {
-        name: namespace.name.clone().into_bytes(),
-        replication_factor: namespace.params.replication_factor.get(),
-        rack: namespace.params.rack_id.get(),
-        active_rack: namespace.params.active_rack.get(),
-        prefers_uniform_balance: namespace.params.prefer_uniform_balance.get(),
-        migrate_order: namespace.params.migrate_order.get(),
-        ignores_fill_delay: namespace.params.ignore_migrate_fill_delay.get(),
-    });
-    NodeSettings {
-        self_node: around.fabric.self_node(),
-        cluster_name: service.cluster_name.get().map(|name| name.as_bytes().to_vec()),
-        fabric_endpoints: around.fabric_endpoints.clone(),
-        heartbeat_endpoints: around.heartbeat_endpoints.clone(),
-        nodes_max: cluster::balance::MEMBERS_MAX,
-        size_min: service.min_cluster_size.get() as usize,
-        timing: timing(&around.config),
-        migration: migration_settings(&around.config),
-        partition_count: PARTITION_COUNT,
-        namespaces: namespaces.collect(),
-        seed: now.monotonic_ms ^ now.wall_ms << 20 ^ around.fabric.self_node().0,
-    }
 }
 
 fn warn(warning: &Warning) {
