@@ -8,6 +8,8 @@
 //! writer sleeps, and a thread must never enter a lock that it holds. A writer's release lets readers in again, so that
 //! overlapping writers do not keep them out. Otherwise the order is left to chance.
 //!
+//! A thread that must not sleep enters *soon* or not at all: it only spins.
+//!
 //! `tests/loom` runs this file through all orders of its steps, so it uses nothing else of the crate except the futex.
 
 #[cfg(not(loom))]
@@ -50,14 +52,13 @@ impl RwWord {
     /// Waits until no writer holds the lock or has waited long, and enters as a reader.
     #[inline]
     pub fn lock_shared(&self) {
-        let state = self.0.load(Relaxed);
-        if state & CLOSED != 0 || self.0.compare_exchange_weak(state, state + 1, Acquire, Relaxed).is_err() {
-            self.wait_for(SLEEPERS, |state| (state & CLOSED == 0).then_some(state + 1));
+        if !self.try_lock_shared() {
+            self.wait_for(SLEEPERS, enter_shared);
         }
     }
 
-    /// Enters as a reader if that is possible at once; returns whether it did. Meant for hints, which are not worth
-    /// waiting for: it may fail when another reader enters at the same moment.
+    /// Enters as a reader if that is possible at once; returns whether it did. It may fail when another reader enters at the
+    /// same moment.
     #[inline]
     #[must_use]
     pub fn try_lock_shared(&self) -> bool {
@@ -65,18 +66,34 @@ impl RwWord {
         state & CLOSED == 0 && self.0.compare_exchange_weak(state, state + 1, Acquire, Relaxed).is_ok()
     }
 
+    /// Enters as a reader if that is possible within a few microseconds; returns whether it did. Never sleeps.
+    #[must_use]
+    pub fn lock_shared_soon(&self) -> bool {
+        self.spin_for(enter_shared)
+    }
+
+    /// Enters as the writer if that is possible at once; returns whether it did. It may fail without a reason.
+    #[inline]
+    #[must_use]
+    pub fn try_lock_exclusive(&self) -> bool {
+        self.0.compare_exchange_weak(0, WRITER, Acquire, Relaxed).is_ok()
+    }
+
     /// Waits until nobody holds the lock, and enters as the writer.
     #[inline]
     pub fn lock_exclusive(&self) {
-        if self.0.compare_exchange_weak(0, WRITER, Acquire, Relaxed).is_err() {
-            self.wait_for(SLEEPERS | WRITER_WAITS, |state| {
-                (state & (WRITER | READERS) == 0).then_some(state & !WRITER_WAITS | WRITER)
-            });
+        if !self.try_lock_exclusive() {
+            self.wait_for(SLEEPERS | WRITER_WAITS, enter_exclusive);
         }
     }
 
-    /// Leaves as a reader. The caller entered by [`lock_shared`](Self::lock_shared) or
-    /// [`try_lock_shared`](Self::try_lock_shared).
+    /// Enters as the writer if that is possible within a few microseconds; returns whether it did. Never sleeps.
+    #[must_use]
+    pub fn lock_exclusive_soon(&self) -> bool {
+        self.spin_for(enter_exclusive)
+    }
+
+    /// Leaves as a reader. The caller entered by one of the methods that enter shared.
     #[inline]
     pub fn unlock_shared(&self) {
         let before = self.0.fetch_sub(1, Release);
@@ -86,7 +103,7 @@ impl RwWord {
         }
     }
 
-    /// Leaves as the writer. The caller entered by [`lock_exclusive`](Self::lock_exclusive).
+    /// Leaves as the writer. The caller entered by one of the methods that enter exclusively.
     #[inline]
     pub fn unlock_exclusive(&self) {
         let before = self.0.fetch_and(!(WRITER | WRITER_WAITS), Release);
@@ -118,6 +135,26 @@ impl RwWord {
         }
     }
 
+    /// Spins until `enter` accepts the state and returns the next one; returns whether it did in time.
+    fn spin_for(&self, enter: impl Fn(u32) -> Option<u32>) -> bool {
+        let mut spins = 0;
+        loop {
+            let state = self.0.load(Relaxed);
+            match enter(state) {
+                // If this fails, another thread got on.
+                Some(entered) if self.0.compare_exchange_weak(state, entered, Acquire, Relaxed).is_ok() => {
+                    return true;
+                }
+                Some(_) => {}
+                None if spins < SPINS_MAX => {
+                    spins += 1;
+                    spin_loop();
+                }
+                None => return false,
+            }
+        }
+    }
+
     /// Whether a sleeping writer keeps readers out.
     #[cfg(loom)]
     pub fn has_waiting_writer(&self) -> bool {
@@ -129,6 +166,18 @@ impl RwWord {
         self.0.fetch_and(!SLEEPERS, Relaxed);
         crate::sys::futex::wake_all(&self.0);
     }
+}
+
+/// The state after one more reader has entered, if it may.
+#[inline]
+fn enter_shared(state: u32) -> Option<u32> {
+    (state & CLOSED == 0).then_some(state + 1)
+}
+
+/// The state after the writer has entered, if it may.
+#[inline]
+fn enter_exclusive(state: u32) -> Option<u32> {
+    (state & (WRITER | READERS) == 0).then_some(state & !WRITER_WAITS | WRITER)
 }
 
 #[cfg(not(loom))]
@@ -178,6 +227,21 @@ mod tests {
         assert_eq!(lock.0.load(Relaxed), 2);
         lock.unlock_shared();
         lock.unlock_shared();
+        assert_eq!(lock.0.load(Relaxed), 0);
+    }
+
+    #[test]
+    fn whoever_must_not_sleep_gives_up_soon() {
+        let lock = RwWord::new();
+        lock.lock_exclusive();
+        assert!(!lock.lock_shared_soon() && !lock.lock_exclusive_soon());
+        lock.unlock_exclusive();
+        assert!(lock.lock_shared_soon() && lock.lock_shared_soon());
+        assert!(!lock.lock_exclusive_soon());
+        lock.unlock_shared();
+        lock.unlock_shared();
+        assert!(lock.lock_exclusive_soon());
+        lock.unlock_exclusive();
         assert_eq!(lock.0.load(Relaxed), 0);
     }
 

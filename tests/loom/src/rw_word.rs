@@ -26,6 +26,22 @@ fn write(guarded: &Guarded) {
     guarded.lock.unlock_exclusive();
 }
 
+/// Reads if the lock is free at once.
+fn read_soon(guarded: &Guarded) {
+    if guarded.lock.lock_shared_soon() {
+        guarded.data.with(|_| ());
+        guarded.lock.unlock_shared();
+    }
+}
+
+/// Writes if the lock is free at once.
+fn write_soon(guarded: &Guarded) {
+    if guarded.lock.lock_exclusive_soon() {
+        guarded.data.with_mut(|_| ());
+        guarded.lock.unlock_exclusive();
+    }
+}
+
 fn run(threads: &'static [fn(&Guarded)], preemptions: usize) {
     explore(preemptions, || {
         let guarded = Arc::new(Guarded::default());
@@ -52,6 +68,15 @@ fn a_writer_is_alone() {
 fn nobody_sleeps_for_ever() {
     run(&[read, write, write], 2);
     run(&[read, read, write], 2);
+}
+
+#[test]
+fn those_who_do_not_sleep_keep_to_the_lock_and_wake_those_who_do() {
+    run(&[write_soon, write], 4);
+    run(&[read_soon, write], 4);
+    run(&[write_soon, read], 4);
+    run(&[write_soon, read, write], 2);
+    run(&[read_soon, write_soon, write], 2);
 }
 
 #[test]

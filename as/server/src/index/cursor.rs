@@ -15,7 +15,7 @@ use cf::Digest;
 use super::PartitionId;
 use super::element::{Element, RecordMeta};
 use super::sprig::STEP_COUNT;
-use super::tree::Index;
+use super::tree::{Index, LockWait};
 
 /// A portion is complete with this many records. It has less than twice as many.
 const PORTION_SIZE: usize = 512;
@@ -53,6 +53,7 @@ pub(crate) struct Cursor<'a> {
     /// The part of the next sprig that is left: digests up to this one; `None` = all.
     bound: Option<Digest>,
     portion: Vec<SeenRecord>,
+    wait: LockWait,
 }
 
 impl Index {
@@ -72,7 +73,13 @@ impl<'a> Cursor<'a> {
             (_, Some(None)) => 0,
             _ => index.sprigs_of(partition).len(),
         };
-        Cursor { index, partition, sprigs_left, bound: bound.flatten(), portion: Vec::new() }
+        let bound = bound.flatten();
+        Cursor { index, partition, sprigs_left, bound, portion: Vec::new(), wait: LockWait::Sleep }
+    }
+
+    /// The same, with locks that are waited for like this: `Spin` ends a portion where a lock is not free.
+    pub(crate) fn within(self, wait: LockWait) -> Self {
+        Cursor { wait, ..self }
     }
 
     /// The next records that are `wanted`, in order; `None` after the last. A portion may be empty with more to follow:
@@ -93,12 +100,14 @@ impl<'a> Cursor<'a> {
             }
             let start = self.portion.len();
             let portion = &mut self.portion;
-            let rest = index.visit_falling(&sprigs[at], self.bound.as_ref(), VISITS_MAX, |element| {
+            let place = (&sprigs[at], self.wait);
+            let visited = index.visit_falling(place, self.bound.as_ref(), VISITS_MAX, |element| {
                 effort += 1;
                 if wanted(element) {
                     portion.push(SeenRecord::of(element));
                 }
             });
+            let Ok(rest) = visited else { break };
             portion[start..].sort_unstable_by_key(|found| Reverse(found.digest));
             match rest {
                 None => self.sprigs_left = at,
@@ -248,6 +257,25 @@ mod tests {
                 is_done.store(true, Relaxed);
             });
         }
+    }
+
+    #[test]
+    fn a_walk_that_does_not_sleep_goes_on_where_a_lock_was_not_free() {
+        let index = small_index();
+        (0..2_000).for_each(|number| put(&index, &digest(number, false), 1));
+        let all = walk(&index, None, |_| true);
+        let guard = index.get_exclusive(&all[all.len() / 2]).expect("it is there");
+        let mut cursor = index.cursor(PartitionId::of(&Digest::default()), None).within(LockWait::Spin);
+        let mut found = Vec::new();
+        while let Some(portion) = cursor.next_portion(|_| true).filter(|portion| !portion.is_empty()) {
+            found.extend(portion.iter().map(|found| found.digest));
+        }
+        assert!(found.len() > all.len() / 4 && found.len() <= all.len() / 2, "{} records", found.len());
+        drop(guard);
+        while let Some(portion) = cursor.next_portion(|_| true) {
+            found.extend(portion.iter().map(|found| found.digest));
+        }
+        assert_eq!(found, all);
     }
 
     #[test]

@@ -1,11 +1,17 @@
-//! How many sprig locks a thread holds, counted in builds with debug assertions: a thread takes one at a time, and holds none while
-//! it reads a disk.
+//! The rules for threads that take sprig locks, checked in builds with debug assertions: a thread takes one at a time, holds none
+//! while it reads a disk or does other long work, and a service thread never sleeps until one is free.
 
 use std::marker::PhantomData;
 
 #[cfg(debug_assertions)]
+use std::cell::Cell;
+
+#[cfg(debug_assertions)]
 thread_local! {
-    static COUNT: std::cell::Cell<usize> = const { std::cell::Cell::new(0) };
+    /// Locks that the thread holds.
+    static COUNT: Cell<usize> = const { Cell::new(0) };
+    /// Whether the thread must not sleep until a lock is free.
+    static MUST_NOT_SLEEP: Cell<bool> = const { Cell::new(false) };
 }
 
 /// A sprig lock that the thread holds for as long as this lives. It stays on its thread.
@@ -28,11 +34,38 @@ impl Drop for HeldLock {
     }
 }
 
-/// Asserts, in builds with debug assertions, that the thread holds no sprig lock: it is going to wait for a disk.
+/// Forbids its thread to sleep until a sprig lock is free, for as long as this lives: service threads have one.
+pub(crate) struct NoSleep(PhantomData<*const ()>);
+
+impl NoSleep {
+    /// Forbids it to the calling thread.
+    pub(crate) fn for_this_thread() -> Self {
+        #[cfg(debug_assertions)]
+        MUST_NOT_SLEEP.with(|must_not| must_not.set(true));
+        NoSleep(PhantomData)
+    }
+}
+
+impl Drop for NoSleep {
+    fn drop(&mut self) {
+        #[cfg(debug_assertions)]
+        MUST_NOT_SLEEP.with(|must_not| must_not.set(false));
+    }
+}
+
+/// Asserts, in builds with debug assertions, that the thread may sleep until a lock is free. It holds even if the lock is free now.
+#[inline]
+pub(super) fn assert_may_sleep() {
+    #[cfg(debug_assertions)]
+    MUST_NOT_SLEEP
+        .with(|must_not| assert!(!must_not.get(), "a service thread waits for the lock of a sprig"));
+}
+
+/// Asserts, in builds with debug assertions, that the thread holds no sprig lock: it is going to wait for a disk, or to do long work.
 #[inline]
 pub(crate) fn assert_no_lock_held() {
     #[cfg(debug_assertions)]
-    assert_eq!(COUNT.with(std::cell::Cell::get), 0, "a disk is read under the lock of a sprig");
+    assert_eq!(COUNT.with(Cell::get), 0, "a disk is read, or long work done, under the lock of a sprig");
 }
 
 #[cfg(all(test, debug_assertions))]
@@ -45,5 +78,14 @@ mod tests {
         assert!(std::panic::catch_unwind(assert_no_lock_held).is_err());
         drop(held);
         assert_no_lock_held();
+    }
+
+    #[test]
+    fn a_thread_that_must_not_sleep_is_found_out() {
+        assert_may_sleep();
+        let no_sleep = NoSleep::for_this_thread();
+        assert!(std::panic::catch_unwind(assert_may_sleep).is_err());
+        drop(no_sleep);
+        assert_may_sleep();
     }
 }

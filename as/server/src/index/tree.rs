@@ -4,6 +4,8 @@
 //! A sprig's lock guards its root, its elements, and the stored bytes that its elements point to. A thread holds at
 //! most one sprig lock at a time. Under it the arena's and the storage engine's locks may be taken, never the other way
 //! round.
+//!
+//! A service thread does not [sleep](LockWait) until a lock is free: others may hold it while they copy a large record.
 
 use std::ops::Deref;
 use std::ptr::NonNull;
@@ -15,7 +17,7 @@ use cf::sync::RwWord;
 use cf::zeroed::{self, Zeroable};
 
 use super::element::{Element, RecordMeta};
-use super::held::HeldLock;
+use super::held::{HeldLock, assert_may_sleep};
 use super::sprig::{Found, SprigTree, first_step};
 use super::{PARTITION_COUNT, PartitionId};
 
@@ -30,6 +32,44 @@ pub(super) struct Sprig {
     lock: RwWord,
     /// Changed only under `lock`, read without it only for hints.
     root: AtomicHandle,
+}
+
+impl Sprig {
+    /// Locks it shared; returns whether it could, which only `Spin` may not.
+    #[inline]
+    fn lock_shared(&self, wait: LockWait) -> bool {
+        wait.check();
+        self.lock.try_lock_shared() || self.wait_shared(wait)
+    }
+
+    #[cold]
+    fn wait_shared(&self, wait: LockWait) -> bool {
+        match wait {
+            LockWait::Spin => self.lock.lock_shared_soon(),
+            LockWait::Sleep => {
+                self.lock.lock_shared();
+                true
+            }
+        }
+    }
+
+    /// Locks it exclusively; returns whether it could, which only `Spin` may not.
+    #[inline]
+    fn lock_exclusive(&self, wait: LockWait) -> bool {
+        wait.check();
+        self.lock.try_lock_exclusive() || self.wait_exclusive(wait)
+    }
+
+    #[cold]
+    fn wait_exclusive(&self, wait: LockWait) -> bool {
+        match wait {
+            LockWait::Spin => self.lock.lock_exclusive_soon(),
+            LockWait::Sleep => {
+                self.lock.lock_exclusive();
+                true
+            }
+        }
+    }
 }
 
 // SAFETY: zeros are an unlocked lock and a null root.
@@ -63,6 +103,36 @@ pub(crate) struct ElementHandle(Handle);
 /// The index has no room for another element.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct IndexFull;
+
+/// How a thread waits for a sprig's lock.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum LockWait {
+    /// For a few microseconds, then it gives up: a service thread.
+    Spin,
+    /// Until the lock is free.
+    Sleep,
+}
+
+impl LockWait {
+    /// Checks, in builds with debug assertions, that the calling thread may wait like this, even if the lock is free now.
+    #[inline]
+    fn check(self) {
+        if self == LockWait::Sleep {
+            assert_may_sleep();
+        }
+    }
+}
+
+/// The lock of the record's sprig was not free soon.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct LockBusy;
+
+/// Why there is no guard of a record to write.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum NotLocked {
+    Busy,
+    Full,
+}
 
 /// Whether the record that a write wants existed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -105,14 +175,29 @@ impl Index {
     /// The record of `digest`, for reading.
     #[inline]
     pub(crate) fn get(&self, digest: &Digest) -> Option<ReadGuard<'_>> {
+        self.get_within(digest, LockWait::Sleep).unwrap_or_else(|busy| never(busy))
+    }
+
+    /// The record of `digest`, for reading.
+    ///
+    /// # Errors
+    /// [`LockBusy`] if its lock is not free, and the thread does not wait for that.
+    #[inline]
+    pub(crate) fn get_within(
+        &self,
+        digest: &Digest,
+        wait: LockWait,
+    ) -> Result<Option<ReadGuard<'_>>, LockBusy> {
         let sprig = self.sprig_of(digest);
-        sprig.lock.lock_shared();
+        if !sprig.lock_shared(wait) {
+            return Err(LockBusy);
+        }
         let tree = self.tree_of(sprig);
         match tree.find(digest) {
-            Found::Element(handle) => Some(self.read_guard(sprig, handle)),
+            Found::Element(handle) => Ok(Some(self.read_guard(sprig, handle))),
             Found::Absent { .. } => {
                 sprig.lock.unlock_shared();
-                None
+                Ok(None)
             }
         }
     }
@@ -137,13 +222,28 @@ impl Index {
     /// The record of `digest`, for changing.
     #[inline]
     pub(crate) fn get_exclusive(&self, digest: &Digest) -> Option<WriteGuard<'_>> {
+        self.get_exclusive_within(digest, LockWait::Sleep).unwrap_or_else(|busy| never(busy))
+    }
+
+    /// The record of `digest`, for changing.
+    ///
+    /// # Errors
+    /// As [`get_within`](Self::get_within).
+    #[inline]
+    pub(crate) fn get_exclusive_within(
+        &self,
+        digest: &Digest,
+        wait: LockWait,
+    ) -> Result<Option<WriteGuard<'_>>, LockBusy> {
         let sprig = self.sprig_of(digest);
-        sprig.lock.lock_exclusive();
+        if !sprig.lock_exclusive(wait) {
+            return Err(LockBusy);
+        }
         match self.tree_of(sprig).find(digest) {
-            Found::Element(handle) => Some(self.write_guard(sprig, handle)),
+            Found::Element(handle) => Ok(Some(self.write_guard(sprig, handle))),
             Found::Absent { .. } => {
                 sprig.lock.unlock_exclusive();
-                None
+                Ok(None)
             }
         }
     }
@@ -158,8 +258,26 @@ impl Index {
         &self,
         digest: &Digest,
     ) -> Result<(WriteGuard<'_>, CreateOutcome), IndexFull> {
+        self.get_or_create_within(digest, LockWait::Sleep).map_err(|not_locked| match not_locked {
+            NotLocked::Full => IndexFull,
+            NotLocked::Busy => never(LockBusy),
+        })
+    }
+
+    /// As [`get_or_create`](Self::get_or_create).
+    ///
+    /// # Errors
+    /// `Full` as there; `Busy` if its lock is not free, and the thread does not wait for that.
+    #[inline]
+    pub(crate) fn get_or_create_within(
+        &self,
+        digest: &Digest,
+        wait: LockWait,
+    ) -> Result<(WriteGuard<'_>, CreateOutcome), NotLocked> {
         let sprig = self.sprig_of(digest);
-        sprig.lock.lock_exclusive();
+        if !sprig.lock_exclusive(wait) {
+            return Err(NotLocked::Busy);
+        }
         let mut tree = self.tree_of(sprig);
         let (handle, outcome) = match tree.find(digest) {
             Found::Element(handle) => (handle, CreateOutcome::Existed),
@@ -167,7 +285,7 @@ impl Index {
                 let partition = PartitionId::of(digest);
                 let Ok(handle) = self.arena.allocate(partition.index()) else {
                     sprig.lock.unlock_exclusive();
-                    return Err(IndexFull);
+                    return Err(NotLocked::Full);
                 };
                 tree.insert((parent, branch), handle, digest);
                 Self::store_root(sprig, tree.root);
@@ -239,7 +357,7 @@ impl Index {
     /// Longer work needs a [`cursor`](Self::cursor).
     pub(crate) fn for_each(&self, partition: PartitionId, mut visit: impl FnMut(&Element)) {
         for sprig in self.sprigs_of(partition) {
-            let _lock = SharedLock::new(&sprig.lock);
+            let _lock = SharedLock::new(sprig);
             self.tree_of(sprig).for_each(|_, element| visit(element));
         }
     }
@@ -258,19 +376,25 @@ impl Index {
     }
 
     /// Locks a sprig shared and calls `visit` as [`SprigTree::visit_falling`] does. An empty sprig is not locked.
+    ///
+    /// # Errors
+    /// As [`get_within`](Self::get_within); then nothing was visited.
     pub(super) fn visit_falling(
         &self,
-        sprig: &Sprig,
+        (sprig, wait): (&Sprig, LockWait),
         bound: Option<&Digest>,
         visits_max: usize,
         visit: impl FnMut(&Element),
-    ) -> Option<Digest> {
+    ) -> Result<Option<Digest>, LockBusy> {
         // Every record that existed before the walk began is visible to this load.
         if sprig.root.load(Relaxed).is_null() {
-            return None;
+            return Ok(None);
         }
-        let _lock = SharedLock::new(&sprig.lock);
-        self.tree_of(sprig).visit_falling(bound, visits_max, visit)
+        if !sprig.lock_shared(wait) {
+            return Err(LockBusy);
+        }
+        let _lock = SharedLock::taken(&sprig.lock);
+        Ok(self.tree_of(sprig).visit_falling(bound, visits_max, visit))
     }
 
     /// Hints that the elements of `sprig` will be wanted soon.
@@ -283,7 +407,7 @@ impl Index {
     /// caller sees the earlier changes.
     pub(crate) fn wait_for_writers(&self) {
         for sprig in &self.sprigs {
-            drop(SharedLock::new(&sprig.lock));
+            drop(SharedLock::new(sprig));
         }
     }
 
@@ -333,6 +457,12 @@ impl Index {
     }
 }
 
+/// Whoever sleeps until a lock is free gets it.
+#[cold]
+fn never(busy: LockBusy) -> ! {
+    unreachable!("{busy:?} after sleeping until the lock was free");
+}
+
 /// A shared lock, held until it is dropped.
 struct SharedLock<'a> {
     lock: &'a RwWord,
@@ -340,9 +470,9 @@ struct SharedLock<'a> {
 }
 
 impl<'a> SharedLock<'a> {
-    fn new(lock: &'a RwWord) -> Self {
-        lock.lock_shared();
-        Self::taken(lock)
+    fn new(sprig: &'a Sprig) -> Self {
+        sprig.lock_shared(LockWait::Sleep);
+        Self::taken(&sprig.lock)
     }
 
     /// The caller has taken the lock.
@@ -536,6 +666,29 @@ mod tests {
                 prop_assert_eq!(all_of(&index, partition, Some(digest)), falling[at + 1..].to_vec());
             }
         }
+    }
+
+    #[test]
+    fn whoever_does_not_sleep_gets_no_guard_of_a_locked_sprig() {
+        let index = small_index();
+        // Both are in one sprig.
+        let (digest, absent) = (crowded_digest(0), crowded_digest(8));
+        let (mut guard, _) = index.get_or_create(&digest).expect("room");
+        guard.meta_mut().generation = 1;
+        for digest in [&digest, &absent] {
+            assert_eq!(index.get_within(digest, LockWait::Spin).err(), Some(LockBusy));
+            assert_eq!(index.get_exclusive_within(digest, LockWait::Spin).err(), Some(LockBusy));
+            assert_eq!(index.get_or_create_within(digest, LockWait::Spin).err(), Some(NotLocked::Busy));
+        }
+        drop(guard);
+        let guard = index.get_within(&digest, LockWait::Spin).expect("it is free").expect("it is there");
+        assert!(index.get_within(&digest, LockWait::Spin).is_ok_and(|found| found.is_some()));
+        assert_eq!(index.get_exclusive_within(&digest, LockWait::Spin).err(), Some(LockBusy));
+        drop(guard);
+        let _no_sleep = super::super::NoSleep::for_this_thread();
+        assert!(index.get_exclusive_within(&absent, LockWait::Spin).is_ok_and(|found| found.is_none()));
+        drop(index.get_or_create_within(&absent, LockWait::Spin).expect("room"));
+        assert_eq!(index.element_count(), 1);
     }
 
     #[test]

@@ -2,21 +2,41 @@
 
 use std::ops::ControlFlow;
 
+use cf::Digest;
+
+use super::job::End;
 use super::request::Part;
 use super::run::{Visited, Walker};
 use super::walked::Stop;
+use crate::index::{LockWait, ReadGuard};
 use crate::namespace::Namespace;
 
 /// How many records ahead of the current one stored bytes are prefetched.
 const PREFETCH_DISTANCE: usize = 8;
 
-impl Walker<'_> {
+impl<'a> Walker<'a> {
+    /// How it waits for the locks of sprigs: on a service thread it does not sleep.
+    pub(super) fn lock_wait(&self) -> LockWait {
+        if self.run.inline_until.is_some() { LockWait::Spin } else { LockWait::Sleep }
+    }
+
+    /// The record of `digest`, if it is there and selected by the query.
+    ///
+    /// # Errors
+    /// When a service thread would have to wait for it.
+    pub(super) fn find(&self, digest: &Digest) -> Result<Option<ReadGuard<'a>>, Stop> {
+        let index = &self.run.query.namespace.index;
+        let found = index.get_within(digest, self.lock_wait()).map_err(|_| Stop::Query(End::TimedOut))?;
+        Ok(found.filter(|guard| self.is_wanted(guard)))
+    }
+
     /// Walks through one part; breaks when there are enough records.
     pub(super) fn walk_primary(&mut self, part: &Part) -> Result<ControlFlow<()>, Stop> {
         let query = &self.run.query;
-        let Namespace { index, storage, .. } = &*query.namespace;
+        let Namespace { storage, .. } = &*query.namespace;
         let after = part.after.as_ref().map(|after| &after.digest);
-        let mut walk = query.namespace.walk(part.partition, query.set.set_id(), after);
+        let walk = query.namespace.walk(part.partition, query.set.set_id(), after);
+        let mut walk = walk.within(self.lock_wait());
         while let Some(portion) = walk.next_portion(|element| self.is_wanted(element)) {
             self.read_clock();
             for (at, found) in portion.iter().enumerate() {
@@ -31,9 +51,7 @@ impl Walker<'_> {
                 }
                 let visited = loop {
                     // The record may have been removed or changed since the cursor saw it.
-                    let Some(guard) = index.get(&found.digest).filter(|guard| self.is_wanted(guard)) else {
-                        break None;
-                    };
+                    let Some(guard) = self.find(&found.digest)? else { break None };
                     let visited = self.visit(guard, None);
                     if !self.must_look_again()? {
                         break Some(visited);

@@ -63,7 +63,7 @@ pub(super) struct QueryRun {
     is_stopping: Arc<AtomicBool>,
     started: Instant,
     /// Set while the query is tried on a service thread, where it must end by then.
-    inline_until: Option<Instant>,
+    pub(super) inline_until: Option<Instant>,
     next_part: AtomicUsize,
     /// Records that count for `sample_max`.
     samples: AtomicU64,

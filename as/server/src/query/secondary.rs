@@ -95,9 +95,7 @@ impl Walker<'_> {
                 continue;
             }
             let visited = loop {
-                let Some(guard) = index.get(&found.digest).filter(|guard| self.is_wanted(guard)) else {
-                    break None;
-                };
+                let Some(guard) = self.find(&found.digest)? else { break None };
                 let entry = FoundEntry {
                     bval: found.key.bval(condition.key_type()),
                     must_check: guard.handle() != found.handle

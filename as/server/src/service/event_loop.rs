@@ -28,6 +28,7 @@ use super::handshakes::Handshakes;
 use super::mailbox::{ConnectionToken, Mail, Mailbox};
 use super::outbox::Outbox;
 use super::reply_budget::{Charge, STALLED_TIME_MAX};
+use crate::index::NoSleep;
 use crate::metrics::ServerCounter;
 use crate::transaction::{Executor, PREPARED_REQUESTS};
 
@@ -161,6 +162,7 @@ impl ServiceThread {
 
     /// Serves connections until told to stop.
     fn run(mut self) {
+        let _no_sleep = NoSleep::for_this_thread();
         cf::threads::take_short_turns(TURN);
         let mut events = Events::with_capacity(EVENTS_MAX);
         let mut done = self.woken;

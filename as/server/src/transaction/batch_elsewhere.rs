@@ -1,5 +1,5 @@
-//! Rows of a batch that are not carried out with the others: another node serves their partition, or no write may begin
-//! there now. Their replies arrive on other threads, and join those of the batch.
+//! Rows of a batch that are not carried out with the others: another node serves their partition, no write may begin there
+//! now, or others have reserved their record. Their replies arrive on other threads, and join those of the batch.
 //!
 //! # Locks
 //! The lock of the batch, under which frames are posted to the client's thread.
@@ -14,8 +14,9 @@ use proto::frame::HEADER_SIZE;
 use proto::message::{MESSAGE_HEADER_SIZE, field};
 use proto::reply::{ReplyHeader, ReplyWriter};
 
-use super::batch::{Frames, RowsElsewhere, finish};
+use super::batch_frames::{Frames, finish};
 use super::batch_pool::{BatchInFlight, ToClient};
+use super::batch_rows::RowsElsewhere;
 use super::{OwnedRequest, ReplySink, SinkClosed, TransactionContext, Wait};
 use crate::metrics::{Origin, ServerLatency, Unit};
 

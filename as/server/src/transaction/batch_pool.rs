@@ -35,11 +35,10 @@ use proto::batch::{RowPosition, Rows, batch_flag};
 use proto::message::{Request, field, info2};
 
 use super::Access;
-use super::batch::{
-    BatchOutcome, Extent, FrameSink, Frames, PartialFrame, RowsContext, RowsPlace, batch_of, compile_filter,
-    warn_of_bad,
-};
+use super::batch::{batch_of, compile_filter, warn_of_bad};
 use super::batch_elsewhere::Elsewhere;
+use super::batch_frames::{BatchOutcome, FrameSink, Frames, PartialFrame};
+use super::batch_rows::{Extent, RowsContext, RowsPlace};
 use super::duplicates::{self, Asker};
 use super::filter::CompiledFilter;
 use super::pool::PORTION_STEPS;

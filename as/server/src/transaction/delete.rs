@@ -55,7 +55,7 @@ fn delete(call: &Call<'_>, buffers: &mut Buffers) -> Result<Done, Failure> {
 /// Checks on a copy of the record whether it may be deleted, and deletes the record if it has not changed.
 fn delete_from_copy(call: &Call<'_>, buffers: &mut Buffers, turn: Turn) -> Result<Attempt<Done>, Failure> {
     check_request(call)?;
-    let copy = RecordCopy::read(call, &mut buffers.read, |_| {});
+    let copy = RecordCopy::read(call, &mut buffers.read, |_| {})?;
     if !copy.meta.exists() || copy.meta.is_tombstone() {
         return Err(ResultCode::NotFound.into());
     }
@@ -77,7 +77,7 @@ fn check_request(call: &Call<'_>) -> Result<(), ResultCode> {
 
 /// The guard of the record to delete.
 fn find<'a>(call: &Call<'a>) -> Result<WriteGuard<'a>, ResultCode> {
-    let found = call.namespace.index.get_exclusive(&call.digest);
+    let found = call.get_exclusive()?;
     found.filter(|guard| !guard.is_tombstone()).ok_or(ResultCode::NotFound)
 }
 

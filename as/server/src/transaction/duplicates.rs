@@ -28,7 +28,7 @@ use super::wait::RecordKey;
 use super::{Call, OwnedRequest, TransactionContext, Wait};
 use crate::config::params::namespace::ReadConsistencyLevel;
 use crate::fabric::{Cluster, Fabric};
-use crate::index::PartitionId;
+use crate::index::{LockWait, PartitionId};
 use crate::metrics::{NamespaceCounter, Origin};
 use crate::namespace::Namespace;
 
@@ -79,8 +79,10 @@ impl Call<'_> {
         if !self.namespace.partitions.may_have_duplicates(PartitionId::of(&self.digest)) {
             return None;
         }
-        let found = self.namespace.index.get(&self.digest);
-        self.wait_of_duplicates_of(found.map(|guard| guard.last_update_time()))
+        match self.get() {
+            Ok(found) => self.wait_of_duplicates_of(found.map(|guard| guard.last_update_time())),
+            Err(_) => self.patience.refused.take(),
+        }
     }
 
     /// The same for a record last updated at `local`, if it exists here. The caller may hold its sprig lock.
@@ -159,7 +161,9 @@ impl Duplicates {
         let Some(links) = self.0.links() else { return context.go_on(asker) };
         let (namespace, id) = (&context.namespaces[key.namespace], PartitionId::of(&key.digest));
         let (nodes, rebalance) = namespace.partitions.duplicates(id);
-        let own = namespace.index.get(&key.digest).map(|guard| OwnCopy {
+        // If another thread has its lock now, the others send their copies: they are compared when one is stored.
+        let found = namespace.index.get_within(&key.digest, LockWait::Spin).ok().flatten();
+        let own = found.map(|guard| OwnCopy {
             generation: guard.generation.into(),
             last_update_time: guard.last_update_time(),
         });

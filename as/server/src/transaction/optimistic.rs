@@ -2,10 +2,8 @@
 //! changed since the copy.
 //!
 //! An attempt that loses to another writer is repeated. After [`LOSSES_MAX`] losses the record is reserved: other
-//! writers wait until this one is done. While a write of the record is on its way to replicas no thread waits: the
-//! request is parked.
-
-use proto::ResultCode;
+//! writers wait until this one is done. No thread waits for that, nor for a write of the record that is on its way to
+//! replicas: the request is parked, so that one slow function does not take the threads of all.
 
 use super::wait::{RecordReservation, Wait};
 use super::{Call, Failure, Place};
@@ -38,33 +36,34 @@ impl Turn {
 /// Repeats attempts until one is committed or fails.
 ///
 /// # Errors
-/// Those of an attempt; `Timeout` if the deadline passes while others have reserved the record, or if a write of it is
-/// on its way, which the request then [waits](Call::wait_of_failed) for.
+/// Those of an attempt, or what the request [waits](Call::wait_of_failed) for if others have reserved the record or a write
+/// of it is on its way.
 pub(super) fn until_committed<T>(
     call: &Call<'_>,
     mut attempt: impl FnMut(Turn) -> Result<Attempt<T>, Failure>,
 ) -> Result<T, Failure> {
-    let Place::Pool { deadline } = call.place else {
-        unreachable!("a service thread changes a record under its lock");
-    };
+    debug_assert!(
+        matches!(call.place, Place::Pool { .. }),
+        "a service thread changes a record under its lock"
+    );
     let key = call.record_key();
-    let resume = |request| call.context.submit_to_pool(request);
+    let (waits, resume) = (&call.context.waits, |request| call.context.submit_to_pool(request));
     let mut reservation: Option<RecordReservation<'_>> = None;
-    let mut losses = 0;
+    let mut losses = if call.has_lost { LOSSES_MAX } else { 0 };
     loop {
         if reservation.is_none() {
-            let may_go_on = if losses >= LOSSES_MAX {
-                reservation = call.context.waits.reserve(key, deadline, &resume);
-                reservation.is_some()
+            if losses < LOSSES_MAX {
+                if waits.is_reserved(&key) {
+                    return Err(call.must_wait(Wait::Record(key)).into());
+                }
             } else {
-                call.context.waits.wait_until_free(&key, deadline)
-            };
-            let is_busy = call.is_busy(&key);
-            if is_busy {
-                call.patience.refused.set(Some(Wait::Record(key)));
+                reservation = waits.reserve(key, &resume);
+                if reservation.is_none() {
+                    return Err(call.must_wait(Wait::Reservation(key)).into());
+                }
             }
-            if !may_go_on || is_busy {
-                return Err(ResultCode::Timeout.into());
+            if call.is_busy(&key) {
+                return Err(call.must_wait(Wait::Record(key)).into());
             }
         }
         let turn = if reservation.is_some() { Turn::Reserved } else { Turn::Free };

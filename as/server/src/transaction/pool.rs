@@ -1,7 +1,8 @@
 //! The transaction pool: threads for requests that are too long for a service thread.
 //!
 //! A request runs here from its start, on a copy of its record. Its budget ends at its deadline, or when nobody waits
-//! for it any more: when the client of a request that only reads is gone, or when the server stops.
+//! for it any more: when the client of a request that only reads is gone, or when the server stops. One that is here
+//! only because a service thread would have slept until a lock is free does that here, and then runs as there.
 //!
 //! # Threads
 //! [`thread_count`] threads share one queue. There are more of them than processors, so that a request of a millisecond
@@ -19,12 +20,16 @@ use proto::ResultCode;
 use proto::message::{Request, field, info2};
 use proto::reply::{self, ReplyHeader};
 
+use super::call::Place;
 use super::duplicates::Asker;
+use super::executor::{Asked, Executor};
 use super::replicas::NotInLine;
 use super::resent::SentFor;
-use super::wait::{ROOM_WAIT_MAX, RecordKey};
-use super::{Asked, Executor, OwnedRequest, Patience, Place, ReplySink, Step, TransactionContext, Wait};
+use super::wait::{Patience, ROOM_WAIT_MAX, RecordKey};
+use super::{INLINE_STEPS, OwnedRequest, ReplySink, Step, TransactionContext, Wait};
+use crate::index::LockWait;
 use crate::metrics::{NamespaceCounter, Operation};
+use crate::namespace::Namespace;
 use crate::storage::{DiskCaller, RoomWait};
 use crate::workers::{Work, Workers};
 
@@ -120,10 +125,12 @@ impl TransactionContext {
     }
 
     /// Runs a request again from its start after the wait.
-    pub(crate) fn restart(self: &Arc<Self>, wait: Wait, request: OwnedRequest) {
+    pub(crate) fn restart(self: &Arc<Self>, wait: Wait, mut request: OwnedRequest) {
+        request.is_short = wait == Wait::Lock;
+        request.has_lost |= matches!(wait, Wait::Reservation(_));
         let resumed = match wait {
-            Wait::Pool | Wait::Fetched => Err(request),
-            Wait::Record(key) => self.waits.park(&key, request).or_else(|request| {
+            Wait::Pool | Wait::Lock | Wait::Fetched => Err(request),
+            Wait::Record(key) | Wait::Reservation(key) => self.waits.park(&key, request).or_else(|request| {
                 if request.turn.is_some() { Err(request) } else { self.join_line(&key, request) }
             }),
             Wait::Room(_) | Wait::Disk { .. } => return self.put_off(wait, request),
@@ -298,28 +305,38 @@ impl Executor {
             context.answer_late(owned, result, out);
             return None;
         }
-        let budget = Budget::with_refill(PORTION_STEPS, &may_go_on);
-        let place = Place::Pool { deadline };
-        let take_reply_room = |size| owned.sink.take_room(size);
-        let patience = Patience::new(owned.may_wait, Some(&take_reply_room));
-        let terms = (&budget, place, patience);
-        let has_turn = owned.turn.is_some();
-        let asked = Asked { request, origin: owned.origin, digest: owned.digest, has_turn };
-        match self.workspace.execute_single(&context, namespace, &asked, terms, StoredMillis::now(), out) {
-            Step::Restart(
-                wait @ (Wait::Record(_)
-                | Wait::Room(_)
-                | Wait::ReplyRoom(_)
-                | Wait::Disk { .. }
-                | Wait::Duplicates(_)
-                | Wait::OtherNode(_)
-                | Wait::Hold),
-            ) => Some(wait),
-            step => {
-                assert!(matches!(step, Step::Done), "a request in the pool waits for nothing else");
-                None
+        let asked = Asked {
+            request,
+            origin: owned.origin,
+            digest: owned.digest,
+            has_turn: owned.turn.is_some(),
+            has_lost: owned.has_lost,
+        };
+        if owned.is_short {
+            let short = Budget::new(INLINE_STEPS);
+            let step = self.run_asked(namespace, &asked, (&short, Place::Service), owned, out);
+            if !matches!(step, Step::Restart(Wait::Pool)) {
+                return wait_of(step);
             }
         }
+        let budget = Budget::with_refill(PORTION_STEPS, &may_go_on);
+        wait_of(self.run_asked(namespace, &asked, (&budget, Place::Pool { deadline }), owned, out))
+    }
+
+    /// Runs a request with this budget.
+    fn run_asked(
+        &mut self,
+        namespace: &Namespace,
+        asked: &Asked<'_>,
+        (budget, place): (&Budget<'_>, Place),
+        owned: &OwnedRequest,
+        out: &mut Vec<u8>,
+    ) -> Step {
+        let take_reply_room = |size| owned.sink.take_room(size);
+        let patience = Patience::new(LockWait::Sleep, owned.may_wait, Some(&take_reply_room));
+        let Executor { context, workspace } = self;
+        let terms = (budget, place, patience);
+        workspace.execute_single(context, namespace, asked, terms, StoredMillis::now(), out)
     }
 
     /// Sends the reply of a request, after its changes are on disk.
@@ -333,5 +350,18 @@ impl Executor {
             sink.finish(reply);
             context.measure_held(transactions, Instant::now());
         });
+    }
+}
+
+/// What a request has to wait for that ran in the pool, if it is not done.
+fn wait_of(step: Step) -> Option<Wait> {
+    match step {
+        Step::Done => None,
+        Step::Restart(wait) => {
+            let is_long = matches!(wait, Wait::Pool | Wait::Lock | Wait::Fetched);
+            assert!(!is_long, "a request in the pool does not wait for {wait:?}");
+            Some(wait)
+        }
+        Step::Query(..) | Step::Batch(_) => unreachable!("a request in the pool is for one record"),
     }
 }

@@ -43,10 +43,12 @@ pub(super) fn run(call: &Call<'_>, buffers: &mut Buffers, out: &mut Vec<u8>) -> 
             failure.result
         }
     };
-    call.count(Operation::Read, result);
-    if let Some(due) = due {
-        touch::run(call, due, buffers);
+    if let Some(due) = due
+        && let Some(wait) = touch::run(call, due, buffers)
+    {
+        return Some(wait);
     }
+    call.count(Operation::Read, result);
     None
 }
 
@@ -56,7 +58,7 @@ fn read(
     due: &mut Option<Touch>,
     out: &mut Vec<u8>,
 ) -> Result<Option<Wait>, Failure> {
-    let found = call.namespace.index.get(&call.digest);
+    let found = call.get()?;
     if call.request.has_field(field::MRT_ID) {
         return Err(ResultCode::EnterpriseOnly.into());
     }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use proto::batch::RowPosition;
 
 use super::Wait;
-use super::batch::PartialFrame;
+use super::batch_frames::PartialFrame;
 use crate::namespace::Namespace;
 use crate::security::Permit;
 

@@ -7,14 +7,16 @@ use std::time::{Duration, Instant};
 use cf::Digest;
 use cf::clock::StoredMillis;
 use datamodel::Budget;
-use datamodel::flat::FlatRecord;
 use proto::ResultCode;
 use proto::frame::HEADER_SIZE;
 use proto::message::Request;
 
+use super::call::{Call, Place};
+use super::context::Workspace;
 use super::filter::CompiledFilter;
 use super::wait::{Patience, ROOM_WAIT_MAX};
-use super::{Call, INLINE_STEPS, Place, TransactionContext, Wait, Workspace};
+use super::{INLINE_STEPS, RecordCheck, TransactionContext, Wait};
+use crate::index::LockWait;
 use crate::metrics::Origin;
 use crate::namespace::{Namespace, RecordAccess};
 use crate::storage::DiskCaller;
@@ -28,15 +30,6 @@ const ROOM_PERIOD: Duration = Duration::from_millis(10);
 
 /// Time between checks whether a record is free that others change.
 const RECORD_PERIOD: Duration = Duration::from_millis(1);
-
-/// A check of a record before it is changed, under its lock.
-pub(crate) trait RecordCheck {
-    /// Whether the command applies to this record.
-    ///
-    /// # Errors
-    /// When that cannot be determined.
-    fn passes(&self, record: &FlatRecord<'_>, budget: &Budget<'_>) -> Result<bool, ResultCode>;
-}
 
 /// A command for one record.
 pub(crate) struct SubCommand<'a> {
@@ -67,9 +60,11 @@ impl SubCommands {
     pub(crate) fn run(&mut self, command: &SubCommand<'_>, now: StoredMillis) -> ResultCode {
         let start = Instant::now();
         self.workspace.stopwatch.woken = start;
+        let mut has_lost = false;
         loop {
             let may_wait = start.elapsed() < ROOM_WAIT_MAX && !self.context.is_stopping();
-            let ran = self.attempt(command, now, may_wait);
+            let ran = self.attempt(command, now, (may_wait, has_lost));
+            has_lost |= matches!(ran, Ok(Some(Wait::Reservation(_))));
             self.workspace.leave_sections();
             // No reply depends on this change, so nothing waits for the disk.
             self.workspace.buffers.unsettled.clear();
@@ -79,8 +74,10 @@ impl SubCommands {
                     break;
                 }
                 Ok(Some(Wait::Room(_) | Wait::Disk { .. })) => std::thread::sleep(ROOM_PERIOD),
-                Ok(Some(Wait::Record(_))) if may_wait => std::thread::sleep(RECORD_PERIOD),
-                Ok(Some(Wait::Record(_))) => return ResultCode::Timeout,
+                Ok(Some(Wait::Record(_) | Wait::Reservation(_))) if may_wait => {
+                    std::thread::sleep(RECORD_PERIOD);
+                }
+                Ok(Some(Wait::Record(_) | Wait::Reservation(_))) => return ResultCode::Timeout,
                 Ok(Some(Wait::Hold)) if may_wait => std::thread::sleep(ROOM_PERIOD),
                 // The node that serves the partition runs the query too.
                 Ok(Some(Wait::Hold | Wait::OtherNode(_))) => return ResultCode::Unavailable,
@@ -99,18 +96,20 @@ impl SubCommands {
         &mut self,
         command: &SubCommand<'_>,
         now: StoredMillis,
-        may_wait: bool,
+        (may_wait, has_lost): (bool, bool),
     ) -> Result<Option<Wait>, ResultCode> {
         let deadline =
             Instant::now() + Duration::from_millis(self.context.config.service.transaction_max_ms.get());
         let place = Place::Pool { deadline };
         // A command that is too long for this runs again on a copy of the record, without a lock. So does one whose
-        // record is reserved, after it has waited.
+        // record is reserved, which may be free by then.
         let short = Budget::new(INLINE_STEPS);
         let may_go_on = || Instant::now() < deadline;
         let long = Budget::with_refill(PORTION_STEPS, &may_go_on);
-        match self.run_at(command, now, (Place::Service, may_wait), &short)? {
-            Some(Wait::Pool | Wait::Record(_)) => self.run_at(command, now, (place, may_wait), &long),
+        match self.run_at(command, now, (Place::Service, may_wait, has_lost), &short)? {
+            Some(Wait::Pool | Wait::Record(_)) => {
+                self.run_at(command, now, (place, may_wait, has_lost), &long)
+            }
             done_or_device => Ok(done_or_device),
         }
     }
@@ -123,7 +122,7 @@ impl SubCommands {
         &mut self,
         command: &SubCommand<'_>,
         now: StoredMillis,
-        (place, may_wait): (Place, bool),
+        (place, may_wait, has_lost): (Place, bool, bool),
         budget: &Budget<'_>,
     ) -> Result<Option<Wait>, ResultCode> {
         let reserved = self.workspace.reserve_partition(
@@ -146,8 +145,9 @@ impl SubCommands {
             check: command.check,
             row: None,
             budget,
-            patience: Patience::new(may_wait, None),
+            patience: Patience::new(LockWait::Sleep, may_wait, None),
             has_turn: false,
+            has_lost,
         };
         self.reply.clear();
         Ok(self.workspace.run(&call, &mut self.reply))

@@ -1,7 +1,7 @@
 //! The record that a transaction works on: in place under a lock, or a copy.
 //!
 //! A service thread works on the record in place; its budget bounds how long it holds the lock. A pool thread takes a
-//! copy under the lock and works on that. Neither reads a disk under the lock (`storage/fetch.rs`).
+//! copy under the lock and works on that, as a touch does everywhere. Neither reads a disk under the lock (`storage/fetch.rs`).
 
 use datamodel::flat::{FlatError, FlatRecord};
 use proto::ResultCode;
@@ -25,14 +25,21 @@ impl RecordCopy {
 
     /// An unpacked copy of the call's record as it is now. A record that is not in memory is read from its disk, without a
     /// lock. `seen` is called with the element under the guard, each time that the record is looked for.
-    pub(super) fn read(call: &Call<'_>, scratch: &mut ReadBuffer, mut seen: impl FnMut(&Element)) -> Self {
+    ///
+    /// # Errors
+    /// As [`Call::get`].
+    pub(super) fn read(
+        call: &Call<'_>,
+        scratch: &mut ReadBuffer,
+        mut seen: impl FnMut(&Element),
+    ) -> Result<Self, ResultCode> {
         loop {
-            let Some(guard) = call.namespace.index.get(&call.digest) else { return Self::of_none() };
+            let Some(guard) = call.get()? else { return Ok(Self::of_none()) };
             seen(&guard);
             let copy = Self::of(call, &guard, scratch);
             drop(guard);
             if !call.fetch(scratch) {
-                return copy.unpacked(call, scratch);
+                return Ok(copy.unpacked(call, scratch));
             }
         }
     }

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
 use cf::Digest;
@@ -10,16 +11,20 @@ use parking_lot::{Condvar, Mutex};
 use proto::ResultCode;
 use proto::frame::HEADER_SIZE;
 use proto::message::{Request, field, info1, info2, op_code};
+use proto::peer::NodeId;
 
+use super::wait::RecordKey;
 use super::*;
 use crate::fabric::{Cluster, Fabric, FabricSettings};
+use crate::index::{NoSleep, PartitionId};
 use crate::metrics::ServerMetrics;
-use crate::namespace::PartitionRow;
+use crate::namespace::{Namespace, PartitionRow};
 use crate::workers::Work;
 
 /// It takes records that are read and written by the pool.
 const NAMESPACE: &str = "namespace test {
     max-record-size 8M
+    allow-ttl-without-nsup true
     storage-engine memory {
         data-size 1G
     }
@@ -131,11 +136,18 @@ fn on_service_thread(context: &Arc<TransactionContext>, executor: &mut Executor,
     }
 }
 
-/// Carries a request out as the pool does, that came at `received`.
+/// Carries a request out as the pool does, that came at `received`; the pool itself runs it again if it has to wait.
 fn in_pool(executor: &mut Executor, body: &[u8], received: Instant, sink: &Arc<Answer>) -> u8 {
-    let mut out = Vec::new();
-    executor.execute_in_pool(&owned(body, received, sink), &mut out);
-    out[HEADER_SIZE + 5]
+    let (mut out, request) = (Vec::new(), owned(body, received, sink));
+    match executor.execute_in_pool(&request, &mut out) {
+        None => out[HEADER_SIZE + 5],
+        Some(wait) => {
+            Arc::clone(&executor.context).restart(wait, request);
+            let result = sink.result();
+            *sink.reply.lock() = None;
+            result
+        }
+    }
 }
 
 /// The integer in bin `n`.
@@ -149,16 +161,124 @@ fn count(context: &Arc<TransactionContext>) -> i64 {
     i64::from_be_bytes(*out.last_chunk().expect("an integer"))
 }
 
-#[test]
-fn writers_in_the_pool_and_beside_it_lose_nothing() {
-    let context = context();
-    let for_workers = Arc::clone(&context);
+/// Starts the pool with `count` threads for operations.
+fn start_pool(context: &Arc<TransactionContext>, count: usize) {
+    let for_workers = Arc::clone(context);
     let new_worker = move || {
         let work: Box<dyn Work<OwnedRequest>> =
             Box::new(PoolWorker::new(Executor::new(Arc::clone(&for_workers))));
         Some(work)
     };
-    context.pool.start(2, new_worker).expect("threads");
+    context.pool.start(count, new_worker).expect("threads");
+}
+
+/// The same message about another record.
+fn of_another(mut body: Vec<u8>) -> Vec<u8> {
+    let at = body.windows(20).position(|bytes| bytes == [7; 20]).expect("it has a digest");
+    body[at..at + 20].fill(8);
+    body
+}
+
+#[test]
+fn a_service_thread_goes_on_when_it_meets_a_lock() {
+    let context = context();
+    start_pool(&context, 1);
+    let mut executor = Executor::new(Arc::clone(&context));
+    let [of_first, of_second] = [increment(), of_another(increment())];
+    for request in [&of_first, &of_second] {
+        assert_eq!(on_service_thread(&context, &mut executor, request), (0, false));
+    }
+    let guard = context.namespaces[0].index.get_exclusive(&Digest([7; 20])).expect("it is there");
+    let no_sleep = NoSleep::for_this_thread();
+    let read = body(info1::READ | info1::GET_ALL, 0, &[]);
+    let delete = body(0, info2::WRITE | info2::DELETE, &[]);
+    let waiting = [&of_first, &of_first, &read, &delete].map(|request| {
+        let (parsed, mut out) = (Request::parse(request).expect("it is whole"), Vec::new());
+        let step = executor.execute(&parsed, None, StoredMillis::now(), &|_| true, &mut out);
+        assert!(matches!(step, Step::Restart(Wait::Lock)) && out.is_empty());
+        let answer = Arc::new(Answer::default());
+        context.restart(Wait::Lock, owned(request, Instant::now(), &answer));
+        answer
+    });
+    assert_eq!(on_service_thread(&context, &mut executor, &of_second), (0, false));
+    assert!(waiting.iter().all(|answer| answer.reply.lock().is_none()));
+    drop((guard, no_sleep));
+    for answer in waiting {
+        assert_eq!(answer.result(), ResultCode::Ok.code());
+    }
+    assert_eq!(on_service_thread(&context, &mut executor, &delete).0, ResultCode::NotFound.code());
+    context.pool.stop();
+}
+
+#[test]
+fn a_touch_does_not_wait_for_a_lock() {
+    let context = context();
+    let mut executor = Executor::new(Arc::clone(&context));
+    let (mut write, mut touch) = (increment(), body(info1::READ | info1::GET_ALL, 0, &[]));
+    for (request, ttl) in [(&mut write, 1_000u32), (&mut touch, 100)] {
+        request[10..14].copy_from_slice(&ttl.to_be_bytes());
+    }
+    assert_eq!(on_service_thread(&context, &mut executor, &write), (0, false));
+    let later = StoredMillis(StoredMillis::now().0 + 5_000);
+    let digest = Digest([7; 20]);
+    let index = &context.namespaces[0].index;
+    let void_time = || index.get(&digest).expect("it is there").void_time;
+    let before = void_time();
+    let request = Request::parse(&touch).expect("it is whole");
+    let mut out = Vec::new();
+    cf::sync::scope(|scope| {
+        let (locked, await_locked) = mpsc::channel();
+        let (release, await_release) = mpsc::channel::<()>();
+        scope.spawn(move || {
+            let _guard = index.get(&digest).expect("it is there");
+            locked.send(()).expect("the test goes on");
+            let _ = await_release.recv();
+        });
+        await_locked.recv().expect("the lock is taken");
+        // Another reader has the lock: the record can be read, and not changed.
+        let _no_sleep = NoSleep::for_this_thread();
+        let step = executor.execute(&request, None, later, &|_| true, &mut out);
+        assert!(matches!(step, Step::Restart(Wait::Lock)) && out.is_empty());
+        drop(release);
+    });
+    assert_eq!(void_time(), before);
+    let step = executor.execute(&request, None, later, &|_| true, &mut out);
+    assert!(matches!(step, Step::Done) && out[HEADER_SIZE + 5] == 0);
+    assert!(void_time() >= before + 4);
+}
+
+#[test]
+fn no_thread_of_the_pool_waits_for_a_reserved_record() {
+    let context = context();
+    start_pool(&context, 1);
+    let key = RecordKey { namespace: 0, digest: Digest([7; 20]) };
+    let resume = |request| context.submit_to_pool(request);
+    let reservation = context.waits.reserve(key, &resume).expect("it is free");
+    let submit = |wait, body: &[u8]| {
+        let answer = Arc::new(Answer::default());
+        context.restart(wait, owned(body, Instant::now(), &answer));
+        answer
+    };
+    let waiting = [(); 3].map(|()| submit(Wait::Pool, &increment()));
+    assert_eq!(submit(Wait::Pool, &of_another(increment())).result(), 0, "the thread is free");
+    assert!(waiting.iter().all(|answer| answer.reply.lock().is_none()));
+    // One that has lost to others reserves the record itself, or waits as well.
+    let lost = OwnedRequest { has_lost: true, ..owned(&increment(), Instant::now(), &Arc::default()) };
+    let mut executor = Executor::new(Arc::clone(&context));
+    assert_eq!(executor.execute_in_pool(&lost, &mut Vec::new()), Some(Wait::Reservation(key)));
+    let lost = submit(Wait::Reservation(key), &increment());
+    drop(reservation);
+    for answer in waiting.into_iter().chain([lost]) {
+        assert_eq!(answer.result(), 0);
+    }
+    context.pool.stop();
+    assert_eq!(count(&context), 4);
+}
+
+#[test]
+fn writers_in_the_pool_and_beside_it_lose_nothing() {
+    let context = context();
+    start_pool(&context, 2);
     let padding = vec![1; LARGE];
     let create = body(0, info2::WRITE, &[(op_code::WRITE, 4, b"p", &padding)]);
     let mut executor = Executor::new(Arc::clone(&context));
@@ -167,6 +287,7 @@ fn writers_in_the_pool_and_beside_it_lose_nothing() {
     cf::sync::scope(|scope| {
         for _ in 0..2 {
             scope.spawn(|| {
+                let _no_sleep = NoSleep::for_this_thread();
                 let mut executor = Executor::new(Arc::clone(&context));
                 for _ in 0..INCREMENTS {
                     let (result, _) = on_service_thread(&context, &mut executor, increment);
@@ -214,8 +335,7 @@ fn a_reserved_record_lets_readers_in_and_writers_wait() {
     assert_eq!(on_service_thread(&context, &mut executor, &increment()), (0, false));
     let (key, resumed) = (RecordKey { namespace: 0, digest: Digest([7; 20]) }, Mutex::new(Vec::new()));
     let resume = |request: OwnedRequest| resumed.lock().push(request);
-    let until = Instant::now() + Duration::from_secs(60);
-    let reservation = context.waits.reserve(key, until, &resume).expect("it is free");
+    let reservation = context.waits.reserve(key, &resume).expect("it is free");
     assert_eq!(count(&context), 1);
     for waiting in [increment(), body(0, info2::WRITE | info2::DELETE, &[])] {
         let request = Request::parse(&waiting).expect("it is whole");

@@ -1,15 +1,18 @@
-//! Read-touch: a read late in a record's life renews its time to live.
+//! Read-touch: a read late in a record's life renews its time to live. The renewed record is made from a copy, without a lock,
+//! and stored if the record has not changed meanwhile.
 
 use std::time::Instant;
 
 use datamodel::flat::NewRecord;
-use datamodel::packing::Method;
 use proto::ResultCode;
 
-use super::{Buffers, Call};
-use crate::index::Element;
+use super::optimistic::Attempt;
+use super::subject::{RecordCopy, Subject};
+use super::write::{self, OldRecord};
+use super::{Buffers, Call, Wait};
+use crate::index::{self, Element, RecordMeta};
 use crate::metrics::{Latency, NamespaceCounter, Unit};
-use crate::namespace::{Cause, Change, ForObservers, NewVersion, TTL_NEVER_EXPIRE};
+use crate::namespace::{Cause, Change, ForObservers, LOOKS_MAX, NewVersion, TTL_NEVER_EXPIRE};
 
 /// The percentage that disables read-touch, in requests and set parameters.
 const NEVER_TOUCH: u32 = TTL_NEVER_EXPIRE;
@@ -55,80 +58,113 @@ pub(super) fn check(call: &Call<'_>, element: &Element) -> Result<Option<Touch>,
     Ok(due.then_some(Touch { ttl_seconds }))
 }
 
-/// Renews the record, unless it was changed meanwhile.
-pub(super) fn run(call: &Call<'_>, touch: Touch, buffers: &mut Buffers) {
+/// Renews the record, unless it was changed meanwhile. Returns what the request has to wait for first: it has changed nothing,
+/// and reads the record again afterwards.
+pub(super) fn run(call: &Call<'_>, touch: Touch, buffers: &mut Buffers) -> Option<Wait> {
     let (metrics, started) = (&call.namespace.metrics, Instant::now());
-    match renew(call, touch, buffers) {
-        Some(true) => metrics.add(NamespaceCounter::ReadTouchSuccess, 1),
-        Some(false) => metrics.add(NamespaceCounter::ReadTouchError, 1),
-        None => metrics.add(NamespaceCounter::ReadTouchSkip, 1),
-    }
+    let ended = match renew(call, touch, buffers) {
+        Ok(ended) => ended,
+        Err(_) => match call.patience.refused.take().or_else(|| call.wait_of_exhausted()) {
+            Some(wait) => return Some(wait),
+            None => NamespaceCounter::ReadTouchError,
+        },
+    };
+    metrics.add(ended, 1);
     let unit = Unit::configured(&call.context.config);
     metrics.latency(Latency::ReadTouch).add(unit, started.elapsed(), 1);
+    None
 }
 
-/// Renews the record. Returns whether it could be stored; `None` if there was nothing to renew.
-fn renew(call: &Call<'_>, touch: Touch, buffers: &mut Buffers) -> Option<bool> {
-    loop {
-        let renewed = renew_in_memory(call, touch, buffers);
-        if !call.fetch(&mut buffers.read) {
-            return renewed;
+/// Renews the record. Returns how that ended. A record that changes all the time is left to the next read.
+fn renew(call: &Call<'_>, touch: Touch, buffers: &mut Buffers) -> Result<NamespaceCounter, ResultCode> {
+    for _ in 0..LOOKS_MAX {
+        if let Attempt::Committed(ended) = renew_copied(call, touch, buffers)? {
+            return Ok(ended);
         }
     }
+    Ok(NamespaceCounter::ReadTouchSkip)
 }
 
-/// The same of a record that is in memory or was read. If it was not, nothing has changed.
-fn renew_in_memory(call: &Call<'_>, touch: Touch, buffers: &mut Buffers) -> Option<bool> {
-    let namespace = call.namespace;
-    let guard = namespace.index.get_exclusive(&call.digest)?;
-    let void_time = call.now.seconds().saturating_add(touch.ttl_seconds);
-    if guard.is_tombstone() || guard.void_time == 0 || guard.void_time >= void_time {
-        return None;
+/// Makes the renewed record from a copy of the present one, and stores it if the record has not changed.
+///
+/// # Errors
+/// As [`Call::get`], and when the budget is used up.
+fn renew_copied(
+    call: &Call<'_>,
+    touch: Touch,
+    buffers: &mut Buffers,
+) -> Result<Attempt<NamespaceCounter>, ResultCode> {
+    use NamespaceCounter::{ReadTouchError, ReadTouchSkip, ReadTouchSuccess};
+    let copy = RecordCopy::read(call, &mut buffers.read, |_| {})?;
+    let (before, void_time) = (copy.meta, call.now.seconds().saturating_add(touch.ttl_seconds));
+    let is_there = before.exists() && !call.namespace.is_gone(&before, call.now.seconds());
+    if !is_there || before.void_time == 0 || before.void_time >= void_time {
+        return Ok(Attempt::Committed(ReadTouchSkip));
     }
-    let mut meta = **guard;
-    // The generation stays the same, so that a read does not make a writer's generation check fail.
-    let (generation, last_update_time) = (guard.generation, guard.last_update_time().max(call.now.0));
-    {
-        let record = call.namespace.record(&guard, &mut buffers.read).ok();
-        let Some((record, bins)) = record.and_then(|record| Some((record, record.load_bins().ok()?))) else {
-            return Some(false);
-        };
-        let renewed = NewRecord {
-            digest: call.digest,
-            last_update_time,
-            generation,
-            void_time,
-            tree_id: record.tree_id,
-            set_name: record.set_name,
-            key: record.key,
-            leaves_tombstone: guard.leaves_tombstone(),
-        };
-        let (mut settings, size) = (namespace.storage.pack_settings(), renewed.size(&bins));
-        if let Some(settings) = &mut settings
-            && call.budget.draw(settings.pack_steps(size)).is_err()
-        {
-            // Compression would take too long under the lock.
-            settings.method = Method::None;
-        }
-        let figures = &namespace.metrics.data_compression;
-        buffers.flat.encode(&renewed, (&bins, size), settings.as_ref(), figures);
-    }
-    meta.void_time = void_time;
-    meta.set_last_update_time(last_update_time);
-    let (flat, key_stored) = (&buffers.flat, guard.location.key_stored());
+    let Some(meta) = make_renewed(call, &copy, void_time, buffers)? else {
+        return Ok(Attempt::Committed(ReadTouchError));
+    };
+    let Buffers { flat, read, unsettled, commits } = buffers;
+    let key_stored = before.location.key_stored();
     let version = NewVersion { flat: flat.plain(), packed: flat.packed(), meta, key_stored };
+    let change = Change::Record(version);
+    let old = OldRecord::of(call, &copy, &change);
+    call.budget.check(Ok(()))?;
+    index::assert_no_lock_held();
+    let Some(guard) = call.get_exclusive()? else { return Ok(Attempt::Committed(ReadTouchSkip)) };
+    if !copy.is_version(&guard) {
+        return Ok(Attempt::Lost);
+    }
     // A replica that is not the master answers reads, and changes nothing: the master may be about to.
-    let Ok(_committing) = call.begin_commit(&guard, &mut buffers.commits) else {
+    let Ok(_committing) = call.begin_commit(&guard, commits) else {
         // The read is answered anyway.
         call.patience.refused.set(None);
-        return None;
+        return Ok(Attempt::Committed(ReadTouchSkip));
     };
-    let old = namespace.old_record(&guard, &mut buffers.read);
-    let for_observers = ForObservers { old, ..ForObservers::default() };
-    let committed = namespace.commit_with(guard, &Change::Record(version), Cause::ReadTouch, for_observers);
-    let Ok(committed) = committed else {
-        return Some(false);
+    let Ok(old_bytes) = old.bytes(call.namespace, &guard, read) else {
+        return Ok(Attempt::Committed(ReadTouchError));
     };
-    call.note_changed(committed.location, &mut buffers.unsettled);
-    Some(true)
+    let for_observers = ForObservers {
+        old: old_bytes,
+        budget: Some(call.budget),
+        prepared: old.prepared(),
+        ..ForObservers::default()
+    };
+    let committed = call.namespace.commit_with(guard, &change, Cause::ReadTouch, for_observers);
+    Ok(Attempt::Committed(match committed {
+        Ok(committed) => {
+            call.note_changed(committed.location, unsettled);
+            ReadTouchSuccess
+        }
+        Err(_) => ReadTouchError,
+    }))
+}
+
+/// Makes the renewed version of the record of `copy` in the thread's buffer. Returns its metadata; `None` if the record cannot be
+/// read.
+fn make_renewed(
+    call: &Call<'_>,
+    copy: &RecordCopy,
+    void_time: u32,
+    buffers: &mut Buffers,
+) -> Result<Option<RecordMeta>, ResultCode> {
+    let mut meta = copy.meta;
+    let Ok(record) = Subject::Copied(copy).record(call, &mut buffers.read) else { return Ok(None) };
+    let Ok(bins) = record.load_bins() else { return Ok(None) };
+    // The generation stays the same, so that a read does not make a writer's generation check fail.
+    let last_update_time = meta.last_update_time().max(call.now.0);
+    let renewed = NewRecord {
+        digest: call.digest,
+        last_update_time,
+        generation: meta.generation,
+        void_time,
+        tree_id: record.tree_id,
+        set_name: record.set_name,
+        key: record.key,
+        leaves_tombstone: meta.leaves_tombstone(),
+    };
+    write::encode_any(call, &renewed, (&bins, renewed.size(&bins)), &mut buffers.flat)?;
+    meta.void_time = void_time;
+    meta.set_last_update_time(last_update_time);
+    Ok(Some(meta))
 }

@@ -151,13 +151,13 @@ fn attempt(
     out: &mut Vec<u8>,
 ) -> Result<Attempt<Done>, Failure> {
     if lease.is_some() {
-        let found = call.namespace.index.get(&call.digest);
+        let found = call.get()?;
         if found.is_some_and(|guard| stored_size(&guard) > INLINE_SIZE_MAX) {
             return Ok(Attempt::Committed(Done::Waits(Wait::Pool)));
         }
     }
     let Buffers { read, unsettled, .. } = buffers;
-    let mut copy = RecordCopy::read(call, read, |found| call.note_unsettled(found.location, unsettled));
+    let mut copy = RecordCopy::read(call, read, |found| call.note_unsettled(found.location, unsettled))?;
     let meta = copy.meta;
     let is_live = meta.exists() && !call.namespace.is_gone(&meta, call.now.seconds());
     let failed = move |result| Failure {
@@ -193,11 +193,7 @@ fn attempt(
         lang = if matches!(next, Next::Gone) { Operation::LangDelete } else { Operation::LangWrite };
         copy.put_back(state.into_flat());
         let old = OldRecord::of(call, &copy, &next.change(&buffers.flat));
-        let guard = if is_live {
-            call.namespace.index.get_exclusive(&call.digest)
-        } else {
-            call.namespace.index.get_or_create(&call.digest).ok().map(|(guard, _)| guard)
-        };
+        let guard = if is_live { call.get_exclusive()? } else { Some(call.get_or_create()?) };
         let Some(guard) = guard.filter(|guard| turn.has_come(call) && copy.is_version(guard)) else {
             return Ok(Attempt::Lost);
         };

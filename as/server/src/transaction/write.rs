@@ -101,7 +101,7 @@ fn write_from_copy(
     turn: Turn,
     out: &mut Vec<u8>,
 ) -> Result<Attempt<Done>, Failure> {
-    let copy = RecordCopy::read(call, &mut buffers.read, |_| {});
+    let copy = RecordCopy::read(call, &mut buffers.read, |_| {})?;
     if policy.must_exist && !copy.meta.exists() {
         return Err(ResultCode::NotFound.into());
     }
@@ -114,6 +114,7 @@ fn write_from_copy(
     if !turn.has_come(call) || !copy.is_version(&guard) || is_overtaken(call, turn, &copy, &next) {
         return Ok(Attempt::Lost);
     }
+    cf::fault_point!("commit-under-lock");
     commit(call, guard, next, &old, buffers).map_err(failed)?;
     Ok(Attempt::Committed(Done::Written))
 }
@@ -135,15 +136,7 @@ pub(super) fn is_overtaken(call: &Call<'_>, turn: Turn, copy: &RecordCopy, next:
 
 /// The guard of the written element; the element is created if the policy allows that.
 fn find<'a>(call: &Call<'a>, policy: &WritePolicy) -> Result<WriteGuard<'a>, ResultCode> {
-    let index = &call.namespace.index;
-    if policy.must_exist {
-        return index.get_exclusive(&call.digest).ok_or(ResultCode::NotFound);
-    }
-    let (guard, _) = index.get_or_create(&call.digest).map_err(|_| {
-        cf::warning_limited!(Index, "{{{}}} primary index is full", call.namespace.name());
-        ResultCode::Unknown
-    })?;
-    Ok(guard)
+    if policy.must_exist { call.get_exclusive()?.ok_or(ResultCode::NotFound) } else { call.get_or_create() }
 }
 
 fn check_namespace_takes_writes(call: &Call<'_>) -> Result<(), ResultCode> {
@@ -443,7 +436,7 @@ fn old_record<'g>(
     }
 }
 
-/// Makes the flat form of `record`.
+/// Makes the flat form of `record`, if it is not too big.
 pub(super) fn encode(
     call: &Call<'_>,
     record: &NewRecord<'_>,
@@ -455,6 +448,16 @@ pub(super) fn encode(
         call.namespace.metrics.add(NamespaceCounter::FailRecordTooBig, 1);
         return Err(ResultCode::RecordTooBig);
     }
+    encode_any(call, record, (bins, size), flat)
+}
+
+/// Makes the flat form of `record`, which has `size` bytes with `bins`.
+pub(super) fn encode_any(
+    call: &Call<'_>,
+    record: &NewRecord<'_>,
+    (bins, size): (&Bins<'_>, usize),
+    flat: &mut FlatBuffer,
+) -> Result<(), ResultCode> {
     call.budget.draw_for_copy(size)?;
     let settings = call.namespace.storage.pack_settings();
     if let Some(settings) = &settings {

@@ -9,6 +9,7 @@ use datamodel::{Bins, Particle};
 use std::sync::Arc;
 
 use super::*;
+use crate::index::{LockWait, SeenRecord};
 use crate::namespace::{Cause, Removal};
 
 fn namespace() -> Arc<Namespace> {
@@ -161,6 +162,33 @@ fn a_walk_resumes_and_outlives_its_index() {
 }
 
 /// A record that stays in the set is found once, and none twice, while others come and go and the index is switched.
+#[test]
+fn a_walk_that_does_not_sleep_goes_on_where_a_lock_was_not_free() {
+    let namespace = namespace();
+    (0..2_000).for_each(|key| put(&namespace, b"few", key));
+    switch(&namespace, "few", true);
+    build(&namespace);
+    let set_id = set_id(&namespace, b"few");
+    let partition = PartitionId::of(&digest_of(0));
+    let (all, _) = walk(&namespace, set_id);
+    let all: Vec<Digest> = all.into_iter().filter(|digest| PartitionId::of(digest) == partition).collect();
+    for locked in [0, 1, all.len() / 2] {
+        let guard = namespace.index.get_exclusive(&all[locked]).expect("it is there");
+        let mut walk = namespace.walk(partition, set_id, None).within(LockWait::Spin);
+        assert!(matches!(walk, RecordWalk::Set(_)));
+        let mut found = Vec::new();
+        let mut collect = |portion: &[SeenRecord]| found.extend(portion.iter().map(|found| found.digest));
+        for _ in 0..3 {
+            collect(walk.next_portion(|_| true).expect("a record is left"));
+        }
+        drop(guard);
+        while let Some(portion) = walk.next_portion(|_| true) {
+            collect(portion);
+        }
+        assert_eq!(found, all, "number {locked} was locked");
+    }
+}
+
 #[test]
 fn walks_beside_writers_and_switches_miss_and_repeat_nothing() {
     const COUNT: u64 = 3_000;

@@ -7,7 +7,7 @@
 use cf::Digest;
 
 use super::SetIndex;
-use crate::index::{Cursor, Element, PartitionId, SeenRecord, SetId};
+use crate::index::{Cursor, Element, LockWait, PartitionId, SeenRecord, SetId};
 use crate::namespace::Namespace;
 
 /// Records of a portion.
@@ -26,11 +26,14 @@ pub(crate) struct SetWalk<'a> {
     namespace: &'a Namespace,
     index: &'a SetIndex,
     partition: PartitionId,
-    /// All remaining records are before this digest.
+    /// All records that are not taken from the index yet are before this digest.
     bound: Option<Digest>,
+    /// Those that were taken last are before this one.
+    taken_from: Option<Digest>,
     has_more: bool,
     digests: Vec<Digest>,
     portion: Vec<SeenRecord>,
+    wait: LockWait,
 }
 
 impl Namespace {
@@ -49,22 +52,32 @@ impl Namespace {
                 index,
                 partition,
                 bound: after.copied(),
+                taken_from: after.copied(),
                 has_more: true,
                 digests: Vec::new(),
                 portion: Vec::new(),
+                wait: LockWait::Sleep,
             }),
         }
     }
 }
 
 impl RecordWalk<'_> {
+    /// The same, with locks that are waited for as [`Cursor::within`] says.
+    pub(crate) fn within(self, wait: LockWait) -> Self {
+        match self {
+            RecordWalk::Primary(cursor) => RecordWalk::Primary(cursor.within(wait)),
+            RecordWalk::Set(walk) => RecordWalk::Set(SetWalk { wait, ..walk }),
+        }
+    }
+
     /// The next records that are `wanted`, in order; `None` after the last. As [`Cursor::next_portion`].
     pub(crate) fn next_portion(&mut self, mut wanted: impl FnMut(&Element) -> bool) -> Option<&[SeenRecord]> {
         if let RecordWalk::Set(walk) = self
             && !walk.collect()
         {
             let cursor = walk.namespace.index.cursor(walk.partition, walk.bound.as_ref());
-            *self = RecordWalk::Primary(cursor);
+            *self = RecordWalk::Primary(cursor.within(walk.wait));
         }
         match self {
             RecordWalk::Primary(cursor) => cursor.next_portion(wanted),
@@ -86,6 +99,7 @@ impl SetWalk<'_> {
             return false;
         };
         self.has_more = has_more;
+        self.taken_from = self.bound;
         self.bound = self.digests.last().copied().or(self.bound);
         true
     }
@@ -104,7 +118,13 @@ impl SetWalk<'_> {
             if let Some(ahead) = self.digests.get(at + PREFETCH_DISTANCE) {
                 index.prefetch_element(ahead);
             }
-            if let Some(guard) = index.get(digest).filter(|guard| wanted(guard)) {
+            let Ok(found) = index.get_within(digest, self.wait) else {
+                // The next portion begins with it.
+                self.bound = at.checked_sub(1).map(|last| self.digests[last]).or(self.taken_from);
+                self.has_more = true;
+                break;
+            };
+            if let Some(guard) = found.filter(|guard| wanted(guard)) {
                 self.portion.push(SeenRecord::of(&guard));
             }
         }

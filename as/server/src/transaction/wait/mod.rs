@@ -3,8 +3,8 @@
 //! A transaction waits either before it has changed anything or after it is done:
 //!
 //! - Before: its *request* waits. It is copied, its connection is parked, and the request runs again from its start
-//!   when the [`Wait`] is over. It waits for a pool thread, for a reserved record, for a disk to answer, for room on a
-//!   device or for its reply, for the versions of other nodes, or for the node to which it is passed on.
+//!   when the [`Wait`] is over. It waits for a pool thread, for the lock of a sprig, for a reserved record, for a disk to
+//!   answer, for room on a device or for its reply, for the versions of other nodes, or for the node to which it is passed on.
 //! - Afterwards: its *reply* waits under a [`Hold`] until its records are safe: on disk, and on replicas.
 //!
 //! In neither case does a service thread wait: it continues with other connections, and the thread that ends the wait
@@ -25,6 +25,7 @@ use super::replicas::RecordTurn;
 pub(super) use held::Hold;
 pub(super) use table::{RecordKey, RecordReservation, WaitTable};
 
+use crate::index::LockWait;
 use crate::metrics::Origin;
 
 /// The condition that a request waits for.
@@ -32,8 +33,12 @@ use crate::metrics::Origin;
 pub(crate) enum Wait {
     /// A pool thread: the request is too long for a service thread, or is a row that has to wait for the disk.
     Pool,
+    /// The lock of the record's sprig, which another thread has: a pool thread sleeps until it is free.
+    Lock,
     /// A record that a pool thread has reserved for its change, or of which a write is on its way to replicas.
     Record(RecordKey),
+    /// The same, of a request that has lost to other writers of the record: it reserves the record when it runs again.
+    Reservation(RecordKey),
     /// Other nodes, which may have a newer copy of a record.
     Duplicates(RecordKey),
     /// Room on the device of a record.
@@ -59,6 +64,8 @@ pub(crate) type TakeReplyRoom<'a> = &'a dyn Fn(usize) -> bool;
 
 /// The waits that a transaction may make before it has changed anything, and the reasons to wait that it has found.
 pub(super) struct Patience<'a> {
+    /// How it waits for the lock of the record's sprig.
+    pub(super) lock_wait: LockWait,
     /// Whether it may wait for the device of its record.
     pub(super) may_wait: bool,
     pub(super) lacks_room: Cell<bool>,
@@ -66,8 +73,8 @@ pub(super) struct Patience<'a> {
     pub(super) stuck_device: Cell<Option<u8>>,
     /// Called before a large reply is made; `None` if replies have a limit of their own.
     pub(super) take_reply_room: Option<TakeReplyRoom<'a>>,
-    /// Set if it cannot change its record now: this node is no longer the master of its partition, or soon may not be,
-    /// or others are changing the record.
+    /// Set if it cannot reach or change its record now: this node is no longer the master of its partition, or soon may not
+    /// be, or others are changing the record.
     pub(super) refused: Cell<Option<Wait>>,
     /// Largest size of the reply that lacks room; 0 = there is none.
     pub(super) lacking_reply_size: Cell<usize>,
@@ -76,8 +83,13 @@ pub(super) struct Patience<'a> {
 }
 
 impl<'a> Patience<'a> {
-    pub(super) fn new(may_wait: bool, take_reply_room: Option<TakeReplyRoom<'a>>) -> Self {
+    pub(super) fn new(
+        lock_wait: LockWait,
+        may_wait: bool,
+        take_reply_room: Option<TakeReplyRoom<'a>>,
+    ) -> Self {
         Patience {
+            lock_wait,
             may_wait,
             lacks_room: Cell::new(false),
             stuck_device: Cell::new(None),
@@ -106,6 +118,10 @@ pub(crate) struct OwnedRequest {
     pub(super) digest: Option<Digest>,
     /// The right to the next write of its record, for which it has waited.
     pub(super) turn: Option<Box<RecordTurn>>,
+    /// Whether it is short, as far as is known, and runs in the pool only because it met a lock.
+    pub(super) is_short: bool,
+    /// Whether it has lost to other writers of its record.
+    pub(super) has_lost: bool,
 }
 
 impl OwnedRequest {
@@ -119,6 +135,8 @@ impl OwnedRequest {
             origin: Origin::Client,
             digest: None,
             turn: None,
+            is_short: false,
+            has_lost: false,
         }
     }
 

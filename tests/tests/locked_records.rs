@@ -1,0 +1,117 @@
+//! A record whose lock a pool thread has: requests for it wait without a service thread, and all others go on.
+#![expect(clippy::unwrap_used, reason = "a test")]
+
+use std::time::{Duration, Instant};
+
+use ferrospike_tests::client::{Client, PATIENCE};
+use ferrospike_tests::figures::{run, take_answer};
+use ferrospike_tests::report;
+use ferrospike_tests::server::{Server, stored_config_with};
+use ferrospike_tests::wire::{Message, Operation, digest, field, info1, info2, operation, result};
+
+/// A point that a pool thread passes under the lock of a record that it has written.
+const UNDER_LOCK: &str = "commit-under-lock";
+/// The pool writes records of this size.
+const LARGE: usize = 4 << 20;
+const OTHERS: [&str; 3] = ["a", "b", "c"];
+/// Longest time limit of a request.
+const MINUTE: u32 = 60_000;
+
+/// A server with one service thread and these records.
+fn start() -> Server {
+    let config = stored_config_with("test", &["max-record-size 8M"], "memory", &["data-size 1G"]);
+    let server =
+        Server::start_with_faults(&config.replacen("service {", "service {\n    service-threads 1", 1));
+    let mut client = server.connect();
+    let large =
+        Message { record_ttl: 1_000, transaction_ttl: MINUTE, ..Message::put("large", vec![7; LARGE]) };
+    assert_eq!(client.ask(&large).unwrap().result, result::OK);
+    for key in OTHERS {
+        assert_eq!(client.ask(&Message::put(key, vec![1; 10])).unwrap().result, result::OK);
+    }
+    server
+}
+
+/// A client that has sent `requests` at once.
+fn sent(server: &Server, requests: &[Message]) -> Client {
+    let mut client = server.connect();
+    let bytes: Vec<u8> = requests.iter().flat_map(Message::encode).collect();
+    client.send(&bytes).unwrap();
+    client
+}
+
+/// Waits until a read of the large record has no answer; returns its client.
+fn await_lock(server: &Server) -> Client {
+    let started = Instant::now();
+    loop {
+        assert!(started.elapsed() < PATIENCE, "nobody locks the record");
+        let read = Message { transaction_ttl: MINUTE, ..Message::on("large") };
+        let read = Message { info1: info1::READ | info1::GET_NO_BINS, ..read };
+        let mut probe = sent(server, &[read]);
+        probe.socket().set_read_timeout(Some(Duration::from_millis(200))).unwrap();
+        if probe.receive().is_err() {
+            probe.socket().set_read_timeout(Some(PATIENCE)).unwrap();
+            return probe;
+        }
+    }
+}
+
+/// A short query for the partition of the large record.
+fn short_query() -> Message {
+    let mut scan = Message::scan("test");
+    scan.fields.retain(|(number, _)| *number != field::PARTITION_ID_ARRAY);
+    let digest = digest("rig", "large");
+    let partition = u16::from_le_bytes([digest[0], digest[1]]) & 0xFFF;
+    let scan = scan.with_field(field::PARTITION_ID_ARRAY, &partition.to_le_bytes());
+    Message { info1: scan.info1 | info1::SHORT_QUERY, transaction_ttl: MINUTE, ..scan }
+}
+
+#[test]
+fn a_locked_record_holds_up_nobody_else() {
+    if !cfg!(debug_assertions) || std::env::var_os("ASD").is_some() {
+        return report("skipped: no faults can be injected into this build");
+    }
+    let server = start();
+    let mut other = server.connect();
+    let inline = "set-config:context=namespace;id=test;inline-short-queries=true";
+    assert_eq!(other.info_value(inline).unwrap(), "ok");
+    server.stall(UNDER_LOCK);
+    let patient = |message| Message { transaction_ttl: MINUTE, ..message };
+    let mut writer = sent(&server, &[patient(Message::put("large", vec![8; LARGE]))]);
+    let mut probe = await_lock(&server);
+
+    let get = || patient(Message::get("large"));
+    let mut reader = sent(&server, &[get(), Message::get("a")]);
+    let increment = Operation::integer(operation::INCR, "n", 1);
+    let mut counter = sent(&server, &[patient(Message::write("large").with_operation(increment)), get()]);
+    let wrong_generation =
+        Message { info2: info2::WRITE | info2::DELETE | info2::GENERATION, ..Message::delete("large") };
+    let mut deleter = sent(&server, &[patient(Message { generation: 77, ..wrong_generation })]);
+    let mut toucher = sent(&server, &[Message { record_ttl: 100, ..get() }]);
+    let mut batch = sent(&server, &[patient(Message::get_all(["a", "large", "b"].into_iter()))]);
+    let mut query = sent(&server, &[short_query()]);
+    // The same thread serves all of them, and others meanwhile.
+    for round in 0..50 {
+        for key in OTHERS {
+            let put = Message::put(key, vec![round; 10]);
+            assert_eq!(other.ask(&put).unwrap().result, result::OK);
+            assert_eq!(other.ask(&Message::get(key)).unwrap().bin("b").unwrap(), [round; 10]);
+        }
+        assert_eq!(run(&mut other, &Message::get_all(OTHERS.into_iter())), (OTHERS.len(), result::OK));
+    }
+
+    server.release(UNDER_LOCK);
+    assert_eq!(writer.receive_message().unwrap().result, result::OK);
+    assert_eq!(probe.receive_message().unwrap().result, result::OK);
+    // The answers of a connection come in the order of its requests.
+    assert_eq!(reader.receive_message().unwrap().bin("b").unwrap().len(), LARGE);
+    assert_eq!(reader.receive_message().unwrap().bin("b").unwrap().len(), 10);
+    assert_eq!(counter.receive_message().unwrap().result, result::OK);
+    let counted = counter.receive_message().unwrap();
+    assert_eq!(counted.bin("n").unwrap(), 1i64.to_be_bytes());
+    assert_eq!(deleter.receive_message().unwrap().result, result::GENERATION);
+    assert_eq!(toucher.receive_message().unwrap().result, result::OK);
+    assert_eq!(take_answer(&mut batch), (3, result::OK));
+    assert_eq!(take_answer(&mut query).1, result::OK);
+    assert_eq!(other.ask(&Message::get("large")).unwrap().bin("b").unwrap()[0], 8);
+}
