@@ -114,7 +114,7 @@ impl<'a> Call<'a> {
     /// Notes that another thread has the lock of the record's sprig. Returns a result that no client gets.
     #[cold]
     fn meets_lock(&self) -> ResultCode {
-        self.must_wait(Wait::Lock)
+        self.must_wait(Wait::Lock(self.record_key()))
     }
 
     /// Notes what the transaction has to wait for before it changes anything. Returns a result that no client gets.

@@ -14,7 +14,7 @@ use super::pool::Pool;
 use super::proxy::PassedOn;
 use super::replicas::ReplicaWrites;
 use super::settle::Unsettled;
-use super::wait::WaitTable;
+use super::wait::{LockLines, WaitTable};
 use super::{benchmarks, measure};
 use crate::config::Config;
 use crate::metrics::ServerMetrics;
@@ -33,6 +33,8 @@ pub(crate) struct TransactionContext {
     pub(crate) pool: Pool,
     /// Requests that wait for a record reserved by a pool thread.
     pub(super) waits: WaitTable,
+    /// Requests that met the lock of their record's sprig.
+    pub(super) lock_lines: LockLines,
     /// Writes that replicas have not acknowledged yet.
     pub(crate) replicas: Arc<ReplicaWrites>,
     /// Questions to nodes that may have newer copies of records.
@@ -61,6 +63,7 @@ impl TransactionContext {
             functions,
             pool: Pool::new(),
             waits: WaitTable::new(),
+            lock_lines: LockLines::default(),
             replicas: ReplicaWrites::new(),
             duplicates: Duplicates::new(),
             disk_watch: DiskWatch::default(),

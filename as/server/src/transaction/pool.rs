@@ -126,10 +126,12 @@ impl TransactionContext {
 
     /// Runs a request again from its start after the wait.
     pub(crate) fn restart(self: &Arc<Self>, wait: Wait, mut request: OwnedRequest) {
-        request.is_short = wait == Wait::Lock;
+        // Others have their turn meanwhile.
+        request.lock_turn = None;
         request.has_lost |= matches!(wait, Wait::Reservation(_));
         let resumed = match wait {
-            Wait::Pool | Wait::Lock | Wait::Fetched => Err(request),
+            Wait::Pool | Wait::Fetched => Err(request),
+            Wait::Lock(key) => return self.wait_for_lock(key, request),
             Wait::Record(key) | Wait::Reservation(key) => self.waits.park(&key, request).or_else(|request| {
                 if request.turn.is_some() { Err(request) } else { self.join_line(&key, request) }
             }),
@@ -312,7 +314,7 @@ impl Executor {
             has_turn: owned.turn.is_some(),
             has_lost: owned.has_lost,
         };
-        if owned.is_short {
+        if owned.lock_turn.is_some() {
             let short = Budget::new(INLINE_STEPS);
             let step = self.run_asked(namespace, &asked, (&short, Place::Service), owned, out);
             if !matches!(step, Step::Restart(Wait::Pool)) {
@@ -358,7 +360,7 @@ fn wait_of(step: Step) -> Option<Wait> {
     match step {
         Step::Done => None,
         Step::Restart(wait) => {
-            let is_long = matches!(wait, Wait::Pool | Wait::Lock | Wait::Fetched);
+            let is_long = matches!(wait, Wait::Pool | Wait::Lock(_) | Wait::Fetched);
             assert!(!is_long, "a request in the pool does not wait for {wait:?}");
             Some(wait)
         }

@@ -182,25 +182,30 @@ fn of_another(mut body: Vec<u8>) -> Vec<u8> {
 #[test]
 fn a_service_thread_goes_on_when_it_meets_a_lock() {
     let context = context();
-    start_pool(&context, 1);
+    start_pool(&context, 2);
     let mut executor = Executor::new(Arc::clone(&context));
     let [of_first, of_second] = [increment(), of_another(increment())];
     for request in [&of_first, &of_second] {
         assert_eq!(on_service_thread(&context, &mut executor, request), (0, false));
     }
-    let guard = context.namespaces[0].index.get_exclusive(&Digest([7; 20])).expect("it is there");
+    let key = RecordKey { namespace: 0, digest: Digest([7; 20]) };
+    let guard = context.namespaces[0].index.get_exclusive(&key.digest).expect("it is there");
     let no_sleep = NoSleep::for_this_thread();
     let read = body(info1::READ | info1::GET_ALL, 0, &[]);
     let delete = body(0, info2::WRITE | info2::DELETE, &[]);
     let waiting = [&of_first, &of_first, &read, &delete].map(|request| {
         let (parsed, mut out) = (Request::parse(request).expect("it is whole"), Vec::new());
         let step = executor.execute(&parsed, None, StoredMillis::now(), &|_| true, &mut out);
-        assert!(matches!(step, Step::Restart(Wait::Lock)) && out.is_empty());
+        assert!(matches!(step, Step::Restart(Wait::Lock(of)) if of == key) && out.is_empty());
         let answer = Arc::new(Answer::default());
-        context.restart(Wait::Lock, owned(request, Instant::now(), &answer));
+        context.restart(Wait::Lock(key), owned(request, Instant::now(), &answer));
         answer
     });
     assert_eq!(on_service_thread(&context, &mut executor, &of_second), (0, false));
+    // One thread of the pool sleeps for all of them.
+    let in_pool = Arc::new(Answer::default());
+    context.restart(Wait::Pool, owned(&of_second, Instant::now(), &in_pool));
+    assert_eq!(in_pool.result(), ResultCode::Ok.code());
     assert!(waiting.iter().all(|answer| answer.reply.lock().is_none()));
     drop((guard, no_sleep));
     for answer in waiting {
@@ -238,7 +243,7 @@ fn a_touch_does_not_wait_for_a_lock() {
         // Another reader has the lock: the record can be read, and not changed.
         let _no_sleep = NoSleep::for_this_thread();
         let step = executor.execute(&request, None, later, &|_| true, &mut out);
-        assert!(matches!(step, Step::Restart(Wait::Lock)) && out.is_empty());
+        assert!(matches!(step, Step::Restart(Wait::Lock(_))) && out.is_empty());
         drop(release);
     });
     assert_eq!(void_time(), before);

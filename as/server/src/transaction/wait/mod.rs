@@ -11,6 +11,7 @@
 //! posts the reply to it.
 
 mod held;
+mod lock_line;
 mod table;
 
 use std::cell::Cell;
@@ -23,6 +24,7 @@ use proto::peer::NodeId;
 use super::ReplySink;
 use super::replicas::RecordTurn;
 pub(super) use held::Hold;
+pub(super) use lock_line::{LockLines, LockTurn};
 pub(super) use table::{RecordKey, RecordReservation, WaitTable};
 
 use crate::index::LockWait;
@@ -33,8 +35,8 @@ use crate::metrics::Origin;
 pub(crate) enum Wait {
     /// A pool thread: the request is too long for a service thread, or is a row that has to wait for the disk.
     Pool,
-    /// The lock of the record's sprig, which another thread has: a pool thread sleeps until it is free.
-    Lock,
+    /// The lock of a record's sprig, which another thread has: a pool thread sleeps until it is free.
+    Lock(RecordKey),
     /// A record that a pool thread has reserved for its change, or of which a write is on its way to replicas.
     Record(RecordKey),
     /// The same, of a request that has lost to other writers of the record: it reserves the record when it runs again.
@@ -118,8 +120,9 @@ pub(crate) struct OwnedRequest {
     pub(super) digest: Option<Digest>,
     /// The right to the next write of its record, for which it has waited.
     pub(super) turn: Option<Box<RecordTurn>>,
-    /// Whether it is short, as far as is known, and runs in the pool only because it met a lock.
-    pub(super) is_short: bool,
+    /// Its turn among those that met the lock of its record: it is short, as far as is known, and runs in the pool only to
+    /// sleep until that is free.
+    pub(super) lock_turn: Option<Box<LockTurn>>,
     /// Whether it has lost to other writers of its record.
     pub(super) has_lost: bool,
 }
@@ -135,7 +138,7 @@ impl OwnedRequest {
             origin: Origin::Client,
             digest: None,
             turn: None,
-            is_short: false,
+            lock_turn: None,
             has_lost: false,
         }
     }
