@@ -9,7 +9,6 @@
 //! meanwhile. If the partition goes to another node while the function runs, the query fails: a result over a part of the
 //! records is useless.
 
-use std::collections::HashSet;
 use std::sync::Arc;
 
 use cf::Digest;
@@ -23,9 +22,10 @@ use proto::reply::{ReplyHeader, ReplyWriter};
 use super::condition::{Condition, Resume};
 use super::job::End;
 use super::operations::Aggregation;
+use super::repeats::Repeats;
 use super::request::{Part, Query};
-use super::run::Walker;
 use super::walked::Stop;
+use super::walker::Walker;
 use crate::config::Engine;
 use crate::index::IndexEntry;
 use crate::namespace::{RecordWalk, stored_size};
@@ -156,8 +156,7 @@ struct Entries<'q> {
     after: Option<Resume>,
     has_more: bool,
     found: Vec<IndexEntry<Key>>,
-    /// Records already found, if one may have several entries.
-    known: Option<HashSet<Digest>>,
+    repeats: Repeats,
 }
 
 impl<'q> Records<'q> {
@@ -170,7 +169,7 @@ impl<'q> Records<'q> {
                 after: None,
                 has_more: true,
                 found: Vec::new(),
-                known: condition.may_repeat().then(HashSet::new),
+                repeats: Repeats::of(query, condition),
             }),
         };
         Records { source, portion: Vec::new(), taken: 0 }
@@ -214,13 +213,13 @@ impl Entries<'_> {
         };
         self.after = Some(Resume { digest: last.digest, bval: last.key.bval(self.condition.key_type()) });
         self.has_more = has_more && !self.condition.is_dropped();
-        if has_more && self.known.is_none() {
-            // A record may change its key between two portions.
-            self.known = Some(HashSet::new());
+        if has_more {
+            self.repeats.expect_portions();
         }
         for entry in &self.found {
             let is_there = namespace.index.get(&entry.digest).is_some_and(|guard| walker.is_wanted(&guard));
-            if is_there && self.known.as_mut().is_none_or(|known| known.insert(entry.digest)) {
+            if is_there && self.repeats.is_due(entry, self.condition.ranges()) {
+                self.repeats.note_taken(&entry.digest);
                 portion.push(entry.digest);
             }
         }

@@ -89,6 +89,11 @@ impl Condition {
         self.predicate.key_type()
     }
 
+    /// The ranges of keys that contain everything that matches, ascending.
+    pub(super) fn ranges(&self) -> &[(Key, Key)] {
+        &self.ranges
+    }
+
     /// Whether a record can have several keys in the ranges.
     pub(super) fn may_repeat(&self) -> bool {
         !self.predicate.is_equality()

@@ -6,8 +6,9 @@
 //! operations   what is to be done with the records
 //! condition    what is asked of a secondary index
 //! run          one query in one or several threads; threads, pace: those threads and the rate
-//! walked       the partition that a thread works on, reserved meanwhile
+//! walker       the work of one of these threads; walked: the partition it works on, reserved meanwhile
 //! primary      a partition, walked by the primary index; secondary: by a secondary index
+//! repeats      which rows of a record with several entries are sent
 //! row          one record as a message
 //! background   operations that change records
 //! aggregate    stream functions that make values of records
@@ -29,6 +30,7 @@ mod job;
 mod operations;
 mod pace;
 mod primary;
+mod repeats;
 mod request;
 mod row;
 mod run;
@@ -37,6 +39,7 @@ mod secondary;
 mod tests;
 mod threads;
 mod walked;
+mod walker;
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;
@@ -340,7 +343,7 @@ impl Queries {
     fn end(&self, run: &QueryRun, end: End) {
         let (job, namespace) = (&run.job, &run.query.namespace);
         job.end(end);
-        self.count_end(namespace, job, end, run.started());
+        self.count_end(namespace, job, end, run.started);
         self.leave(job, true);
         run.finish(end);
     }

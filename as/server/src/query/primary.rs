@@ -6,8 +6,8 @@ use cf::Digest;
 
 use super::job::End;
 use super::request::Part;
-use super::run::{Visited, Walker};
 use super::walked::Stop;
+use super::walker::{Visited, Walker};
 use crate::index::{LockWait, ReadGuard};
 use crate::namespace::Namespace;
 

@@ -2,9 +2,9 @@
 //!
 //! # Beside writers
 //! The entries of a partition are collected at one moment, up to [`PORTION_SIZE_MAX`] of them. At that moment each
-//! record has its keys, so a record that matches throughout the query is among them once for each of its keys. It is
-//! sent once: if a record may have several entries, the sent records are remembered. They are also remembered if there
-//! are more entries than one portion holds, since a record may change its key between two portions.
+//! record has its keys, so a record that matches throughout the query is among them once for each of its keys. How often
+//! it is sent then, `repeats.rs` says. If there are more entries than one portion holds, a record may change its key
+//! between two portions.
 //!
 //! Nothing is remembered from one page of a client to the next, and a record could not tell either: a value of it that
 //! comes before the end of the last page may be newer than that page. So a record appears again on each page where it
@@ -14,17 +14,16 @@
 //! so the record is not checked if no entry of the partition was removed since they were collected. Last-update-times
 //! do not tell that: a copy that another node sends now may be old.
 
-use std::collections::HashSet;
 use std::ops::ControlFlow;
 
-use cf::Digest;
 use datamodel::sindex::Key;
 
 use super::condition::{Condition, Resume};
+use super::repeats::Repeats;
 use super::request::Part;
 use super::row::FoundEntry;
-use super::run::{Visited, Walker};
 use super::walked::Stop;
+use super::walker::{Visited, Walker};
 use crate::index::IndexEntry;
 use crate::namespace::Namespace;
 
@@ -44,7 +43,7 @@ impl Walker<'_> {
     ) -> Result<ControlFlow<()>, Stop> {
         let Some(index) = condition.index() else { return Ok(ControlFlow::Continue(())) };
         let namespace = &*self.run.query.namespace;
-        let mut sent: Option<HashSet<Digest>> = condition.may_repeat().then(HashSet::new);
+        let mut repeats = Repeats::of(&self.run.query, condition);
         let (mut after, mut entries) = (part.after, Vec::new());
         loop {
             let max = self.run.samples_left().map_or(PORTION_SIZE_MAX, |left| {
@@ -55,10 +54,10 @@ impl Walker<'_> {
             let removals = condition.removals(part.partition);
             self.read_clock();
             let has_more = index.collect(namespace, part.partition, ranges, max, &mut entries);
-            if has_more && sent.is_none() {
-                sent = Some(HashSet::new());
+            if has_more {
+                repeats.expect_portions();
             }
-            if self.walk_entries(condition, part, (&entries[..], removals), sent.as_mut())?.is_break() {
+            if self.walk_entries(condition, part, (&entries[..], removals), &mut repeats)?.is_break() {
                 return Ok(ControlFlow::Break(()));
             }
             match entries.last() {
@@ -76,7 +75,7 @@ impl Walker<'_> {
         condition: &Condition,
         part: &Part,
         (entries, removals): (&[IndexEntry<Key>], u64),
-        mut sent: Option<&mut HashSet<Digest>>,
+        repeats: &mut Repeats,
     ) -> Result<ControlFlow<()>, Stop> {
         let Namespace { index, storage, .. } = &*self.run.query.namespace;
         for (at, found) in entries.iter().enumerate() {
@@ -91,7 +90,7 @@ impl Walker<'_> {
             {
                 storage.prefetch(guard.location);
             }
-            if sent.as_ref().is_some_and(|sent| sent.contains(&found.digest)) {
+            if !repeats.is_due(found, condition.ranges()) {
                 continue;
             }
             let visited = loop {
@@ -110,9 +109,7 @@ impl Walker<'_> {
             match visited {
                 ControlFlow::Break(()) => return Ok(ControlFlow::Break(())),
                 ControlFlow::Continue(Visited::Passed) => {
-                    if let Some(sent) = &mut sent {
-                        sent.insert(found.digest);
-                    }
+                    repeats.note_taken(&found.digest);
                     self.go_on(&found.digest)?;
                 }
                 ControlFlow::Continue(Visited::LeftOut) => self.rest()?,
