@@ -24,6 +24,7 @@ mod executor;
 pub(crate) mod filter;
 mod flat_buffer;
 mod measure;
+mod module_shares;
 mod optimistic;
 mod pending;
 mod pool;

@@ -8,7 +8,8 @@
 //! [`thread_count`] threads share one queue. There are more of them than processors, so that a request of a millisecond
 //! does not wait for one of a second; the system divides the processors among them, with lower priority than the
 //! service threads. Functions have threads of their own, and those of a module whose last call used up its time have a
-//! few others: an endless loop in one module delays neither operations nor functions of other modules for long.
+//! few others: an endless loop in one module delays neither operations nor functions of other modules for long. As long as
+//! nobody knows how a module's calls end, they have no more than their [share](super::module_shares) of the threads.
 
 use std::io;
 use std::sync::Arc;
@@ -23,6 +24,7 @@ use proto::reply::{self, ReplyHeader};
 use super::call::Place;
 use super::duplicates::Asker;
 use super::executor::{Asked, Executor};
+use super::module_shares::{ModuleShare, ModuleShares};
 use super::replicas::NotInLine;
 use super::resent::SentFor;
 use super::wait::{Patience, ROOM_WAIT_MAX, RecordKey};
@@ -31,6 +33,7 @@ use crate::index::LockWait;
 use crate::metrics::{NamespaceCounter, Operation};
 use crate::namespace::Namespace;
 use crate::storage::{DiskCaller, RoomWait};
+use crate::udf::ModulePace;
 use crate::workers::{Work, Workers};
 
 /// Steps, of about a nanosecond each, between two checks of the clock.
@@ -53,6 +56,8 @@ pub(crate) struct Pool {
     operations: Workers<OwnedRequest>,
     /// For functions.
     functions: Workers<OwnedRequest>,
+    /// The shares of modules in `functions`.
+    shares: ModuleShares,
     /// For functions of modules whose last call used up its time.
     overdue_functions: Workers<OwnedRequest>,
 }
@@ -63,6 +68,7 @@ impl Pool {
         Pool {
             operations: Workers::with_niceness("transaction", NICENESS),
             functions: Workers::with_niceness("function", NICENESS),
+            shares: ModuleShares::new(thread_count()),
             overdue_functions: Workers::with_niceness("overdue-func", NICENESS),
         }
     }
@@ -96,6 +102,7 @@ impl Pool {
 
     /// Ends all threads and waits for them. What was submitted before is done.
     pub(crate) fn stop(&self) {
+        self.shares.close().into_iter().for_each(|request| self.functions.submit(request));
         self.groups().into_iter().for_each(Workers::stop);
     }
 
@@ -113,15 +120,29 @@ impl Pool {
 impl TransactionContext {
     /// Has a pool thread carry out `request`, after those of its group that came before.
     pub(crate) fn submit_to_pool(&self, request: OwnedRequest) {
-        let is_overdue =
-            |module| std::str::from_utf8(module).is_ok_and(|module| self.functions.is_overdue(module));
-        let workers = match Request::parse(&request.body).map(|parsed| parsed.field(field::UDF_FILE)) {
-            // All writers of a record wait for the one whose turn it is, which therefore does not wait behind endless loops.
-            Ok(Some(module)) if request.turn.is_none() && is_overdue(module) => &self.pool.overdue_functions,
-            Ok(Some(_)) => &self.pool.functions,
-            Ok(None) | Err(_) => &self.pool.operations,
+        let module = match Request::parse(&request.body).map(|parsed| parsed.field(field::UDF_FILE)) {
+            Ok(Some(module)) => module.to_vec(),
+            Ok(None) | Err(_) => return self.pool.operations.submit(request),
         };
-        workers.submit(request);
+        // All writers of a record wait for the one whose turn it is, which therefore does not wait behind endless loops.
+        let pace = if request.turn.is_some() { ModulePace::Quick } else { self.functions.pace(&module) };
+        match pace {
+            ModulePace::Quick => self.pool.functions.submit(request),
+            ModulePace::Overdue => self.pool.overdue_functions.submit(request),
+            ModulePace::Unknown => {
+                if let Some(request) = self.pool.shares.admit(&module, request) {
+                    self.pool.functions.submit(request);
+                }
+            }
+        }
+    }
+
+    /// Gives back the share of a call that needs no thread any more, to the next call of its module.
+    fn give_back_share(&self, share: &ModuleShare) {
+        let is_overdue = |module: &[u8]| self.functions.pace(module) == ModulePace::Overdue;
+        for next in self.pool.shares.give_back(share, is_overdue) {
+            self.submit_to_pool(next);
+        }
     }
 
     /// Runs a request again from its start after the wait.
@@ -269,8 +290,19 @@ impl PoolWorker {
     }
 }
 
+/// Gives a share back when the call has left its thread, in whatever way.
+struct Admitted(Arc<TransactionContext>, ModuleShare);
+
+impl Drop for Admitted {
+    fn drop(&mut self) {
+        self.0.give_back_share(&self.1);
+    }
+}
+
 impl Work<OwnedRequest> for PoolWorker {
-    fn run(&mut self, request: OwnedRequest) {
+    fn run(&mut self, mut request: OwnedRequest) {
+        let share = request.share.take();
+        let _admitted = share.map(|share| Admitted(Arc::clone(&self.executor.context), share));
         cf::fault_point!("transaction-pool");
         let mut reply = Vec::new();
         match self.executor.execute_in_pool(&request, &mut reply) {

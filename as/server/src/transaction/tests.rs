@@ -313,16 +313,66 @@ fn writers_in_the_pool_and_beside_it_lose_nothing() {
     assert_eq!(count(&context), 4 * i64::from(INCREMENTS));
 }
 
-#[test]
-fn functions_that_use_up_their_time_have_threads_of_their_own() {
-    let context = context();
+/// A call of function `f` in `module`.
+fn call_of(module: &[u8]) -> Vec<u8> {
     let mut call = body(0, info2::WRITE, &[]);
-    for (number, value) in [(field::UDF_FILE, &b"m"[..]), (field::UDF_FUNCTION, b"f")] {
+    for (number, value) in [(field::UDF_FILE, module), (field::UDF_FUNCTION, b"f")] {
         call.extend((value.len() as u32 + 1).to_be_bytes());
         call.push(number);
         call.extend(value);
         call[19] += 1;
     }
+    call
+}
+
+#[test]
+fn a_module_leaves_threads_to_others() {
+    let context = context();
+    let answers: Vec<Arc<Answer>> = (0..2 * thread_count()).map(|_| Arc::default()).collect();
+    let (call, other) = (call_of(b"m"), call_of(b"other"));
+    for answer in &answers {
+        context.submit_to_pool(owned(&call, Instant::now(), answer));
+    }
+    let [_, admitted, _] = context.pool.queued_counts();
+    assert_eq!(admitted, thread_count() - thread_count().div_ceil(4));
+    // The others have the rest.
+    for n in 1..=thread_count() - admitted {
+        context.submit_to_pool(owned(&other, Instant::now(), &Arc::default()));
+        assert_eq!(context.pool.queued_counts(), [0, admitted + n, 0]);
+    }
+    // Those that wait come after those that end.
+    start_pool(&context, 2);
+    for answer in &answers {
+        answer.result();
+    }
+    context.pool.stop();
+}
+
+#[test]
+fn calls_that_wait_are_not_forgotten_when_their_module_is_overdue_or_the_pool_stops() {
+    for is_overdue in [true, false] {
+        let context = context();
+        let answers: Vec<Arc<Answer>> = (0..2 * thread_count()).map(|_| Arc::default()).collect();
+        for answer in &answers {
+            context.submit_to_pool(owned(&call_of(b"m"), Instant::now(), answer));
+        }
+        let await_all = || answers.iter().map(|answer| answer.result()).collect::<Vec<_>>();
+        if is_overdue {
+            context.functions.note_overdue("m");
+            start_pool(&context, 2);
+            await_all();
+        } else {
+            start_pool(&context, 2);
+        }
+        context.pool.stop();
+        assert_eq!(await_all().len(), 2 * thread_count());
+    }
+}
+
+#[test]
+fn functions_that_use_up_their_time_have_threads_of_their_own() {
+    let context = context();
+    let call = call_of(b"m");
     let submit = |body: &[u8]| context.submit_to_pool(owned(body, Instant::now(), &Arc::default()));
     submit(&increment());
     submit(&call);

@@ -168,6 +168,16 @@ impl Idle {
     }
 }
 
+/// What to expect of the next call of a module.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum ModulePace {
+    /// It is likely short.
+    Quick,
+    Unknown,
+    /// It may take all of its time, as the last one did.
+    Overdue,
+}
+
 /// A call that has ended.
 pub(crate) struct EndedCall {
     pub(crate) output: Result<Output, Failure>,
@@ -326,10 +336,17 @@ impl Functions {
         change(idle);
     }
 
-    /// Whether the last call of `module` used up its time.
-    pub(crate) fn is_overdue(&self, module: &str) -> bool {
+    /// What the recent calls of the module called `name` make expect of the next one.
+    pub(crate) fn pace(&self, name: &[u8]) -> ModulePace {
         let version = self.modules.version();
-        self.idle.lock().get(module).is_some_and(|idle| idle.version == version && idle.is_overdue)
+        let idle = self.idle.lock();
+        // No module has a name that is not text.
+        let idle = std::str::from_utf8(name).ok().and_then(|name| idle.get(name));
+        match idle.filter(|idle| idle.version == version) {
+            Some(idle) if idle.is_overdue => ModulePace::Overdue,
+            Some(idle) if idle.is_short() => ModulePace::Quick,
+            _ => ModulePace::Unknown,
+        }
     }
 
     /// Makes `module` overdue, for a test.

@@ -81,15 +81,17 @@ fn a_module_is_overdue_after_a_call_that_used_up_its_time() {
         let deadline = Instant::now() + Duration::from_millis(millis);
         functions.call(&call, new_record(), deadline, lease).was_late
     };
-    assert!(!functions.is_overdue("m"));
-    assert!(call("long", 10, None) && !functions.is_overdue("m"), "it had little time");
-    assert!(call("long", 200, None) && functions.is_overdue("m") && !functions.is_overdue("other"));
-    assert!(!call("short", 10_000, None) && !functions.is_overdue("m"));
+    let is_overdue = |module: &[u8]| functions.pace(module) == ModulePace::Overdue;
+    assert!(!is_overdue(b"m"));
+    assert!(call("long", 10, None) && !is_overdue(b"m"), "it had little time");
+    assert!(call("long", 200, None) && is_overdue(b"m") && !is_overdue(b"other"));
+    assert!(!call("short", 10_000, None) && !is_overdue(b"m"));
     // What is tried on a service thread has little time.
     while !is_short(&functions, "m") {
         call("short", 10_000, None);
     }
-    assert!(call("long", 1, functions.lease_for_short("m")) && !functions.is_overdue("m"));
+    assert_eq!(functions.pace(b"m"), ModulePace::Quick);
+    assert!(call("long", 1, functions.lease_for_short("m")) && !is_overdue(b"m"));
 }
 
 /// The result of `f` in a module with this body, as text.

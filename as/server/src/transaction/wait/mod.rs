@@ -22,6 +22,7 @@ use cf::Digest;
 use proto::peer::NodeId;
 
 use super::ReplySink;
+use super::module_shares::ModuleShare;
 use super::replicas::RecordTurn;
 pub(super) use held::Hold;
 pub(super) use lock_line::{LockLines, LockTurn};
@@ -125,6 +126,8 @@ pub(crate) struct OwnedRequest {
     pub(super) lock_turn: Option<Box<LockTurn>>,
     /// Whether it has lost to other writers of its record.
     pub(super) has_lost: bool,
+    /// Its part of the threads that the calls of its module may have.
+    pub(super) share: Option<ModuleShare>,
 }
 
 impl OwnedRequest {
@@ -140,6 +143,7 @@ impl OwnedRequest {
             turn: None,
             lock_turn: None,
             has_lost: false,
+            share: None,
         }
     }
 

@@ -1,0 +1,93 @@
+//! How many function threads the calls of one module may have at a time: all but some. The calls of a module whose first
+//! ones do not end, which nobody knows yet, leave these to other modules.
+//!
+//! A call beyond its module's share waits for another one of it to end or to be put off. Calls of modules that are known as
+//! quick need no share, nor does a call whose turn to write a record it is: others wait for that.
+//!
+//! # Locking
+//! `modules` is taken alone and briefly. It holds only modules that have calls.
+
+use std::collections::{HashMap, VecDeque};
+
+use parking_lot::Mutex;
+
+use super::OwnedRequest;
+
+/// Of this many threads one is kept from each module.
+const THREADS_PER_KEPT: usize = 4;
+
+/// A call's part in the share of its module.
+pub(super) struct ModuleShare(Box<[u8]>);
+
+#[derive(Default)]
+struct Calls {
+    /// Calls that have a thread, or are queued for one.
+    admitted: usize,
+    waiting: VecDeque<OwnedRequest>,
+}
+
+#[derive(Default)]
+struct Modules {
+    calls: HashMap<Box<[u8]>, Calls>,
+    /// Whether no call waits any more, as the threads end.
+    is_closed: bool,
+}
+
+pub(super) struct ModuleShares {
+    /// The share of one module.
+    admitted_max: usize,
+    modules: Mutex<Modules>,
+}
+
+impl ModuleShares {
+    /// Shares in `thread_count` threads.
+    pub(super) fn new(thread_count: usize) -> Self {
+        let kept = thread_count.div_ceil(THREADS_PER_KEPT);
+        ModuleShares { admitted_max: thread_count.saturating_sub(kept).max(1), modules: Mutex::default() }
+    }
+
+    /// Admits a call of `module`, with its part of the share; `None` if it waits instead.
+    pub(super) fn admit(&self, module: &[u8], mut request: OwnedRequest) -> Option<OwnedRequest> {
+        let mut modules = self.modules.lock();
+        if modules.is_closed {
+            return Some(request);
+        }
+        let calls = modules.calls.entry(module.into()).or_default();
+        if calls.admitted == self.admitted_max {
+            calls.waiting.push_back(request);
+            return None;
+        }
+        calls.admitted += 1;
+        request.share = Some(ModuleShare(module.into()));
+        Some(request)
+    }
+
+    /// Gives back a part of a share. Returns the calls that need not wait for it any more, to be submitted again: the next one, or
+    /// all if the module is `overdue`, as these have threads of their own.
+    pub(super) fn give_back(
+        &self,
+        share: &ModuleShare,
+        is_overdue: impl FnOnce(&[u8]) -> bool,
+    ) -> VecDeque<OwnedRequest> {
+        let all = is_overdue(&share.0);
+        let mut modules = self.modules.lock();
+        let Some(calls) = modules.calls.get_mut(&share.0) else { return VecDeque::new() };
+        calls.admitted -= 1;
+        let next = if all {
+            std::mem::take(&mut calls.waiting)
+        } else {
+            calls.waiting.pop_front().into_iter().collect()
+        };
+        if calls.admitted == 0 && calls.waiting.is_empty() {
+            modules.calls.remove(&share.0);
+        }
+        next
+    }
+
+    /// From now on no call waits. Returns those that did.
+    pub(super) fn close(&self) -> Vec<OwnedRequest> {
+        let mut modules = self.modules.lock();
+        modules.is_closed = true;
+        modules.calls.values_mut().flat_map(|calls| std::mem::take(&mut calls.waiting)).collect()
+    }
+}
