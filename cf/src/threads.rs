@@ -26,6 +26,17 @@ pub fn spawn(name: &str, body: impl FnOnce() + Send + 'static) -> io::Result<Han
 /// Pause before a thread's body restarts.
 const RESTART_PAUSE: Duration = Duration::from_millis(100);
 
+/// Longest pause before work that ended in a panic is tried again.
+const PAUSE_MAX: Duration = Duration::from_secs(60);
+
+/// How long to wait before work is tried again that has ended in a panic `count` times. A bug that shows every time then
+/// neither keeps a processor busy nor fills the log.
+#[must_use]
+pub fn pause_after_panics(count: u32) -> Duration {
+    let doubled = 1u32.checked_shl(count.saturating_sub(1)).unwrap_or(u32::MAX);
+    RESTART_PAUSE.saturating_mul(doubled).min(PAUSE_MAX)
+}
+
 /// Starts `body` on an essential thread called `name` that cannot restart, for instance because stored data would be at
 /// risk: a panic ends the process.
 ///
@@ -116,6 +127,12 @@ mod tests {
     use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 
     use super::*;
+
+    #[test]
+    fn pauses_after_panics_double_up_to_a_minute() {
+        let pauses = [1, 2, 3, 10, 11, 32, 33, u32::MAX].map(|count| pause_after_panics(count).as_millis());
+        assert_eq!(pauses, [100, 200, 400, 51_200, 60_000, 60_000, 60_000, 60_000]);
+    }
 
     #[test]
     fn a_restarting_thread_ends_when_its_body_does() {

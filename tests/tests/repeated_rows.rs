@@ -6,7 +6,9 @@ use std::time::{Duration, Instant};
 
 use ferrospike_tests::client::{Client, PATIENCE};
 use ferrospike_tests::server::Server;
-use ferrospike_tests::wire::{Message, Operation, field, info1, info2, info3, integer_range, operation, result};
+use ferrospike_tests::wire::{
+    Message, Operation, field, info1, info2, info3, integer_range, operation, result,
+};
 
 /// Fields that only queries use.
 const JOB_ID: u8 = 7;
@@ -63,11 +65,8 @@ fn start(server: &Server) -> Client {
 
 /// A query for values from `low` to `high`, after a row of an earlier page.
 fn query(low: i64, high: i64, after: Option<Row>) -> Message {
-    let head = Message {
-        info1: info1::READ | info1::GET_ALL,
-        info3: info3::PARTITION_DONE,
-        ..Message::default()
-    };
+    let head =
+        Message { info1: info1::READ | info1::GET_ALL, info3: info3::PARTITION_DONE, ..Message::default() };
     let base = head
         .with_field(field::NAMESPACE, b"test")
         .with_field(field::SET, b"rig")

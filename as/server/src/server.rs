@@ -93,8 +93,16 @@ impl Server {
         let namespaces: Arc<[Arc<Namespace>]> = (0..config.namespaces.len())
             .map(|position| {
                 let thresholds = smd::removal_thresholds(&smd, &config.namespaces[position].name);
-                let mut namespace =
-                    Namespace::open(&config, position, thread_count, cluster.node_id, &thresholds)?;
+                let definitions = smd.live_items(Module::Sindex);
+                let loaded = indexes.to_load(position, &config.namespaces[position].name, &definitions);
+                let mut namespace = Namespace::open(
+                    &config,
+                    position,
+                    thread_count,
+                    cluster.node_id,
+                    &thresholds,
+                    Some(&*loaded),
+                )?;
                 namespace.add_observer(indexes.observer(position));
                 if config.network.is_clustered() {
                     namespace.add_observer(ReplicaObserver::new(&replicas, position));

@@ -23,6 +23,8 @@ use super::tree::{ElementHandle, Index};
 
 /// Most entries of a leaf.
 const LEAF_SIZE_MAX: usize = 256;
+/// Most entries of a leaf when all of a tree is built at once: each has some room.
+const LEAF_SIZE_BUILT: usize = LEAF_SIZE_MAX / 8 * 7;
 /// A leaf with fewer entries is joined with the next one if both fit together.
 const LEAF_SIZE_MIN: usize = LEAF_SIZE_MAX / 4;
 /// How many entries ahead of the current one records are prefetched.
@@ -113,6 +115,30 @@ pub(crate) enum RangeStart<K> {
     Behind(K, Digest),
 }
 
+/// Entries of a tree to be, in any order.
+pub(crate) struct LooseEntries<K, H>(Vec<TreeEntry<K, H>>);
+
+impl<K: Copy + Ord, H: Copy + PartialEq> LooseEntries<K, H> {
+    pub(crate) const fn new() -> Self {
+        LooseEntries(Vec::new())
+    }
+
+    /// Adds an entry of a record, which must not have it yet; returns whether that took more memory.
+    pub(crate) fn push(&mut self, key: K, digest: &Digest, handle: H) -> bool {
+        let (len, is_full) = (self.0.len(), self.0.len() == self.0.capacity());
+        if is_full {
+            self.0.reserve_exact((len / 4).max(8));
+        }
+        self.0.push(TreeEntry { key, handle, stub: Stub::of(digest) });
+        is_full
+    }
+
+    /// Keeps the entries of the records that `is_kept` accepts.
+    pub(crate) fn retain(&mut self, is_kept: impl Fn(H) -> bool) {
+        self.0.retain(|entry| is_kept(entry.handle));
+    }
+}
+
 /// The entries of one partition.
 pub(crate) struct EntryTree<K, H> {
     leaves: Vec<Leaf<K, H>>,
@@ -122,6 +148,23 @@ pub(crate) struct EntryTree<K, H> {
 impl<K: Copy + Ord, H: Copy + PartialEq> EntryTree<K, H> {
     pub(crate) const fn new() -> Self {
         EntryTree { leaves: Vec::new(), len: 0 }
+    }
+
+    /// A tree of these entries.
+    pub(crate) fn build(entries: LooseEntries<K, H>, records: &impl RecordDigests<Handle = H>) -> Self {
+        let LooseEntries(mut entries) = entries;
+        entries.sort_unstable_by(|one, other| {
+            let (TreeEntry { key, stub, handle }, TreeEntry { key: key2, stub: stub2, handle: handle2 }) =
+                (*one, *other);
+            let by_digest = || records.digest(handle).cmp(&records.digest(handle2));
+            key.cmp(&key2).then_with(|| stub.cmp(&stub2)).then_with(by_digest)
+        });
+        let (len, leaf_count) = (entries.len(), entries.len().div_ceil(LEAF_SIZE_BUILT));
+        let leaf = |at: usize| {
+            let entries = entries[len * at / leaf_count..len * (at + 1) / leaf_count].to_vec();
+            Leaf { first: entries[0], entries }
+        };
+        EntryTree { leaves: (0..leaf_count).map(leaf).collect(), len }
     }
 
     /// Number of entries.
@@ -407,6 +450,38 @@ mod tests {
     }
 
     type Model = BTreeSet<(Key, Digest)>;
+
+    #[test]
+    fn a_tree_of_loose_entries_is_like_one_that_they_were_inserted_in() {
+        for count in [0u32, 1, 223, 224, 225, 448, 449, 5_000] {
+            let (mut loose, mut model) = (LooseEntries::new(), Model::new());
+            // Many entries have the same key, and the same bits of their digests.
+            for n in 0..count {
+                let handle = n.wrapping_mul(7_919) % count.max(1);
+                let (key, digest) = (key(i64::from(handle % 3) - 1), Numbers.digest(handle));
+                if model.insert((key, digest)) {
+                    loose.push(key, &digest, handle);
+                }
+            }
+            let mut tree = EntryTree::build(loose, &Numbers);
+            check(&tree, &model);
+            // It takes further entries and gives up others, and its memory stays known.
+            let mut memory = tree.memory() as isize;
+            for handle in count..count + 600 {
+                let (key, digest) = (key(1), Numbers.digest(handle));
+                let (is_new, grown) = tree.insert(key, &digest, handle, &Numbers);
+                assert_eq!(is_new, model.insert((key, digest)));
+                memory += grown;
+            }
+            for (key, digest) in model.iter().copied().step_by(2).collect::<Vec<_>>() {
+                let (was_there, grown) = tree.remove(key, &digest, &Numbers);
+                assert!(was_there && model.remove(&(key, digest)));
+                memory += grown;
+            }
+            assert_eq!(tree.memory() as isize, memory);
+            check(&tree, &model);
+        }
+    }
 
     fn collected(
         tree: &EntryTree<Key, u32>,

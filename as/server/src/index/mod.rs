@@ -14,7 +14,7 @@ mod tree;
 
 pub(crate) use cursor::{Cursor, SeenRecord};
 pub(crate) use element::{Element, Location, RecordMeta, SetId};
-pub(crate) use entry_tree::{EntryTree, IndexEntry, LiveElements, RangeStart, Stub};
+pub(crate) use entry_tree::{EntryTree, IndexEntry, LiveElements, LooseEntries, RangeStart, Stub};
 pub(crate) use held::{NoSleep, assert_no_lock_held};
 pub(crate) use tree::{
     CreateOutcome, ElementHandle, Index, IndexFull, IndexGeometry, LockWait, NotLocked, ReadGuard, WriteGuard,

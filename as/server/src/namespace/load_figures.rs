@@ -5,9 +5,12 @@
 //! record and another one a newer copy of it, so a thread's own figures may be negative; their sums are exact.
 
 use cf::Digest;
+use datamodel::flat::FlatRecord;
+use datamodel::packing::Unpacker;
 use parking_lot::Mutex;
 
 use super::commit::{RecordFigures, commit_loaded};
+use super::load_observer::LoadObserver;
 use super::sets::{SetChange, Sets};
 use super::truncate::LoadedTruncation;
 use crate::index::{PARTITION_COUNT, PartitionId, RecordMeta, SetId, WriteGuard};
@@ -108,25 +111,35 @@ impl RecordFigures for LoadFigures {
     fn note_removal(&mut self, _: &Digest, _: u64) {}
 }
 
-/// The figures of one thread, and the total that they are added to.
-pub(super) struct ThreadFigures<'a> {
+/// One thread of a load: its figures, and what observers need.
+pub(super) struct LoadThread<'a> {
     own: LoadFigures,
     total: &'a Mutex<LoadFigures>,
     truncation: &'a LoadedTruncation<'a>,
+    observer: Option<&'a dyn LoadObserver>,
+    unpacker: Unpacker,
 }
 
-impl<'a> ThreadFigures<'a> {
-    pub(super) fn new(total: &'a Mutex<LoadFigures>, truncation: &'a LoadedTruncation<'a>) -> Self {
-        ThreadFigures { own: LoadFigures::new(), total, truncation }
+impl<'a> LoadThread<'a> {
+    pub(super) fn new(
+        total: &'a Mutex<LoadFigures>,
+        truncation: &'a LoadedTruncation<'a>,
+        observer: Option<&'a dyn LoadObserver>,
+    ) -> Self {
+        LoadThread { own: LoadFigures::new(), total, truncation, observer, unpacker: Unpacker::default() }
     }
 }
 
-impl LoadCommit for ThreadFigures<'_> {
-    fn commit(&mut self, guard: WriteGuard<'_>, after: &RecordMeta) {
-        if self.truncation.contains(after) {
+impl LoadCommit for LoadThread<'_> {
+    fn commit(&mut self, guard: WriteGuard<'_>, after: &RecordMeta, copy: Option<&FlatRecord<'_>>) {
+        let mut after = *after;
+        if self.truncation.contains(&after) {
             self.own.has_truncated[PartitionId::of(guard.digest()).index()] = true;
         }
-        commit_loaded(guard, after, &mut self.own);
+        if let Some(observer) = self.observer {
+            observer.note(&guard, &mut after, copy, &mut self.unpacker);
+        }
+        commit_loaded(guard, &after, &mut self.own);
     }
 
     fn finish(self: Box<Self>) {

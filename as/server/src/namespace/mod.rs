@@ -4,6 +4,7 @@ mod ahead;
 mod commit;
 mod late_copies;
 mod load_figures;
+mod load_observer;
 mod nsup;
 mod opening;
 mod partition;
@@ -40,8 +41,9 @@ pub(crate) use commit::{
     AfterCommit, Cause, Change, CommitObserver, ForObservers, NewVersion, Observed, Preparation,
     PreparedChange, Transition, stored_size,
 };
+pub(crate) use load_observer::LoadObserver;
 use nsup::{EvictionState, ExpiryState, RecordHistograms};
-pub(crate) use nsup::{IndexMemory, RecordHistogram, supervise, watch_stop_writes};
+pub(crate) use nsup::{IndexMemory, RecordHistogram, is_system_memory_short, supervise, watch_stop_writes};
 use opening::{open_partitions, open_storage};
 pub(crate) use partition::{
     PartitionFigures, PartitionReservation, PartitionRow, Partitions, QueryAccess, RecordAccess, Refused,
@@ -71,6 +73,8 @@ pub(crate) struct Namespace {
     pub(crate) metrics: NamespaceMetrics,
     pub(crate) expiry: ExpiryState,
     tombstones: AtomicU64,
+    /// Number of records that the start found, before it removed any.
+    pub(crate) loaded_count: AtomicU64,
     removals: Removals,
     /// Parts of the server that follow every commit.
     observers: Vec<Box<dyn CommitObserver>>,
@@ -114,17 +118,18 @@ impl Namespace {
         thread_count: usize,
         own_node: u64,
     ) -> Result<Self, NamespaceError> {
-        Namespace::open(config, position, thread_count, own_node, &RemovalThresholds::default())
+        Namespace::open(config, position, thread_count, own_node, &RemovalThresholds::default(), None)
     }
 
     /// Opens namespace number `position` of `config` on node `own_node`, with the records on its devices except those
-    /// below `thresholds`. Its partitions are not in service until they are dealt.
+    /// below `thresholds`. Its partitions are not in service until they are dealt. `observer` follows the load.
     pub(crate) fn open(
         config: &Arc<Config>,
         position: usize,
         thread_count: usize,
         own_node: u64,
         thresholds: &RemovalThresholds,
+        observer: Option<&dyn LoadObserver>,
     ) -> Result<Self, NamespaceError> {
         let of_namespace = &config.namespaces[position];
         let geometry = IndexGeometry {
@@ -136,8 +141,9 @@ impl Namespace {
             // The parser has checked the names and their number.
             let _ = sets.find_or_create(name.as_bytes(), &of_namespace.sets);
         }
+        let is_clustered = config.network.is_clustered();
         let (storage, figures) =
-            open_storage((of_namespace, config.network.is_clustered()), &index, &sets, thresholds)?;
+            open_storage((of_namespace, is_clustered), (&index, &sets), thresholds, observer)?;
         let partitions = open_partitions(own_node, &of_namespace.name, &storage);
         let is_loaded = storage.disk_count() > 0;
         let namespace = Namespace {
@@ -150,6 +156,7 @@ impl Namespace {
             metrics: NamespaceMetrics::new(thread_count),
             expiry: ExpiryState::new(),
             tombstones: AtomicU64::new(0),
+            loaded_count: AtomicU64::new(0),
             removals: Removals::new(is_loaded),
             observers: Vec::new(),
             sindex_used_bytes: AtomicU64::new(0),

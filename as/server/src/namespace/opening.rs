@@ -7,7 +7,8 @@ use cf::clock::StoredMillis;
 use parking_lot::Mutex;
 
 use super::commit::Cause;
-use super::load_figures::{LoadFigures, ThreadFigures};
+use super::load_figures::{LoadFigures, LoadThread};
+use super::load_observer::LoadObserver;
 use super::thresholds::RemovalThresholds;
 use super::truncate::LoadedTruncation;
 use super::{Namespace, NamespaceError, Partitions, Sets};
@@ -24,6 +25,7 @@ struct Loading<'a> {
     stats: LoadStats,
     figures: Mutex<LoadFigures>,
     truncation: LoadedTruncation<'a>,
+    observer: Option<&'a dyn LoadObserver>,
 }
 
 impl LoadContext for Loading<'_> {
@@ -44,7 +46,11 @@ impl LoadContext for Loading<'_> {
     }
 
     fn committer(&self) -> Box<dyn LoadCommit + '_> {
-        Box::new(ThreadFigures::new(&self.figures, &self.truncation))
+        Box::new(LoadThread::new(&self.figures, &self.truncation, self.observer))
+    }
+
+    fn finish(&self) {
+        self.observer.into_iter().for_each(|observer| observer.finish(self.index));
     }
 }
 
@@ -52,12 +58,12 @@ impl LoadContext for Loading<'_> {
 /// records, which the sets do not include yet.
 pub(super) fn open_storage(
     (config, is_clustered): (&NamespaceConfig, bool),
-    index: &Index,
-    sets: &Sets,
+    (index, sets): (&Index, &Sets),
     thresholds: &RemovalThresholds,
+    observer: Option<&dyn LoadObserver>,
 ) -> Result<(Storage, LoadFigures), NamespaceError> {
     if config.storage.is_backed() {
-        return load((config, is_clustered), index, sets, thresholds);
+        return load((config, is_clustered), (index, sets), thresholds, observer);
     }
     let params = &config.storage.params;
     match config.storage.engine {
@@ -90,9 +96,9 @@ fn name_stripes(config: &NamespaceConfig, storage: &Storage) {
 
 fn load(
     (config, is_clustered): (&NamespaceConfig, bool),
-    index: &Index,
-    sets: &Sets,
+    (index, sets): (&Index, &Sets),
     thresholds: &RemovalThresholds,
+    observer: Option<&dyn LoadObserver>,
 ) -> Result<(Storage, LoadFigures), NamespaceError> {
     let loading = Loading {
         index,
@@ -102,7 +108,9 @@ fn load(
         stats: LoadStats::default(),
         figures: Mutex::new(LoadFigures::new()),
         truncation: LoadedTruncation::new(thresholds, sets),
+        observer,
     };
+    observer.into_iter().for_each(|observer| observer.begin(config, sets));
     let settings = OpenSettings {
         namespace: &config.name,
         config: &config.storage,
@@ -161,6 +169,7 @@ impl Namespace {
         let now = StoredMillis::now();
         self.tombstones.fetch_add(figures.tombstones.cast_unsigned(), Relaxed);
         figures.add_to(&self.sets);
+        self.loaded_count.store(self.object_count(), Relaxed);
         for partition in PartitionId::all() {
             let void_times = figures.void_times(partition);
             self.expiry.add_loaded(partition, void_times.expirable as u32);

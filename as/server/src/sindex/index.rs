@@ -214,6 +214,13 @@ impl SecondaryIndex {
         self.count(namespace, -(count as i64), grown);
     }
 
+    /// Takes all entries of `partition`, of which it has none, before it belongs to a namespace.
+    pub(super) fn adopt(&self, partition: PartitionId, tree: EntryTree<Key, ElementHandle>) {
+        self.entries.fetch_add(tree.len() as u64, Relaxed);
+        self.used_bytes.fetch_add(tree.memory() as u64, Relaxed);
+        *self.trees[partition.index()].entries.write() = Some(tree);
+    }
+
     /// Adds to the numbers of entries and bytes. The caller holds the lock of the tree.
     fn count(&self, namespace: &Namespace, entries: i64, memory: isize) {
         // Wrapping: the differences may be negative.

@@ -5,16 +5,19 @@
 //! registry     the indexes of each namespace: made, renamed, dropped
 //! index        one index: its trees (`index/entry_tree.rs`) and figures
 //! observer     what commits change in records, changes entries
-//! populate     filling an index from the records that are there already
+//! loaded       filling indexes while a start loads the records
+//! populate     filling an index from the records that are there already; memory_watch: as far as there is memory
 //! cardinality  estimates of different keys and records
 //! sweep        what damaged records have left behind
 //! ```
 //! An index is exact: its entries always match the existing records. It is only in memory; a start fills all indexes
-//! again before clients are served.
+//! again, from what it reads of the records anyway, before clients are served.
 
 mod cardinality;
 mod definition;
 mod index;
+mod loaded;
+mod memory_watch;
 mod observer;
 mod of_namespace;
 mod populate;

@@ -9,12 +9,12 @@
 //!
 //! # Threads
 //! One thread fills one index after the other, with `sindex-builder-threads` threads that share the partitions. Should one of
-//! these panic, the index is filled again. At a start all indexes of a namespace are filled together, in as many threads as there
-//! are processors.
+//! these panic, the index is filled again, after longer and longer pauses. At a start all indexes of a namespace are filled
+//! together, in as many threads as there are processors.
 //!
 //! # Memory
-//! While clients are served, filling ends when a limit of memory is breached that stops writes. The index has failed then:
-//! queries cannot use it, and it stays so until it is dropped.
+//! While clients are served, filling ends when a limit of memory is breached that stops writes; at a start, when that of the
+//! system's memory is. The index has failed then: queries cannot use it, and it stays so until it is dropped.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::*};
@@ -27,6 +27,8 @@ use smallvec::SmallVec;
 
 use super::cardinality;
 use super::index::{KeyChange, SecondaryIndex};
+use super::loaded::{LoadOutcome, remove_gone};
+use super::memory_watch::MemoryWatch;
 use super::observer::keys_of_record;
 use super::registry::{PopulateJob, SecondaryIndexes};
 use crate::config::Config;
@@ -40,47 +42,103 @@ const LOOKS_MAX: u32 = 64;
 const LOOK_PERIOD: Duration = Duration::from_millis(200);
 /// How much less weight builder threads have than service threads, see [`cf::threads::lower_own_priority`].
 const NICENESS: i32 = 10;
-/// Pause after a thread has panicked, before an index is filled again.
-const AGAIN_PAUSE: Duration = Duration::from_millis(100);
-
 /// Fills indexes as they are made, until `is_stopping`.
 pub(crate) fn run_builder(indexes: &SecondaryIndexes, config: &Config, is_stopping: &AtomicBool) {
+    // Those that are to be filled again, and when.
+    let mut failed: Vec<(Instant, PopulateJob)> = Vec::new();
     while !is_stopping.load(Acquire) {
-        let Ok(job) = indexes.queue.recv_timeout(LOOK_PERIOD) else { continue };
+        let due = failed.iter().position(|(at, _)| *at <= Instant::now());
+        let job = match due {
+            Some(due) => failed.swap_remove(due).1,
+            None => match indexes.queue.recv_timeout(LOOK_PERIOD) {
+                Ok(job) => job,
+                Err(_) => continue,
+            },
+        };
         let thread_count = config.service.sindex_builder_threads.get() as usize;
         let populating =
             Populating::new(&job.namespace, std::slice::from_ref(&job.index), is_stopping, NICENESS);
         if !populating.run(thread_count) {
-            indexes.populate_again(job);
-            std::thread::park_timeout(AGAIN_PAUSE);
+            let job = PopulateJob { failures: job.failures + 1, ..job };
+            let pause = cf::threads::pause_after_panics(job.failures);
+            cf::info!(
+                Sindex,
+                "{{{}}} index {} is filled again in {} ms",
+                job.namespace.name(),
+                job.index.name(),
+                pause.as_millis()
+            );
+            failed.push((Instant::now() + pause, job));
         }
     }
 }
 
-/// Fills all indexes of all namespaces, at a start.
+/// Fills all indexes of all namespaces, at a start, but for those that the load has [filled](super::loaded).
 pub(crate) fn populate_all(namespaces: &[Arc<Namespace>], indexes: &SecondaryIndexes) {
     let never = AtomicBool::new(false);
     for namespace in namespaces {
-        let all = indexes.of(namespace).all();
+        let mut all = indexes.of(namespace).all();
+        if let Some(loaded) = indexes.take_loaded(namespace) {
+            all.retain(|index| match loaded.outcome_of(index) {
+                LoadOutcome::Filled => {
+                    remove_gone(namespace, index);
+                    set_ready(namespace, index, loaded.started(), ", with the load of the records");
+                    false
+                }
+                LoadOutcome::OutOfMemory => {
+                    give_up(namespace, index);
+                    false
+                }
+                LoadOutcome::NotFilled => true,
+            });
+        }
         if !all.is_empty() && !Populating::new(namespace, &all, &never, 0).run(cf::threads::cpu_count()) {
             // They are there a little later.
             for index in all {
-                indexes.populate_again(PopulateJob { namespace: Arc::clone(namespace), index });
+                indexes.populate_again(PopulateJob::new(namespace, index));
             }
         }
     }
+}
+
+/// Lets queries read an index that is filled, since `started`; `how` is for the log.
+fn set_ready(namespace: &Namespace, index: &SecondaryIndex, started: Instant, how: &str) {
+    let elapsed_ms = started.elapsed().as_millis() as u64;
+    index.load_time_ms.store(elapsed_ms, Relaxed);
+    index.set_readable();
+    cardinality::estimate(index);
+    cf::info!(
+        Sindex,
+        "{{{}}} index {} ready: {} entries in {elapsed_ms} ms{how}",
+        namespace.name(),
+        index.name(),
+        index.entry_count()
+    );
+}
+
+fn give_up(namespace: &Namespace, index: &SecondaryIndex) {
+    index.set_failed(namespace);
+    cf::warning!(
+        Sindex,
+        "{{{}}} index {} is not filled, as a limit of memory is breached: drop it, and make it again when there is \
+         memory",
+        namespace.name(),
+        index.name()
+    );
 }
 
 struct Populating<'a> {
     namespace: &'a Namespace,
     indexes: &'a [Arc<SecondaryIndex>],
     is_stopping: &'a AtomicBool,
-    /// Above 0 while clients are served: threads have less weight then, and end when memory is short.
+    /// Above 0 while clients are served: threads have less weight then.
     niceness: i32,
     next_partition: AtomicUsize,
     partitions_done: AtomicUsize,
     /// A limit of memory was breached.
     is_out_of_memory: AtomicBool,
+    started: Instant,
+    memory: MemoryWatch,
 }
 
 impl<'a> Populating<'a> {
@@ -100,12 +158,13 @@ impl<'a> Populating<'a> {
             next_partition,
             partitions_done,
             is_out_of_memory,
+            started: Instant::now(),
+            memory: MemoryWatch::new(namespace.config().params.stop_writes_sys_memory_pct.get()),
         }
     }
 
     /// Returns false if a thread panicked: then it is all to be done again.
     fn run(&self, thread_count: usize) -> bool {
-        let started = Instant::now();
         let run_thread = || {
             if self.niceness > 0 {
                 cf::threads::lower_own_priority(self.niceness);
@@ -127,20 +186,10 @@ impl<'a> Populating<'a> {
         let is_complete = self.partitions_done.load(Acquire) == PARTITION_COUNT;
         if !is_complete && self.is_out_of_memory.load(Relaxed) {
             let indexes = self.indexes.iter().filter(|index| !index.is_dropped());
-            indexes.for_each(|index| self.give_up(index));
+            indexes.for_each(|index| give_up(self.namespace, index));
         }
         for index in self.indexes.iter().filter(|index| is_complete && !index.is_dropped()) {
-            let elapsed_ms = started.elapsed().as_millis() as u64;
-            index.load_time_ms.store(elapsed_ms, Relaxed);
-            index.set_readable();
-            cardinality::estimate(index);
-            cf::info!(
-                Sindex,
-                "{{{}}} index {} ready: {} entries in {elapsed_ms} ms",
-                self.namespace.name(),
-                index.name(),
-                index.entry_count()
-            );
+            set_ready(self.namespace, index, self.started, "");
         }
         true
     }
@@ -153,21 +202,15 @@ impl<'a> Populating<'a> {
 
     /// Whether a limit of memory is breached, or was since this began.
     fn must_give_up(&self) -> bool {
-        if self.niceness > 0 && self.namespace.memory_breached.load(Relaxed) {
+        let is_breached = if self.niceness > 0 {
+            self.namespace.memory_breached.load(Relaxed)
+        } else {
+            self.memory.is_short()
+        };
+        if is_breached {
             self.is_out_of_memory.store(true, Relaxed);
         }
         self.is_out_of_memory.load(Relaxed)
-    }
-
-    fn give_up(&self, index: &SecondaryIndex) {
-        index.set_failed(self.namespace);
-        cf::warning!(
-            Sindex,
-            "{{{}}} index {} is not filled, as a limit of memory is breached: drop it, and make it again when there is \
-             memory",
-            self.namespace.name(),
-            index.name()
-        );
     }
 
     fn run_thread(&self) {

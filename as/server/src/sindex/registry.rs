@@ -8,17 +8,21 @@
 //! An index is in `active` before the builder begins, so commits update it. It is closed, and so empty, before it
 //! leaves `active`.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::*;
 
 use crossbeam::channel::{Receiver, Sender, unbounded};
+use parking_lot::Mutex;
 
 use super::definition::Definition;
 use super::index::SecondaryIndex;
+use super::loaded::LoadedIndexes;
 use super::observer::IndexObserver;
 use super::of_namespace::NamespaceIndexes;
 use crate::index::SetId;
 use crate::namespace::{CommitObserver, Namespace};
+use crate::smd::SmdItem;
 
 /// Most indexes of a namespace.
 pub(crate) const INDEX_COUNT_MAX: usize = 256;
@@ -27,6 +31,14 @@ pub(crate) const INDEX_COUNT_MAX: usize = 256;
 pub(super) struct PopulateJob {
     pub(super) namespace: Arc<Namespace>,
     pub(super) index: Arc<SecondaryIndex>,
+    /// How often it ended in a panic so far.
+    pub(super) failures: u32,
+}
+
+impl PopulateJob {
+    pub(super) fn new(namespace: &Arc<Namespace>, index: Arc<SecondaryIndex>) -> Self {
+        PopulateJob { namespace: Arc::clone(namespace), index, failures: 0 }
+    }
 }
 
 /// All secondary indexes of a server.
@@ -35,6 +47,8 @@ pub(crate) struct SecondaryIndexes {
     namespaces: Box<[Arc<NamespaceIndexes>]>,
     jobs: Sender<PopulateJob>,
     pub(super) queue: Receiver<PopulateJob>,
+    /// Indexes that loads have filled, by position of the namespace. Taken alone and briefly.
+    loaded: Mutex<HashMap<usize, Arc<LoadedIndexes>>>,
 }
 
 impl SecondaryIndexes {
@@ -42,13 +56,26 @@ impl SecondaryIndexes {
     pub(crate) fn new(namespace_count: usize) -> Self {
         let (jobs, queue) = unbounded();
         let namespaces = (0..namespace_count).map(|_| Arc::new(NamespaceIndexes::new())).collect();
-        SecondaryIndexes { namespaces, jobs, queue }
+        SecondaryIndexes { namespaces, jobs, queue, loaded: Mutex::default() }
     }
 
     /// Has an index filled that nobody would fill otherwise. To add an entry again does nothing.
     pub(super) fn populate_again(&self, job: PopulateJob) {
         // The queue is open as long as this value lives.
         let _ = self.jobs.send(job);
+    }
+
+    /// Prepares the filling of the indexes that system metadata defines for namespace number `position`, while its records
+    /// are loaded. They are indexes of the namespace when [`apply`](Self::apply) makes them.
+    pub(crate) fn to_load(&self, position: usize, namespace: &str, items: &[SmdItem]) -> Arc<LoadedIndexes> {
+        let loaded = Arc::new(LoadedIndexes::new(namespace, items));
+        self.loaded.lock().insert(position, Arc::clone(&loaded));
+        loaded
+    }
+
+    /// The indexes that the load of a namespace has filled, once.
+    pub(super) fn take_loaded(&self, namespace: &Namespace) -> Option<Arc<LoadedIndexes>> {
+        self.loaded.lock().remove(&namespace.position())
     }
 
     /// The observer of the commits of namespace number `position`.
@@ -111,7 +138,9 @@ impl SecondaryIndexes {
             );
             return;
         }
-        let index = Arc::new(SecondaryIndex::new(definition, set_id, name));
+        let loaded = self.loaded.lock().get(&namespace.position()).cloned();
+        let index = loaded.and_then(|loaded| loaded.claim(set_id, &definition, name));
+        let index = index.unwrap_or_else(|| Arc::new(SecondaryIndex::new(definition, set_id, name)));
         namespace.sindex_used_bytes.fetch_add(index.used_bytes(), Relaxed);
         indexes.add(&index);
         let set = namespace.sets.get(set_id);
@@ -130,7 +159,7 @@ impl SecondaryIndexes {
             return;
         }
         // The builder ends after the threads that make indexes, so the send does not fail.
-        let _ = self.jobs.send(PopulateJob { namespace: Arc::clone(namespace), index });
+        let _ = self.jobs.send(PopulateJob::new(namespace, index));
     }
 
     fn drop_index(&self, namespace: &Namespace, definition: &Definition) {

@@ -281,6 +281,26 @@ fn a_start_fills_all_indexes() {
 }
 
 #[test]
+fn a_start_gives_indexes_up_if_the_memory_of_the_system_is_short() {
+    let rig = Rig::new();
+    (0..100).for_each(|key| rig.put(key, b"s", key as i64));
+    rig.indexes.apply(&rig.namespaces, "test|s|n|.|I", Some("a"), true);
+    rig.namespace().config().params.stop_writes_sys_memory_pct.set(1);
+    populate_all(&rig.namespaces, &rig.indexes);
+    let index = rig.indexes.of(rig.namespace()).named("a").expect("it is there");
+    assert!(index.has_failed() && !index.is_readable() && index.entry_count() == 0);
+    // A budget that is used up says nothing of the memory that there is.
+    rig.indexes.apply(&rig.namespaces, "test|s|n|.|I", None, false);
+    rig.indexes.apply(&rig.namespaces, "test|s|n|.|I", Some("a"), true);
+    let params = &rig.namespace().config().params;
+    params.stop_writes_sys_memory_pct.set(0);
+    params.indexes_memory_budget.set(1);
+    populate_all(&rig.namespaces, &rig.indexes);
+    let index = rig.indexes.of(rig.namespace()).named("a").expect("it is there");
+    assert_eq!((index.is_readable(), rig.check(&index)), (true, 100));
+}
+
+#[test]
 fn there_are_so_many_indexes_and_no_more() {
     let rig = Rig::new();
     for n in 0..=INDEX_COUNT_MAX {

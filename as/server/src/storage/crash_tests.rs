@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 
 use cf::sys::block::BlockMedium;
-use datamodel::flat::NewRecord;
+use datamodel::flat::{FlatRecord, NewRecord};
 use datamodel::{Bins, BytesType, Particle};
 
 use super::callers::DiskCaller;
@@ -65,7 +65,7 @@ impl LoadContext for Context<'_> {
 pub(super) struct WithoutFigures;
 
 impl LoadCommit for WithoutFigures {
-    fn commit(&mut self, mut guard: WriteGuard<'_>, after: &RecordMeta) {
+    fn commit(&mut self, mut guard: WriteGuard<'_>, after: &RecordMeta, _: Option<&FlatRecord<'_>>) {
         *guard.meta_mut() = *after;
     }
 

@@ -123,12 +123,16 @@ pub(crate) trait LoadContext: Sync {
     fn stats(&self) -> &LoadStats;
     /// The committer of one parser's records.
     fn committer(&self) -> Box<dyn LoadCommit + '_>;
+
+    /// Called when all copies were found, before any record moves.
+    fn finish(&self) {}
 }
 
 /// Commits the records that one parser finds.
 pub(crate) trait LoadCommit {
-    /// Commits a copy: `after` describes the newest copy so far of the record of `guard`.
-    fn commit(&mut self, guard: WriteGuard<'_>, after: &RecordMeta);
+    /// Commits a copy: `after` describes the newest copy so far of the record of `guard`. Unless that is the one which was
+    /// committed before, `copy` has it in its stored form, or is `None` if it cannot be read.
+    fn commit(&mut self, guard: WriteGuard<'_>, after: &RecordMeta, copy: Option<&FlatRecord<'_>>);
 
     /// Ends the parser's work.
     fn finish(self: Box<Self>);
@@ -404,6 +408,14 @@ struct Counts {
     latest_update: u64,
 }
 
+/// A copy of a record, as it was found.
+struct LoadedCopy<'b> {
+    record: FlatRecord<'b>,
+    location: Location,
+    /// Whether all of it could be read.
+    is_whole: bool,
+}
+
 /// Brings the records of blocks into the index.
 struct Parser<'a> {
     load: &'a DiskLoad<'a>,
@@ -442,7 +454,8 @@ impl<'a> Parser<'a> {
                 Piece::Record { offset, record } => {
                     let place = wblock_offset(id) + offset as u64;
                     let is_missing = |unreadable: &Unreadable| unreadable.concerns(place, record.size);
-                    if !load.is_read_again() && block.unreadable.as_ref().is_some_and(is_missing) {
+                    let is_whole = !block.unreadable.as_ref().is_some_and(is_missing);
+                    if !load.is_read_again() && !is_whole {
                         load.report_damage(id, bytes, (offset, record.size), &"it cannot be read");
                         continue;
                     }
@@ -453,7 +466,7 @@ impl<'a> Parser<'a> {
                     let location =
                         Location::new(load.device.number(), rblock, record.size as u32 / RBLOCK_SIZE);
                     self.index.prefetch_sprig(&record.digest);
-                    group.push((record, location));
+                    group.push(LoadedCopy { record, location, is_whole });
                     if group.len() == GROUP_SIZE {
                         self.load_group(id, &mut group);
                     }
@@ -477,15 +490,15 @@ impl<'a> Parser<'a> {
 
     /// Loads records of block `id`. They count as alive before any of them is in the index, where another parser may
     /// find and replace it.
-    fn load_group(&mut self, id: WblockId, group: &mut Vec<(FlatRecord<'_>, Location)>) {
-        group.iter().for_each(|(record, _)| self.index.prefetch_element(&record.digest));
+    fn load_group(&mut self, id: WblockId, group: &mut Vec<LoadedCopy<'_>>) {
+        group.iter().for_each(|copy| self.index.prefetch_element(&copy.record.digest));
         let wblocks = &self.load.device.wblocks;
-        let size = group.iter().map(|(record, _)| record.size as u32).sum();
+        let size = group.iter().map(|copy| copy.record.size as u32).sum();
         wblocks.load_bytes(id, size, true);
         let mut left_out = 0;
-        for (record, location) in group.drain(..) {
-            if !self.load_record(&record, location) {
-                left_out += record.size as u32;
+        for copy in group.drain(..) {
+            if !self.load_copy(&copy) {
+                left_out += copy.record.size as u32;
             }
         }
         wblocks.load_bytes(id, left_out, false);
@@ -511,7 +524,8 @@ impl<'a> Parser<'a> {
     }
 
     /// Brings one copy of a record into the index, if it is the newest; returns whether it is.
-    fn load_record(&mut self, record: &FlatRecord<'_>, location: Location) -> bool {
+    fn load_copy(&mut self, copy: &LoadedCopy<'_>) -> bool {
+        let &LoadedCopy { ref record, location, is_whole } = copy;
         if !self.load.is_here(record) {
             self.counts.dropped += 1;
             return false;
@@ -542,7 +556,7 @@ impl<'a> Parser<'a> {
                     if (is_tombstone || leaves_tombstone) && !before.is_tombstone() {
                         let mut after = before;
                         after.set_leaves_tombstone(true);
-                        self.committer.commit(guard, &after);
+                        self.committer.commit(guard, &after, None);
                     }
                     return false;
                 }
@@ -560,7 +574,7 @@ impl<'a> Parser<'a> {
         after.set_tombstone(is_tombstone);
         after.set_leaves_tombstone(leaves_tombstone && !is_tombstone);
         after.location = location.with_key_stored(record.key.is_some());
-        self.committer.commit(guard, &after);
+        self.committer.commit(guard, &after, is_whole.then_some(record));
         true
     }
 

@@ -95,6 +95,7 @@ impl Storage {
             sources.push(source);
         }
         let pristine = load(settings.namespace, &devices, &sources, &set, context)?;
+        context.finish();
         for (device, pristine) in devices.iter_mut().zip(pristine) {
             reclaim_at_start(device, pristine, context.index());
             device.wblocks.sort_loaded(pristine, params.low_water_bytes());

@@ -108,11 +108,10 @@ impl Usage {
     /// The limits that forbid writes, by their names in the log.
     fn stop_writes_breaches(&self, config: &NamespaceConfig, memory_used_pct: u64) -> Vec<&'static str> {
         let (params, storage) = (&config.params, &config.storage.params);
-        let memory_limit = params.stop_writes_sys_memory_pct.get();
         let budget = params.indexes_memory_budget.get();
         let used_limit = storage.stop_writes_used_pct.get();
         let mut breaches = Vec::new();
-        if memory_limit != 0 && memory_used_pct > u64::from(memory_limit) {
+        if exceeds(memory_used_pct, params.stop_writes_sys_memory_pct.get()) {
             breaches.push(SYSTEM_MEMORY);
         }
         if budget != 0 && self.index.all() > budget {
@@ -188,6 +187,15 @@ fn judge_stop_writes(namespace: &Namespace, memory: &Memory, said: &mut Said) {
         }
         *said = Said { breaches, at: Some(Instant::now()) };
     }
+}
+
+/// Whether more than `limit_pct` of the system's memory is in use; 0 = no limit.
+pub(crate) fn is_system_memory_short(limit_pct: u32) -> bool {
+    exceeds(used_pct(&Memory::now()), limit_pct)
+}
+
+fn exceeds(used_pct: u64, limit_pct: u32) -> bool {
+    limit_pct != 0 && used_pct > u64::from(limit_pct)
 }
 
 /// Body of the thread that stops writes and lets them go on; ends once `stopping` is set and the thread is unparked.

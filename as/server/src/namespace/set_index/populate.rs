@@ -11,7 +11,7 @@
 
 use std::sync::atomic::{AtomicBool, Ordering::*};
 use std::thread::Thread;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use parking_lot::Mutex;
 
@@ -24,8 +24,6 @@ use crate::namespace::{Namespace, Set};
 const THREAD_COUNT: usize = 4;
 /// How much lower their priority is than that of service threads, see [`cf::threads::lower_own_priority`].
 const NICENESS: i32 = 10;
-/// Pause after a thread has panicked, before the indexes are filled again.
-const AGAIN_PAUSE: Duration = Duration::from_millis(100);
 /// How many records ahead of the current one elements are prefetched.
 const PREFETCH_DISTANCE: usize = 8;
 
@@ -60,6 +58,7 @@ impl Namespace {
     /// Body of the thread that fills indexes of sets; ends once `stopping` is set and the thread is unparked.
     pub(crate) fn run_set_index_builder(&self, stopping: &AtomicBool) {
         *self.set_index_builder.0.lock() = Some(std::thread::current());
+        let mut failures = 0;
         while !stopping.load(Acquire) {
             let tasks = self.set_index_tasks();
             if tasks.is_empty() {
@@ -69,8 +68,12 @@ impl Namespace {
             cf::fault_point!("set-index");
             // From now on commits change the indexes; the walk sees the changes of earlier ones.
             self.index.wait_for_writers();
-            if !self.fill(&tasks, THREAD_COUNT, NICENESS, stopping) {
-                std::thread::park_timeout(AGAIN_PAUSE);
+            if self.fill(&tasks, THREAD_COUNT, NICENESS, stopping) {
+                failures = 0;
+            } else {
+                // Another index that is switched on meanwhile wakes the thread.
+                failures += 1;
+                std::thread::park_timeout(cf::threads::pause_after_panics(failures));
             }
         }
     }

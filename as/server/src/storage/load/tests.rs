@@ -39,7 +39,7 @@ struct Context {
 struct Tally<'a>(&'a Mutex<[i64; 3]>, [i64; 3]);
 
 impl LoadCommit for Tally<'_> {
-    fn commit(&mut self, mut guard: WriteGuard<'_>, after: &RecordMeta) {
+    fn commit(&mut self, mut guard: WriteGuard<'_>, after: &RecordMeta, _: Option<&FlatRecord<'_>>) {
         let before = std::mem::replace(guard.meta_mut(), *after);
         for (meta, sign) in [(&before, -1), (after, 1)] {
             if meta.exists() {

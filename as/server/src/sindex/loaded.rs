@@ -1,0 +1,333 @@
+//! Indexes that are filled while a start loads the records of a namespace: each record is in memory then anyway, and
+//! nothing need be read again.
+//!
+//! A load finds the copies of a record in any order. The entries of a record's first copy are collected, in no order;
+//! most records have no other copy. A newer copy makes the record a replaced one: none of its collected entries counts
+//! any more, and those of this copy and of further ones are collected with the place of the copy. When all copies were
+//! found, the entries of copies that are not the newest are left out, and the trees are built.
+//!
+//! Records that the start removes after the load, as they have expired for instance, are not read for that. Their entries
+//! are found by their elements, when the index is one of the namespace.
+//!
+//! # Failures
+//! When the memory of the system is short, all indexes of the namespace are given up. After a panic they are filled as
+//! others are, see `populate.rs`.
+//!
+//! # Locks
+//! `parts` have a lock each, taken under the lock of a sprig, or alone.
+
+use std::collections::HashSet;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering::*};
+use std::sync::{Arc, OnceLock};
+use std::time::Instant;
+
+use cf::Digest;
+use datamodel::flat::FlatRecord;
+use datamodel::packing::Unpacker;
+use datamodel::sindex::{Key, Keys};
+use parking_lot::Mutex;
+use smallvec::SmallVec;
+
+use super::definition::Definition;
+use super::index::SecondaryIndex;
+use super::memory_watch::MemoryWatch;
+use super::observer::keys_of_record;
+use super::registry::INDEX_COUNT_MAX;
+use crate::config::NamespaceConfig;
+use crate::index::{
+    ElementHandle, EntryTree, Index, LiveElements, Location, LooseEntries, PARTITION_COUNT, PartitionId,
+    ReadGuard, RecordMeta, SetId, Stub, WriteGuard,
+};
+use crate::namespace::{LoadObserver, Namespace, Sets};
+use crate::smd::SmdItem;
+
+/// How an index came out of the load.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum LoadOutcome {
+    Filled,
+    OutOfMemory,
+    /// It was not there, nothing was loaded, or there was a panic.
+    NotFilled,
+}
+
+/// Values of `Filling::state`.
+mod state {
+    pub(super) const GOES_ON: u8 = 0;
+    pub(super) const DONE: u8 = 1;
+    pub(super) const OUT_OF_MEMORY: u8 = 2;
+    pub(super) const FAILED: u8 = 3;
+}
+
+/// The indexes of one namespace, filled by its load.
+pub(crate) struct LoadedIndexes {
+    /// With their names.
+    definitions: Vec<(Definition, String)>,
+    /// Present if there is anything to load, and any index.
+    filling: OnceLock<Filling>,
+    started: Instant,
+}
+
+struct Filling {
+    indexes: Vec<Arc<SecondaryIndex>>,
+    /// By partition.
+    parts: Box<[Mutex<Part>]>,
+    state: AtomicU8,
+    memory: MemoryWatch,
+}
+
+/// What the load has found of a partition.
+struct Part {
+    /// By index, of records with one copy so far.
+    entries: Vec<LooseEntries<Key, ElementHandle>>,
+    /// Records of which a further copy was found after one that has entries.
+    replaced: HashSet<ElementHandle>,
+    /// Entries of their further copies.
+    later: Vec<LaterEntry>,
+}
+
+struct LaterEntry {
+    /// Position of the index.
+    index: usize,
+    key: Key,
+    handle: ElementHandle,
+    /// The place of the copy.
+    location: Location,
+}
+
+impl Part {
+    fn new(index_count: usize) -> Self {
+        let entries = (0..index_count).map(|_| LooseEntries::new()).collect();
+        Part { entries, replaced: HashSet::new(), later: Vec::new() }
+    }
+}
+
+impl LoadedIndexes {
+    /// Those that `items` of the system metadata define for `namespace`.
+    pub(super) fn new(namespace: &str, items: &[SmdItem]) -> Self {
+        let defined = items.iter().filter_map(|item| {
+            // Whatever is wrong is reported when the indexes are made.
+            let definition = Definition::from_smd_key(&item.key).ok()?;
+            (definition.namespace == namespace).then_some((definition, item.value.clone()?))
+        });
+        let definitions = defined.take(INDEX_COUNT_MAX).collect();
+        LoadedIndexes { definitions, filling: OnceLock::new(), started: Instant::now() }
+    }
+
+    pub(super) fn started(&self) -> Instant {
+        self.started
+    }
+
+    /// The index of `set_id` for `definition`, to become one of the namespace as `name`, if the load has filled it.
+    pub(super) fn claim(
+        &self,
+        set_id: SetId,
+        definition: &Definition,
+        name: &str,
+    ) -> Option<Arc<SecondaryIndex>> {
+        let filling = self.filling.get().filter(|filling| filling.state.load(Acquire) == state::DONE)?;
+        let is_it = |index: &&Arc<SecondaryIndex>| index.set_id == set_id && index.definition == *definition;
+        let index = filling.indexes.iter().find(is_it)?;
+        index.rename(name);
+        Some(Arc::clone(index))
+    }
+
+    /// How `index`, one of the namespace now, came out of the load.
+    pub(super) fn outcome_of(&self, index: &Arc<SecondaryIndex>) -> LoadOutcome {
+        let Some(filling) = self.filling.get() else { return LoadOutcome::NotFilled };
+        match filling.state.load(Acquire) {
+            state::DONE if filling.indexes.iter().any(|own| Arc::ptr_eq(own, index)) => LoadOutcome::Filled,
+            state::OUT_OF_MEMORY => LoadOutcome::OutOfMemory,
+            _ => LoadOutcome::NotFilled,
+        }
+    }
+}
+
+impl LoadObserver for LoadedIndexes {
+    fn begin(&self, config: &NamespaceConfig, sets: &Sets) {
+        let make = |(definition, name): &(Definition, String)| {
+            let set_id = match definition.set.as_str() {
+                "" => SetId::NONE,
+                set => sets.find_or_create(set.as_bytes(), &config.sets).ok()?.id,
+            };
+            Some(Arc::new(SecondaryIndex::new(definition.clone(), set_id, name)))
+        };
+        let indexes: Vec<_> = self.definitions.iter().filter_map(make).collect();
+        if indexes.is_empty() {
+            return;
+        }
+        let parts = (0..PARTITION_COUNT).map(|_| Mutex::new(Part::new(indexes.len()))).collect();
+        let memory = MemoryWatch::new(config.params.stop_writes_sys_memory_pct.get());
+        // A load begins once.
+        let _ = self.filling.set(Filling { indexes, parts, state: AtomicU8::new(state::GOES_ON), memory });
+    }
+
+    fn note(
+        &self,
+        guard: &WriteGuard<'_>,
+        after: &mut RecordMeta,
+        copy: Option<&FlatRecord<'_>>,
+        unpacker: &mut Unpacker,
+    ) {
+        let Some(filling) = self.filling.get() else { return };
+        let is_known = guard.exists() && guard.location == after.location;
+        if is_known || filling.state.load(Relaxed) != state::GOES_ON {
+            return;
+        }
+        let note = AssertUnwindSafe(|| filling.note(guard, after, copy, unpacker));
+        if catch_unwind(note).is_err() {
+            cf::critical!(Sindex, "filling indexes in a load failed on an internal error");
+            filling.end(state::FAILED);
+        }
+    }
+
+    fn finish(&self, index: &Index) {
+        let Some(filling) = self.filling.get() else { return };
+        if filling.state.load(Acquire) != state::GOES_ON {
+            return;
+        }
+        filling.build(index);
+    }
+}
+
+impl Filling {
+    fn note(
+        &self,
+        guard: &WriteGuard<'_>,
+        after: &mut RecordMeta,
+        copy: Option<&FlatRecord<'_>>,
+        unpacker: &mut Unpacker,
+    ) {
+        let keys = copy.map_or_else(SmallVec::new, |copy| self.keys_of(copy, after.set_id, unpacker));
+        let has_entries = keys.iter().any(|keys| !keys.is_empty());
+        after.set_in_sindex(has_entries);
+        let (handle, digest, is_further) = (guard.handle(), guard.digest(), guard.exists());
+        if !has_entries && !(is_further && guard.is_in_sindex()) {
+            return;
+        }
+        let mut locked = self.parts[PartitionId::of(digest).index()].lock();
+        let part = &mut *locked;
+        if is_further && guard.is_in_sindex() {
+            part.replaced.insert(handle);
+        }
+        let is_replaced = is_further && part.replaced.contains(&handle);
+        let mut has_grown = false;
+        for (index, keys) in keys.iter().enumerate() {
+            for key in keys {
+                if is_replaced {
+                    part.later.push(LaterEntry { index, key: *key, handle, location: after.location });
+                } else {
+                    has_grown |= part.entries[index].push(*key, digest, handle);
+                }
+            }
+        }
+        drop(locked);
+        if (has_grown || is_replaced) && self.memory.is_short() {
+            self.end(state::OUT_OF_MEMORY);
+        }
+    }
+
+    /// The keys of a copy in each index. One that cannot be unpacked has none.
+    fn keys_of(&self, copy: &FlatRecord<'_>, set_id: SetId, unpacker: &mut Unpacker) -> SmallVec<[Keys; 4]> {
+        if copy.bin_count == 0 || !self.indexes.iter().any(|index| index.is_for(set_id)) {
+            return SmallVec::new();
+        }
+        let keys_of = |record: &FlatRecord<'_>| {
+            self.indexes.iter().map(|index| keys_of_record(index, record, set_id)).collect()
+        };
+        if copy.is_compressed() {
+            let plain = unpacker.unpack(copy).and_then(FlatRecord::parse);
+            plain.map_or_else(|_| SmallVec::new(), |plain| keys_of(&plain))
+        } else if copy.packing.is_some() && copy.verify().is_err() {
+            SmallVec::new()
+        } else {
+            keys_of(copy)
+        }
+    }
+
+    /// Ends it for `reason`, unless it has ended. What was collected goes.
+    fn end(&self, reason: u8) {
+        if self.state.compare_exchange(state::GOES_ON, reason, AcqRel, Relaxed).is_ok() {
+            for part in &self.parts {
+                let emptied = std::mem::replace(&mut *part.lock(), Part::new(self.indexes.len()));
+                drop(emptied);
+            }
+        }
+    }
+
+    /// Builds the trees.
+    fn build(&self, index: &Index) {
+        let next = AtomicUsize::new(0);
+        let has_failed = AtomicBool::new(false);
+        let work = || {
+            let built = catch_unwind(AssertUnwindSafe(|| {
+                while let Some(partition) = PartitionId::new(next.fetch_add(1, Relaxed)) {
+                    self.build_partition(index, partition);
+                }
+            }));
+            if built.is_err() {
+                has_failed.store(true, Relaxed);
+            }
+        };
+        cf::sync::scope(|scope| (0..cf::threads::cpu_count()).for_each(|_| drop(scope.spawn(work))));
+        if has_failed.into_inner() {
+            cf::critical!(Sindex, "filling indexes in a load failed on an internal error");
+            return self.end(state::FAILED);
+        }
+        let _ = self.state.compare_exchange(state::GOES_ON, state::DONE, AcqRel, Relaxed);
+    }
+
+    fn build_partition(&self, index: &Index, partition: PartitionId) {
+        let none = Part::new(0);
+        let Part { mut entries, replaced, later } =
+            std::mem::replace(&mut *self.parts[partition.index()].lock(), none);
+        if !replaced.is_empty() {
+            entries.iter_mut().for_each(|entries| entries.retain(|handle| !replaced.contains(&handle)));
+        }
+        for LaterEntry { index: at, key, handle, location } in later {
+            let digest = index.digest_seen_at(handle);
+            if let Some(digest) = digest.filter(|digest| is_newest(index, digest, handle, location)) {
+                entries[at].push(key, &digest, handle);
+            }
+        }
+        let records = LiveElements(index);
+        for (own, entries) in self.indexes.iter().zip(entries) {
+            own.adopt(partition, EntryTree::build(entries, &records));
+        }
+    }
+}
+
+/// Whether the newest copy of the record of `digest`, whose element is at `handle`, is the one at `location`.
+fn is_newest(index: &Index, digest: &Digest, handle: ElementHandle, location: Location) -> bool {
+    let is_it = |guard: ReadGuard<'_>| guard.handle() == handle && guard.location == location;
+    index.get(digest).is_some_and(is_it)
+}
+
+/// Removes the entries of records that the start has removed since the load, if it has.
+pub(super) fn remove_gone(namespace: &Namespace, index: &SecondaryIndex) {
+    if namespace.object_count() >= namespace.loaded_count.load(Relaxed) {
+        return;
+    }
+    let next = AtomicUsize::new(0);
+    let work = || {
+        while let Some(partition) = PartitionId::new(next.fetch_add(1, Relaxed)) {
+            let is_gone = |(handle, stub): &(ElementHandle, Stub)| {
+                let digest = namespace.index.digest_seen_at(*handle);
+                // A free element may have any digest.
+                let digest =
+                    digest.filter(|digest| PartitionId::of(digest) == partition && Stub::of(digest) == *stub);
+                let is_there = |guard: ReadGuard<'_>| guard.handle() == *handle && guard.is_in_sindex();
+                !digest.is_some_and(|digest| namespace.index.get(&digest).is_some_and(is_there))
+            };
+            let gone: HashSet<_> =
+                index.handles(partition).into_iter().filter(is_gone).map(|(handle, _)| handle).collect();
+            if !gone.is_empty() {
+                index.remove_stale(namespace, partition, &|handle, _| gone.contains(&handle));
+            }
+        }
+    };
+    cf::sync::scope(|scope| (0..cf::threads::cpu_count()).for_each(|_| drop(scope.spawn(work))));
+}
+
+#[cfg(test)]
+mod tests;
