@@ -124,8 +124,9 @@ impl TransactionContext {
             Ok(Some(module)) => module.to_vec(),
             Ok(None) | Err(_) => return self.pool.operations.submit(request),
         };
-        // All writers of a record wait for the one whose turn it is, which therefore does not wait behind endless loops.
-        let pace = if request.turn.is_some() { ModulePace::Quick } else { self.functions.pace(&module) };
+        // Others wait for the one whose turn it is, to write a record or to have a lock: it does not wait behind endless loops.
+        let has_turn = request.turn.is_some() || request.lock_turn.is_some();
+        let pace = if has_turn { ModulePace::Quick } else { self.functions.pace(&module) };
         match pace {
             ModulePace::Quick => self.pool.functions.submit(request),
             ModulePace::Overdue => self.pool.overdue_functions.submit(request),
