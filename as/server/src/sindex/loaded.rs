@@ -202,12 +202,13 @@ impl Filling {
         let has_entries = keys.iter().any(|keys| !keys.is_empty());
         after.set_in_sindex(has_entries);
         let (handle, digest, is_further) = (guard.handle(), guard.digest(), guard.exists());
-        if !has_entries && !(is_further && guard.is_in_sindex()) {
+        let had_entries = is_further && guard.is_in_sindex();
+        if !(has_entries || had_entries) {
             return;
         }
         let mut locked = self.parts[PartitionId::of(digest).index()].lock();
         let part = &mut *locked;
-        if is_further && guard.is_in_sindex() {
+        if had_entries {
             part.replaced.insert(handle);
         }
         let is_replaced = is_further && part.replaced.contains(&handle);
