@@ -1,7 +1,7 @@
 //! An interpreter: a Lua state with the functions for programs, without unsafe functions, and with limits.
 //!
 //! # Limits
-//! - Time: a hook checks the clock every 1,000 instructions and raises an error when the time of the call is over. Code
+//! - Time: a hook checks the clock every 1,000 instructions, more often if they are slow, and raises an error when the time of the call is over. Code
 //!   in C or Rust, which runs no instructions, has its own bounds (`lua/sandbox.lua`, `pattern.rs`, `value.rs`).
 //! - Memory: [`MEMORY_MAX`] for Lua, and in addition the limit of `bindings::bytes` for buffers.
 //! - Depth: Lua bounds calls itself; values are bounded in `value.rs`.
@@ -160,7 +160,9 @@ impl Interpreter {
         match run {
             Ok((true, _)) => Ok(()),
             Ok((false, error)) => {
-                Err(error_text(&error).unwrap_or_else(|| b"(error object is not a string)".to_vec()))
+                let number = || Some(self.lua.coerce_string(error.clone()).ok()??.as_bytes().to_vec());
+                let text = error_text(&error).or_else(number);
+                Err(text.unwrap_or_else(|| b"(Null error message returned by lua)".to_vec()))
             }
             Err(error) => Err(message_of(&error)),
         }

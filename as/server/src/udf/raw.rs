@@ -15,6 +15,7 @@ use std::cell::Cell;
 use std::ffi::{c_char, c_int, c_void};
 use std::ptr;
 use std::rc::Rc;
+use std::time::Duration;
 
 use mlua::{Function, Lua, Table, Value, ffi};
 
@@ -24,6 +25,9 @@ use super::watch::Watch;
 
 /// Instructions between two checks of the clock. One instruction may copy tens of megabytes.
 const WATCHED_INSTRUCTIONS: c_int = 1_000;
+/// The same after instructions that took longer than [`SLOW_TIME`].
+const SLOW_INSTRUCTIONS: c_int = 8;
+const SLOW_TIME: Duration = Duration::from_millis(2);
 /// Index of a class's number in its metatable.
 const CLASS_INDEX: ffi::lua_Integer = 1;
 /// Index of the function in the metatable of records that makes a record's content.
@@ -118,6 +122,16 @@ unsafe extern "C-unwind" fn look_at_watch(state: *mut ffi::lua_State, _: *mut ff
         if watch.is_some_and(Watch::is_over) {
             ffi::lua_sethook(state, Some(look_at_watch), ffi::LUA_MASKCOUNT, 1);
             ffi::luaL_error(state, c"UDF Execution Timeout".as_ptr());
+        }
+        // Single instructions, such as those on long strings, may take milliseconds.
+        let count = ffi::lua_gethookcount(state);
+        let next = if watch.is_some_and(|watch| watch.is_slow(SLOW_TIME)) {
+            SLOW_INSTRUCTIONS
+        } else {
+            count.saturating_mul(2).min(WATCHED_INSTRUCTIONS)
+        };
+        if next != count {
+            ffi::lua_sethook(state, Some(look_at_watch), ffi::LUA_MASKCOUNT, next);
         }
     }
 }

@@ -285,6 +285,102 @@ fn harm_ends_with_an_error() {
     }
 }
 
+/// Loops of Lua's own C functions, in which the hook runs no check: they end with the time of the call, or with an error.
+#[test]
+fn native_loops_end_with_the_time() {
+    let lie = "local function lie(n) local c = 0 return setmetatable({}, {__len = function() c = c + 1 return c == 1 and 1 \
+               or n end}) end ";
+    let border = "local t = {} for i = 0, 40 do t[1 << i] = 1 end ";
+    for body in [
+        "table.move({}, 1, 2^53, 2, {})",
+        "table.move({}, 1, '9007199254740992', 2, {})",
+        "table.move({}, 1, 1 << 53, 2, setmetatable({}, {__newindex = rawequal}))",
+        "table.move(setmetatable({}, {__index = rawlen}), 1, 1 << 53, 2)",
+        "table.move('x', 1, 1 << 53, 2, {})",
+        "table.move(list(), 1, 1 << 53, 2, {})",
+        "table.insert(lie(1 << 53), 1, 1) while true do end",
+        "table.insert(setmetatable({}, {__len = function() return 1 << 53 end, __newindex = rawequal}), 1, 1)",
+        "table.remove(lie(1 << 53), 1) table.remove(setmetatable({}, {__len = function() return 1 << 53 end}), 1)",
+        "local t = lie((1 << 31) - 2) pcall(table.sort, t, rawequal) table.sort(t, rawequal) while true do end",
+        "table.concat(setmetatable({}, {__index = rawlen}), '', 1, 2^53)",
+        "table.concat(setmetatable({}, {__index = rawlen, __len = function() return 1 << 53 end}))",
+        "getmetatable('').__len = rawlen return table.concat('x', '', 1, 1 << 53)",
+        "local c = {} for i = 1, 1999 do c = setmetatable({}, {__index = c}) end while true do table.unpack(c, 1, 9e5) end",
+        "local c = {} for i = 1, 1999 do c = setmetatable({}, {__index = c}) end getmetatable('').__index = c \
+         while true do table.unpack('x', 1, 9e5) end",
+        "BORDER table.insert(t, 1, 1) while true do end",
+        "BORDER table.remove(t, 1) while true do end",
+        "BORDER pcall(table.sort, t) while true do end",
+        "local s, t = ('x'):rep(1e7), {} for i = 1, 1e4 do t[i] = s end table.sort(t)",
+        "local t = {} for i = 1, 1e6 do t[i] = i * 7919 % 1000003 end while true do table.sort(t, math.ult) end",
+        "local m = map() for i = 1, 1e6 do m[i * 7919 % 1000003] = 1 end while true do m.x = m.x and nil or 1 map.keys(m) end",
+        "while true do load(os.clock) end",
+        "local s = ('x=1;'):rep(1e6) while true do load(s) end",
+        "local s = ('b'):rep(1e7) while true do string.packsize(s) end",
+        "local s = ('x'):rep(2e7) while true do local t = s .. 'y' end",
+        "local s = ('x'):rep(2e7) while true do s:sub(2) end",
+        "local function g(...) while true do select('#', ...) end end g(table.unpack({}, 1, 4e5))",
+    ] {
+        let body = body.replace("BORDER", border);
+        let functions = module(&format!("{lie} function f(r) {body} end"));
+        let call = FunctionCall { module: "m", function: b"f", arguments: &[0x90] };
+        let begun = Instant::now();
+        let ended = functions.call(&call, new_record(), begun + Duration::from_millis(100), None);
+        let took = begun.elapsed();
+        assert!(ended.output.is_err(), "{body}: {:?}", shown(ended.output));
+        assert!(took < Duration::from_secs(3), "{body}: {took:?}");
+    }
+}
+
+/// The functions of `table` do with metamethods what they do without.
+#[test]
+fn functions_of_tables_call_metamethods() {
+    let proxy = "local function proxy(t) return setmetatable({}, {__index = t, __newindex = t, __len = function() return #t \
+                 end}) end ";
+    for (body, expected) in [
+        ("local t = {1, 2} table.insert(P, 3) table.insert(P, 1, 0) return table.concat(t, ',')", "0,1,2,3"),
+        ("local t = {1, 2, 3} local v = table.remove(P, 1) return v .. table.concat(P, ',') .. #t", "12,32"),
+        ("local t = {1, 2, 3} return table.remove(P) .. table.concat(t, ',')", "31,2"),
+        ("local t = {3, 1, 2} table.sort(P) return table.concat(t, ',')", "1,2,3"),
+        ("local t = {3, 1, 2} table.sort(P, function(a, b) return a > b end) return table.concat(P)", "321"),
+        (
+            "local t = {3, 1, 2} return select('#', table.unpack(P)) .. table.concat({table.unpack(P, 2, 3)})",
+            "312",
+        ),
+        ("local t = {1, 2, 3} table.move(P, 1, 3, 2) return table.concat(t, ',')", "1,1,2,3"),
+        ("local t = {1, 2, 3} table.move(P, 2, 3, 1) return table.concat(t, ',')", "2,3,3"),
+        ("local t = {1, 2, 3} return table.concat(table.move(t, '1', 3.0, 3, {7, 8}), ',')", "7,8,1,2,3"),
+        (
+            "local t = {1, 2, 3} table.insert(t, 2, 9) return table.remove(t, 2) .. table.remove(t) .. #t",
+            "932",
+        ),
+        ("return table.remove({}) == nil and table.concat(list{1, 2}, '-')", "1-2"),
+        (
+            "return load(coroutine.wrap(function() coroutine.yield('return ') coroutine.yield('4') end))()",
+            "4",
+        ),
+        ("return math.log10 == nil and math.pow == nil and 'none'", "none"),
+    ] {
+        let body = body.replace('P', "proxy(t)");
+        assert_eq!(run(&format!("{proxy} {body}")), ok(expected), "{body}");
+    }
+    for (body, expected) in [
+        ("table.insert(nil, 1)", "bad argument #1 to 'insert' (table expected, got nil)"),
+        ("table.insert({}, 5, 1)", "bad argument #2 to 'insert' (position out of bounds)"),
+        ("table.insert({}, 'x', 1)", "bad argument #2 to 'insert' (number expected, got string)"),
+        ("table.insert({})", "wrong number of arguments to 'insert'"),
+        ("table.remove({1, 2}, 7)", "bad argument #2 to 'remove' (position out of bounds)"),
+        ("table.sort({1, 2}, 5)", "bad argument #2 to 'sort' (function expected, got number)"),
+        ("table.concat({{}})", "invalid value (table) at index 1 in table for 'concat'"),
+        ("table.move({}, 1.5, 2, 1)", "bad argument #2 to 'move' (number has no integer representation)"),
+        ("table.move({}, 1, 2, math.maxinteger)", "bad argument #4 to 'move' (destination wrap around)"),
+        ("table.unpack({}, 1, 1e8)", "too many results to unpack"),
+    ] {
+        assert_eq!(run(body), Err(format!("/nowhere/m.lua:1: {expected}")), "{body}");
+    }
+    assert_eq!(run("table.sort({1, 'x'})"), Err("attempt to compare string with number".to_owned()));
+}
+
 #[test]
 fn what_is_odd_does_no_harm() {
     for (body, expected) in [
@@ -348,5 +444,9 @@ fn modules_are_checked() {
     let error = functions.check("a.lua", b"local x = nil; x()").unwrap_err();
     assert_eq!((error.line, error.message), (1, b"attempt to call a nil value (local 'x')".to_vec()));
     assert!(functions.check("a.lua", b"while true do end").is_err());
+    let message =
+        |text: &[u8]| String::from_utf8(functions.check("a.lua", text).unwrap_err().message).expect("text");
+    assert_eq!(message(b"error({})"), "(Null error message returned by lua)");
+    assert_eq!((message(b"error()"), message(b"error(5)")), (message(b"error({})"), "5".to_owned()));
     assert!(functions.check("a.lua", b"\x1bLua").is_err());
 }

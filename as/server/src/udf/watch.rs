@@ -1,7 +1,7 @@
 //! The deadline of a running function.
 
 use std::cell::{Cell, RefCell};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// The deadline of the running function.
 #[derive(Default)]
@@ -10,6 +10,8 @@ pub(super) struct Watch {
     /// Returns whether nobody waits for the function any more.
     is_unwanted: RefCell<Option<Box<dyn Fn() -> bool>>>,
     has_expired: Cell<bool>,
+    /// Last call of [`is_slow`](Self::is_slow).
+    looked: Cell<Option<Instant>>,
 }
 
 impl Watch {
@@ -17,6 +19,7 @@ impl Watch {
     pub(super) fn begin(&self, deadline: Instant) {
         self.deadline.set(Some(deadline));
         self.has_expired.set(false);
+        self.looked.set(Some(Instant::now()));
     }
 
     /// Starts the time of a function that may run until `deadline`, or until `is_unwanted` returns true.
@@ -35,6 +38,12 @@ impl Watch {
         self.deadline.set(None);
         *self.is_unwanted.borrow_mut() = None;
         self.has_expired.get()
+    }
+
+    /// Whether more time has passed since the last call than `usual`.
+    pub(super) fn is_slow(&self, usual: Duration) -> bool {
+        let now = Instant::now();
+        self.looked.replace(Some(now)).is_some_and(|looked| now - looked > usual)
     }
 
     /// Whether the time of the function is over.

@@ -2,7 +2,7 @@
 -- key, with the key itself in `blob_keys`), the count `n`, `keys` in their order once that is asked for, and the `flags` of
 -- what described it in the bin or argument that it comes from.
 local host = ...
-local next, select, type, sort, math_type = next, select, type, table.sort, math.type
+local next, select, type, math_type = next, select, type, math.type
 local open, proxy, wrap = host.open, host.proxy, host.wrap
 local kept, integer, wrong_class = host.kept, host.integer, host.wrong_class
 local NIL, MAP, ITERATOR = host.NIL, host.class.Map, host.class.Iterator
@@ -56,6 +56,10 @@ local function remove(content, key)
 		content.n, content.keys = content.n - 1, nil
 	end
 end
+
+-- Lua's own function goes over many keys without a look at the clock, so it sorts few.
+local sort_few, sort_many = host.sort, table.sort
+local function sort(keys) return (#keys > 4096 and sort_many or sort_few)(keys) end
 
 -- The keys: integers, then strings, then bytes, each in their order.
 local function sorted_keys(content)

@@ -1,12 +1,15 @@
 -- Takes away what a function must not reach, and bounds what the hook cannot stop: loops in Lua's own C functions.
 local host = ...
-local error, load, next, pcall, rawget, rawset, select, setmetatable, tostring, type =
-	error, load, next, pcall, rawget, rawset, select, setmetatable, tostring, type
+local error, getmetatable, load, next, pcall, rawequal, rawget, rawset, select, setmetatable, tonumber, tostring, type =
+	error, getmetatable, load, next, pcall, rawequal, rawget, rawset, select, setmetatable, tonumber, tostring, type
+local math_type, tointeger = math.type, math.tointeger
 local string_rep, string_match, gc, sub = string.rep, string.match, collectgarbage, string.sub
 local wrap, raise, bad_argument, wrong_type, text, integer =
 	host.wrap, host.raise, host.bad_argument, host.wrong_type, host.text, host.integer
 -- Slots that one call of a function of `table` may go over.
 local SLOTS_MAX = 1 << 23
+-- Results of `table.unpack`, as many as Lua's stack has room for.
+local UNPACKED_MAX = 1000000
 
 local TIMEOUT = 'UDF Execution Timeout'
 local is_over = host.is_over
@@ -92,8 +95,14 @@ _G.load = wrap(function(...)
 		if type(chunk) ~= 'number' then wrong_type('function', 1, ...) end
 		chunk = tostring(chunk)
 	end
+	watch()
+	if type(chunk) == 'function' then
+		-- Each piece runs instructions, which the hook counts, whatever gives it.
+		local read = chunk
+		chunk = function() return read() end
+	end
 	name = text(2, ...)
-	if select('#', ...) >= 4 then return load(chunk, name or chunk, 't', environment) end
+	if select('#', ...) >= 4 then return load(chunk, name or type(chunk) == 'string' and chunk or '=(load)', 't', environment) end
 	if name then return load(chunk, name, 't') end
 	if type(chunk) == 'string' then return load(chunk, chunk, 't') end
 	return load(chunk, '=(load)', 't')
@@ -280,46 +289,189 @@ end
 
 for _, name in ipairs { 'rep', 'find', 'match', 'gmatch', 'gsub' } do string[name] = wrap(string[name]) end
 
--- `table` without loops over more slots than there can be elements.
-host.concat = table.concat
+-- `table`: Lua's own functions work on tables without a metatable, over a bounded number of slots. Loops over other objects,
+-- whose metamethods may make them endless, are in Lua, where the hook watches.
+host.concat, host.sort = table.concat, table.sort
+local move_plain, sort_plain, concat_plain, unpack_plain = table.move, table.sort, table.concat, table.unpack
+
+-- What a function of Lua returned or raised. What it raised names neither the place nor the function that a program called.
+local function finish(qualified, is_done, ...)
+	if is_done then return ... end
+	local problem = ...
+	if type(problem) ~= 'string' then error(problem, 0) end
+	local position, reason = string_match(problem, "^bad argument #(%d+) to '[^']*' %((.*)%)$")
+	if position then bad_argument(tointeger(position), reason, qualified) end
+	-- Errors of values, as of comparisons, have no place where C code runs.
+	problem = string_match(problem, '^sandbox:%d+: (attempt to compare .*)$') or problem
+	if string_match(problem, '^[^:]*$') and sub(problem, 1, 11) ~= 'attempt to ' then raise(problem) end
+	error(problem, 0)
+end
 
 -- The function `name` of a library, whose every call looks at the clock first, since it takes as long as its arguments are
--- large; and refuses to go over more than SLOTS_MAX slots.
-local function bounded(library_name, name, slots)
+-- large.
+local function watched(library_name, name)
 	local library = _G[library_name]
 	local original, qualified = library[name], library_name .. '.' .. name
-	-- What the original raises names neither the place nor the function that a program called.
-	local function finish(is_done, ...)
-		if is_done then return ... end
-		local problem = ...
-		local position, reason = nil, nil
-		if type(problem) == 'string' then
-			position, reason = string_match(problem, "^bad argument #(%d+) to '[^']*' %((.*)%)$")
-		end
-		if position then bad_argument(math.tointeger(position), reason, qualified) end
-		-- Errors of values, as of comparisons, have no place where C code runs.
-		if type(problem) == 'string' and string_match(problem, '^[^:]*$') and sub(problem, 1, 11) ~= 'attempt to ' then
-			raise(problem)
-		end
-		error(problem, 0)
-	end
 	library[name] = wrap(function(...)
 		watch()
-		local object = ...
-		if slots and type(object) == 'table' and slots(...) > SLOTS_MAX then
-			raise('too many elements for ' .. name)
-		end
-		return finish(pcall(original, ...))
+		return finish(qualified, pcall(original, ...))
 	end)
 end
-local function length(object) return #object end
-bounded('table', 'insert', length)
-bounded('table', 'remove', length)
-bounded('table', 'sort', length)
-bounded('table', 'concat')
-bounded('table', 'move', function(_, from, to)
-	return math.type(from) == 'integer' and math.type(to) == 'integer' and to > from and (to - from) | 0 or 0
-end)
-for _, name in ipairs { 'format', 'lower', 'reverse', 'upper' } do bounded('string', name) end
-for _, name in ipairs { 'codepoint', 'len', 'offset' } do bounded('utf8', name) end
-bounded('os', 'date')
+
+local function is_plain(object) return type(object) == 'table' and getmetatable(object) == nil end
+
+-- An argument as an integer; the default if there is none.
+local function whole(default, position, qualified, ...)
+	local value = (select(position, ...))
+	if math_type(value) == 'integer' then return value end
+	if value == nil and default then return default end
+	local number = value
+	if type(value) == 'string' then number = tonumber(value) end
+	if type(number) ~= 'number' then
+		bad_argument(position, 'number expected, got ' .. host.type_name(position, ...), qualified)
+	end
+	return tointeger(number) or bad_argument(position, 'number has no integer representation', qualified)
+end
+
+local function length(object)
+	local size = #object
+	if math_type(size) == 'integer' then return size end
+	return type(size) == 'number' and tointeger(size) or raise('object length is not an integer')
+end
+
+-- Moves elements, in the order of Lua's own function.
+local function move(name, source, from, to, at, target)
+	if from > to then return end
+	if is_plain(source) and is_plain(target) then
+		if to - from >= SLOTS_MAX then raise('too many elements for ' .. name) end
+		watch()
+		move_plain(source, from, to, at, target)
+	elseif at > to or at <= from or not rawequal(source, target) then
+		for i = 0, to - from do target[at + i] = source[from + i] end
+	else
+		for i = to - from, 0, -1 do target[at + i] = source[from + i] end
+	end
+end
+
+-- Elements of any object as a plain table, and their number.
+local function elements(object, from, to)
+	local all, count = {}, 0
+	for i = from, to do
+		count = count + 1
+		all[count] = object[i]
+	end
+	return all, count
+end
+
+local function by_operator(a, b) return a < b end
+
+-- Called with a table as first argument.
+local of_tables = {}
+
+function of_tables.insert(...)
+	local object, count = (...), select('#', ...)
+	local behind = length(object) + 1
+	if count == 2 then
+		object[behind] = (select(2, ...))
+		return
+	end
+	if count ~= 3 then raise("wrong number of arguments to 'insert'") end
+	local at = whole(nil, 2, 'table.insert', ...)
+	if at < 1 or at > behind then bad_argument(2, 'position out of bounds', 'table.insert') end
+	move('insert', object, at, behind - 1, at + 1, object)
+	object[at] = (select(3, ...))
+end
+
+function of_tables.remove(...)
+	local object = ...
+	local size = length(object)
+	local at = whole(size, 2, 'table.remove', ...)
+	if at ~= size and (at < 1 or at > size + 1) then bad_argument(2, 'position out of bounds', 'table.remove') end
+	local value = object[at]
+	move('remove', object, at + 1, size, at, object)
+	object[at < size and size or at] = nil
+	return value
+end
+
+function of_tables.sort(...)
+	local object, comparator = ...
+	local size = length(object)
+	if size <= 1 then return end
+	if size > SLOTS_MAX then raise('too many elements for sort') end
+	if comparator ~= nil and type(comparator) ~= 'function' then
+		bad_argument(2, 'function expected, got ' .. host.type_name(2, ...), 'table.sort')
+	end
+	watch()
+	-- Each comparison runs instructions, which the hook counts.
+	local is_less = comparator and function(a, b) return comparator(a, b) end or by_operator
+	if is_plain(object) then return finish('table.sort', pcall(sort_plain, object, is_less)) end
+	local all, count = elements(object, 1, size)
+	finish('table.sort', pcall(sort_plain, all, is_less))
+	for i = 1, count do object[i] = all[i] end
+end
+
+function of_tables.concat(...)
+	local object = ...
+	watch()
+	if is_plain(object) then return finish('table.concat', pcall(concat_plain, ...)) end
+	local last = length(object)
+	local separator = (select(2, ...)) ~= nil and string_argument(2, 'table.concat', ...) or ''
+	local from, to = whole(1, 3, 'table.concat', ...), whole(last, 4, 'table.concat', ...)
+	local parts, count = {}, 0
+	for i = from, to do
+		local value = object[i]
+		if type(value) ~= 'string' and type(value) ~= 'number' then
+			raise('invalid value (' .. type(value) .. ') at index ' .. i .. " in table for 'concat'")
+		end
+		count = count + 1
+		parts[count] = value
+	end
+	return concat_plain(parts, separator, 1, count)
+end
+
+function of_tables.unpack(...)
+	local object = ...
+	if is_plain(object) then return finish('table.unpack', pcall(unpack_plain, ...)) end
+	local from = whole(1, 2, 'table.unpack', ...)
+	local to = (select(3, ...)) == nil and length(object) or whole(nil, 3, 'table.unpack', ...)
+	if from > to then return end
+	if to - from < 0 or to - from >= UNPACKED_MAX then raise('too many results to unpack') end
+	local all, count = elements(object, from, to)
+	return finish('table.unpack', pcall(unpack_plain, all, 1, count))
+end
+
+function of_tables.move(...)
+	local source, target = (...), (select(5, ...))
+	local from, to = whole(nil, 2, 'table.move', ...), whole(nil, 3, 'table.move', ...)
+	local at = whole(nil, 4, 'table.move', ...)
+	if target == nil then target = source end
+	if type(target) ~= 'table' and type(target) ~= 'userdata' then
+		bad_argument(5, 'table expected, got ' .. host.type_name(5, ...), 'table.move')
+	end
+	if to >= from then
+		if from <= 0 and to >= math.maxinteger + from then
+			bad_argument(3, 'too many elements to move', 'table.move')
+		end
+		if at > math.maxinteger - (to - from) then bad_argument(4, 'destination wrap around', 'table.move') end
+		move('move', source, from, to, at, target)
+	end
+	return target
+end
+
+for name, of_table in next, of_tables do
+	local original, qualified = table[name], 'table.' .. name
+	table[name] = wrap(function(...)
+		local kind = type((...))
+		if kind == 'table' or kind == 'string' and name == 'unpack' then return of_table(...) end
+		-- Metamethods of lists and the like are in Lua.
+		if kind == 'userdata' or name == 'unpack' then return finish(qualified, pcall(original, ...)) end
+		bad_argument(1, 'table expected, got ' .. host.type_name(1, ...), qualified)
+	end)
+end
+
+for _, name in ipairs { 'format', 'lower', 'pack', 'packsize', 'reverse', 'unpack', 'upper' } do watched('string', name) end
+for _, name in ipairs { 'codepoint', 'len', 'offset' } do watched('utf8', name) end
+watched('os', 'date')
+
+-- What Lua 5.4 has for programs of earlier versions only.
+for _, name in ipairs { 'atan2', 'cosh', 'frexp', 'ldexp', 'log10', 'pow', 'sinh', 'tanh' } do math[name] = nil end
