@@ -1,9 +1,14 @@
 //! Estimates of the numbers of different keys and of records in an index: one HyperLogLog for each.
 
 use std::sync::atomic::Ordering::Relaxed;
+use std::time::{Duration, Instant};
+
+use datamodel::sindex::IndexType;
 
 use super::index::SecondaryIndex;
 
+/// Age at which estimates are old.
+const ESTIMATE_PERIOD: Duration = Duration::from_secs(3_600);
 /// Bits of a hash that choose a register.
 const REGISTER_BITS: u32 = 14;
 const REGISTER_COUNT: usize = 1 << REGISTER_BITS;
@@ -37,17 +42,36 @@ pub(super) fn estimate(index: &SecondaryIndex) {
         keys.add(key);
         records.add(record);
     });
-    let entries = index.entry_count() as f64;
-    let per = |sketch: &CardinalitySketch| {
-        if entries == 0.0 { 0 } else { ((entries / sketch.estimate()).round() as u64).max(1) }
-    };
-    index.entries_per_bval.store(per(&keys), Relaxed);
-    index.entries_per_rec.store(per(&records), Relaxed);
+    let entries = index.entry_count();
+    index.entries_per_bval.store(average(entries, keys.estimate()), Relaxed);
+    let is_default = index.definition.value.index_type == IndexType::Default;
+    let per_record = if is_default { entries.min(1) } else { average(entries, records.estimate()) };
+    index.entries_per_rec.store(per_record, Relaxed);
+    *index.estimated.lock() = Some((Instant::now(), entries));
+}
+
+/// `entries` for each of an estimated number of things, rounded; half a thing or an entry counts as one.
+fn average(entries: u64, things: f64) -> u64 {
+    if entries == 0 { 0 } else { ((entries as f64 / things.round().max(1.0)).round() as u64).max(1) }
+}
+
+/// Whether the averages of `index` are old, or of an index of another size.
+pub(super) fn is_due(index: &SecondaryIndex) -> bool {
+    let entries = index.entry_count();
+    index.estimated.lock().is_none_or(|(at, before)| {
+        entries.abs_diff(before) > before / 2 || entries != before && at.elapsed() >= ESTIMATE_PERIOD
+    })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn averages_are_rounded_up_from_a_half() {
+        let averages = [(0, 0.0), (1, 1.0), (300, 8.002), (299, 8.002), (1, 3.0)];
+        assert_eq!(averages.map(|(entries, things)| average(entries, things)), [0, 1, 38, 37, 1]);
+    }
 
     #[test]
     fn estimates_are_near() {

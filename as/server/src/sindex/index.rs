@@ -8,6 +8,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::*};
+use std::time::Instant;
 
 use cf::Digest;
 use datamodel::sindex::{Key, Keys};
@@ -59,6 +60,8 @@ pub(crate) struct SecondaryIndex {
     pub(crate) load_time_ms: AtomicU64,
     pub(crate) entries_per_bval: AtomicU64,
     pub(crate) entries_per_rec: AtomicU64,
+    /// When the two averages were estimated, and of how many entries.
+    pub(super) estimated: Mutex<Option<(Instant, u64)>>,
     /// Number of entries of damaged records that were swept.
     pub(crate) gc_cleaned: AtomicU64,
 }
@@ -79,6 +82,7 @@ impl SecondaryIndex {
             load_time_ms: AtomicU64::new(0),
             entries_per_bval: AtomicU64::new(0),
             entries_per_rec: AtomicU64::new(0),
+            estimated: Mutex::default(),
             gc_cleaned: AtomicU64::new(0),
         }
     }

@@ -1,4 +1,5 @@
-//! Finds and removes stale entries, which belong to no record any more; it runs slowly all the time.
+//! Finds and removes stale entries, which belong to no record any more, and keeps the averages of indexes up to date; it runs
+//! slowly all the time.
 //!
 //! Commits remove the entries of removed records (`observer.rs`). If a record's bytes rotted so that it seems to have
 //! no value for an index, or another one, its entry is not found. Such an entry leads to a free element, or to that of
@@ -14,6 +15,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::*};
 use std::time::{Duration, Instant};
 
+use super::cardinality;
 use super::index::SecondaryIndex;
 use super::registry::SecondaryIndexes;
 use crate::config::Config;
@@ -28,6 +30,8 @@ const PARTITION_PERIOD_PER_SECOND: Duration = Duration::from_millis(90);
 const PAUSE_FACTOR: u32 = 100;
 /// How often the sweep checks whether the server stops.
 const LOOK_PERIOD: Duration = Duration::from_millis(200);
+/// How often it checks whether averages of an index are to be estimated.
+const ESTIMATE_LOOK_PERIOD: Duration = Duration::from_secs(1);
 /// How much lower its thread's priority is than that of service threads, see [`cf::threads::lower_own_priority`].
 const NICENESS: i32 = 10;
 
@@ -40,12 +44,19 @@ pub(crate) fn run_sweep(
 ) {
     cf::threads::lower_own_priority(NICENESS);
     let (mut ended, mut took) = (Instant::now(), Duration::ZERO);
+    let mut next_estimate = Instant::now() + ESTIMATE_LOOK_PERIOD;
     loop {
         for partition in PartitionId::all() {
             while !is_due(config.service.sindex_gc_period.get(), ended.elapsed(), took) {
                 cf::fault_point!("sindex-sweep");
                 if is_stopping.load(Acquire) {
                     return;
+                }
+                if Instant::now() >= next_estimate {
+                    let started = Instant::now();
+                    estimate_averages(namespaces, indexes);
+                    let pause = started.elapsed().saturating_mul(PAUSE_FACTOR);
+                    next_estimate = Instant::now() + pause.max(ESTIMATE_LOOK_PERIOD);
                 }
                 let left = pause(config.service.sindex_gc_period.get(), took).saturating_sub(ended.elapsed());
                 std::thread::sleep(if left.is_zero() { LOOK_PERIOD } else { left.min(LOOK_PERIOD) });
@@ -57,6 +68,16 @@ pub(crate) fn run_sweep(
                 }
             }
             (ended, took) = (Instant::now(), started.elapsed());
+        }
+    }
+}
+
+/// Estimates the averages of the first index that is due for it.
+pub(super) fn estimate_averages(namespaces: &[Arc<Namespace>], indexes: &SecondaryIndexes) {
+    for namespace in namespaces {
+        let all = indexes.of(namespace).all();
+        if let Some(index) = all.iter().find(|index| index.is_readable() && cardinality::is_due(index)) {
+            return cardinality::estimate(index);
         }
     }
 }

@@ -301,6 +301,34 @@ fn a_start_gives_indexes_up_if_the_memory_of_the_system_is_short() {
 }
 
 #[test]
+fn averages_follow_the_entries() {
+    let rig = Rig::new();
+    let numbers = rig.create("test|s|n|.|I", "a");
+    let lists = rig.create("test||l|L|I", "b");
+    rig.build();
+    let averages = |index: &SecondaryIndex| {
+        [&index.entries_per_bval, &index.entries_per_rec].map(|average| average.load(Relaxed))
+    };
+    assert_eq!((averages(&numbers), averages(&lists)), ([0, 0], [0, 0]));
+    let estimate = || (0..2).for_each(|_| sweep::estimate_averages(&rig.namespaces, &rig.indexes));
+    // 37.5 entries of each value, rounded up.
+    (0..300).for_each(|key| rig.put(key, b"s", key as i64 % 8));
+    estimate();
+    assert_eq!(averages(&numbers), [38, 1]);
+    assert!(averages(&lists)[1] >= 2);
+    // A few more make no difference yet.
+    (300..400).for_each(|key| rig.put(key, b"s", 0));
+    estimate();
+    assert_eq!(averages(&numbers), [38, 1]);
+    (400..800).for_each(|key| rig.put(key, b"s", 0));
+    estimate();
+    assert_eq!(averages(&numbers), [100, 1]);
+    (0..800).for_each(|key| rig.delete(key, false));
+    estimate();
+    assert_eq!((averages(&numbers), averages(&lists)), ([0, 0], [0, 0]));
+}
+
+#[test]
 fn there_are_so_many_indexes_and_no_more() {
     let rig = Rig::new();
     for n in 0..=INDEX_COUNT_MAX {
