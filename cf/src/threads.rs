@@ -5,8 +5,10 @@
 
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+/// Period of the check whether a thread that is waited for has ended.
+const JOIN_PERIOD: Duration = Duration::from_millis(1);
 /// Longest thread name the kernel keeps, in bytes.
 pub const THREAD_NAME_SIZE_MAX: usize = 15;
 
@@ -75,6 +77,23 @@ pub fn spawn_restarting(
             std::thread::park_timeout(RESTART_PAUSE);
         }
     })
+}
+
+/// Waits for threads to end, at most until `deadline`. Returns the number of those that still run; they are left alone. A
+/// thread that panicked has logged it.
+pub fn join_until(handles: impl IntoIterator<Item = Handle>, deadline: Instant) -> usize {
+    let mut running = 0;
+    for handle in handles {
+        while !handle.is_finished() && Instant::now() < deadline {
+            std::thread::sleep(JOIN_PERIOD);
+        }
+        if handle.is_finished() {
+            let _ = handle.join();
+        } else {
+            running += 1;
+        }
+    }
+    running
 }
 
 /// Lowers the calling thread's priority for when processors are short: each step of `niceness`, up to 19, takes away

@@ -18,6 +18,35 @@ const CLIENTS_QUIET: Duration = Duration::from_millis(1200);
 /// Clients that ask any node whatsoever are not waited for any longer.
 const CLIENTS_MAX: Duration = Duration::from_millis(2500);
 const POLL: Duration = Duration::from_millis(10);
+/// How long a stop waits for the threads that serve clients: longer than any function may run.
+const STOP_TIME_MAX: Duration = Duration::from_secs(15);
+/// The same for the threads of each kind when those of others have used that up.
+const STOP_TIME_MIN: Duration = Duration::from_millis(500);
+
+/// Bounds how long a stop waits for the threads that serve clients: a function or an operation that does not end must not keep
+/// what is acknowledged from the disk.
+pub(crate) struct StopPatience(Instant);
+
+impl StopPatience {
+    pub(crate) fn start() -> Self {
+        StopPatience(Instant::now() + STOP_TIME_MAX)
+    }
+
+    /// Until when the next threads are waited for.
+    pub(crate) fn deadline(&self) -> Instant {
+        self.0.max(Instant::now() + STOP_TIME_MIN)
+    }
+}
+
+/// Ends the threads that serve clients, but for those of info commands. Returns the number of those that still run.
+pub(crate) fn end_work(node: &Node, patience: &StopPatience) -> usize {
+    let service = &node.service;
+    let mut running = service.pool.stop_until(patience.deadline());
+    running += service.batches.workers.stop_until(patience.deadline());
+    running += service.transactions.pool.stop_until(patience.deadline());
+    running += service.compression.workers.stop_until(patience.deadline());
+    running + service.queries.stop_until(patience.deadline())
+}
 
 /// Has other nodes take over what this one serves, for a bounded time. A node alone has nobody to wait for.
 pub(crate) fn leave_others(node: &Node) {

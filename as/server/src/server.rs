@@ -18,7 +18,7 @@ use crate::fabric::Cluster;
 use crate::health::Health;
 use crate::info;
 use crate::joining::join_others;
-use crate::leaving::leave_others;
+use crate::leaving::{StopPatience, end_work, leave_others};
 use crate::metrics::{Heap, ServerMetrics, SystemUsage};
 use crate::namespace::{self, Namespace, NamespaceError};
 use crate::node::Node;
@@ -44,7 +44,6 @@ use crate::workers::Workers;
 
 /// How often the server checks whether disks answer.
 const DISK_WATCH_PERIOD: Duration = Duration::from_millis(100);
-
 /// A running server. Dropping it stops it.
 pub struct Server {
     node: Arc<Node>,
@@ -424,16 +423,16 @@ impl Server {
         join(self.metrics_port_thread.take());
         self.is_stopping_sizing.store(true, Ordering::Release);
         join(self.sizing_thread.take().inspect(|thread| thread.thread().unpark()));
-        self.node.service.pool.stop();
-        self.node.service.batches.workers.stop();
-        self.node.service.transactions.pool.stop();
-        self.node.service.compression.workers.stop();
-        self.node.service.queries.stop();
+        let patience = StopPatience::start();
+        let mut running = end_work(&self.node, &patience);
         self.is_stopping.store(true, Ordering::Release);
         for namespace in self.node.namespaces.iter() {
             namespace.storage.stop();
         }
-        self.node.service.info.stop();
+        running += self.node.service.info.stop_until(patience.deadline());
+        if running > 0 {
+            cf::warning!(As, "stopping while {running} threads are still at work for clients");
+        }
         if let Some(workers) = &self.node.service.security {
             workers.stop();
         }

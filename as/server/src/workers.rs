@@ -9,7 +9,7 @@ use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Acquire, Ordering::Release};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use cf::threads::{self, Handle};
 use crossbeam::channel::{Receiver, RecvTimeoutError, Sender, unbounded};
@@ -227,19 +227,25 @@ impl<J: Send + 'static> Workers<J> {
 
     /// Ends all threads and waits for them. What was submitted before is done.
     pub(crate) fn stop(&self) {
-        self.is_stopping.store(true, Release);
-        let handles = {
-            let mut threads = self.threads.lock();
-            threads.new_body = None;
-            for _ in 0..std::mem::take(&mut threads.count) {
-                self.send(Message::End);
-            }
-            std::mem::take(&mut threads.handles)
-        };
-        for handle in handles {
+        for handle in self.tell_to_end() {
             // A thread that panicked has logged it.
             let _ = handle.join();
         }
+    }
+
+    /// As [`stop`](Self::stop), but waits until `deadline` at most. Returns the number of threads that still run.
+    pub(crate) fn stop_until(&self, deadline: Instant) -> usize {
+        threads::join_until(self.tell_to_end(), deadline)
+    }
+
+    fn tell_to_end(&self) -> Vec<Handle> {
+        self.is_stopping.store(true, Release);
+        let mut threads = self.threads.lock();
+        threads.new_body = None;
+        for _ in 0..std::mem::take(&mut threads.count) {
+            self.send(Message::End);
+        }
+        std::mem::take(&mut threads.handles)
     }
 
     fn send(&self, message: Message<J>) {
@@ -331,6 +337,27 @@ mod tests {
         assert_eq!(workers.count(), 2);
         workers.stop();
         assert_eq!(done.load(Relaxed), 3);
+    }
+
+    #[test]
+    fn a_thread_that_never_ends_does_not_keep_a_stop() {
+        let workers = Workers::new("test");
+        let gate = Arc::new(Mutex::new(()));
+        let hold = gate.lock();
+        let closed = Arc::clone(&gate);
+        let new_body = move || {
+            let closed = Arc::clone(&closed);
+            let body: Body<bool> = Box::new(move |hangs| {
+                if hangs {
+                    drop(closed.lock());
+                }
+            });
+            Some(body)
+        };
+        workers.start(2, new_body).expect("threads");
+        [true, false, false].iter().for_each(|hangs| workers.submit(*hangs));
+        assert_eq!(workers.stop_until(Instant::now() + Duration::from_millis(100)), 1);
+        drop(hold);
     }
 
     #[test]

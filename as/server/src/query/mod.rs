@@ -426,12 +426,12 @@ impl Queries {
         self.is_stopping.store(true, Ordering::Release);
     }
 
-    /// Ends all queries and waits for their threads. None starts afterwards.
-    pub(crate) fn stop(&self) {
+    /// Ends all queries and waits for their threads, until `deadline` at most. None starts afterwards. Returns the number of
+    /// threads that still run.
+    pub(crate) fn stop_until(&self, deadline: Instant) -> usize {
         self.begin_stop();
-        self.long_threads.stop();
-        self.short_threads.stop();
-        self.begun_threads.stop();
+        let threads = [&self.long_threads, &self.short_threads, &self.begun_threads];
+        threads.iter().map(|threads| threads.stop_until(deadline)).sum()
     }
 }
 

@@ -6,7 +6,7 @@
 //! `state` is taken alone and briefly. A task for an idle thread is queued under it, so every task is taken.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use cf::threads::{self, Handle};
 use crossbeam::channel::{Receiver, RecvTimeoutError, Sender, unbounded};
@@ -111,8 +111,9 @@ impl Threads {
         }
     }
 
-    /// Waits for all threads to end. None starts afterwards.
-    pub(super) fn stop(&self) {
+    /// Waits for all threads to end, until `deadline` at most. None starts afterwards. Returns the number of those that still
+    /// run.
+    pub(super) fn stop_until(&self, deadline: Instant) -> usize {
         let handles = {
             let mut state = self.state.lock();
             state.is_stopped = true;
@@ -121,10 +122,7 @@ impl Threads {
             }
             std::mem::take(&mut state.handles)
         };
-        for handle in handles {
-            // A thread that panicked has logged it.
-            let _ = handle.join();
-        }
+        threads::join_until(handles, deadline)
     }
 }
 
@@ -155,7 +153,7 @@ mod tests {
             }
         }
         assert_eq!(done.load(Acquire), 150);
-        threads.stop();
+        assert_eq!(threads.stop_until(Instant::now() + Duration::from_secs(10)), 0);
         assert!(!threads.try_spawn(3, Box::new(|| ())));
     }
 
@@ -171,7 +169,7 @@ mod tests {
         let done = Arc::new(AtomicUsize::new(0));
         let own = Arc::clone(&done);
         assert!(threads.try_spawn(1, Box::new(move || own.store(1, Release))));
-        threads.stop();
+        assert_eq!(threads.stop_until(Instant::now() + Duration::from_secs(10)), 0);
         assert_eq!(done.load(Acquire), 1);
     }
 }

@@ -94,13 +94,12 @@ impl ServicePool {
         self.workers.read().iter().map(|worker| worker.activity.request_count()).collect()
     }
 
-    /// Ends all service threads. The sizing thread has ended before.
-    pub(crate) fn stop(&self) {
+    /// Ends all service threads, and waits for them until `deadline` at most. The sizing thread has ended before. Returns the
+    /// number of threads that still run.
+    pub(crate) fn stop_until(&self, deadline: Instant) -> usize {
         self.workers.read().iter().for_each(|worker| worker.mailbox.post(Mail::Stop));
-        for handle in self.handles.lock().drain(..) {
-            // A thread that panicked has logged it.
-            let _ = handle.join();
-        }
+        let handles = std::mem::take(&mut *self.handles.lock());
+        threads::join_until(handles, deadline)
     }
 
     /// Body of the sizing thread; ends once `stopping` is set and the thread is unparked. `start_worker` adds a service

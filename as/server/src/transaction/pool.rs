@@ -100,10 +100,11 @@ impl Pool {
         self.groups().into_iter().for_each(|workers| workers.substitute(hanging));
     }
 
-    /// Ends all threads and waits for them. What was submitted before is done.
-    pub(crate) fn stop(&self) {
+    /// Ends all threads and waits for them, until `deadline` at most. What was submitted before is done. Returns the number of
+    /// threads that still run.
+    pub(crate) fn stop_until(&self, deadline: Instant) -> usize {
         self.shares.close().into_iter().for_each(|request| self.functions.submit(request));
-        self.groups().into_iter().for_each(Workers::stop);
+        self.groups().into_iter().map(|workers| workers.stop_until(deadline)).sum()
     }
 
     /// Requests that no thread has taken yet, by group: operations, functions, functions of overdue modules.

@@ -309,7 +309,7 @@ fn writers_in_the_pool_and_beside_it_lose_nothing() {
             });
         }
     });
-    context.pool.stop();
+    assert_eq!(context.pool.stop_until(Instant::now() + Duration::from_secs(10)), 0);
     assert_eq!(count(&context), 4 * i64::from(INCREMENTS));
 }
 
