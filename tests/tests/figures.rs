@@ -30,6 +30,7 @@ const PARTITION_DONE: u8 = 0x04;
 /// Fields of queries.
 const JOB_ID: u8 = 7;
 const PARTITION_ID_ARRAY: u8 = 11;
+const SOCKET_TIMEOUT: u8 = 9;
 /// A filter that accepts records without a set.
 const OF_NO_SET: &[u8] = &[0x93, 1, 0x91, 70, 0xa1, 3];
 
@@ -228,6 +229,8 @@ fn queries_are_counted_and_shown() {
     let rows = [78, 79].map(&mut row);
     assert!(rows[0].contains(":recs-filtered-meta=50:recs-filtered-bins=0:recs-succeeded=0:"), "{}", rows[0]);
     assert!(rows[1].contains(":recs-filtered-meta=0:recs-filtered-bins=50:recs-succeeded=0:"), "{}", rows[1]);
+    // The last message counts.
+    assert!(rows.iter().all(|row| row.contains(":net-io-bytes=30:")), "{rows:?}");
 
     // A query is counted when it has ended, which may be after its last message arrives.
     let start = Instant::now();
@@ -267,6 +270,28 @@ fn queries_that_nobody_takes_or_that_take_too_long_are_counted() {
         drop(other);
         expect_moved(client, &before, &[counter]);
     }
+    let mut await_row = |text: &str| {
+        let start = Instant::now();
+        while !client.info_value("query-show").unwrap().contains(text) {
+            assert!(start.elapsed() < PATIENCE, "{text}: {}", client.info_value("query-show").unwrap());
+        }
+    };
+    await_row(
+        "trid=1:ns=test:n-pids-requested=4096:n-keyds-requested=0:rps=0:active-threads=0:status=done(abandoned-response-error)",
+    );
+    let mut other = server.connect();
+    other.send(&scan(4).with_field(SOCKET_TIMEOUT, &300u32.to_be_bytes()).encode()).unwrap();
+    await_row(":status=done(abandoned-response-timeout)");
+    let mut other = server.connect();
+    other.send(&scan(5).with_field(SOCKET_TIMEOUT, &0u32.to_be_bytes()).encode()).unwrap();
+    other.receive().unwrap();
+    await_row("trid=5:");
+    thread::sleep(Duration::from_millis(100));
+    assert_eq!(server.connect().info_value("query-abort:trid=5").unwrap(), "ok");
+    await_row(":status=active(user-aborted)");
+    drop(other);
+    let ends = ["pi_query_long_basic_abort", "pi_query_long_basic_error"];
+    await_figures(client, "namespace/test", |now| ends.iter().map(|name| now[*name]).sum::<i64>() == 3);
     let before = figures(client, "namespace/test");
     let mut other = server.connect();
     other.send(&short(3, 1).encode()).unwrap();

@@ -11,6 +11,8 @@ use ferrospike_tests::wire::{Message, Operation, field, info2, operation, result
 
 /// Longest wait for background work of the server.
 const PATIENCE: Duration = Duration::from_secs(60);
+/// Bit of `info1` in short queries.
+const SHORT_QUERY: u8 = 0x04;
 /// Unit, rate, and the percentages over 17 thresholds.
 const VALUE_COUNT: usize = 19;
 
@@ -321,6 +323,10 @@ fn tools_for_logs_know_the_lines() {
     measured(&mut client, "{test}-read");
     assert_eq!(ferrospike_tests::figures::run(&mut client, &batch()).1, result::OK);
     server.await_log("histogram dump: batch-rec-count (1 total) count");
+    let scan = Message::scan("test");
+    let short = Message { info1: scan.info1 | SHORT_QUERY, ..scan };
+    assert_eq!(ferrospike_tests::figures::run(&mut client, &short).1, result::OK);
+    server.await_log("histogram dump: {test}-pi-query-rec-count (1 total) count");
     let log = server.log();
     let is_place = |place: &str| {
         place.split_once(':').is_some_and(|(file, line)| {

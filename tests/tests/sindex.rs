@@ -145,6 +145,7 @@ fn ranges_texts_lists_and_places_are_found() {
     create(client, "indexname=s;indexdata=s,string");
     create(client, "set=rig;indexname=l;indextype=list;indexdata=l,numeric");
     create(client, "set=rig;indexname=g;indexdata=g,geo2dsphere");
+    create(client, "set=rig;indexname=l;indextype=list;indexdata=l,geo2dsphere");
     await_ready(client);
     expect(client, &query(&integer_range("n", -10, 10)), 240..=260);
     expect(client, &query(&integer_range("n", i64::MIN, -200)), 0..=50);
@@ -494,11 +495,14 @@ fn places_that_are_asked_for_are_counted() {
     for key in 0..40u32 {
         let point = format!(r#"{{"type":"Point","coordinates":[{key}.5,10.0]}}"#);
         let value = [&[0, 0, 0], point.as_bytes()].concat();
-        let write = Message::write(&key.to_string()).with_operation(Operation {
-            particle: GEOJSON,
-            value,
-            ..Operation::bare(operation::WRITE, "g")
-        });
+        let list = [&[0x91, 0xd9, point.len() as u8 + 1, GEOJSON], point.as_bytes()].concat();
+        let write = Message::write(&key.to_string())
+            .with_operation(Operation { particle: GEOJSON, value, ..Operation::bare(operation::WRITE, "g") })
+            .with_operation(Operation {
+                particle: LIST_PARTICLE,
+                value: list,
+                ..Operation::bare(operation::WRITE, "l")
+            });
         assert_eq!(client.ask(&write).unwrap().result, result::OK);
     }
     let before = figures(client, "namespace/test");
@@ -512,6 +516,13 @@ fn places_that_are_asked_for_are_counted() {
     assert_eq!(moved("geo_region_query_points"), found.len() as i64);
     // The cells cover more than the circle.
     assert!(found.len() >= 18 && moved("geo_region_query_falsepos") > 0);
+    // Those in lists do not count.
+    let in_lists =
+        query(&index_range("l", GEOJSON, &[circle.as_bytes()])).with_field(field::INDEX_TYPE, &[LIST]);
+    assert_eq!(rows(client, &in_lists).0, found);
+    let later = figures(client, "namespace/test");
+    let counters = ["geo_region_query_points", "geo_region_query_falsepos", "geo_region_query_reqs"];
+    assert_eq!(counters.map(|name| later[name] - after[name]), [0, 0, 1]);
     // No filter keeps back those that are in the cells alone.
     let change = background(&in_circle, Operation::integer(operation::INCR, "n", 1));
     assert_eq!(client.ask(&change).unwrap().result, result::OK);
@@ -583,6 +594,16 @@ fn operations_in_the_background_change_each_record_once() {
         assert_eq!(client.info_value("query-abort-all").unwrap(), "number-of-queries-killed:1");
         await_figures(client, "namespace/test", |figures| figures[counter] == 1);
     }
+    // The index goes away.
+    assert_eq!(client.ask(&slow(92, &query(&integer_range("n", 0, 9)))).unwrap().result, result::OK);
+    assert_eq!(client.info_value("sindex-delete:namespace=test;indexname=n").unwrap(), "ok");
+    await_figures(client, "namespace/test", |figures| figures["si_query_ops_bg_error"] == 1);
+    await_job(
+        client,
+        "trid=92:ns=test:set=rig:sindex-name=n:rps=10:active-threads=0:status=done(abandoned-unknown)",
+    );
+    create(client, "set=rig;indexname=n;indexdata=n,numeric");
+    await_ready(client);
     // Invalid names.
     let read = Operation::read("n");
     let fast = background(&query(&integer_range("n", 1, 2)), add())

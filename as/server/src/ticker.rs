@@ -166,6 +166,14 @@ fn write_latencies(node: &Node) {
         for latency in Latency::ALL {
             let name = format!("{{{}}}-{}", namespace.name(), latency.name());
             namespace.metrics.latency(*latency).report_if_any(&name, unit);
+            let rows = match latency {
+                Latency::PiQuery => Some(&namespace.metrics.query_rows[0]),
+                Latency::SiQuery => Some(&namespace.metrics.query_rows[1]),
+                _ => None,
+            };
+            if let Some(rows) = rows {
+                rows.report_if_any(&format!("{name}-rec-count"), "count");
+            }
             benchmarks_behind(*latency)
                 .iter()
                 .for_each(|benchmark| write_benchmark(namespace, *benchmark, unit));

@@ -256,6 +256,8 @@ const SERVER_COUNTERS: usize = ServerCounter::ALL.len();
 pub(crate) struct NamespaceMetrics {
     counters: Counters<{ TRANSACTION_COUNTERS + NAMESPACE_COUNTERS }>,
     latencies: [Histogram; Latency::ALL.len()],
+    /// How many records complete short queries have sent: by primary and by secondary index.
+    pub(crate) query_rows: [Histogram; 2],
     pub(crate) benchmarks: Benchmarks,
     /// Records that are stored.
     pub(crate) data_compression: Arc<CompressionFigures>,
@@ -271,6 +273,7 @@ impl NamespaceMetrics {
         NamespaceMetrics {
             counters: Counters::new(thread_count),
             latencies: std::array::from_fn(|_| Histogram::new(thread_count)),
+            query_rows: std::array::from_fn(|_| Histogram::new(thread_count)),
             benchmarks: Benchmarks::new(thread_count),
             data_compression: Arc::default(),
             record_compression: Arc::default(),

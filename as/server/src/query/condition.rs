@@ -126,7 +126,7 @@ impl Condition {
         let Some(value) = &self.value else { return Ok(false) };
         let Some(bin) = record.bin(&value.bin).map_err(|_| ResultCode::Unknown)? else { return Ok(false) };
         let matches = self.predicate.matches(value, &bin, budget)?;
-        if self.key_type() == KeyType::Geo2DSphere {
+        if self.key_type() == KeyType::Geo2DSphere && value.index_type == IndexType::Default {
             let counter = if matches {
                 NamespaceCounter::GeoRegionQueryPoints
             } else {

@@ -13,7 +13,7 @@ use crate::metrics::NamespaceCounter;
 use crate::sindex::SecondaryIndex;
 
 /// Size of a message without fields and operations, with its frame.
-const BACKGROUND_REPLY_SIZE: usize = 30;
+const LAST_MESSAGE_SIZE: usize = 30;
 
 /// How a query ended.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -23,7 +23,9 @@ pub(super) enum End {
     TimedOut,
     /// It was aborted on request, or the server stops.
     Aborted,
-    /// The client is gone or does not read.
+    /// The client is gone.
+    ClientGone,
+    /// The client does not read.
     Unread,
     /// Its index was dropped.
     IndexDropped,
@@ -41,7 +43,7 @@ impl End {
         match self {
             End::Complete => ResultCode::Ok,
             End::TimedOut => ResultCode::Timeout,
-            End::Aborted | End::Unread => ResultCode::QueryAborted,
+            End::Aborted | End::ClientGone | End::Unread => ResultCode::QueryAborted,
             End::IndexDropped => ResultCode::IndexNotFound,
             End::PartitionLost => ResultCode::Unavailable,
             End::Refused(result) => result,
@@ -86,7 +88,9 @@ impl End {
         };
         match self {
             End::Complete => counters[0],
-            End::Unread | End::IndexDropped | End::PartitionLost | End::Failed => counters[1],
+            End::ClientGone | End::Unread | End::IndexDropped | End::PartitionLost | End::Failed => {
+                counters[1]
+            }
             // A short query is aborted only by the end of the server or of a right, and a long one is never late.
             End::TimedOut | End::Aborted | End::Refused(_) => counters[2],
         }
@@ -99,7 +103,8 @@ impl End {
                 "abandoned-unknown"
             }
             End::Aborted => "user-aborted",
-            End::Unread => "abandoned-response-error",
+            End::ClientGone => "abandoned-response-error",
+            End::Unread => "abandoned-response-timeout",
         }
     }
 }
@@ -218,6 +223,13 @@ impl Job {
         self.records_failed.fetch_add(1, Relaxed);
     }
 
+    /// Counts the last message to the client.
+    pub(super) fn count_last_message(&self, end: End) {
+        if !matches!(end, End::ClientGone | End::Unread) {
+            self.bytes_sent.fetch_add(LAST_MESSAGE_SIZE as u64, Relaxed);
+        }
+    }
+
     /// Notes how the query ended.
     pub(super) fn end(&self, end: End) {
         // It ends once, so the cell is empty.
@@ -231,6 +243,7 @@ impl fmt::Display for Job {
         let now = Instant::now();
         let (until, status, word) = match self.ended.get() {
             Some((at, end)) => (*at, "done", end.word()),
+            None if self.is_aborted.load(Relaxed) => (now, "active", End::Aborted.word()),
             None => (now, "active", "ok"),
         };
         let progress = self.partitions_done.load(Relaxed) as f64 * 100.0 / self.partition_count.max(1) as f64;
@@ -279,12 +292,12 @@ impl fmt::Display for Job {
             // The figures are those of the one message that the client got at the start.
             JobKind::Operations => write!(
                 out,
-                ":job-type=background-ops:net-io-bytes={BACKGROUND_REPLY_SIZE}\
+                ":job-type=background-ops:net-io-bytes={LAST_MESSAGE_SIZE}\
                  :socket-timeout={SOCKET_TIMEOUT_DEFAULT_MS}:ops-active=0"
             ),
             JobKind::Function => write!(
                 out,
-                ":job-type=background-udf:net-io-bytes={BACKGROUND_REPLY_SIZE}\
+                ":job-type=background-udf:net-io-bytes={LAST_MESSAGE_SIZE}\
                  :socket-timeout={SOCKET_TIMEOUT_DEFAULT_MS}:udf-filename={}:udf-function={}:udf-active=0",
                 self.function.0, self.function.1
             ),

@@ -342,6 +342,7 @@ impl Queries {
     /// Ends a query; the last message goes to its client.
     fn end(&self, run: &QueryRun, end: End) {
         let (job, namespace) = (&run.job, &run.query.namespace);
+        job.count_last_message(end);
         job.end(end);
         self.count_end(namespace, job, end, run.started);
         self.leave(job, true);
@@ -355,6 +356,8 @@ impl Queries {
             let latency = if job.sort.is_secondary { Latency::SiQuery } else { Latency::PiQuery };
             let unit = Unit::configured(&self.config);
             namespace.metrics.latency(latency).add(unit, started.elapsed(), 1);
+            let rows = job.records_sent.load(Ordering::Relaxed);
+            namespace.metrics.query_rows[usize::from(job.sort.is_secondary)].add_size(rows);
         }
     }
 

@@ -93,6 +93,7 @@ impl QueryRun {
             let budget = Budget::with_refill(PORTION_STEPS, &may_go_on);
             let mut walker = Walker::new(&run, &budget);
             let is_done = walker.walk().is_ok() && walker.unsettled.is_empty();
+            walker.note_sent();
             is_done.then(|| walker.take_frame())
         };
         match (answer, Arc::try_unwrap(run)) {
@@ -204,7 +205,7 @@ impl QueryRun {
         } else if self.is_stopping.load(Relaxed) || self.job.is_aborted.load(Relaxed) {
             Some(End::Aborted)
         } else if self.sink.as_ref().is_some_and(|sink| sink.is_closed()) {
-            Some(End::Unread)
+            Some(End::ClientGone)
         } else if self.inline_until.is_some_and(|until| Instant::now() > until) {
             Some(End::TimedOut)
         } else if let Some(Err(refusal)) = self.permit.as_ref().map(Permit::check) {

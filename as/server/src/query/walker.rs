@@ -407,7 +407,7 @@ impl<'a> Walker<'a> {
         let frame = self.take_frame();
         if let Some(sink) = self.run.sink.as_ref().filter(|_| !frame.is_empty()) {
             let (size, start) = (frame.len() as u64, Instant::now());
-            sink.send(frame).map_err(|_| End::Unread)?;
+            sink.send(frame).map_err(|_| if sink.is_closed() { End::ClientGone } else { End::Unread })?;
             self.run.job.bytes_sent.fetch_add(size, Relaxed);
             self.run.job.send_nanos.fetch_add(start.elapsed().as_nanos() as u64, Relaxed);
         }
