@@ -5,8 +5,8 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
 use super::WBLOCK_SIZE;
+use super::crash_harness::{DISK_SIZE, Model, Node, config, start};
 use super::crash_medium::{CrashMedium, Faults};
-use super::crash_tests::{DISK_SIZE, Model, Node, config, start};
 use super::defrag::defrag_one;
 use super::disk::Disk;
 use super::error::StorageError;

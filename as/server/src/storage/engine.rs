@@ -13,7 +13,7 @@ use parking_lot::{Condvar, Mutex};
 
 use super::benchmarks::StorageBenchmarks;
 use super::callers::DiskCaller;
-use super::device::{Device, DeviceStats, location_in};
+use super::device::{Device, location_in};
 use super::disk::{Disk, DurableWait};
 use super::error::StorageError;
 use super::read_buffer::{DiskBuffer, ReadBuffer, unpacked};
@@ -496,11 +496,6 @@ impl Storage {
         }
     }
 
-    /// Number of disks that cannot be written at present.
-    pub(crate) fn failed_count(&self) -> usize {
-        self.disks().filter(|disk| disk.has_failed()).count()
-    }
-
     /// Calls `visit` with every readable record on the disks and its place, newest or not, in used and free blocks, in
     /// memory and on disk. `go_on` is called after each block; returns whether it always returned true.
     pub(crate) fn visit_stored(
@@ -560,43 +555,6 @@ impl Storage {
             let limit = self.settings.queue_blocks().saturating_mul(self.devices.len());
             self.disks().filter(|disk| !disk.has_failed()).map(Disk::queued_blocks).sum::<usize>() > limit
         }
-    }
-
-    /// Figures of each device.
-    pub(crate) fn device_stats(&self) -> impl Iterator<Item = DeviceStats> {
-        self.devices.iter().map(Device::stats)
-    }
-
-    /// Returns what percentage of the records read since the last sample came from buffers.
-    pub(crate) fn sample_reads(&self) -> f64 {
-        let (mut cached, mut all) = (0, 0);
-        for disk in self.disks() {
-            let (from_buffers, from_disk) = disk.take_reads();
-            cached += from_buffers;
-            all += from_buffers + from_disk;
-        }
-        self.cache_read_pct100.store((cached * 10_000).checked_div(all).unwrap_or(0), Relaxed);
-        self.cache_read_pct()
-    }
-
-    /// Percentage of records read from buffers, as of the last sample.
-    pub(crate) fn cache_read_pct(&self) -> f64 {
-        self.cache_read_pct100.load(Relaxed) as f64 / 100.0
-    }
-
-    /// Bytes of all devices, headers included.
-    pub(crate) fn total_bytes(&self) -> u64 {
-        self.devices.iter().map(|device| device.wblocks.size()).sum()
-    }
-
-    /// Bytes of live records.
-    pub(crate) fn used_bytes(&self) -> u64 {
-        self.devices.iter().map(|device| device.wblocks.live_bytes()).sum()
-    }
-
-    /// Percentage of free blocks on the device that has least.
-    pub(crate) fn available_pct(&self) -> u32 {
-        self.devices.iter().map(Device::available_pct).min().unwrap_or(0)
     }
 
     #[cfg(test)]

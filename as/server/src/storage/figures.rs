@@ -1,11 +1,56 @@
-//! Figures of the disks for the log and the health check.
+//! Figures of the devices: for statistics, the log and the health check.
+
+use std::sync::atomic::Ordering::Relaxed;
 
 use super::benchmarks::Transfer;
+use super::device::{Device, DeviceStats};
 use super::disk::Disk;
 use super::engine::Storage;
 use crate::metrics::Unit;
 
 impl Storage {
+    /// Number of disks that cannot be written at present.
+    pub(crate) fn failed_count(&self) -> usize {
+        self.disks().filter(|disk| disk.has_failed()).count()
+    }
+
+    /// Figures of each device.
+    pub(crate) fn device_stats(&self) -> impl Iterator<Item = DeviceStats> {
+        self.devices.iter().map(Device::stats)
+    }
+
+    /// Returns what percentage of the records read since the last sample came from buffers.
+    pub(crate) fn sample_reads(&self) -> f64 {
+        let (mut cached, mut all) = (0, 0);
+        for disk in self.disks() {
+            let (from_buffers, from_disk) = disk.take_reads();
+            cached += from_buffers;
+            all += from_buffers + from_disk;
+        }
+        self.cache_read_pct100.store((cached * 10_000).checked_div(all).unwrap_or(0), Relaxed);
+        self.cache_read_pct()
+    }
+
+    /// Percentage of records read from buffers, as of the last sample.
+    pub(crate) fn cache_read_pct(&self) -> f64 {
+        self.cache_read_pct100.load(Relaxed) as f64 / 100.0
+    }
+
+    /// Bytes of all devices, headers included.
+    pub(crate) fn total_bytes(&self) -> u64 {
+        self.devices.iter().map(|device| device.wblocks.size()).sum()
+    }
+
+    /// Bytes of live records.
+    pub(crate) fn used_bytes(&self) -> u64 {
+        self.devices.iter().map(|device| device.wblocks.live_bytes()).sum()
+    }
+
+    /// Percentage of free blocks on the device that has least.
+    pub(crate) fn available_pct(&self) -> u32 {
+        self.devices.iter().map(Device::available_pct).min().unwrap_or(0)
+    }
+
     /// Clears the benchmarks. Further measurements, if `enable-benchmarks-storage` is on, are in `unit`.
     pub(crate) fn restart_benchmarks(&self, unit: Unit) {
         self.benchmarks.restart(unit);

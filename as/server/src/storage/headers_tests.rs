@@ -7,8 +7,8 @@ use datamodel::device_header::{COPY_BYTES, DeviceHeader, Found, PartitionEntry, 
 use datamodel::partition_version::PartitionVersion;
 
 use super::WBLOCK_SIZE;
+use super::crash_harness::{DISK_SIZE, KEYS, Node, config, open, start};
 use super::crash_medium::{CrashMedium, Faults, SECTOR_SIZE};
-use super::crash_tests::{DISK_SIZE, KEYS, Node, config, open, start};
 use super::tests::{Random, digest_of};
 use crate::config::{Engine, StorageConfig};
 use crate::index::{PARTITION_COUNT, PartitionId};

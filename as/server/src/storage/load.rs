@@ -17,9 +17,11 @@
 //! the order in which its copies are found: of equal copies the one at the lowest place wins, and whether the record
 //! leaves a tombstone follows from all of its copies. The index is shared; each parser has its own counts.
 
+mod context;
+
 use std::fmt;
 use std::ops::Range;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 
 use cf::aligned::AlignedBuf;
 use cf::sys::block::{BlockError, BlockMedium};
@@ -38,7 +40,9 @@ use super::peek::{self, PEEK_SIZE};
 use super::suspect::{SUSPECTS_MAX, Suspect, report_lying};
 use super::wblock::{WblockId, wblock_offset};
 use super::{RBLOCK_SIZE, WBLOCK_SIZE};
-use crate::index::{CreateOutcome, Index, Location, PartitionId, RecordMeta, SetId, WriteGuard};
+use crate::index::{CreateOutcome, Index, Location, PartitionId, RecordMeta, SetId};
+
+pub(crate) use context::{LoadCommit, LoadContext, LoadStats};
 
 /// A record that expires later than this from now is rejected: ten years, in seconds.
 const VOID_TIME_AHEAD_MAX: u32 = 315_360_000;
@@ -93,49 +97,6 @@ impl StaleBytes {
             );
         }
     }
-}
-
-/// Findings of a load so far.
-#[derive(Default)]
-pub(crate) struct LoadStats {
-    /// Number of records of which a copy was found.
-    pub(crate) unique: AtomicU64,
-    /// Number of copies that replaced older ones.
-    pub(crate) replaced: AtomicU64,
-    /// Number of copies that were older than the known one.
-    pub(crate) older: AtomicU64,
-    /// Number of byte ranges with damaged, implausible or unreadable records.
-    pub(crate) damaged: AtomicU64,
-    /// Number of records of partitions that are no longer here.
-    pub(crate) dropped: AtomicU64,
-    /// Number of records last updated later than now, by a clock that was ahead.
-    pub(crate) ahead: AtomicU64,
-    /// The latest last-update-time found.
-    pub(crate) latest_update: AtomicU64,
-}
-
-/// The namespace's part in a load.
-pub(crate) trait LoadContext: Sync {
-    /// The number of the set called `name`, created if necessary; `None` if such a set is not possible.
-    fn set_id(&self, name: &[u8]) -> Option<SetId>;
-    fn index(&self) -> &Index;
-    fn now_seconds(&self) -> u32;
-    fn stats(&self) -> &LoadStats;
-    /// The committer of one parser's records.
-    fn committer(&self) -> Box<dyn LoadCommit + '_>;
-
-    /// Called when all copies were found, before any record moves.
-    fn finish(&self) {}
-}
-
-/// Commits the records that one parser finds.
-pub(crate) trait LoadCommit {
-    /// Commits a copy: `after` describes the newest copy so far of the record of `guard`. Unless that is the one which was
-    /// committed before, `copy` has it in its stored form, or is `None` if it cannot be read.
-    fn commit(&mut self, guard: WriteGuard<'_>, after: &RecordMeta, copy: Option<&FlatRecord<'_>>);
-
-    /// Ends the parser's work.
-    fn finish(self: Box<Self>);
 }
 
 /// One disk being loaded.

@@ -20,6 +20,8 @@ mod buffer;
 mod callers;
 mod check;
 #[cfg(test)]
+mod crash_harness;
+#[cfg(test)]
 mod crash_medium;
 #[cfg(test)]
 mod crash_tests;

@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 
 use cf::sys::block::BlockMedium;
 
+use super::crash_harness::{DISK_SIZE, KEYS, Model, config, loaded_node, start};
 use super::crash_medium::{CrashMedium, Faults};
-use super::crash_tests::{DISK_SIZE, KEYS, Model, config, loaded_node, start};
 use super::tests::digest_of;
 use crate::config::Engine;
 

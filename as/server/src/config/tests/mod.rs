@@ -3,6 +3,7 @@
 mod fuzz;
 mod golden;
 mod messages;
+mod obsolete_names;
 mod samples;
 mod setting;
 mod table;
@@ -31,4 +32,21 @@ fn said(text: &str) -> Vec<String> {
 
 fn lines(found: &[Diagnostic]) -> Vec<String> {
     found.iter().map(ToString::to_string).collect()
+}
+
+/// The only message about a file.
+fn only(text: &str) -> String {
+    let mut said = said(text);
+    assert_eq!(said.len(), 1, "{said:#?}");
+    said.remove(0)
+}
+
+/// The only message about a file with one more line in `service` (line 3).
+fn in_service(line: &str) -> String {
+    only(&file(line, "", ""))
+}
+
+/// The only message about a file with more lines in the namespace (from line 15).
+fn in_namespace(lines: &str) -> String {
+    only(&file("", "", lines))
 }

@@ -13,8 +13,8 @@ use proptest::prelude::*;
 
 use super::super::WBLOCK_SIZE;
 use super::super::benchmarks::{DiskBenchmarks, StorageBenchmarks};
+use super::super::crash_harness::config;
 use super::super::crash_medium::CrashMedium;
-use super::super::crash_tests::config;
 use super::super::disk::Disk;
 use super::super::media::Media;
 use super::super::settings::Settings;
@@ -22,7 +22,7 @@ use super::super::tests::digest_of;
 use super::super::wblock::{Reuse, WblockTable};
 use super::*;
 use crate::config::Engine;
-use crate::index::IndexGeometry;
+use crate::index::{IndexGeometry, WriteGuard};
 
 const BLOCKS: u32 = 6;
 const KEYS: u32 = 8;
