@@ -41,9 +41,9 @@ const CRATES: &[(&str, &[&str])] = &[
 /// modules not named here are above all.
 const LAYERS: &[&[&str]] = &[
     &["version", "workers", "side_port", "peer_frames", "peer_traffic"],
-    &["config", "metrics", "log", "node_id", "best_practices"],
+    &["config", "metrics", "node_id", "best_practices"],
     &["tls"],
-    &["namespace", "index", "storage", "geospatial"],
+    &["namespace", "index", "storage"],
     &["sindex", "smd"],
     &["security"],
     &["udf"],
@@ -199,6 +199,16 @@ fn every_module_of_the_server_has_a_layer() {
     let mut modules: BTreeSet<String> = rust_files().iter().filter_map(RustFile::server_module).collect();
     modules.retain(|module| !["main", "lib"].contains(&module.as_str()) && !known.contains(module.as_str()));
     assert!(modules.is_empty(), "give these modules of the server their place in LAYERS: {modules:?}");
+}
+
+#[test]
+fn every_layer_names_modules_that_exist() {
+    let modules: BTreeSet<String> = rust_files().iter().filter_map(RustFile::server_module).collect();
+    let known: BTreeSet<&str> = LAYERS.iter().flat_map(|names| names.iter().copied()).collect();
+    let gone: Vec<&&str> = known.iter().filter(|name| !modules.contains(**name)).collect();
+    assert!(gone.is_empty(), "the server has no such modules, remove them from LAYERS: {gone:?}");
+    let named = LAYERS.iter().map(|names| names.len()).sum::<usize>();
+    assert_eq!(named, known.len(), "a module is in two layers");
 }
 
 #[test]
