@@ -212,6 +212,18 @@ fn every_layer_names_modules_that_exist() {
 }
 
 #[test]
+fn the_map_shows_every_module_of_the_server() {
+    let text = fs::read_to_string(root().join("ARCHITECTURE.md")).unwrap();
+    let map = text.split("\n## ").find(|section| section.starts_with("Code map")).unwrap();
+    let mut missing: BTreeSet<String> = rust_files().iter().filter_map(RustFile::server_module).collect();
+    missing.retain(|module| {
+        let is_shown = map.contains(&format!("`{module}/`")) || map.contains(&format!("`{module}.rs`"));
+        !is_shown && !["main", "lib"].contains(&module.as_str())
+    });
+    assert!(missing.is_empty(), "give these modules a row in the code map of ARCHITECTURE.md: {missing:?}");
+}
+
+#[test]
 fn a_name_stands_for_one_type_in_a_crate() {
     let mut places: BTreeMap<(String, String), Vec<String>> = BTreeMap::new();
     for file in rust_files() {
