@@ -1,4 +1,4 @@
-//! Accepting client connections and dealing them out to the service threads.
+//! Accepts client connections and distributes them among the service threads.
 
 use std::io;
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -21,9 +21,9 @@ pub(crate) type Listener = TcpListener;
 /// Kind of a listener's clients, with its limit.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Entrance {
-    /// Clients, as many as `proto-fd-max` says.
+    /// Clients, at most `proto-fd-max` of them.
     Clients,
-    /// Operators, who may connect even if clients may not.
+    /// Operators: they may connect even if clients may not.
     Admin,
 }
 
@@ -74,7 +74,7 @@ pub(crate) fn accept_clients(doors: &[Door], context: &ServiceContext, stop: &Ev
                         std::thread::sleep(EXHAUSTED_PAUSE);
                         break;
                     }
-                    // The peer gave up before it was accepted.
+                    // The peer closed the connection before it was accepted.
                     Err(_) => {}
                 }
             }

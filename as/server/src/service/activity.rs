@@ -8,13 +8,13 @@ use std::time::{Duration, Instant};
 
 use cf::sys::facts;
 
-/// Marks a thread that waits for events in [`Activity::awake_since`].
+/// The value of [`Activity::awake_since`] of a thread that waits for events.
 const ASLEEP: u64 = u64::MAX;
 
 /// How one thread spends its time.
 #[repr(align(128))]
 pub(super) struct Activity {
-    /// The zero of the times below.
+    /// The times below count from here.
     zero: Instant,
     /// The system's number for the thread; 0 until it runs.
     thread_id: AtomicU32,
@@ -40,7 +40,7 @@ impl Activity {
         }
     }
 
-    /// Makes the calling thread the one that this describes.
+    /// Makes this the activity of the calling thread.
     pub(super) fn belong_to_this_thread(&self) {
         self.thread_id.store(facts::own_thread_id(), Relaxed);
     }
@@ -98,7 +98,7 @@ struct Totals {
     delayed: u64,
 }
 
-/// What a service thread did between two samples.
+/// The work of a service thread between two samples.
 #[derive(Clone, Copy, PartialEq, Debug, Default)]
 pub(super) struct WorkerStats {
     /// Time it needed for requests, on a processor or waiting for a device; not while others had its processor.
@@ -115,7 +115,7 @@ pub(super) struct Meter {
 }
 
 impl Meter {
-    /// What the thread did since the last sample.
+    /// The work of the thread since the last sample.
     pub(super) fn sample(&mut self, activity: &Activity, now: Instant) -> WorkerStats {
         let mut totals = activity.totals(now);
         if totals.awake <= self.last.awake && totals.requests == self.last.requests {
@@ -184,7 +184,7 @@ mod tests {
         assert_eq!(needed(100, 20, 70), 30);
         // Most of the delay came before the thread was awake.
         assert_eq!(needed(100, 90, 300), 90);
-        // The kernel counts what a thread ran later than the thread itself.
+        // The kernel counts the time that a thread ran later than the thread itself does.
         assert_eq!(needed(100, 104, 0), 100);
         assert_eq!(needed(0, 1, 1), 0);
     }

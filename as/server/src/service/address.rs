@@ -31,7 +31,7 @@ pub(crate) enum ListenError {
     Bind(SocketAddr, io::Error),
 }
 
-/// Where a port is to be opened, as configured.
+/// The configured addresses of a port.
 pub(crate) struct ListenPlace {
     /// Addresses, interfaces and hosts; empty means any.
     pub(crate) configured: Vec<String>,
@@ -86,7 +86,7 @@ impl Bound {
         Ok(Bound(bound))
     }
 
-    /// No address at all.
+    /// A port without addresses.
     pub(crate) fn nowhere() -> Self {
         Bound(Vec::new())
     }

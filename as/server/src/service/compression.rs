@@ -38,9 +38,9 @@ const INFLATED_INLINE_MAX: usize = 32 << 10;
 const INLINE_TIME_MAX: Duration = Duration::from_micros(200);
 /// Replies up to this size are compressed on a service thread.
 const DEFLATED_INLINE_MAX: usize = 16 << 10;
-/// How much lower the priority of the other threads is than that of service threads.
+/// Difference between the priority of service threads and the lower one of the other threads.
 const NICENESS: i32 = 5;
-/// Most spare ones of each kind.
+/// Most spare inflaters, and most spare deflaters.
 const SPARES_MAX: usize = 16;
 
 /// Unused inflaters or deflaters.
@@ -123,7 +123,7 @@ impl Work<CompressionJob> for CompressionWorker {
     }
 }
 
-/// Counts a bad message; returns what its client is told.
+/// Counts a bad message; returns the result for its client.
 fn refuse(context: &super::ServiceContext, client: SocketAddr, error: CompressedError) -> ResultCode {
     context.metrics.add(ServerCounter::DemarshalError, 1);
     cf::warning_limited!(Proto, "bad compressed message from {client}: {error}");
@@ -152,7 +152,7 @@ impl ReplyCompressor {
             out.extend_from_slice(if is_smaller { &small } else { frame });
             frames = behind;
         }
-        // The rest is empty, unless a frame is incomplete.
+        // The rest is empty unless a frame is incomplete.
         out.extend_from_slice(frames);
     }
 }

@@ -20,7 +20,7 @@ use crate::transaction::Access;
 
 /// A connection and its buffers, which are empty while it is idle.
 pub(crate) struct Connection {
-    /// Determines which thread owns it.
+    /// The number that determines the thread which owns the connection.
     pub(super) number: u64,
     /// Shared with the thread that sends a held reply; see `sending.rs`.
     pub(super) stream: Arc<TcpStream>,
@@ -48,7 +48,7 @@ pub(crate) struct Connection {
     pub(super) is_parked: bool,
     /// Whether some of its replies are held; no further request is carried out meanwhile.
     pub(super) is_held: bool,
-    /// Mail from other threads while its replies were held.
+    /// Mail from other threads that arrived while replies were held.
     pub(super) behind_held: Vec<Mail>,
     /// Whether to close it after the held replies are sent.
     pub(super) is_last_held: bool,
@@ -64,10 +64,10 @@ pub(crate) struct Connection {
     /// When its last request was carried out, when its socket last took a reply or a part of one, or when its peer was last
     /// seen to read of them. Read from the monotonic clock once a wake-up.
     pub(super) last_active: Instant,
-    /// At the last look: how much the socket had taken of the waiting replies, and how much the kernel held for the
-    /// peer.
+    /// State at the last check: how many bytes of the waiting replies the socket had taken, and how many the kernel
+    /// held for the peer.
     seen_waiting: Option<(usize, Option<u32>)>,
-    /// The user's standing; `None` without access control.
+    /// The user's login and rights; `None` without access control.
     pub(super) standing: Option<Standing>,
     /// Its place in the count of open connections.
     _admission: Admission,
@@ -116,7 +116,7 @@ impl Connection {
         self.sent < self.output.len() || self.tls.as_ref().is_some_and(|tls| tls.has_unsent())
     }
 
-    /// Notes that the client sends nothing more, and tells the threads that make replies.
+    /// Notes that the client sends nothing more, and informs the threads that make replies.
     pub(super) fn note_peer_is_done(&mut self) {
         self.peer_is_done = true;
         self.stream_of_replies.iter().for_each(|stream| stream.peer_is_done());
@@ -193,7 +193,7 @@ impl Connection {
         match (&*self.stream).read(buffer) {
             Ok(0) => None,
             Ok(size) => {
-                // A stream socket that gives less than was asked for is empty.
+                // A stream socket that returns fewer bytes than requested is empty.
                 if size < buffer.len() {
                     self.may_read = self.peer_is_done;
                 }
@@ -225,7 +225,7 @@ impl Connection {
     /// Requests received after it wait in `input`.
     ///
     /// # Errors
-    /// When the connection is broken, or the client is refused; the client has been told.
+    /// When the connection is broken, or the client is refused; then it has been sent an alert.
     pub(super) fn go_on_with_handshake(&mut self, buffer: &mut [u8]) -> io::Result<()> {
         let size = self.receive_encrypted(buffer)?.ok_or(io::ErrorKind::UnexpectedEof)?;
         self.input.extend_from_slice(&buffer[..size]);
@@ -263,7 +263,7 @@ impl Connection {
         Ok(())
     }
 
-    /// As [`send`](Self::send), without a copy of what is kept.
+    /// As [`send`](Self::send), without a copy of the bytes that are kept.
     ///
     /// # Errors
     /// When the connection is broken.
@@ -285,7 +285,7 @@ impl Connection {
         self.charge.set(if self.stream_of_replies.is_some() { 0 } else { self.output.len() });
     }
 
-    /// Sends what is left of earlier replies.
+    /// Sends the rest of earlier replies.
     ///
     /// # Errors
     /// When the connection is broken.
@@ -321,7 +321,7 @@ impl Drop for Connection {
     }
 }
 
-/// Sends until done or the socket is full, encrypted if there is what encrypts; returns how many bytes were taken.
+/// Sends until done or the socket is full, encrypted if there is a TLS session; returns how many bytes were taken.
 fn send_through(tls: Option<&mut TlsSession>, stream: &TcpStream, bytes: &[u8]) -> io::Result<usize> {
     match tls {
         Some(tls) => tls.send(stream, bytes),

@@ -15,12 +15,12 @@ use crate::security::AccessControl;
 use crate::transaction::{BatchPool, TransactionContext};
 use crate::workers::Workers;
 
-/// The pools that service threads hand work to, and their counters.
+/// The pools to which service threads pass work, and their counters.
 pub(crate) struct ServiceContext {
     pub(crate) config: Arc<Config>,
     pub(crate) metrics: Arc<ServerMetrics>,
     pub(crate) connection_count: Arc<ConnectionCount>,
-    /// Connections of the admin port, which are not among those.
+    /// Connections of the admin port, which `connection_count` does not include.
     pub(crate) admin_connection_count: Arc<ConnectionCount>,
     /// The info threads; the code that starts them defines how they answer.
     pub(crate) info: Workers<InfoRequest>,
@@ -50,7 +50,7 @@ impl ConnectionCount {
         Arc::new(ConnectionCount { open: AtomicUsize::new(0), metrics })
     }
 
-    /// How many are open.
+    /// The number of open connections.
     pub(crate) fn get(&self) -> usize {
         self.open.load(Relaxed)
     }

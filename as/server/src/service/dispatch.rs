@@ -31,7 +31,7 @@ const REPLIES_SIZE_MAX: usize = 256 << 10;
 /// How long the client of a batch without a timeout may leave replies unread.
 const BATCH_TIME_MAX: Duration = Duration::from_secs(30);
 
-/// Largest accepted frame before a login: larger than any request that is answered then.
+/// Largest accepted frame before a login. It exceeds every request that is answered then.
 const STRANGERS_FRAME_MAX: usize = 64 << 10;
 
 /// First bytes of a client that uses TLS on a port without it.
@@ -56,14 +56,14 @@ enum Dispatched {
     Done,
     /// The connection is parked until other threads have answered the message.
     Parked,
-    /// It is retried when its reply has room, and does not count as carried out.
+    /// The message is retried when its reply has room, and does not count as carried out.
     PutOff,
 }
 
 type Arrivals = SmallVec<[Arrival; PREPARED_REQUESTS]>;
 
 impl ServiceThread {
-    /// Carries out the requests of the connections in `slots`, as far as each may be served.
+    /// Carries out the requests of those connections in `slots` that may be served.
     pub(super) fn serve_all(&mut self, slots: &[u32]) {
         for together in slots.chunks(PREPARED_REQUESTS) {
             let mut buffer = std::mem::take(&mut self.receive_buffer);
@@ -302,7 +302,7 @@ impl ServiceThread {
         let body = bytes.get(HEADER_SIZE..size)?;
         let verdict = match header.frame_type {
             FrameType::Info => {
-                // Info threads answer it; earlier requests are answered first.
+                // Info threads answer the request; earlier requests are answered first.
                 self.start_info(slot, token, body);
                 Verdict::Keep
             }
@@ -319,7 +319,7 @@ impl ServiceThread {
                 }
             },
             FrameType::Message => {
-                // It was not taken as a message because it does not parse.
+                // The frame was not recognised as a message because it does not parse.
                 self.context.metrics.add(ServerCounter::DemarshalError, 1);
                 if let Err(error) = Request::parse(body) {
                     cf::warning_limited!(Proto, "bad message from {}: {error}", connection.peer);
@@ -417,7 +417,7 @@ impl ServiceThread {
             return self.refuse_late(request);
         }
         let so_far = (self.outbox.replies.len(), self.executor.unsettled_count());
-        // Given back when the connection has the reply and counts its unsent rest.
+        // The room is released when the connection has the reply and counts its unsent rest.
         let room = Cell::new(self.large_reply.take());
         let take_room = |size| {
             room.set(None);

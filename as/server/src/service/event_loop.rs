@@ -42,13 +42,13 @@ const TICK: Duration = Duration::from_secs(1);
 const PUT_OFF_PERIOD: Duration = Duration::from_millis(10);
 
 /// A thread that has served for so long without a wait lets others run that its processor is shared with: clients, and
-/// service threads. Without it, they would wait until the system takes the processor away, for one to four milliseconds. It
-/// is also the turn that the system is asked for.
+/// service threads. Without it, they would wait until the system takes the processor away, for one to four
+/// milliseconds. It is also the time slice that the thread requests from the system.
 const TURN: Duration = Duration::from_micros(100);
 /// A wait for events longer than this has let others run.
 const RESTING_TIME: Duration = Duration::from_micros(20);
 
-/// Whether a connection stays open.
+/// Whether a connection stays open after it was served.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Verdict {
     Keep,
@@ -79,7 +79,7 @@ pub(super) struct Checkpoint {
 
 pub(crate) struct ServiceThread {
     pub(super) context: Arc<ServiceContext>,
-    /// Its position in the pool.
+    /// The thread's position in the pool.
     position: usize,
     pub(super) mailbox: Arc<Mailbox>,
     activity: Arc<Activity>,
@@ -285,7 +285,7 @@ impl ServiceThread {
         self.guard(token, |thread, slot| {
             let Some(connection) = thread.connections.get(slot) else { return Verdict::Keep };
             if event.is_broken() {
-                // Even held replies have nobody to receive them.
+                // The held replies are dropped too, because there is no client.
                 thread.close(slot);
                 return Verdict::Keep;
             }
@@ -373,7 +373,7 @@ impl ServiceThread {
         self.ready.clear();
         self.put_off.clear();
         self.large_reply = None;
-        // Mail may be left that was not handled.
+        // Some mail may not have been handled yet.
         self.mailbox.bell.ring();
         for slot in 0..self.connections.slot_count() {
             if let Some(connection) = self.connections.get(slot) {
@@ -411,7 +411,7 @@ impl ServiceThread {
                 self.close(slot);
                 return false;
             }
-            // A late request is carried out as such.
+            // A late request is carried out with its time over, so it is answered with a timeout.
             let is_tried = has_room || self.woken >= *deadline;
             if is_tried {
                 connection.put_off = None;

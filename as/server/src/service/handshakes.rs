@@ -1,8 +1,7 @@
 //! TLS connections in their handshake.
 //!
-//! A handshake costs its service thread up to a millisecond of computing, so handshakes wait in a line of their own,
-//! and a wake-up spends a bounded time on them after all other connections have been served. A handshake that is not
-//! done in time is closed.
+//! A handshake takes up to a millisecond of CPU time, so handshakes wait in a separate queue, and a wake-up spends a
+//! bounded time on them after all other connections have been served. A handshake that is not done in time is closed.
 
 use std::collections::VecDeque;
 use std::io;
@@ -27,7 +26,7 @@ pub(super) struct Handshakes {
 }
 
 impl Handshakes {
-    /// Notes the begin of a handshake.
+    /// Notes that a handshake begins.
     pub(super) fn begin(&mut self, token: ConnectionToken, now: Instant) {
         self.begun.push_back((token, now));
     }
@@ -44,7 +43,7 @@ impl Handshakes {
 }
 
 impl ServiceThread {
-    /// Continues handshakes, as many as there is time for.
+    /// Continues as many handshakes as there is time for.
     pub(super) fn go_on_with_handshakes(&mut self) {
         if !self.handshakes.has_waiting() {
             return;

@@ -25,7 +25,7 @@ pub(crate) enum Mail {
     Reply(ConnectionToken, Vec<u8>),
     /// The inflated request that a parked connection waits for, as a whole frame, and its room.
     Inflated(ConnectionToken, Vec<u8>, Charge),
-    /// Nobody will make the reply that a parked connection waits for.
+    /// The reply that a parked connection waits for will not be made.
     Abandoned(ConnectionToken),
     /// Replies that were held may be sent.
     Released(Box<HeldParts>),
@@ -48,7 +48,7 @@ impl Mailbox {
         Ok(Arc::new(Mailbox { queue: SegQueue::new(), bell: Doorbell::new(EventFd::new()?) }))
     }
 
-    /// Hands `mail` over and wakes the thread.
+    /// Adds `mail` and wakes the thread.
     pub(crate) fn post(&self, mail: Mail) {
         self.queue.push(mail);
         self.bell.ring();

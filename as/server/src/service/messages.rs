@@ -14,7 +14,7 @@ pub(super) struct Message<'a> {
 }
 
 impl<'a> Message<'a> {
-    /// The one at the start of `bytes`.
+    /// The message at the start of `bytes`, if it is complete.
     #[inline(always)]
     pub(super) fn in_front_of(bytes: &'a [u8]) -> Option<Self> {
         let Ok(Some(FrameHeader { frame_type: FrameType::Message, body_size })) = FrameHeader::parse(bytes)

@@ -1,4 +1,4 @@
-//! Client connections: accepting them, reading requests, carrying them out, sending replies.
+//! Client connections: accepts them, reads requests, carries them out, and sends replies.
 //!
 //! # Threads
 //! One accept thread; `service-threads` service threads, each with an epoll instance and its own connections. Other

@@ -17,7 +17,7 @@ pub(super) struct Outbox {
 }
 
 impl Outbox {
-    /// Addresses the replies added since the last call to connection `token`.
+    /// Assigns the replies added since the last call to connection `token`.
     pub(super) fn address(&mut self, token: ConnectionToken) {
         let end = self.replies.len();
         if self.addressed < end {

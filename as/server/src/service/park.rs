@@ -51,7 +51,7 @@ impl InfoRequest {
 /// A request of the security protocol, to be answered by a security thread.
 pub(crate) struct SecurityRequest {
     pub(crate) body: Box<[u8]>,
-    /// The session that a login is for.
+    /// The session that a login starts.
     pub(crate) session: Arc<Session>,
     /// The name in the client's verified certificate.
     pub(crate) certificate_name: Option<Arc<str>>,
@@ -227,7 +227,7 @@ impl ServiceThread {
         refused.map(|()| true)
     }
 
-    /// Gives a parked connection some of its replies.
+    /// Sends a parked connection some of its replies.
     pub(super) fn deliver_part(&mut self, token: ConnectionToken, replies: Vec<u8>) {
         self.guard(token, |thread, slot| {
             let Some(connection) = thread.connections.get(slot) else { return Verdict::Keep };
@@ -241,7 +241,7 @@ impl ServiceThread {
         });
     }
 
-    /// Gives a parked connection its last reply and resumes it.
+    /// Sends a parked connection its last reply and resumes it.
     pub(super) fn deliver(&mut self, token: ConnectionToken, reply: Vec<u8>) {
         self.guard(token, |thread, slot| {
             let Some(connection) = thread.connections.get(slot) else { return Verdict::Keep };

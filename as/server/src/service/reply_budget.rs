@@ -7,9 +7,9 @@
 //! these fit into socket buffers. A client that has long read nothing while others are put off is disconnected.
 //!
 //! # Threads and locks
-//! A service thread retries the requests that it has put off itself. Those that wait in a pool are in a queue behind a
-//! mutex, taken alone; each service thread checks it when it wakes up, and while there are such requests they wake up
-//! often.
+//! A service thread retries the requests that it has put off itself. Requests that wait in a pool are in a queue behind
+//! a mutex, taken alone. Each service thread checks the queue when it wakes up, and wakes up often while there are such
+//! requests.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -33,14 +33,14 @@ pub(crate) struct ReplyBudget {
     /// Number of requests that are put off. Every thread reads it at each wake-up, so it shares no cache line with
     /// values that change often.
     waiting: CachePadded<AtomicUsize>,
-    /// Those of them that wait in no service thread.
+    /// Number of those that wait in a pool instead of a service thread.
     queue: Mutex<VecDeque<QueuedReply>>,
     metrics: Arc<ServerMetrics>,
     /// Text for the log when a request is put off.
     complaint: &'static str,
 }
 
-/// A request that waits in no service thread until its reply has room.
+/// A request in a pool that waits until its reply has room.
 struct QueuedReply {
     size: usize,
     deadline: Instant,
@@ -49,7 +49,7 @@ struct QueuedReply {
 }
 
 impl ReplyBudget {
-    /// A budget of which nothing is used.
+    /// An unused budget.
     pub(crate) fn new(metrics: Arc<ServerMetrics>) -> Arc<Self> {
         let complaint = "of replies are not read: a request with a large reply is put off";
         ReplyBudget::with_complaint(metrics, complaint)
@@ -71,12 +71,12 @@ impl ReplyBudget {
         self.unsent_size.load(Relaxed)
     }
 
-    /// Whether clients that are behind must not get more replies made.
+    /// Whether no more replies may be made for clients with unread replies.
     pub(super) fn is_used_up(&self) -> bool {
         self.unsent_size() >= UNSENT_SIZE_MAX
     }
 
-    /// Whether a reply of `size` bytes has room. Any size has room while nothing else is kept.
+    /// Whether a reply of `size` bytes has room. Any size has room while no other bytes are kept.
     pub(super) fn has_room(&self, size: usize) -> bool {
         let used = self.unsent_size();
         used == 0 || used.saturating_add(size) <= UNSENT_SIZE_MAX
@@ -125,7 +125,7 @@ impl Drop for Waiting {
     }
 }
 
-/// A part of the budget in use, given back when it is dropped.
+/// A part of the budget in use, released when it is dropped.
 pub(super) struct Charge {
     budget: Arc<ReplyBudget>,
     size: usize,

@@ -1,9 +1,9 @@
 //! The security threads, which answer requests of the security protocol.
 //!
-//! Logins that need a slow hash wait for threads of their own, in a line in which each origin gets one turn after the
-//! other. So guessing passwords over many connections delays neither logins with a remembered credential or a token,
-//! nor first logins from elsewhere. One thread makes changes of users and roles, which wait for the disk and for other
-//! nodes, because they are made one at a time.
+//! Logins that need a slow hash wait for separate threads, in a queue in which all origins take turns. So guessing
+//! passwords over many connections delays neither logins with a remembered credential or a token, nor first logins from
+//! elsewhere. One thread makes changes of users and roles, which wait for the disk and for other nodes, because they
+//! are made one at a time.
 //!
 //! A panic costs the request that was answered, and closes its connection.
 //!
@@ -22,9 +22,9 @@ use super::park::SecurityRequest;
 use crate::security::{AccessControl, Peer, SecurityWork, origin};
 use crate::workers::Workers;
 
-/// Threads that answer at once, and the same number that verify passwords.
+/// Number of threads that answer at once, and of those that verify passwords.
 const THREADS: usize = 2;
-/// How much lower the priority of verifying threads is than that of service threads.
+/// Difference between the priority of service threads and the lower one of verifying threads.
 const NICENESS: i32 = 5;
 
 /// Waiting requests, by origin.
@@ -60,7 +60,7 @@ impl<K: Copy + Eq + Hash, R> Line<K, R> {
     }
 }
 
-/// A signal that a request in the line is to be answered.
+/// A signal that a request in the queue is to be answered.
 struct Turn;
 
 /// The threads and the requests that wait for them.
@@ -81,7 +81,7 @@ fn answer(access: &AccessControl, request: SecurityRequest) {
 }
 
 impl SecurityWorkers {
-    /// Without threads yet; requests may already be submitted.
+    /// A pool without threads yet; requests may already be submitted.
     pub(crate) fn new() -> Self {
         SecurityWorkers {
             quick: Workers::new("security"),

@@ -35,7 +35,7 @@ pub(crate) struct HeldParts {
 impl HeldParts {
     /// Sends the replies of the only connection, as far as its socket takes them. A thread other than the connection's
     /// may do this: while its replies are held, nobody else sends to it. This saves a single client the wake-up of the
-    /// connection's thread; with many clients, that thread sends while this one is back at the disk.
+    /// connection's thread; with many clients, that thread sends while this one writes to the disk again.
     fn send_directly(&mut self) {
         if let Some(socket) = self.socket.take() {
             // The connection's own thread notices a broken connection.
@@ -90,7 +90,7 @@ impl ServiceThread {
         }
     }
 
-    /// Takes the replies that must not be sent yet out of `outbox`. If that fails, no reply is sent, as it is unknown
+    /// Removes the replies that must not be sent yet from `outbox`. If that fails, no reply is sent, as it is unknown
     /// which of them may be.
     fn hold_some(&mut self, outbox: &mut Outbox) {
         let tokens: Vec<ConnectionToken> = outbox.tokens().collect();
@@ -107,7 +107,7 @@ impl ServiceThread {
         }
     }
 
-    /// Takes the unsettled replies out of `outbox`; they are posted back when they are settled.
+    /// Removes the unsettled replies from `outbox`; they are posted back when they are settled.
     fn hold_unsettled(&mut self, outbox: &mut Outbox) {
         let unsettled = self.executor.take_unsettled();
         let (mut held, mut rest) = (Vec::with_capacity(unsettled.len()), &unsettled[..]);

@@ -1,16 +1,16 @@
 //! How many service threads the connections are spread over: the rule, without threads or clocks.
 //!
 //! Connections are spread over as many threads as there are processors: a thread that is woken on the processor of its
-//! client answers soonest, and one thread for all would make every other client wait for it. More threads than that are of
-//! use when requests are long, from work or waiting for a device, or when threads are busy while processors are idle; else
-//! they only divide the requests. So connections are gathered again on as many threads as there are processors when that is
-//! over.
+//! client answers soonest, and one thread for all would make every other client wait for it. More threads help when
+//! requests are long, because of work or of waiting for a device, or when threads are busy while processors are idle.
+//! Otherwise they only divide the requests. So connections are gathered again on as many threads as there are
+//! processors when those conditions end.
 //!
-//! Fewer threads than processors can be better in one case: no processor is idle, since clients on the same machine or other
-//! work need them. If each thread finds the requests of several connections whenever it wakes up, it is certain: a thread
-//! that finds twice as many needs half the processor time for each, and every client is answered sooner. That ends as soon
-//! as a thread finds few requests at a time. Otherwise it is tried ([`Trial`]), and lasts only if more requests are answered,
-//! or as many with less work for each.
+//! Fewer threads than processors can be better in one case: no processor is idle, because clients on the same machine
+//! or other work use them. If each thread finds the requests of several connections whenever it wakes up, fewer threads
+//! are certainly better: a thread that finds twice as many requests needs half the processor time for each, and every
+//! client is answered sooner. This ends as soon as a thread finds few requests at a time. Otherwise fewer threads are
+//! tried ([`Trial`]), and kept only if more requests are answered, or as many with less work for each.
 
 use std::cell::LazyCell;
 use std::time::Duration;
@@ -23,20 +23,20 @@ const BUSY: f64 = 0.7;
 const ROOMY: f64 = 0.45;
 /// Another thread is useful while this many processors are idle, because it will take most of one.
 const SPARE_PROCESSORS: f64 = 0.75;
-/// While fewer are idle, threads with work wait for a processor.
+/// While fewer processors are idle, threads with work wait for a processor.
 const SCARCE_PROCESSORS: f64 = 0.25;
-/// While fewer are idle, threads that could be fewer may hinder each other.
+/// While fewer processors are idle, a larger number of threads than necessary may slow each other down.
 const FEW_PROCESSORS: f64 = 0.5;
 /// Share of the present work that half of the threads would have with the same requests.
 const LEFT_BY_GATHERING: f64 = 0.8;
-/// Longer requests, on average, are not made faster by gathering; they only wait for each other, if there are enough of
-/// them to be [in each other's way](IN_THE_WAY).
+/// Gathering connections does not make requests above this average length faster. They only wait for each other, if
+/// there are enough of them to [delay each other](IN_THE_WAY).
 const LONG_REQUEST: Duration = Duration::from_micros(30);
-/// Requests up to this length are made faster.
+/// Gathering connections makes requests up to this average length faster.
 const SHORT_REQUEST: Duration = Duration::from_micros(20);
-/// Requests that keep one thread working for this share of the time are in each other's way.
+/// Requests that keep one thread working for this share of the time delay each other.
 const IN_THE_WAY: f64 = 0.1;
-/// Requests that keep one thread working for at most this share are not.
+/// Requests that keep one thread working for at most this share do not delay each other.
 const FAR_BETWEEN: f64 = 0.05;
 /// With this many requests at a time there may be fewer threads than processors.
 const MANY_AT_A_TIME: f64 = 4.0;
@@ -48,7 +48,7 @@ const FEW_AT_A_TIME: f64 = 2.0;
 const TRIAL_GAIN: f64 = 1.1;
 /// It also succeeds if as many are answered as before it, and each takes at most this many times as much work.
 const TRIAL_SAVING: f64 = 0.95;
-/// It ends when at most this many times as many requests are answered as before it.
+/// A trial ends when at most this many times as many requests are answered as before it.
 const TRIAL_LOSS: f64 = 0.95;
 /// Samples of a trial that count; the first one does not, for connections are still moving.
 const TRIAL_SAMPLES: u32 = 3;
@@ -106,7 +106,8 @@ enum Gathering {
     No,
 }
 
-/// Whether half of `active_count` threads could do the same, with processors too few for all who want one.
+/// Whether half of `active_count` threads could do the same work, while there are too few processors for all runnable
+/// threads.
 fn gathering(
     active_count: usize,
     sample: &Sample,
@@ -410,7 +411,7 @@ mod tests {
     #[test]
     fn long_requests_are_spread() {
         assert_eq!(after(4, 1, 10, &sample(0.2, 0.2, 100), 0.0), 10);
-        // Too few requests to be in each other's way.
+        // Too few requests to delay each other.
         assert_eq!(after(100, 1, 10, &sample(0.05, 0.05, 100), 2.0), 1);
         assert_eq!(after(100, 4, 10, &sample(0.05, 0.05, 100), 2.0), 1);
         // Neither long nor short, or neither many nor few: the count stays.

@@ -26,8 +26,8 @@ const UNSENT_SIZE_MAX: usize = 1 << 20;
 const LOOK_PERIOD: Duration = Duration::from_secs(1);
 /// How long a client may read nothing when the thread that waits for it is needed, whatever the client's own timeout.
 const PATIENCE: Duration = Duration::from_secs(10);
-/// How long an answer is still made, and a query goes on without a reply, after the client has closed its sending side: it may
-/// still read. A client that is gone looks the same until something is sent to it.
+/// How long an answer is still made, and a query goes on without a reply, after the client has closed its sending side:
+/// it may still read. A vanished client cannot be distinguished from it until something is sent.
 pub(super) const DONE_PATIENCE: Duration = Duration::from_secs(2);
 
 struct Progress {
@@ -36,7 +36,7 @@ struct Progress {
     moved: Instant,
     /// When the client closed its sending side, if that ends the stream after [`DONE_PATIENCE`].
     peer_done: Option<Instant>,
-    /// Whether it ends the stream.
+    /// Whether the closing ends the stream.
     ends_with_peer: bool,
     /// Whether the connection is gone, or was given up.
     is_closed: bool,
@@ -54,7 +54,7 @@ impl Progress {
         is_much && !self.is_closed
     }
 
-    /// Whether the client has closed its sending side and waited in vain for so long that it must be gone.
+    /// Whether the client has closed its sending side and got no reply for so long that it must be gone.
     fn is_peer_gone(&self) -> bool {
         let is_over = |done: Instant| self.moved.max(done).elapsed() >= DONE_PATIENCE;
         self.ends_with_peer && self.unsent == 0 && self.peer_done.is_some_and(is_over)
@@ -118,7 +118,7 @@ impl StreamProgress {
     }
 }
 
-/// The maker's end.
+/// The end of a stream for the thread that makes its replies.
 pub(crate) struct ReplyStream {
     mailbox: Arc<Mailbox>,
     token: ConnectionToken,

@@ -91,7 +91,7 @@ impl Question {
     }
 }
 
-/// A client of its own record. It knows what must come back.
+/// A client that reads and writes one record, and knows the expected answers.
 struct Conversation {
     who: usize,
     stream: TcpStream,
@@ -111,7 +111,7 @@ impl Conversation {
         conversation
     }
 
-    /// The bytes of a question whose answer is awaited.
+    /// The bytes of a question, whose answer is then expected.
     fn note(&mut self, question: Question) -> Vec<u8> {
         if let Question::Write(value) = question {
             self.value = value;
@@ -192,14 +192,14 @@ fn conversations_go_on_while_connections_change_their_threads() {
     });
 }
 
-/// How many requests of one round over all connections each thread carried out.
+/// Number of requests that each thread carried out in one round over all connections.
 fn shares(server: &Server, conversations: &mut [Conversation]) -> Vec<u64> {
     let pool = &server.node().service.pool;
     let before = pool.request_counts();
     for conversation in conversations.iter_mut() {
         conversation.ask(&[Question::Read], 1 << 20);
     }
-    // A thread counts what it did when it goes to sleep.
+    // A thread counts its requests when it goes to sleep.
     let start = Instant::now();
     loop {
         let shares: Vec<u64> =
@@ -219,7 +219,7 @@ fn connections_are_with_their_owners() {
     for (count, expected) in [(1, [12, 0, 0, 0]), (4, [3, 3, 3, 3]), (2, [6, 6, 0, 0]), (3, [4, 4, 4, 0])] {
         let start = Instant::now();
         loop {
-            // Repeated each time, as the sizing thread may have changed it.
+            // This is repeated each time, because the sizing thread may have changed the count.
             server.node().service.pool.spread(count);
             if shares(&server, &mut conversations) == expected {
                 break;
@@ -229,7 +229,7 @@ fn connections_are_with_their_owners() {
     }
 }
 
-/// A connection whose replies nobody reads stays where it is, and goes on there.
+/// A connection with unread replies stays on its thread, and continues there.
 #[test]
 fn a_connection_with_unsent_replies_loses_none() {
     let server = start();
@@ -273,7 +273,7 @@ fn more_threads_start_when_more_are_configured() {
         }
         assert!(start.elapsed() < PATIENCE);
     }
-    // Fewer are used at once, and those beyond keep nothing.
+    // Fewer threads are used at once, and the others keep no connection.
     configured.set(1);
     while shares(&server, &mut conversations) != [14, 0, 0, 0, 0, 0, 0] {
         assert!(start.elapsed() < 2 * PATIENCE);

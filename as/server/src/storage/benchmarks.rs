@@ -1,5 +1,5 @@
-//! Latencies of devices, and sizes of the records read and written, measured while `enable-benchmarks-storage` asks for
-//! it. Otherwise this costs one load.
+//! Latencies of devices, and sizes of the records read and written, measured while `enable-benchmarks-storage` is on.
+//! While it is off, the cost is one load.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
@@ -11,13 +11,13 @@ use crate::metrics::{Histogram, Unit};
 /// A measured transfer of a disk, in the order of the log.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Transfer {
-    /// Of a record.
+    /// The read of a record.
     Read,
-    /// Of a write block, for defrag.
+    /// The read of a whole write block, for defrag.
     LargeBlockRead,
-    /// Of at most `flush-size` bytes.
+    /// A write of at most `flush-size` bytes.
     Write,
-    /// The same to the shadow.
+    /// The same write to the shadow.
     ShadowWrite,
 }
 
@@ -39,7 +39,7 @@ impl Transfer {
 /// anyway, or namespaces with benchmarks on, update them.
 pub(super) struct StorageBenchmarks {
     settings: Settings,
-    /// Otherwise milliseconds.
+    /// Whether the unit is microseconds instead of milliseconds.
     in_microseconds: AtomicBool,
     read_sizes: Histogram,
     write_sizes: Histogram,
@@ -90,7 +90,7 @@ impl StorageBenchmarks {
 /// Benchmarks of one disk.
 pub(super) struct DiskBenchmarks {
     of_namespace: Arc<StorageBenchmarks>,
-    /// By transfer.
+    /// The latencies of each transfer.
     histograms: [Histogram; Transfer::ALL.len()],
 }
 

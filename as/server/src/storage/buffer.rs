@@ -57,7 +57,7 @@ impl Drop for OwnMemory {
 
 /// The memory of a block.
 pub(super) enum Memory {
-    /// In a buffer of its own.
+    /// In a separate buffer.
     Own(OwnMemory),
     /// In the stripe that holds all blocks of the disk.
     Stripe(LentBlock),
@@ -105,7 +105,7 @@ impl WriteBuffer {
         (self.device, self.id) == (block.device(), block.id())
     }
 
-    /// Moves the mark behind `place`, which was just reserved.
+    /// Moves the mark to the end of `place`, which was just reserved.
     pub(super) fn follow(&self, place: &ReservedPlace<'_>) {
         self.check(place);
         self.mark.reserve(place.offset() + place.size());
@@ -116,7 +116,7 @@ impl WriteBuffer {
         assert!(is_here, "a place is written to in the buffer of its block");
     }
 
-    /// Copies a record to the place in a buffer with memory of its own that was reserved for it.
+    /// Copies a record to the place reserved for it, in a buffer with separate memory.
     #[expect(unsafe_code, reason = "records are copied to places of their own")]
     pub(super) fn fill(&self, place: &mut ReservedPlace<'_>, record: &[u8]) {
         self.check(place);

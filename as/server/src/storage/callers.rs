@@ -12,9 +12,9 @@
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::*};
 use std::time::{Duration, Instant};
 
-/// A call that takes longer is not answered soon.
+/// A disk with a call that takes longer is stuck.
 const STUCK_TIME: Duration = Duration::from_secs(1);
-/// Most calls watched at a time. Missing further ones does no harm.
+/// Most calls watched at a time. Further calls are not watched, which does no harm.
 const SLOT_COUNT: usize = 64;
 /// Bits of a slot for the caller; above are the milliseconds since the disk was opened, plus one.
 const CALLER_BITS: u32 = 3;
@@ -35,7 +35,7 @@ impl DiskCaller {
     pub(crate) const POOLS: [DiskCaller; 3] =
         [DiskCaller::Transactions, DiskCaller::Batches, DiskCaller::Queries];
 
-    /// Whether its threads begin no call to a stuck disk.
+    /// Whether the threads of this caller begin no call to a stuck disk.
     fn is_careful(self) -> bool {
         self != DiskCaller::Other
     }

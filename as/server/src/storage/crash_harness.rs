@@ -61,7 +61,7 @@ impl LoadContext for Context<'_> {
     }
 }
 
-/// Figures that nobody reads.
+/// A committer that keeps no figures.
 pub(super) struct WithoutFigures;
 
 impl LoadCommit for WithoutFigures {
@@ -123,7 +123,7 @@ pub(super) fn open(
     (Node { storage, partitions, index, clock: AtomicU64::new(1) }, stats)
 }
 
-/// Bytes that follow from `version`, so that a mixture of two is seen.
+/// Bytes derived from `key` and `version`, so that a mixture of two versions is detected.
 fn value_of(key: u32, version: u64, size: usize) -> Vec<u8> {
     let mut seed = u64::from(key) << 40 ^ version;
     let mut bytes = version.to_le_bytes().to_vec();
@@ -168,7 +168,7 @@ impl Node {
         if self.storage.commits() { self.storage.settle(location, DiskCaller::Other) } else { Ok(()) }
     }
 
-    /// The version that record `key` has, having checked every byte of it.
+    /// The version of record `key`, after a check of every byte of it.
     pub(super) fn version(&self, key: u32) -> Option<u64> {
         let mut scratch = ReadBuffer::new();
         let guard = self.storage.get_readable(&self.index, &digest_of(key), &mut scratch)?;
@@ -230,7 +230,7 @@ impl Model {
     }
 }
 
-/// Overwrites until the engine fails or `writes` are done, with flush and defrag at work beside.
+/// Overwrites records until the engine fails or `writes` are done, while flush and defrag run.
 pub(super) fn load(node: &Node, model: &mut Model, random: &mut Random, writes: usize) {
     std::thread::scope(|scope| {
         scope.spawn(|| node.storage.run_defrag(0, &node.index));

@@ -167,7 +167,7 @@ fn unreadable_bytes_cost_the_records_on_them_only() {
         }
     }
     assert!(read > 10 && (1..=2).contains(&failed), "{read} read, {failed} failed");
-    // So does a start, and it reports the bytes, and a record that begins before them.
+    // A start loses only those records too. It reports the bytes, and a record that begins before them.
     let image = medium.crash(|_| true);
     let again = Arc::new(CrashMedium::from_image(image, true));
     again.set_faults(Faults { unreadable: Some(place..place + 1), ..Faults::default() });
@@ -187,7 +187,7 @@ fn the_shadow_stands_in_for_a_lost_disk() {
     let mut model = Model::default();
     let (node, _) = start(vec![(Arc::clone(&main), Some(Arc::clone(&shadow)))], &config);
     load(&node, &mut model, &mut Random(11), 80);
-    // No clean stop. The machine comes back with an empty disk.
+    // There is no clean stop. The machine comes back with an empty disk.
     let fresh = Arc::new(CrashMedium::zeroed(DISK_SIZE as usize, true));
     let shadow = Arc::new(CrashMedium::from_image(shadow.crash(|_| true), true));
     let (node, _) = start(vec![(Arc::clone(&fresh), Some(shadow))], &config);
@@ -342,9 +342,9 @@ fn blocks_that_defrag_freed_are_free_after_a_start() {
     }
 }
 
-/// On a medium whose writes are not durable by themselves, a power failure leaves any of the sectors that were not synced.
-/// What was durable before is there after it, in that version or a later one, though defrag moved it and its old place was
-/// written over.
+/// On a medium whose writes are not durable by themselves, a power failure leaves any of the sectors that were not
+/// synced. A record that was durable before still exists after it, in that version or a later one, although defrag
+/// moved it and its old place was overwritten.
 #[test]
 fn a_power_failure_does_not_take_what_was_durable() {
     for seed in (30..34).map(|seed| soak_seed() << 16 | seed) {
@@ -359,7 +359,7 @@ fn a_power_failure_does_not_take_what_was_durable() {
             scope.spawn(|| node.storage.run_defrag(0, &node.index));
             scope.spawn(|| node.storage.run_flush(0));
             for _ in 0..400 {
-                // Half of the records lie still.
+                // Half of the records are not overwritten.
                 let (key, size) = (random.below(KEYS / 2) * 2, random.below(VALUE_SIZE_MAX));
                 match node.write(key, node.next_version(), size as usize) {
                     Ok(()) => {}

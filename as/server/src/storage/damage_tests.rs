@@ -17,7 +17,7 @@ use crate::config::{Engine, StorageConfig};
 
 const VALUE_SIZE: usize = 500_000;
 
-/// Where record `key` is on its disk, in bytes.
+/// The offset of record `key` on its disk, in bytes.
 fn place_of(node: &Node, key: u32) -> Range<u64> {
     let location = node.index.get(&digest_of(key)).expect("it is there").location;
     let start = location.rblock() * 16;
@@ -47,7 +47,7 @@ fn sparse_node(medium: &Arc<CrashMedium>) -> Node {
     start(media(), &config).0
 }
 
-/// Empties what can be emptied; returns how many blocks were looked at.
+/// Empties all blocks that can be emptied; returns the number of blocks that were checked.
 fn defrag(node: &Node) -> u64 {
     let reads = || node.storage.device_stats().map(|stats| stats.defrag_reads).sum::<u64>();
     let before = reads();
@@ -144,7 +144,7 @@ fn defrag_does_not_move_damaged_records() {
     }
 }
 
-/// When hardly a block is free the emptiest one is emptied; it must not be one that cannot be emptied.
+/// When few blocks are free, defrag empties the emptiest one; it must not choose one that cannot be emptied.
 #[test]
 fn a_kept_block_does_not_stop_the_making_of_room() {
     let config = config(Engine::Device, true);
@@ -312,10 +312,10 @@ fn what_was_fetched_counts_as_long_as_the_record_stays_there() {
     assert!(!is_at_hand(&mut scratch) && is_on_disk_only(key, &mut scratch));
     assert!(node.storage.fetch(&mut scratch) && is_at_hand(&mut scratch));
     assert!(!node.storage.fetch(&mut scratch), "nothing is missing any more");
-    // It is read anew for whoever forgets it.
+    // A caller that forgets the record reads it from the disk again.
     scratch.forget();
     assert!(is_on_disk_only(key, &mut scratch) && node.storage.fetch(&mut scratch));
-    // It changes after it was fetched: what was read is not the record any more.
+    // The record changes after it was fetched: the bytes read are no longer the record.
     node.write(key, 7_777, VALUE_SIZE).expect("room");
     assert!(!is_at_hand(&mut scratch));
     assert!(!is_on_disk_only(key, &mut scratch), "the new version is in a buffer");
@@ -333,7 +333,7 @@ fn what_was_fetched_from_another_life_of_its_block_does_not_count() {
         })
         .expect("the start has read them all");
     assert!(node.storage.fetch(&mut scratch));
-    // As if all had left the block, and it had been taken again.
+    // This simulates that all records have left the block, and that it was taken again.
     device.wblocks.block(WblockId::of(location)).take();
     let guard = node.index.get(&digest_of(key)).expect("it is there");
     assert!(node.storage.bytes_read(&guard, &mut scratch).is_none());

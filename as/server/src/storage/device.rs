@@ -28,10 +28,10 @@ use super::wblock::{AfterFree, Emptying, Reuse, Taken, WblockId, WblockTable, wb
 use super::{RBLOCK_SIZE, RBLOCKS_PER_WBLOCK, WBLOCK_SIZE};
 use crate::index::{Location, WriteGuard};
 
-/// Blocks kept for defrag on a memory stripe: what it empties is less than one.
+/// Blocks reserved for defrag on a memory stripe: the live records of a block that it empties take less than one.
 const MEMORY_RESERVE: usize = 1;
-/// Most blocks that defrag empties for want of room without gaining a free one. Of blocks worth emptying, which hold at
-/// least a twentieth of garbage, fewer make a free one.
+/// Most blocks that defrag empties because of lack of room without gaining a free one. A block worth emptying contains
+/// at least a twentieth of garbage, so fewer blocks make a free one.
 const VAIN_BLOCKS_MAX: u32 = 32;
 
 /// The medium of the write blocks.
@@ -49,7 +49,7 @@ pub(crate) struct DeviceStats {
     pub(crate) defrag_queue: usize,
     pub(crate) defrag_reads: u64,
     pub(crate) defrag_writes: u64,
-    /// Blocks emptied for want of room that held more than `defrag-lwm-pct`.
+    /// Blocks emptied because of lack of room, although their live share was above `defrag-lwm-pct`.
     pub(crate) defrag_above_lwm: u64,
     pub(crate) writes: u64,
     /// Requests that waited for room.
@@ -60,15 +60,16 @@ pub(crate) struct DeviceStats {
     pub(crate) disk: Option<DiskStats>,
 }
 
-/// The effect of emptying blocks for want of room. Records so large that few fit into a block leave a part of it unused
-/// wherever they are moved.
+/// The effect of emptying blocks because of lack of room. Records so large that few fit into a block leave a part of it
+/// unused wherever they are moved.
 #[derive(Default)]
 struct Gain {
     /// Blocks emptied since the last gain.
     vain_blocks: u32,
-    /// Most free blocks seen since the last news.
+    /// Number of free blocks at the last gain.
     free_blocks: usize,
-    /// News are blocks that writers filled since, and records of a block's size that went.
+    /// Blocks filled by writers, and live bytes, at the last gain. Another filled block, or the removal of a block's
+    /// size of records, counts as a gain.
     filled: u64,
     live_bytes: u64,
 }
@@ -427,7 +428,7 @@ impl Device {
 
     /// Writes `record` over that of `guard`, of the same size. Refused when defrag is about to move it.
     pub(super) fn rewrite(&self, guard: &mut WriteGuard<'_>, record: &[u8]) -> bool {
-        // What is on a disk, or about to be, is never changed: a crash could tear it.
+        // A record that is on a disk, or in a buffer for one, is never changed in place: a crash could tear it.
         let Medium::Memory(stripe) = &self.medium else { return false };
         assert_is_record(record);
         let Some(mut right) = self.wblocks.begin_rewrite(guard) else { return false };
@@ -469,7 +470,7 @@ impl Device {
         (free as u64 * u64::from(WBLOCK_SIZE) * 100 / self.wblocks.size()) as u32
     }
 
-    /// Whether emptying another block for want of room may help; counts it.
+    /// Whether emptying another block because of lack of room may help; counts the block.
     pub(super) fn may_force_defrag(&self) -> bool {
         let (filled, live_bytes) =
             (self.filled[Stream::Write as usize].load(Relaxed), self.wblocks.live_bytes());
@@ -491,7 +492,7 @@ impl Device {
         self.defrag_above_lwm.fetch_add(1, Relaxed);
     }
 
-    /// Its name for people.
+    /// The name of the device in messages.
     pub(super) fn name(&self) -> String {
         match self.as_disk() {
             Some(disk) => disk.media.main.path().display().to_string(),
@@ -516,8 +517,7 @@ impl Device {
     }
 }
 
-/// Asserts that a stored record, which was made here, has the size of whole units, and begins like a record of this
-/// size.
+/// Asserts that a record about to be stored has the size of whole units, and begins like a record of this size.
 #[inline]
 fn assert_is_record(record: &[u8]) {
     let size = record.len();

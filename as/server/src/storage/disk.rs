@@ -1,7 +1,7 @@
-//! A disk: what is behind the write blocks of a device or file, and the blocks of it that are in memory.
+//! A disk: the file or device of a device's write blocks, and those of its blocks that are in memory.
 //!
-//! A record is read from its block's buffer while there is one, under its guard; else from the disk, and for that its guard is
-//! given up, so that nobody waits for a disk who wants the lock. A namespace in memory with files or
+//! A record is read from its block's buffer under its guard, if the block has a buffer. Otherwise it is read from the
+//! disk without the guard, so that no thread that needs the lock waits for a disk. A namespace in memory with files or
 //! devices behind it has a stripe too, which holds every block; its disks are only written.
 //!
 //! `flush` defines how and in which order blocks are written, `sync` when that survives a power failure.
@@ -38,7 +38,7 @@ use crate::index::{self, Location};
 /// A buffer that is not on disk yet.
 pub(super) struct Dirty {
     pub(super) buffer: Arc<WriteBuffer>,
-    /// Whether it will not be filled further.
+    /// Whether writers have finished filling it.
     pub(super) is_closed: bool,
     pub(super) stream: Stream,
 }
@@ -51,12 +51,12 @@ pub(crate) struct DiskStats {
     pub(crate) read_errors: u64,
     /// Whether it cannot be written at present.
     pub(crate) has_failed: bool,
-    /// Blocks written before they were full, as `flush-max-ms` asks.
+    /// Blocks written before they were full, because of `flush-max-ms`.
     pub(crate) partial_writes: u64,
     pub(crate) defrag_partial_writes: u64,
 }
 
-/// How records were read since the last sample.
+/// Number of records read since the last sample, from buffers and from the disk.
 #[derive(Default)]
 struct Reads {
     from_buffers: AtomicU64,
@@ -91,7 +91,7 @@ pub(super) struct Disk {
     io_size: u32,
     /// All blocks in memory, for a namespace kept there.
     stripe: Option<Arc<Stripe>>,
-    /// By block: its buffer, while it has one.
+    /// The buffer of each block that has one.
     slots: Box<[RwLock<Option<Arc<WriteBuffer>>>]>,
     /// Buffers that are not on disk, by their sequence numbers.
     pub(super) dirty: Mutex<BTreeMap<u64, Dirty>>,
@@ -113,7 +113,7 @@ pub(super) struct Disk {
     /// When the failure was last logged.
     pub(super) failure_told: Mutex<Option<Instant>>,
     read_errors: AtomicU64,
-    /// By stream.
+    /// Number of blocks of each stream that were written before they were full.
     pub(super) partial_writes: [AtomicU64; STREAM_COUNT],
     reads: Reads,
     pub(super) benchmarks: DiskBenchmarks,
@@ -237,8 +237,8 @@ impl Disk {
         self.work.notify_all();
     }
 
-    /// The bytes of `record`, which is in a buffer, or in `scratch`, since it was [fetched](Self::fetch) from the same life of its
-    /// block. The guard of the record is held, so nobody waits for the disk here.
+    /// The bytes of `record`, which is in a buffer, or in `scratch`, since it was [fetched](Self::fetch) from the same
+    /// life of its block. The caller has the guard of the record, so this does not wait for the disk.
     ///
     /// # Errors
     /// Why it could not be fetched; `NotInMemory` if it was not, and is noted in `scratch` as wanted.
@@ -264,9 +264,10 @@ impl Disk {
         scratch.kept()
     }
 
-    /// Reads the record at `place` from the disk into `scratch`, or notes there why that fails. Its guard is not held: the record
-    /// may go meanwhile, and its block be written to, so what is read counts only if it is found at the same place again, in
-    /// the same life of the block. Returns whether it is to be looked for; not if nobody may wait for the disk.
+    /// Reads the record at `place` from the disk into `scratch`, or notes there why that fails. The caller does not
+    /// have the record's guard, so the record may be removed and its block overwritten meanwhile. The bytes are valid
+    /// only if the record is found at the same place again, in the same life of the block. Returns whether the caller
+    /// should look for the record again: not if its thread may not wait for the disk.
     pub(super) fn fetch(&self, place: StoredPlace, scratch: &mut DiskBuffer) -> bool {
         index::assert_no_lock_held();
         if self.callers.must_wait(scratch.caller) {
@@ -307,7 +308,7 @@ impl Disk {
         Ok(lead..lead + size)
     }
 
-    /// The place of `record`, whose block is in that life.
+    /// The place of `record`, whose block is in life `block_life`.
     pub(super) fn place(&self, record: Pinned<'_>, block_life: u16) -> StoredPlace {
         let location = record.location().with_key_stored(false);
         StoredPlace { disk: std::ptr::from_ref(self).addr(), location, block_life }

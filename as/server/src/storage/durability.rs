@@ -13,9 +13,9 @@ use parking_lot::Mutex;
 pub(super) struct Durability {
     /// Held while a sync runs. It is taken after `flush`, and no other lock is taken inside it.
     pub(super) running: Mutex<()>,
-    /// Everything in blocks up to this number was written that they held when the next block was taken.
+    /// The content of all blocks up to this number is written, as of the moment when the next block was taken.
     pub(super) written: AtomicU64,
-    /// The same, but durable.
+    /// The same number for durable content.
     pub(super) synced: AtomicU64,
     /// Number of writes that have returned.
     pub(super) writes: AtomicU64,
@@ -27,7 +27,7 @@ pub(super) struct Durability {
     pub(super) syncs: AtomicU64,
 }
 
-/// Why a sync failed.
+/// The error of a failed sync.
 pub(super) struct SyncFailure {
     path: PathBuf,
     reason: String,

@@ -23,7 +23,7 @@ use crate::config::params::storage::Encryption;
 
 /// Most buffers that are kept.
 const SPARES_MAX: usize = 4;
-/// A larger file cannot be a key file.
+/// Most bytes of a key file.
 const KEY_FILE_SIZE_MAX: u64 = 10 << 20;
 
 /// Why encryption prevents the use of devices.
@@ -260,7 +260,7 @@ impl BlockMedium for EncryptedMedium {
         needed: Range<usize>,
     ) -> Result<(), BlockError> {
         self.inner.read_at(offset, buffer, range.clone())?;
-        // Only the units of the record.
+        // Only the units of the record are decrypted.
         let start = range.start + (needed.start - range.start) / UNIT_SIZE * UNIT_SIZE;
         let end = (range.start + (needed.end - range.start).next_multiple_of(UNIT_SIZE)).min(range.end);
         let (offset, range) = behind_header(offset + (start - range.start) as u64, start..end);

@@ -27,7 +27,7 @@ use crate::index::{Element, Location, WriteGuard};
 
 /// Fewest stripes of a memory namespace.
 const STRIPE_COUNT_MIN: u64 = 8;
-/// Largest stripe: 2 TiB, what 37 bits of 16-byte blocks reach.
+/// Largest stripe: 2 TiB, the range of 37 bits of 16-byte blocks.
 const STRIPE_SIZE_MAX: u64 = 2 << 40;
 /// Bytes of the digest that choose the device.
 const DEVICE_DIGEST_OFFSET: usize = 8;
@@ -67,7 +67,7 @@ pub(crate) struct Storage {
     pub(super) devices: Box<[Device]>,
     /// Whether the devices are disks; all of them are, or none.
     pub(super) is_on_disk: bool,
-    /// Records are read from disks: those of a namespace that is not kept in memory.
+    /// Whether records are read from disks, because the namespace is not kept in memory.
     pub(super) reads_disks: bool,
     pub(super) settings: Settings,
     pub(super) benchmarks: Arc<StorageBenchmarks>,
@@ -81,7 +81,7 @@ pub(crate) struct Storage {
 }
 
 impl Storage {
-    /// An empty in-memory engine, or `None` when the system has not the address space for it.
+    /// An empty in-memory engine, or `None` if the system lacks the address space.
     pub(crate) fn memory(params: &Arc<StorageParams>) -> Option<Self> {
         let data_size = params.data_size.get();
         let stripe_count = STRIPE_COUNT_MIN.max(data_size.div_ceil(STRIPE_SIZE_MAX)).min(128);
@@ -117,11 +117,12 @@ impl Storage {
         }
     }
 
-    /// The stored record that `element` points to. The borrow of `element` comes from its guard, so the bytes cannot change
-    /// or be freed while they are looked at.
+    /// The stored record that `element` points to. The borrow of `element` comes from its guard, so the bytes cannot
+    /// change or be freed while they are borrowed.
     ///
     /// # Errors
-    /// When it cannot be read, or what is read is not the record. `NotInMemory` if it has to be [fetched](Self::fetch).
+    /// When the bytes cannot be read, or are not those of the record. `NotInMemory` if it has to be
+    /// [fetched](Self::fetch).
     #[inline]
     pub(crate) fn record<'g>(
         &'g self,
@@ -135,7 +136,7 @@ impl Storage {
     /// takes.
     ///
     /// # Errors
-    /// As there; `Refused` if it may not be unpacked.
+    /// Those of [`record`](Self::record); `Refused` if `may_unpack` returns false.
     #[inline(always)]
     pub(crate) fn record_within<'g>(
         &'g self,
@@ -211,9 +212,9 @@ impl Storage {
     #[inline]
     #[expect(unsafe_code, reason = "records are read where their elements say")]
     pub(super) fn pinned<'g>(&self, element: &'g Element) -> Pinned<'g> {
-        // SAFETY: elements of this storage's index get their locations from it alone: a commit and defrag put there what `append`
-        // or `rewrite` gave, a load what it found on a device. A place is freed by who has the element point elsewhere, under the
-        // exclusive guard.
+        // SAFETY: elements of this storage's index get their locations only from this storage: commits and defrag store
+        // the place that `append` or `rewrite` returned, and a load stores the place where it found the record. Only
+        // the holder of the exclusive guard frees a place, after it has made the element point elsewhere.
         unsafe { Pinned::of(element) }
     }
 
@@ -233,7 +234,7 @@ impl Storage {
         self.settings.packing()
     }
 
-    /// The name of `location` for people.
+    /// The name of `location` in messages.
     pub(crate) fn place_name(&self, location: Location) -> String {
         let device = &self.devices[usize::from(location.device())];
         let offset = location.rblock() * u64::from(RBLOCK_SIZE);
@@ -243,18 +244,18 @@ impl Storage {
         }
     }
 
-    /// Hints that what is at `location` will be read soon, where a record is, or was a while ago.
+    /// Hints that the bytes at `location` will be read soon. A record is there, or was there recently.
     #[inline]
     pub(crate) fn prefetch(&self, location: Location) {
         self.devices[usize::from(location.device())].prefetch(location);
     }
 
-    /// Stores the flat record that replaces that of `guard`. Only the index element makes
-    /// it the record: the caller points it there, then [frees](Self::free_replaced) the old place. A record in memory may
-    /// be written over in place; then the result is the old place.
+    /// Stores the flat record that replaces that of `guard`. The record is replaced only when the caller points the
+    /// index element to the new place; then the caller [frees](Self::free_replaced) the old place. A record in memory
+    /// may be written over in place; then the result is the old place.
     ///
     /// # Errors
-    /// When there is no room, or the device fails; then nothing has changed.
+    /// When there is no room, or the device fails. Nothing has changed then.
     pub(crate) fn put(
         &self,
         guard: &mut WriteGuard<'_>,
@@ -293,8 +294,8 @@ impl Storage {
         Ok(())
     }
 
-    /// Whether the record found at `location` must get to its disk before a reply reports it, by `commit-to-device`. On
-    /// a failed disk none must: it takes no writes then, and reads continue.
+    /// Whether the record found at `location` must get to its disk before a reply reports it, by `commit-to-device`.
+    /// Records on a failed disk need not: the disk takes no writes, and reads continue.
     #[inline]
     pub(crate) fn is_unsettled(&self, location: Location) -> bool {
         self.is_awaited(location, |disk| !disk.has_failed())
@@ -358,7 +359,7 @@ impl Storage {
     /// The device that a record is written to.
     #[inline]
     pub(super) fn device_of(&self, digest: &Digest) -> &Device {
-        // A remainder of 32 bits: that of 64 bits takes processors several times as long.
+        // The division has 32 bits: one of 64 bits takes processors several times as long.
         &self.devices[(digest.le_u32_at(DEVICE_DIGEST_OFFSET) % self.devices.len() as u32) as usize]
     }
 
@@ -401,7 +402,7 @@ impl Storage {
         self.wakes[usize::from(device.number()) % self.wakes.len()].wake();
     }
 
-    /// `defrag-lwm-pct` as defrag uses it.
+    /// The value of `defrag-lwm-pct` that defrag uses.
     #[cfg(test)]
     pub(crate) fn low_water_pct(&self) -> u32 {
         (u64::from(self.low_water()) * 100).div_ceil(u64::from(WBLOCK_SIZE)) as u32
@@ -507,7 +508,7 @@ impl Storage {
         for device in &self.devices {
             let Some(disk) = device.as_disk() else { continue };
             for id in (1..device.wblocks.pristine()).map(WblockId) {
-                // Memory first: if the block is written and leaves memory meanwhile, it is found on disk.
+                // Memory is visited first: if the block is written and leaves memory meanwhile, it is found on disk.
                 for in_memory in [true, false] {
                     let found = if in_memory {
                         Ok(disk.buffered(id, &device.wblocks, &mut scratch))
@@ -547,8 +548,8 @@ impl Storage {
         self.disks().count()
     }
 
-    /// Whether more full blocks wait to be written than `max-write-cache` allows. Those of a failed disk do not count:
-    /// the disk itself refuses writes, and they may wait for long.
+    /// Whether more full blocks wait to be written than `max-write-cache` allows. Blocks of a failed disk do not count:
+    /// the disk itself refuses writes, and its blocks may wait for long.
     #[inline]
     pub(crate) fn is_overloaded(&self) -> bool {
         self.is_on_disk && {

@@ -1,4 +1,4 @@
-//! Erases remains of a former use from a medium, so that no later start loads them.
+//! Erases stale records of a former use from a medium, so that no later start loads them.
 
 use cf::aligned::AlignedBuf;
 use cf::sys::block::{BlockError, BlockMedium};

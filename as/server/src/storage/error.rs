@@ -21,10 +21,10 @@ pub(crate) enum StorageError {
     /// The device holds something else at the record's place.
     #[error("its place holds something else: the record is damaged")]
     Damaged,
-    /// It has to be read from its disk first, for which its guard is given up.
+    /// The record must be read from its disk first, without its guard.
     #[error("it is not in memory")]
     NotInMemory,
-    /// Whoever reads it has no time to unpack it.
+    /// The reader's budget does not suffice to unpack it.
     #[error("it takes too long to unpack")]
     Refused,
 }

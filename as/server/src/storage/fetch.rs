@@ -1,11 +1,12 @@
-//! Records that are not in memory: read from their disk without their lock, and found again under it.
+//! Records that are not in memory: a thread reads them from their disk without their lock, and finds them again under
+//! the lock.
 //!
-//! Under a guard only what is in memory is read, so nobody who wants the lock of a sprig waits for a disk. Whoever finds that a
-//! record is not ([`StorageError::NotInMemory`]) gives its guard up, has [`Storage::fetch`] read the place that the record had
-//! into the thread's [`ReadBuffer`], and looks for the record again. What was read counts if the record is still at that place,
-//! and the write block there has not begun another life: a block is written to only after it was taken, so the bytes were
-//! those of the record all the time. Otherwise the record has moved or changed, which mostly has brought it into memory, and
-//! the new place is read.
+//! Under a guard only memory is read, so no thread that needs the lock of a sprig waits for a disk. A thread that finds
+//! a record which is not in memory ([`StorageError::NotInMemory`]) drops its guard, calls [`Storage::fetch`] to read
+//! the record's place into its [`ReadBuffer`], and looks for the record again. The bytes are valid if the record is
+//! still at that place and its write block is in the same life: a block is written to only after it was taken, so the
+//! bytes were those of the record all the time. Otherwise the record has moved or changed. It is mostly in memory then;
+//! if not, its new place is read.
 
 use std::ops::Deref;
 
@@ -16,19 +17,19 @@ use super::error::StorageError;
 use super::read_buffer::{ReadBuffer, unpacked};
 use crate::index::{Element, Index, ReadGuard};
 
-/// So often a record is fetched that is never where it was a moment ago.
+/// Most fetches of a record that moves between two attempts each time.
 pub(crate) const FETCHES_MAX: u32 = 16;
 
 impl Storage {
-    /// Whether records are read from disks: those of a namespace that is not kept in memory.
+    /// Whether records are read from disks, because the namespace is not kept in memory.
     #[inline]
     pub(crate) fn reads_disks(&self) -> bool {
         self.reads_disks
     }
 
-    /// Reads the record from its disk that was not in memory when it was last asked for with `scratch`. Returns whether it is to
-    /// be looked for again, with what was read at hand in `scratch`: not if nothing is missing, or if its disk does not answer and
-    /// whoever has `scratch` does not wait for that. The caller holds no guard.
+    /// Reads the record that the last read with `scratch` did not find in memory, from its disk. Returns whether the
+    /// caller should look for the record again, with the bytes in `scratch`: not if no record was missing, or if the
+    /// disk does not answer and the caller's thread may not wait for it. The caller holds no guard.
     #[inline]
     pub(crate) fn fetch(&self, scratch: &mut ReadBuffer) -> bool {
         let Some(place) = scratch.stored.take_wanted() else { return false };
@@ -36,8 +37,8 @@ impl Storage {
         disk.is_some_and(|disk| disk.fetch(place, &mut scratch.stored))
     }
 
-    /// The record of `digest` in `index`, whose bytes are in memory or in `scratch`. They are not if its disk does not answer, or the
-    /// record is moved all the time; then it is `NotInMemory`.
+    /// The record of `digest` in `index`, whose bytes are in memory or in `scratch`. If its disk does not answer, or
+    /// the record moves all the time, its bytes are not there, and reading it gives `NotInMemory`.
     pub(crate) fn get_readable<'i>(
         &self,
         index: &'i Index,
@@ -47,8 +48,8 @@ impl Storage {
         self.find_readable(|| index.get(digest).ok_or(()), |_| true, scratch).ok()
     }
 
-    /// The record that `find` gives, whose bytes are in memory or in `scratch` if it is one that `is_read`; or as
-    /// [`get_readable`](Self::get_readable) says.
+    /// The record that `find` returns. If `is_read` is true for it, its bytes are in memory or in `scratch`, with the
+    /// exceptions of [`get_readable`](Self::get_readable).
     ///
     /// # Errors
     /// Those of `find`.
@@ -84,7 +85,7 @@ impl Storage {
     /// into `scratch`; not packed.
     ///
     /// # Errors
-    /// When it could not be read.
+    /// When the record could not be read.
     pub(crate) fn bytes_read<'s>(
         &self,
         element: &Element,

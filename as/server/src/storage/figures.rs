@@ -57,7 +57,7 @@ impl Storage {
         self.disks().for_each(|disk| disk.benchmarks.clear());
     }
 
-    /// The ticker's turn: logs the benchmarks of namespace `name`, if they are on.
+    /// Logs the benchmarks of namespace `name`, if they are on; called by the ticker.
     pub(crate) fn report_benchmarks(&self, name: &str) {
         if !self.benchmarks.is_on() {
             return;

@@ -13,7 +13,8 @@
 //!
 //! # Failure of a disk
 //! Writes are refused and reads continue. Unwritten data stays in memory and is written again each second, so that a
-//! disk that was full, or away for a moment, continues where it stopped. After a failed sync it does not: see `sync`.
+//! disk that was full or unreachable for a moment continues where it stopped. After a failed sync it does not continue:
+//! see `sync`.
 //!
 //! # Threads and locks
 //! One flush thread for each disk. With commit-to-device it takes up all present [waits](super::disk::DurableWait), and
@@ -45,7 +46,7 @@ const IDLE_PERIOD: Duration = Duration::from_secs(1);
 const FAILURE_LOG_PERIOD: Duration = Duration::from_secs(10);
 
 impl Disk {
-    /// Waits until the record at `location` is on disk, flushing if nobody else does.
+    /// Waits until the record at `location` is on disk; flushes if no other thread does.
     pub(super) fn settle(&self, location: Location, wblocks: &WblockTable) -> Result<(), BlockError> {
         if self.is_durable(location) {
             return Ok(());
@@ -74,7 +75,7 @@ impl Disk {
         self.flush_to(&mut state, u64::MAX, wblocks)
     }
 
-    /// Writes out all full blocks. `free` takes places that become garbage by that.
+    /// Writes out all full blocks. `free` gets the places that become garbage then.
     pub(super) fn flush_full(
         &self,
         wblocks: &WblockTable,
@@ -85,8 +86,8 @@ impl Disk {
         Ok(())
     }
 
-    /// Body of the flush thread. `free` takes places that become garbage by its writes; `recovered` is called when the
-    /// disk can be written again.
+    /// Body of the flush thread. `free` gets the places that become garbage by its writes; `recovered` is called when
+    /// the disk can be written again.
     pub(super) fn run_flush(&self, wblocks: &WblockTable, free: impl Fn(Location), recovered: impl Fn()) {
         let mut last_full_flush = Instant::now();
         while !self.is_stopping.load(Acquire) {
@@ -385,7 +386,7 @@ impl Disk {
     }
 }
 
-/// Asserts that data for the disk, which was made here, is whole units of records, and begins with one.
+/// Asserts that data for the disk consists of whole units, and begins with a record.
 fn assert_begins_with_record(content: &[u8], buffer: &WriteBuffer) {
     let unit = RBLOCK_SIZE as usize;
     assert!(

@@ -117,13 +117,13 @@ pub(crate) struct DeviceSet {
     pub(crate) headers: Vec<DeviceHeader>,
     /// Whether each device was never used.
     pub(crate) fresh: Vec<bool>,
-    /// Whether each device was not stopped cleanly. Used for the log, and for strong consistency.
+    /// Whether each device was not stopped cleanly. The log uses it, and strong consistency.
     pub(crate) unclean: Vec<bool>,
     /// Whether the header of each device tells its former size.
     pub(crate) size_known: Vec<bool>,
     /// Which of them this server used last. It writes blocks in the order in which they are taken.
     pub(crate) written_in_order: Vec<bool>,
-    /// What was damaged of each one's partition table, and whether its second copy had it.
+    /// The damage of each header's partition table, and whether its second copy had the entries.
     pub(crate) mended: Vec<Mended>,
     /// Ids in the former set of devices that are no longer configured; this start loses records that only they hold.
     pub(crate) missing_ids: Vec<u32>,
@@ -137,7 +137,7 @@ impl DeviceSet {
 
     /// Judges the devices of `namespace`; `signature` is drawn at random, not 0, and is also the number of this run. As
     /// on the C server, fresh devices may join used ones, used ones may be left out, and all used ones must have been
-    /// used together last. Nothing is written to any device before this has succeeded.
+    /// used together last. No device is written before this has succeeded.
     ///
     /// # Errors
     /// The first device that cannot be used, or the first two that do not belong together.
@@ -405,7 +405,7 @@ mod tests {
         let error = judge_sized(&[bytes(&header)], SIZE - 1).unwrap_err().to_string();
         assert!(error.starts_with("/dev/d0: at offset 134217727: the file was cut"), "{error}");
         assert!(error.contains("truncate -s 134217728"), "{error}");
-        // The size in the configuration was increased.
+        // The configured size was increased.
         header.size = SIZE / 2;
         assert!(judge_sized(&[bytes(&header)], SIZE / 2).is_ok());
         let set = judge(&[bytes(&header)]).unwrap();

@@ -53,7 +53,7 @@ fn a_start_leaves_versions_as_they_were() {
         assert!(node.storage.partition_entries().iter().all(|entry| *entry == PartitionEntry::default()));
         drop(node);
         let node = filled(&medium, &config);
-        // Any versions that a cluster may give them.
+        // Versions of any kind that a cluster may assign.
         let mut versions =
             vec![(id(7), version("0000000000ab.3.-se")), (id(4095), version("0000000000ab.U.mp-"))];
         let of_records = (0..KEYS).map(|key| PartitionId::of(&digest_of(key)));
@@ -320,7 +320,7 @@ fn a_header_is_trusted_only_with_all_that_it_says() {
     };
     let trusted = datamodel::device_header::Flags::TRUSTED;
     assert!(!header(&medium.crash(|_| true)).flags.contains(trusted));
-    // Only the first of the two writes arrives.
+    // Only the first of the two writes reaches the disk.
     medium.set_faults(Faults { freeze_at: Some(medium.writes() + 1), ..Faults::default() });
     node.storage.close();
     let torn = header(&medium.crash(|_| true));

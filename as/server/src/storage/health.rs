@@ -57,7 +57,7 @@ impl ReadHealth {
         interval.count.fetch_add(1, Relaxed);
     }
 
-    /// Starts anew, or stops measuring.
+    /// Starts measuring again, or stops.
     pub(super) fn switch(&self, is_on: bool) {
         self.intervals.iter().for_each(Interval::clear);
         self.current.store(0, Relaxed);

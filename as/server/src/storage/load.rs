@@ -2,11 +2,11 @@
 //!
 //! Every used block is read, and every record in it checked to its end mark. After a row of blocks without a record,
 //! where the used part of a disk would end, the first bytes of all further blocks are checked, unless a clean stop has
-//! recorded the end. Of several copies of a record the newest wins, by [`CopyAge`]. Expired records take part, so that
-//! they win against older copies with more time to live, and are removed at the end; so do tombstones, which stay. A
-//! record newer than a tombstone leaves one when it is removed. Damaged and unreadable records are skipped, counted and
-//! logged with their place; whole records of the same block are loaded. Possible traces of a write that a crash cut
-//! short are judged at the end (`suspect`).
+//! recorded the end. The newest of several copies of a record wins, by [`CopyAge`]. Expired records take part, so that
+//! they win against older copies with more time to live, and are removed at the end; tombstones take part too, and
+//! stay. A record newer than a tombstone leaves one when it is removed. Damaged and unreadable records are skipped,
+//! counted and logged with their place; whole records of the same block are loaded. Possible traces of a write that a
+//! crash cut short are judged at the end (`suspect`).
 //!
 //! Records of partitions that the header does not list as present, or lists under another tree id, are skipped without
 //! a log line: they were dropped as a whole.
@@ -108,7 +108,7 @@ pub(super) struct DiskLoad<'a> {
     pub(super) source: &'a dyn BlockMedium,
     /// The medium that gets a copy of every block: the other one of a disk and its shadow, if it fell behind.
     pub(super) copy_to: Option<&'a dyn BlockMedium>,
-    /// By partition: whether it is here, and its tree id.
+    /// For each partition, whether this node has it, and its tree id.
     pub(super) partitions: &'a [PartitionEntry],
     /// Blocks below this one are in use, according to the header of a clean stop.
     pub(super) known_pristine: u32,
@@ -117,7 +117,7 @@ pub(super) struct DiskLoad<'a> {
     /// Unused blocks were written in the order of their numbers, so a crash leaves no empty block before a used one. The C
     /// server writes them in any order, and may leave some.
     pub(super) written_in_order: bool,
-    /// Finds of this load that are to be [judged](super::suspect) when all is loaded.
+    /// Findings of this load, to be [judged](super::suspect) when everything is loaded.
     pub(super) suspects: Mutex<Vec<Suspect>>,
     /// Number of blocks read so far.
     pub(super) progress: &'a AtomicU32,
@@ -172,7 +172,7 @@ impl DiskLoad<'_> {
     /// Reads the used blocks in order and passes them to the parsers.
     fn read_blocks(&self, to_fill: &Receiver<AlignedBuf>, filled: &Sender<Block>) -> Result<u32, BlockError> {
         let (mut empty_from, mut pristine) = (1, self.known_pristine.max(1));
-        // Blocks below this one are read, whatever they hold.
+        // Blocks below this one are read in any case.
         let mut read_to = self.known_pristine;
         let count = self.device.wblocks.count();
         for at in 1..count {
@@ -254,7 +254,7 @@ impl DiskLoad<'_> {
         WblockScan::new(block, EndMark::new(key, id.0))
     }
 
-    /// Loads blocks as they come; returns the remains of their former lives.
+    /// Loads blocks as they arrive; returns the counts of stale bytes of their former lives.
     fn parse_blocks(&self, to_parse: &Receiver<Block>, emptied: &Sender<AlignedBuf>) -> StaleBytes {
         let mut parser = Parser::new(self);
         for block in to_parse {
@@ -358,7 +358,7 @@ impl DiskLoad<'_> {
     }
 }
 
-/// What one parser counted since its last report.
+/// Counts of one parser since its last report.
 #[derive(Default)]
 struct Counts {
     unique: u64,

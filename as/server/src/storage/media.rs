@@ -9,7 +9,7 @@ pub(super) struct Media {
     pub(super) main: Arc<dyn BlockMedium>,
     /// Gets the same writes.
     pub(super) shadow: Option<Arc<dyn BlockMedium>>,
-    /// The main one again, read through the system's page cache.
+    /// The main medium, opened again to read through the system's page cache.
     pub(super) cached: Option<Arc<dyn BlockMedium>>,
     /// Whether a power failure may lose a write that has returned, until the medium is synced.
     pub(super) is_volatile: bool,
@@ -21,7 +21,7 @@ impl Media {
         std::iter::once(&*self.main).chain(self.shadow.as_deref())
     }
 
-    /// Transfers have multiples of this many bytes.
+    /// Sizes of transfers are multiples of this many bytes.
     pub(super) fn io_size(&self) -> u32 {
         self.written().map(BlockMedium::io_size).max().unwrap_or(IO_SIZE_MAX)
     }

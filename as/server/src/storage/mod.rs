@@ -10,8 +10,8 @@
 //! # Locking
 //! Callers hold the record's sprig lock, except while a record is read from a disk (`fetch.rs`). Inside it locks are
 //! taken in this order: the mutex of a device's stream, `flush` (by a writer only where `commit-to-device` waits, or no
-//! free block's memory is ready), the one of a running sync, `dirty`, a block's slot, the mutex of the write block
-//! queues, the one of spare buffers, the one of those who wait for room. Defrag takes a sprig lock only while it holds
+//! free block's memory is ready), the mutex of a running sync, `dirty`, a block's slot, the mutex of the write block
+//! queues, that of spare buffers, that of the queue of waiting requests. Defrag takes a sprig lock only while it holds
 //! none of them.
 
 mod benchmarks;

@@ -1,6 +1,6 @@
 //! Opens the files and devices of a namespace: headers are judged together, records loaded, headers written again.
 //!
-//! Of a disk and its shadow one is read, as `shadow` decides, and the other gets a copy where it differs.
+//! `shadow` decides which of a disk and its shadow is read; the other gets a copy of the blocks that differ.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::*};
@@ -48,7 +48,7 @@ impl Storage {
     /// Opens the configured files or devices and loads their records into the index of `context`.
     ///
     /// # Errors
-    /// When one cannot be opened or read, or does not belong to the others. Nothing was written to any of them then.
+    /// When one cannot be opened or read, or does not belong to the others. No device has been written then.
     pub(crate) fn open(settings: &OpenSettings<'_>, context: &dyn LoadContext) -> Result<Self, OpenError> {
         let disks = open_disks(settings.namespace, settings.config)?;
         Self::open_on(settings, disks, context)
@@ -360,7 +360,7 @@ fn load(
     results.into_iter().collect()
 }
 
-/// By partition: whether device number `at` holds it, and its tree id.
+/// For each partition, whether device number `at` has it, and its tree id.
 fn partitions(set: &DeviceSet, at: usize) -> &[PartitionEntry] {
     &set.headers[at].partitions[..]
 }

@@ -20,12 +20,12 @@ pub(crate) struct ReadBuffer {
 }
 
 impl ReadBuffer {
-    /// Those of a thread that waits for disks itself.
+    /// The buffers of a thread that waits for disks itself.
     pub(crate) fn new() -> Self {
         Self::of(DiskCaller::Other)
     }
 
-    /// Those of a thread of `caller`.
+    /// The buffers of a thread of `caller`.
     pub(crate) fn of(caller: DiskCaller) -> Self {
         ReadBuffer { stored: DiskBuffer::of(caller), unpacker: Unpacker::default() }
     }
@@ -36,13 +36,13 @@ impl ReadBuffer {
         self.stored.stuck.is_some() || self.stored.wanted.is_some()
     }
 
-    /// The device of the last record that was not read, as its disk is stuck, if there was one since the last call.
+    /// The device of the last record that was not read because its disk is stuck, if there was one since the last call.
     pub(crate) fn take_stuck(&mut self) -> Option<u8> {
         self.stored.stuck.take()
     }
 
-    /// Forgets which record it has, so that it is read anew, which one is wanted, and which disk was stuck: a transaction that
-    /// succeeded all the same has left that to the next one, perhaps of another namespace.
+    /// Forgets its record, so that the record is read again, the wanted record, and the stuck disk. A transaction that
+    /// succeeded without them may have left them behind, and the next one may be of another namespace.
     #[inline]
     pub(crate) fn forget(&mut self) {
         self.stored.record = None;
@@ -51,8 +51,8 @@ impl ReadBuffer {
     }
 }
 
-/// Where a record is on a disk, in which life of its write block: the bytes there are those of the record, as long as its index
-/// element says that it is there in this life.
+/// The place of a record on a disk, and the life of its write block. The bytes at the place are those of the record as
+/// long as its index element points there in this life.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct StoredPlace {
     /// The address of the disk.
@@ -61,17 +61,17 @@ pub(super) struct StoredPlace {
     pub(super) block_life: u16,
 }
 
-/// Bytes read from a disk; grows to the most.
+/// Bytes read from a disk. The buffer never shrinks.
 pub(crate) struct DiskBuffer {
     bytes: Option<AlignedBuf>,
-    /// The record that was read last, if it was one, and where in the buffer it is, or why it cannot be read.
+    /// The record that was read last, if any, and its place in the buffer or the error.
     record: Option<(StoredPlace, Result<Range<usize>, StorageError>)>,
     /// A record that was asked for under its guard, and has to be read without one.
     wanted: Option<StoredPlace>,
     pub(super) caller: DiskCaller,
-    /// Where calls are noted that are under way.
+    /// The caller and slot for registering calls in progress.
     pub(super) slot_hint: usize,
-    /// The device that was not read, as its disk is stuck.
+    /// The device that was not read because its disk is stuck.
     pub(super) stuck: Option<u8>,
 }
 
@@ -84,14 +84,14 @@ impl DiskBuffer {
         DiskBuffer { bytes: None, record: None, wanted: None, caller, slot_hint: 0, stuck: None }
     }
 
-    /// Whether it has the record at `place`, or knows why that cannot be read. Nothing is wanted any more.
+    /// Whether it has the record at `place`, or the error of its read. No record is wanted afterwards.
     #[inline]
     pub(super) fn has(&mut self, place: StoredPlace) -> bool {
         self.wanted = None;
         self.record.as_ref().is_some_and(|(own, _)| *own == place)
     }
 
-    /// The record at `place` has to be read.
+    /// Notes that the record at `place` has to be read.
     pub(super) fn want(&mut self, place: StoredPlace) {
         self.wanted = Some(place);
     }
@@ -102,15 +102,15 @@ impl DiskBuffer {
         self.wanted.take()
     }
 
-    /// The record at `place` was read to a part of the buffer, or cannot be read.
+    /// Notes that the record at `place` was read to a part of the buffer, or the error.
     pub(super) fn keep(&mut self, place: StoredPlace, outcome: Result<Range<usize>, StorageError>) {
         self.record = Some((place, outcome));
     }
 
-    /// The record that it has.
+    /// The record in the buffer.
     ///
     /// # Errors
-    /// Why that cannot be read; `NotInMemory` if it has none.
+    /// The error of its read; `NotInMemory` if there is none.
     pub(super) fn kept(&self) -> Result<&[u8], StorageError> {
         let Some((_, outcome)) = &self.record else { return Err(StorageError::NotInMemory) };
         let range = outcome.clone()?;
@@ -128,7 +128,7 @@ impl DiskBuffer {
     }
 }
 
-/// The same of a copy; one that is not packed stays as it is.
+/// Unpacks a copied record; a record that is not packed stays unchanged.
 ///
 /// # Errors
 /// When it is damaged.
@@ -147,7 +147,7 @@ pub(crate) fn into_unpacked(stored: Vec<u8>, unpacker: &mut Unpacker) -> Result<
 pub(crate) fn unpacked<'b>(stored: &'b [u8], unpacker: &'b mut Unpacker) -> Result<&'b [u8], StorageError> {
     match FlatRecord::parse(stored) {
         Ok(record) if record.packing.is_some() => unpacker.unpack(&record).map_err(|_| StorageError::Damaged),
-        // Whoever parses it learns what is wrong with it.
+        // The caller parses it and finds the error.
         _ => Ok(stored),
     }
 }

@@ -1,8 +1,8 @@
 //! Places in write blocks, reserved for records that are being written.
 //!
-//! Opening a block needs the proof that it was taken; its places are given out one after the other. So no two
-//! [`Reservation`]s overlap, and nobody reads a place before its reservation ends: no index element points there, and a
-//! flush waits for the block's writers.
+//! Opening a block requires the proof that it was taken, and its places are assigned one after the other. So no two
+//! [`Reservation`]s overlap, and no thread reads a place before its reservation ends: no index element points there,
+//! and a flush waits for the block's writers.
 //!
 //! # Locking
 //! An [`OpenBlock`] is used under its stream's lock; a reservation outlives that lock.
@@ -30,7 +30,7 @@ pub(super) const STREAM_COUNT: usize = 2;
 /// The block that a stream fills.
 pub(super) struct OpenBlock {
     taken: Taken,
-    /// Bytes given out so far.
+    /// Bytes assigned so far.
     position: u32,
     /// The buffer; only on a disk.
     buffer: Option<Arc<WriteBuffer>>,

@@ -1,6 +1,6 @@
 //! The queue of requests that wait for their device; `waiting` decides which wait, and for how long. Most wait for
-//! room: because hardly a write block is free and defrag is making room, or because more full blocks wait to be written
-//! than `max-write-cache` allows.
+//! room: few write blocks are free and defrag is making room, or more full blocks wait to be written than
+//! `max-write-cache` allows.
 //!
 //! So writers slow down to the pace of defrag and of the disk, and are refused only if waiting gains nothing. A service
 //! thread never waits: its request is queued at the device, and runs again in its turn. The queue is limited to
@@ -21,7 +21,7 @@ const WAITING_BYTES_MAX: usize = 256 << 20;
 
 /// A waiting request.
 pub(crate) struct RoomWait {
-    /// Bytes that it keeps in memory, about as many as it wants to write.
+    /// Bytes that the request keeps in memory, about as many as it writes.
     pub(crate) size: usize,
     /// Time at which it resumes, whether there is room or not.
     pub(crate) deadline: Instant,
@@ -84,7 +84,7 @@ impl Waiting {
 pub(super) struct RoomQueue {
     waiting: Mutex<Waiting>,
     count: AtomicUsize,
-    /// A writer found no block that it may take, so further writers need not search.
+    /// Whether a writer found no block that it may take, so further writers need not search.
     is_congested: AtomicBool,
     waits: AtomicU64,
 }

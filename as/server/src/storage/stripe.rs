@@ -5,8 +5,8 @@
 //! [`Pinned`], [`ReservedPlace`], [`Rewrite`], [`Taken`], [`Emptying`] or [`Unused`]. The proof names its device, which
 //! is checked.
 //!
-//! With files or devices behind it, a block is *lent* to its write buffer from when it is taken until all of it is on disk.
-//! Only one buffer stands for a block at a time.
+//! With files or devices behind it, a block is *lent* to its write buffer from when it is taken until all of it is on
+//! disk. At most one buffer stands for a block at a time.
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -19,19 +19,19 @@ use super::wblock::{Emptying, Rewrite, Taken, Unused, WblockId};
 use super::{RBLOCK_SIZE, WBLOCK_SIZE};
 use crate::index::Location;
 
-/// Of larger records only the start is prefetched; the processor detects the pattern and loads the rest.
+/// Only the start of larger records is prefetched; the processor detects the pattern and loads the rest.
 pub(super) const PREFETCH_SIZE_MAX: usize = 256;
 
 pub(super) struct Stripe {
     /// Number of the device.
     device: u8,
     region: Region,
-    /// By block: whether a write buffer stands for it.
+    /// For each block, whether a write buffer stands for it.
     lent: Box<[AtomicBool]>,
 }
 
 impl Stripe {
-    /// `wblock_count` zeroed write blocks of device number `device`, or `None` when the system has no such address space.
+    /// `wblock_count` zeroed write blocks of device number `device`, or `None` if the system lacks the address space.
     pub(super) fn new(device: u8, wblock_count: u32) -> Option<Self> {
         let region = Region::new(wblock_count as usize * WBLOCK_SIZE as usize)?;
         let lent = (0..wblock_count).map(|_| AtomicBool::new(false)).collect();
@@ -152,7 +152,7 @@ impl LentBlock {
     /// The first `size` bytes of the block.
     ///
     /// # Safety
-    /// They are complete: the writers of records in them are done.
+    /// The bytes are complete: the writers of their records are done.
     #[expect(unsafe_code, reason = "the caller knows what is complete")]
     pub(super) unsafe fn complete(&self, size: usize) -> &[u8] {
         // SAFETY: complete (caller). They are written again only after the block was taken again, for which a buffer has to

@@ -1,10 +1,10 @@
 //! Findings of a load that are either damage or the trace of a write that a crash cut short.
 //!
 //! A crash may leave a torn record after the last whole one of a block that was being written, and another server may
-//! leave zeros there. Neither was acknowledged, or it is stored elsewhere, so they must not raise an alarm. Damage
-//! looks the same, but in a used block live records follow it. So these findings are kept until everything is loaded,
-//! and their blocks are read again (`judge`). Damage in the last record of a block is recognized by the bytes after it:
-//! records end there as they should, and the bytes that a write left out are not zeros.
+//! leave zeros there. The records concerned were not acknowledged, or are stored elsewhere, so these findings must not
+//! raise an alarm. Damage looks the same, but in a used block live records follow it. So these findings are kept until
+//! everything is loaded, and their blocks are read again (`judge`). Damage in the last record of a block is recognized
+//! by the bytes after it: records end there as they should, and the bytes that a write left out are not zeros.
 
 use std::path::Path;
 
@@ -21,7 +21,7 @@ pub(super) struct Suspect {
     pub(super) block: WblockId,
     pub(super) offset: usize,
     pub(super) size: usize,
-    /// What is wrong with them; `None` if they begin with zeros.
+    /// The error in the bytes; `None` if they begin with zeros.
     pub(super) reason: Option<FlatError>,
 }
 

@@ -1,11 +1,11 @@
 //! Durability on a medium that does not make each write durable, such as a plain file.
 //!
 //! The system writes a file's pages back at any time and in any order. So the medium is synced once in `flush-max-ms`,
-//! and a power failure costs the writes since. It must not cost more: a free block is overwritten only after everything
-//! that replaced its records is durable. Blocks are numbered as they are taken. The replacements of a free block's
-//! records are in blocks up to the number taken last when it became free, and the flush thread writes in that order
-//! (`flush`). So before it overwrites a block it checks whether the blocks up to that number were synced since, and
-//! syncs if not: one sync serves all blocks that were freed before.
+//! and a power failure loses the writes since then. It must not lose more: a free block is overwritten only after
+//! everything that replaced its records is durable. Blocks are numbered as they are taken. The replacements of a free
+//! block's records are in blocks up to the number taken last when it became free, and the flush thread writes in that
+//! order (`flush`). So before it overwrites a block it checks whether the blocks up to that number were synced since,
+//! and syncs if not: one sync serves all blocks that were freed before.
 //!
 //! A sync covers the writes that had returned when it began, and counts after it has returned itself. A thread that
 //! needs a sync waits for the running one; if that began before the write in question, another one follows.
@@ -28,7 +28,7 @@ use cf::sys::block::{BlockError, BlockMedium};
 use super::disk::Disk;
 use super::durability::{Durability, SyncFailure};
 
-/// Time between syncs if `flush-max-ms` asks for none, and between checks whether the server stops.
+/// Time between syncs if `flush-max-ms` is 0, and between checks whether the server stops.
 const IDLE_PERIOD: Duration = Duration::from_secs(1);
 
 impl Disk {
@@ -37,7 +37,7 @@ impl Disk {
         self.durability.writes.fetch_add(1, Release);
     }
 
-    /// Notes that everything in blocks up to `number` is written that they held when the next block was taken.
+    /// Notes that the content of all blocks up to `number` is written, as of the moment when the next block was taken.
     pub(super) fn note_written_through(&self, number: u64) {
         self.durability.written.fetch_max(number, AcqRel);
     }
@@ -67,10 +67,10 @@ impl Disk {
         medium.sync().inspect_err(|error| self.note_sync_failure(error))
     }
 
-    /// Result of its syncs so far.
+    /// The result of the disk's syncs so far.
     ///
     /// # Errors
-    /// When one has failed: writes since the last good one may be lost.
+    /// The error of a failed sync: writes since the last good sync may be lost.
     pub(super) fn check_syncs(&self) -> Result<(), BlockError> {
         self.durability.failure.get().map_or(Ok(()), |failure| Err(failure.error()))
     }

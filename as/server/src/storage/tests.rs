@@ -263,7 +263,7 @@ fn overwrite(storage: &Storage, index: &Index, seed: u64, key_count: u32, bytes:
 /// because clients see them.
 #[test]
 fn stripes_of_few_blocks_take_writes_as_long_as_defrag_makes_room() {
-    // A twenty-fifth and a fifth of it are alive.
+    // A twenty-fifth and a fifth of the block are alive.
     for key_count in [1_000, 5_000] {
         let (storage, index) = (storage_of(256 << 20, 50), index());
         assert_eq!(storage.devices.len(), 8);

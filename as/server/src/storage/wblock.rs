@@ -40,7 +40,7 @@ impl WblockId {
     }
 }
 
-/// Where block `id` begins, in bytes.
+/// The offset of block `id`, in bytes.
 pub(super) fn wblock_offset(id: WblockId) -> u64 {
     u64::from(id.0) * u64::from(WBLOCK_SIZE)
 }
@@ -312,8 +312,8 @@ impl WblockTable {
         self.ids().filter(|id| self.review(*id, low_water_bytes) == AfterFree::Queued).count()
     }
 
-    /// Queues the used block with the fewest live bytes, if these are below `limit_bytes`: for want of room when no
-    /// block is below the low-water mark. Returns whether it queued one.
+    /// Queues the used block with the fewest live bytes, if these are below `limit_bytes`; used when room is needed and
+    /// no block is below the low-water mark. Returns whether it queued one.
     pub(super) fn queue_emptiest(&self, limit_bytes: u32) -> bool {
         let is_candidate = |block: &BlockState| {
             block.state() == WblockState::Used && !block.is_kept() && block.lasting_bytes() != 0
@@ -323,8 +323,8 @@ impl WblockTable {
         emptiest.is_some_and(|id| self.review(id, limit_bytes) == AfterFree::Queued)
     }
 
-    /// Whether there are so few blocks that writers and defrag must share one: with an open block for each, and a full
-    /// one, hardly one would be left to free others with.
+    /// Whether there are so few blocks that writers and defrag must share one: after an open block for each, and a full
+    /// one, almost none would be left to free others with.
     #[inline]
     pub(super) fn has_few_blocks(&self) -> bool {
         self.blocks.len() < FEW_BLOCKS
@@ -335,9 +335,9 @@ impl WblockTable {
         self.reserved
     }
 
-    /// Free blocks that writers leave as long as defrag makes room: with fewer, defrag could not make room, or once it
-    /// takes one, fewer than `stop_pct` percent would be free, the limit of `stop-writes-avail-pct`. On a device of few
-    /// blocks defrag takes one only to free another at once.
+    /// Free blocks that writers leave as long as defrag makes room: with fewer blocks defrag could not make room, or
+    /// fewer than `stop_pct` percent, the limit of `stop-writes-avail-pct`, would be free once defrag takes one. On a
+    /// device of few blocks defrag takes one only to free another at once.
     pub(super) fn writers_leave(&self, stop_pct: u32) -> usize {
         let stop = (self.blocks.len() * stop_pct.min(STOP_PCT_MAX) as usize).div_ceil(100);
         self.reserved.max(stop + usize::from(!self.has_few_blocks()))

@@ -6,7 +6,7 @@ use super::super::wblock::{WblockId, WblockTable};
 use super::super::{RBLOCK_SIZE, RBLOCKS_PER_WBLOCK};
 use crate::index::{Element, Location};
 
-/// The place of a record that stays as it is, as a guard of its element is held.
+/// The place of a record that does not change, because a guard of its element is held.
 #[derive(Clone, Copy)]
 pub(in crate::storage) struct Pinned<'g> {
     location: Location,
@@ -17,8 +17,8 @@ impl<'g> Pinned<'g> {
     /// The place of the record of `element`, which is borrowed from its guard.
     ///
     /// # Safety
-    /// The location in the element is where the record is that this storage has stored for it, as the last one did that changed
-    /// it under the exclusive guard; or the record has been freed, and its guard is still that one.
+    /// The location in the element is the place where this storage has stored the element's record. The last holder of
+    /// the exclusive guard has set it. Or the record has been freed, and the guard is still held.
     #[inline]
     #[expect(unsafe_code, reason = "nothing in an element proves what its location says")]
     pub(in crate::storage) unsafe fn of(element: &'g Element) -> Self {
@@ -41,7 +41,7 @@ pub(in crate::storage) struct ReservedPlace<'d> {
 }
 
 impl<'d> ReservedPlace<'d> {
-    /// The `size` bytes at `offset` of block `id`, whose writer was announced. Nobody else has got any of them.
+    /// The `size` bytes at `offset` of block `id`, whose writer was announced. No other place has any of these bytes.
     pub(super) fn new(wblocks: &'d WblockTable, id: WblockId, offset: u32, size: u32) -> Self {
         ReservedPlace { wblocks, id, offset, size }
     }
@@ -54,7 +54,7 @@ impl<'d> ReservedPlace<'d> {
         self.id
     }
 
-    /// Where the place begins in its block.
+    /// The offset of the place in its block.
     pub(in crate::storage) fn offset(&self) -> u32 {
         self.offset
     }
