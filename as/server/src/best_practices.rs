@@ -22,7 +22,7 @@ pub(crate) struct FailedPractice {
     pub(crate) advice: String,
 }
 
-/// A file of the kernel that holds one number, and what the number should be.
+/// A file of the kernel with one number, and the recommended number.
 struct KernelSetting {
     name: &'static str,
     path: &'static str,
@@ -61,7 +61,7 @@ static KERNEL_SETTINGS: &[KernelSetting] = &[
 pub(crate) fn failures(config: &Config) -> Vec<FailedPractice> {
     let mut failures: Vec<FailedPractice> = KERNEL_SETTINGS
         .iter()
-        // A value that cannot be read counts as right.
+        // A value that cannot be read counts as followed.
         .filter(|setting| number_in(Path::new(setting.path)).is_some_and(|value| !(setting.is_right)(value)))
         .map(|setting| FailedPractice { name: setting.name, advice: setting.advice.to_owned() })
         .collect();

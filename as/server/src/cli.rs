@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use cf::manual::Page;
 use clap::Parser;
 
-/// Where the configuration is looked for unless `--config-file` says otherwise.
+/// The path of the configuration without `--config-file`.
 pub const CONFIG_FILE_DEFAULT: &str = "/etc/aerospike/aerospike.conf";
 
 /// The man page of the server.
@@ -103,7 +103,7 @@ impl Options {
     /// The options in `arguments`, of which the first is the name of the program.
     ///
     /// # Errors
-    /// What is wrong with them, or a request to print the help, which is also an `Err`.
+    /// The error in the arguments, or a request to print the help, which is also an `Err`.
     pub fn from_arguments<A: Into<OsString> + Clone>(
         arguments: impl IntoIterator<Item = A>,
     ) -> Result<Self, clap::Error> {
@@ -133,7 +133,7 @@ mod tests {
 
     #[test]
     fn familiar_options() {
-        // As the service file of the packages starts it.
+        // This is how the service file of the packages starts the server.
         let options = parse("/usr/bin/asd --config-file /etc/aerospike/aerospike.conf --fgdaemon").unwrap();
         assert_eq!(options.config_file, Some(PathBuf::from(CONFIG_FILE_DEFAULT)));
         assert!(options.fgdaemon && !options.foreground);

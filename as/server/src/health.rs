@@ -4,7 +4,7 @@
 //! record. It does not compare nodes.
 //!
 //! # Threads
-//! The ticker measures; info threads read what it found.
+//! The ticker measures; info threads read its results.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
@@ -80,7 +80,7 @@ impl Health {
     }
 }
 
-/// The ticker's part.
+/// The part of the check that the ticker runs.
 #[derive(Default)]
 pub(crate) struct HealthMonitor {
     /// Time of the last evaluation, or when the check was switched on.

@@ -1,7 +1,8 @@
-//! How a node leaves others: it has them take its partitions over, passes on what clients still ask it, and stops when they have
-//! noticed. So a clean stop is a change of routes to clients, and no failure.
+//! A node leaves its cluster: it makes other nodes take over its partitions, forwards requests that clients still send
+//! to it, and stops when the clients have noticed. So for clients a clean stop is a change of routes instead of a
+//! failure.
 //!
-//! The cluster thread does the first part (`cluster::node`, `hand_over`); here is how long it is waited for.
+//! The cluster thread does the first part (`cluster::node`, `hand_over`); this file waits for it, for a bounded time.
 
 use std::time::{Duration, Instant};
 
@@ -13,9 +14,9 @@ use crate::node::Node;
 
 /// A node that has the only copy of records may need long to send them; it stops all the same after this.
 const HAND_OVER_MAX: Duration = Duration::from_secs(5);
-/// Clients ask about once a second who serves what. When no request came for so long, they know.
+/// Clients read the partition map about once a second. When no request came for this time, they have read it.
 const CLIENTS_QUIET: Duration = Duration::from_millis(1200);
-/// Clients that ask any node whatsoever are not waited for any longer.
+/// Longest wait for clients. Clients that send requests to random nodes would never stop.
 const CLIENTS_MAX: Duration = Duration::from_millis(2500);
 const POLL: Duration = Duration::from_millis(10);
 /// How long a stop waits for the threads that serve clients: longer than any function may run.
@@ -48,7 +49,7 @@ pub(crate) fn end_work(node: &Node, patience: &StopPatience) -> usize {
     running + service.queries.stop_until(patience.deadline())
 }
 
-/// Has other nodes take over what this one serves, for a bounded time. A node alone has nobody to wait for.
+/// Has other nodes take over what this one serves, for a bounded time. A single node does not wait.
 pub(crate) fn leave_others(node: &Node) {
     let Some(membership) = node.membership.get().filter(|_| node.cluster.size() > 1) else { return };
     if !membership.tell(DriverEvent::Leave) {
@@ -57,7 +58,7 @@ pub(crate) fn leave_others(node: &Node) {
     let began = Instant::now();
     let state = loop {
         let state = node.cluster.state().hand_over;
-        // At first the cluster thread has not heard of it.
+        // At first the cluster thread has not received the request yet.
         let is_over = matches!(state, HandOver::Impossible | HandOver::Done);
         if is_over || began.elapsed() > HAND_OVER_MAX {
             break state;
@@ -89,7 +90,8 @@ fn await_clients(node: &Node) {
     while node.service.connection_count.get() != 0
         && last_request.elapsed() < CLIENTS_QUIET
         && began.elapsed() < CLIENTS_MAX
-        // When its heirs are gone too, this node would soon be master again, without what they have written.
+        // If the nodes that took the partitions over have gone too, this node would soon be master again, without their
+        // writes.
         && node.cluster.state().hand_over != HandOver::Impossible
     {
         std::thread::sleep(POLL);

@@ -1,4 +1,4 @@
-//! The parts of a running server, as the code that answers about it sees them. Made once at start.
+//! The parts of a running server, for the code that answers questions about it. Made once at start.
 
 use std::net::SocketAddr;
 use std::sync::{Arc, OnceLock};
@@ -24,7 +24,7 @@ pub(crate) struct PortAddresses {
     pub(crate) admin: Vec<SocketAddr>,
     pub(crate) admin_tls: Vec<SocketAddr>,
     pub(crate) info: Vec<SocketAddr>,
-    /// Where other nodes reach the fabric, and the heartbeat of a mesh.
+    /// The addresses at which other nodes reach the fabric, and the heartbeat of a mesh.
     pub(crate) fabric: Vec<SocketAddr>,
     pub(crate) fabric_tls: Vec<SocketAddr>,
     pub(crate) heartbeat: Vec<SocketAddr>,
@@ -44,7 +44,7 @@ pub(crate) struct Node {
     pub(crate) security: Option<Arc<AccessControl>>,
     /// Addresses that clients are told for this node.
     pub(crate) advertised: Advertised,
-    /// The same with TLS.
+    /// The same addresses for clients with TLS.
     pub(crate) advertised_tls: Advertised,
     pub(crate) started: Instant,
     pub(crate) service: Arc<ServiceContext>,
@@ -63,7 +63,7 @@ impl Node {
         self.namespaces.iter().find(|namespace| namespace.name() == name)
     }
 
-    /// What has gone over the connections with other nodes; zeros for a node alone.
+    /// The traffic on the connections with other nodes; zeros for a single node.
     pub(crate) fn peer_figures(&self) -> (HeartbeatFigures, FabricFigures) {
         let figures = |membership: &Membership| {
             (membership.heartbeat.traffic().figures(), membership.fabric.traffic().figures())

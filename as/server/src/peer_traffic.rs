@@ -1,6 +1,6 @@
-//! What goes over the connections with other nodes: how many were made and ended, how much was sent and received.
+//! The connections with other nodes: numbers of opened and closed ones, and of bytes sent and received.
 //!
-//! Counters only grow. A rate is what was counted between two turns of the ticker.
+//! Counters only grow. A rate is the difference between two turns of the ticker.
 //!
 //! # Threads
 //! Heartbeat and fabric threads count, the ticker measures, info threads read. One mutex for the rates, which only the
@@ -61,7 +61,7 @@ pub(crate) struct HeartbeatTraffic {
 }
 
 impl HeartbeatTraffic {
-    /// A pulse came, of this node itself or of another one.
+    /// Counts a received pulse, of this node itself or of another one.
     pub(crate) fn note_pulse(&self, is_own: bool) {
         let counter = if is_own { &self.received_self } else { &self.received_foreign };
         counter.fetch_add(1, Relaxed);
@@ -76,7 +76,7 @@ impl HeartbeatTraffic {
     }
 }
 
-/// What the heartbeat has counted since the start.
+/// The heartbeat's counts since the start.
 #[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
 pub(crate) struct HeartbeatFigures {
     pub(crate) connections: ConnectionFigures,
@@ -148,7 +148,7 @@ impl FabricTraffic {
     }
 }
 
-/// What the fabric has counted since the start, and its rates as last measured.
+/// The fabric's counts since the start, and its rates as last measured.
 #[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
 pub(crate) struct FabricFigures {
     pub(crate) connections: ConnectionFigures,

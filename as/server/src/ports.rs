@@ -62,7 +62,7 @@ impl Places {
         };
         let beside =
             |port: u16, address, with_localhost| (port != 0).then(|| place(address, port, with_localhost));
-        // A port without addresses of its own uses those of the other.
+        // A port without configured addresses uses those of the other.
         let one_of = |own: &List<String>, other: &List<String>| {
             if own.is_empty() { other.get() } else { own.get() }
         };

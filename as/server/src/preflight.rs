@@ -1,4 +1,5 @@
-//! Checks before a start changes anything, and everything that would stop it: `--check-config`.
+//! Checks that a start makes before it changes anything, and a report of everything that would prevent a start:
+//! `--check-config`.
 
 use std::io;
 use std::path::Path;

@@ -177,7 +177,7 @@ impl Server {
         Ok(())
     }
 
-    /// Addresses that take client connections.
+    /// The addresses that accept client connections.
     #[must_use]
     pub fn client_addresses(&self) -> &[SocketAddr] {
         &self.node.addresses.clients
@@ -188,7 +188,7 @@ impl Server {
         &self.node
     }
 
-    /// Logs the addresses where it listens.
+    /// Logs the addresses on which the server listens.
     fn announce(&self) {
         let service = &self.node.config.service;
         cf::info!(
@@ -273,7 +273,7 @@ impl Server {
         Ok(())
     }
 
-    /// Starts a supervisor for each namespace, and one thread that watches the limits of all.
+    /// Starts nsup for each namespace, and one thread that watches the limits of all.
     fn start_nsup(&mut self) -> io::Result<()> {
         for (n, namespace) in self.node.namespaces.iter().enumerate() {
             let (namespace, is_stopping) = (Arc::clone(namespace), Arc::clone(&self.is_stopping));
@@ -527,7 +527,7 @@ fn start_service_thread(node: &Node, position: usize) -> io::Result<()> {
     ServiceThread::start(&node.service, position, executor(node))
 }
 
-/// Starts a thread that restarts after a panic; `body` ends when it is told to.
+/// Starts a thread that restarts after a panic; `body` ends when the server stops.
 fn restarting(name: &str, body: impl Fn() + Send + 'static) -> io::Result<threads::Handle> {
     threads::spawn_restarting(name, move || {
         body();
@@ -542,7 +542,7 @@ fn join(threads: impl IntoIterator<Item = threads::Handle>) {
     }
 }
 
-/// The cluster that the node begins with: without seeds, one of its own.
+/// The cluster in which the node begins: without seeds, a cluster of this node alone.
 fn cluster_of(config: &Config) -> Result<Cluster, StartError> {
     let node_id = own_node_id(config)?;
     config.service.node_id.set(node_id);

@@ -1,5 +1,5 @@
 //! The ticker: every `ticker-interval` seconds it logs lines about the state of the server, in the form that people and
-//! tools know. It omits lines about things that have never happened.
+//! tools know. It omits lines whose counters are all zero.
 //!
 //! # Threads
 //! One thread, which also measures processor usage for statistics, and runs the health check of devices.

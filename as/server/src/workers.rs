@@ -43,7 +43,7 @@ type NewBody<J> = Arc<dyn Fn() -> Option<Body<J>> + Send + Sync>;
 
 enum Message<J> {
     Job(J),
-    /// The thread that takes it ends.
+    /// Ends the thread that takes it from the queue.
     End,
 }
 
@@ -57,8 +57,8 @@ struct Worker<J> {
 }
 
 impl<J> Worker<J> {
-    /// The thread's loop. Before it ends it finishes its maintenance, unless all threads end: jobs that would result
-    /// are no longer done then.
+    /// The thread's loop. Before it ends it finishes its maintenance, unless all threads end: then it does not do the
+    /// jobs that would result.
     fn serve(mut self) {
         let mut must_maintain = false;
         loop {
@@ -108,7 +108,8 @@ impl<J> Worker<J> {
 pub(crate) struct Workers<J> {
     /// Start of the threads' names.
     name: &'static str,
-    /// How much lower the threads' priority is than that of service threads, see [`threads::lower_own_priority`].
+    /// Difference between the priority of service threads and the lower one of these threads, see
+    /// [`threads::lower_own_priority`].
     niceness: i32,
     sender: Sender<Message<J>>,
     queue: Receiver<Message<J>>,
@@ -131,7 +132,7 @@ struct Threads<J> {
 }
 
 impl<J: Send + 'static> Workers<J> {
-    /// Without threads yet; jobs may already be submitted.
+    /// A pool without threads yet; jobs may already be submitted.
     pub(crate) fn new(name: &'static str) -> Self {
         Self::with_niceness(name, 0)
     }
@@ -225,7 +226,7 @@ impl<J: Send + 'static> Workers<J> {
         Ok(())
     }
 
-    /// Ends all threads and waits for them. What was submitted before is done.
+    /// Ends all threads and waits for them. Jobs submitted before are done.
     pub(crate) fn stop(&self) {
         for handle in self.tell_to_end() {
             // A thread that panicked has logged it.

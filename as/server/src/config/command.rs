@@ -4,7 +4,7 @@ use super::model::Config;
 use super::render;
 use super::set::{ParameterChange, ParameterScope, SetConfigError, set};
 
-/// Parameters that say where to look rather than what to set.
+/// Parameters that name the place of a setting instead of the setting.
 const PLACES: [&str; 4] = ["context", "namespace", "id", "set"];
 
 /// The value of `name` in `name=value;name=value`; the first one counts.
@@ -60,9 +60,9 @@ pub fn get_config(config: &Config, params: &str) -> String {
 pub struct SetOutcome {
     /// The answer: `ok` or an error.
     pub answer: String,
-    /// What was changed.
+    /// The changes made.
     pub changes: Vec<ParameterChange>,
-    /// Why something was refused, for the log.
+    /// The reasons of refusals, for the log.
     pub refusal: Option<SetConfigError>,
 }
 

@@ -1,4 +1,4 @@
-//! The contexts of a configuration file: how they nest, what follows their name, and their parameter tables.
+//! The contexts of a configuration file: their nesting, the words after their name, and their parameter tables.
 
 use super::kind::{Kind, size_text};
 use super::model::{NAMESPACE_NAME_SIZE_MAX, SET_NAME_SIZE_MAX};
@@ -74,14 +74,14 @@ pub enum ContextKind {
     XdrNamespace,
 }
 
-/// What follows the name of a context.
+/// The words that follow the name of a context.
 #[derive(Clone, Copy, Debug)]
 pub enum Argument {
     /// Nothing.
     None,
     /// A name of at most that many bytes.
     Name(usize),
-    /// One of these words; the bits are the variant of the context it makes.
+    /// One of these words; the bits are the variant of the context that the word selects.
     OneOf(&'static [(&'static str, u8)]),
 }
 
@@ -94,9 +94,9 @@ pub struct ContextSpec {
     pub parent: ContextKind,
     /// Its word in the file.
     pub word: &'static str,
-    /// Its name with those of the contexts around it.
+    /// Its name, after the names of the contexts around it.
     pub path: &'static str,
-    /// What follows its name.
+    /// The words that follow its name.
     pub argument: Argument,
     /// Bits of its variant if the argument does not say.
     pub variant: u8,

@@ -38,7 +38,7 @@ pub enum Topic {
 pub struct Diagnostic {
     /// Whether the server may start.
     pub severity: Severity,
-    /// What it is about.
+    /// Its subject.
     pub topic: Topic,
     /// Name of the file.
     pub file: Arc<str>,

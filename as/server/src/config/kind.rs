@@ -132,7 +132,7 @@ impl Kind {
         }
     }
 
-    /// Whether the parameter may stand on several lines that add up.
+    /// Whether the parameter may be given on several lines, each of which adds to the value.
     #[must_use]
     pub fn is_list(&self) -> bool {
         matches!(self, Self::Texts { .. } | Self::Endpoints { .. } | Self::Backings { .. } | Self::LogLevels)

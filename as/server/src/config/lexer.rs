@@ -1,14 +1,14 @@
 //! Cuts the text of a configuration file into statements and braces.
 //!
-//! A statement is the words of a line up to a brace; a brace counts only as a word of its own, so that
-//! patterns like `${dn}` stay whole. `#` starts a comment wherever it stands. Nothing is quoted.
+//! A statement is the words of a line up to a brace; a brace counts only as a word of its own, so that patterns like
+//! `${dn}` stay whole. `#` starts a comment wherever it stands. There are no quotes.
 
 /// One statement or brace.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Item<'a> {
     /// Line in the file, from 1.
     pub line: usize,
-    /// What it is.
+    /// Whether it is a statement or a brace.
     pub what: What<'a>,
 }
 

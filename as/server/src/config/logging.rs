@@ -1,4 +1,4 @@
-//! The `logging` context in the terms of the log itself.
+//! Converts the `logging` context to the settings of the log.
 
 use cf::log::{Level, Levels, Settings, SinkSettings, Target, TimeStyle};
 

@@ -111,8 +111,8 @@ pub struct NetworkConfig {
     pub metrics: MetricsParams,
     /// Certificates.
     pub tls: Vec<TlsConfig>,
-    /// Packet size of the heartbeat's interface in bytes, shown by get-config while `mtu` is 0;
-    /// whoever opens the heartbeat sockets stores it.
+    /// Packet size of the heartbeat's interface in bytes, shown by get-config while `mtu` is 0; the code that opens the
+    /// heartbeat sockets stores it.
     pub heartbeat_interface_mtu: Number<u32>,
     /// Connection limits of the ports other than the client port.
     pub connection_limits: ConnectionLimits,
@@ -124,9 +124,9 @@ pub struct NetworkConfig {
 /// configured.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ClientPorts {
-    /// The one without TLS.
+    /// The port without TLS.
     pub clear: bool,
-    /// The one with TLS.
+    /// The port with TLS.
     pub tls: bool,
 }
 
@@ -140,11 +140,11 @@ impl Default for ClientPorts {
 /// descriptors lowers them at start.
 #[derive(Debug)]
 pub struct ConnectionLimits {
-    /// Of the admin port.
+    /// Most connections of the admin port.
     pub admin: Number<u32>,
-    /// Of the info port.
+    /// Most connections of the info port.
     pub info: Number<u32>,
-    /// Of the metrics port.
+    /// Most connections of the metrics port.
     pub metrics: Number<u32>,
 }
 
@@ -485,7 +485,7 @@ pub struct XdrDcConfig {
     pub name: String,
     /// Its parameters.
     pub params: XdrDcParams,
-    /// What is shipped there.
+    /// The namespaces that are shipped there.
     pub namespaces: Vec<XdrNamespaceConfig>,
 }
 

@@ -6,7 +6,7 @@
 
 use super::context::ContextKind;
 
-/// What happens to a name of another version.
+/// How a name of another version is handled.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Handling {
     /// Its values are taken as those of this parameter of the same context.
@@ -30,7 +30,7 @@ pub struct Obsolete {
     pub context: ContextKind,
     /// The names.
     pub names: &'static [&'static str],
-    /// What happens to them.
+    /// How they are handled.
     pub handling: Handling,
 }
 
@@ -38,16 +38,16 @@ const fn row(context: ContextKind, names: &'static [&'static str], handling: Han
     Obsolete { context, names, handling }
 }
 
-/// What to do with a parameter whose feature is gone, or needs no setting any more.
+/// Advice for a parameter whose feature no longer exists, or needs no setting any more.
 const LEAVE_OUT: &str = "it sets nothing any more; leave the line out";
-/// What to do with a parameter of the former XDR.
+/// Advice for a parameter of the former XDR.
 const XDR: &str = "destinations are 'dc' contexts in xdr, and what is shipped 'namespace' contexts in them";
 
-/// What to do with a level of one log context in the oldest files.
+/// Advice for a level of one log context in the oldest files.
 const LOG_LEVEL: &str = "write 'context CONTEXT LEVEL', for example 'context any info'";
 
-/// Every name of parameters and contexts of other versions, those among them that could be read or set while the server
-/// ran, and so were copied into files.
+/// All names of parameters and contexts of other versions, also those that could only be read or set while the server
+/// ran, because users copied them into files.
 pub static OBSOLETE: &[Obsolete] = {
     use ContextKind as K;
     use Handling::{Ignored, NewIn, Refused, Renamed, ToNamespaces, ToStorage};
@@ -557,7 +557,7 @@ pub static OBSOLETE: &[Obsolete] = {
     ]
 };
 
-/// What happens to `name` in `context`, if it is of another version.
+/// How `name` in `context` is handled, if it is of another version.
 #[must_use]
 pub fn find(context: ContextKind, name: &str) -> Option<Handling> {
     let row = OBSOLETE.iter().find(|row| row.context == context && row.names.contains(&name));

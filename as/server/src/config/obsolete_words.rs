@@ -12,7 +12,7 @@ pub struct ObsoleteValues {
     pub name: &'static str,
     /// The values.
     pub values: &'static [&'static str],
-    /// What to write instead.
+    /// The replacement.
     pub advice: &'static str,
 }
 
@@ -91,13 +91,13 @@ pub static LOG_CONTEXTS: &[(&[&str], Handling)] = {
     ]
 };
 
-/// What happens to the log context `name`, if it is of another version.
+/// How the log context `name` is handled, if it is of another version.
 #[must_use]
 pub fn find_log_context(name: &str) -> Option<Handling> {
     LOG_CONTEXTS.iter().find(|(names, _)| names.contains(&name)).map(|(_, handling)| *handling)
 }
 
-/// What to write in the place of `value`, if `name` in `context` once had it.
+/// The replacement of `value`, if `name` in `context` once had this value.
 #[must_use]
 pub fn find_value(context: ContextKind, name: &str, value: &str) -> Option<&'static str> {
     let row = OBSOLETE_VALUES

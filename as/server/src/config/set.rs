@@ -37,7 +37,7 @@ pub struct ParameterChange {
     pub from: String,
     /// The value now.
     pub to: String,
-    /// Whether it does anything.
+    /// Whether the parameter has an effect.
     pub effect: Effect,
 }
 
@@ -105,14 +105,14 @@ impl SetConfigError {
     }
 }
 
-/// Gives the parameter that set-config calls `name` a new value.
+/// Sets the parameter that set-config calls `name` to a new value.
 ///
 /// `context` is `service`, `network` or `namespace`; the latter needs `namespace`. With `set` it is about a
 /// parameter of that set, which is made if there is none. `act` is called before another change can be made,
 /// so that its effects follow the order of the changes.
 ///
 /// # Errors
-/// What is wrong; nothing is changed then.
+/// The reason of the refusal; nothing is changed then.
 pub fn set(
     config: &Config,
     place: ParameterScope<'_>,
@@ -126,7 +126,7 @@ pub fn set(
     Ok(change)
 }
 
-/// Where [`set`] looks for the parameter.
+/// The place in which [`set`] finds the parameter.
 #[derive(Clone, Copy)]
 pub struct ParameterScope<'a> {
     /// `service`, `network`, `namespace` or `security`.
@@ -135,9 +135,9 @@ pub struct ParameterScope<'a> {
     pub namespace: Option<&'a str>,
     /// The set of the namespace.
     pub set: Option<&'a str>,
-    /// The role or the user whose operations the audit log is to report.
+    /// The role whose operations the audit log is to report.
     pub role: Option<&'a str>,
-    /// See `role`.
+    /// The user whose operations the audit log is to report.
     pub user: Option<&'a str>,
 }
 
@@ -192,8 +192,8 @@ fn set_locked(
     }
 }
 
-/// Adds to what the audit log reports of operations on records, or takes away from it:
-/// `log.report-data-op=true;namespace=NAMESPACE;set=SET`, the set being optional, or with `role=ROLE` or `user=USER`.
+/// Changes the operations on records that the audit log reports: `log.report-data-op=true;namespace=NAMESPACE;set=SET`,
+/// the set being optional, or with `role=ROLE` or `user=USER`.
 fn set_reported(
     config: &Config,
     place: ParameterScope<'_>,
@@ -404,8 +404,8 @@ fn service_rule(config: &Config, name: &str, value: u64) -> Option<String> {
     }
 }
 
-/// Why that many clients are impossible even with the descriptor limit of the process raised as far as it
-/// goes.
+/// The reason why that many clients are impossible, even after the descriptor limit of the process is raised as far as
+/// possible.
 fn beyond_the_system(clients: u64) -> Option<String> {
     let limit = raise_open_files(clients + OWN_DESCRIPTORS).ok()?;
     (limit < clients).then(|| {

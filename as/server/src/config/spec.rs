@@ -10,11 +10,11 @@ use super::setting::{Choices, Field};
 /// Whether a parameter does anything in this build.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Effect {
-    /// It does what its line says.
+    /// It has the effect that its line describes.
     Now,
     /// Accepted and checked; the part of the server that reads it does not exist yet.
     Later,
-    /// Accepted and checked, and without effect for good: this server has no such thing.
+    /// Accepted and checked, and permanently without effect: this server does not have the feature.
     Unsupported,
 }
 
@@ -44,22 +44,22 @@ pub mod variant {
     pub const SYSLOG: u8 = 2;
 }
 
-/// One row: everything there is to know about a parameter except its current value.
+/// One row: all properties of a parameter except its current value.
 #[derive(Clone, Copy, Debug)]
 pub struct Spec {
     /// Name in the configuration file.
     pub name: &'static str,
-    /// What its values are.
+    /// The kind of its values.
     pub kind: Kind,
     /// One sentence for the reference.
     pub doc: &'static str,
-    /// What the default stands for, where the value alone does not say it.
+    /// The meaning of the default, if the value alone does not show it.
     pub default_note: &'static str,
     /// May be changed by set-config.
     pub dynamic: bool,
     /// Only the Enterprise Edition of the C server has it.
     pub enterprise: bool,
-    /// Whether it does anything.
+    /// Whether it has an effect.
     pub effect: Effect,
     /// May stand in the configuration file.
     pub in_file: bool,
@@ -99,21 +99,21 @@ impl Spec {
         self
     }
 
-    /// Nothing reads it yet.
+    /// It is not in effect yet: nothing reads it.
     #[must_use]
     pub const fn later(mut self) -> Self {
         self.effect = Effect::Later;
         self
     }
 
-    /// Nothing will ever read it.
+    /// It will never have an effect: nothing will read it.
     #[must_use]
     pub const fn unsupported(mut self) -> Self {
         self.effect = Effect::Unsupported;
         self
     }
 
-    /// What the default stands for.
+    /// Sets the meaning of the default.
     #[must_use]
     pub const fn note(mut self, note: &'static str) -> Self {
         self.default_note = note;
@@ -134,7 +134,7 @@ impl Spec {
         self
     }
 
-    /// Known to and shown by these variants of the context only.
+    /// Only these variants of the context know and show it.
     #[must_use]
     pub const fn only(mut self, variants: u8) -> Self {
         self.known_to = variants;
@@ -142,7 +142,7 @@ impl Spec {
         self
     }
 
-    /// Shown by these variants of the context only.
+    /// Only these variants of the context show it.
     #[must_use]
     pub const fn shown_by(mut self, variants: u8) -> Self {
         self.shown_by = variants;

@@ -1,4 +1,4 @@
-//! Finds the word that was likely meant.
+//! Finds the word that the user probably meant.
 
 /// The candidate closest to `word`, if it is close enough to be a typing error.
 #[must_use]

@@ -406,7 +406,7 @@ fn check_storage(storage: &StorageConfig, label: &str, report: &mut Report) {
     }
 }
 
-/// Rules of `storage-engine memory`; also fills in the write size of what is behind it.
+/// Rules of `storage-engine memory`; also fills in the write size of its files or devices.
 fn check_memory(storage: &StorageConfig, label: &str, report: &mut Report) {
     let params = &storage.params;
     let start = report.line_of_context(label).unwrap_or(0);

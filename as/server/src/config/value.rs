@@ -1,4 +1,4 @@
-//! Values of parameters that are more than a number or a text: what a line of the configuration file says.
+//! Values of parameters that have several parts on a line of the configuration file.
 
 use cf::log::{Context, Level};
 
@@ -18,7 +18,7 @@ pub struct Endpoint {
 pub struct Backing {
     /// Its path.
     pub path: String,
-    /// Path of a second one that gets the same writes.
+    /// Path of a second file or device that gets the same writes.
     pub shadow: Option<String>,
 }
 

@@ -1,4 +1,4 @@
-//! Chooses the configuration that the server runs with, and reports what is wrong with it.
+//! Chooses the configuration that the server runs with, and reports its errors.
 
 use std::fmt;
 use std::fs;
@@ -12,9 +12,9 @@ use crate::config::{self, Config, DEVELOPER_SOURCE, DEVELOPER_TEXT, Diagnostic, 
 #[derive(Debug)]
 pub(super) struct Loaded {
     pub(super) config: Config,
-    /// As written.
+    /// The configuration as in the file.
     pub(super) text: String,
-    /// Diagnostics that do not keep the server from starting.
+    /// Diagnostics that do not prevent a start.
     pub(super) warnings: Vec<Diagnostic>,
     /// Whether it is the built-in one.
     pub(super) developer: bool,

@@ -1,4 +1,4 @@
-//! Raises the limit of file descriptors to what the clients need.
+//! Raises the limit of file descriptors to the number that the clients need.
 
 use cf::sys::limits::raise_open_files;
 
@@ -10,8 +10,8 @@ const FEW: u64 = 16;
 /// Descriptors of each service thread and of each disk with its shadow.
 const EACH: u64 = 2;
 
-/// Raises the limit of the process to what `proto-fd-max` needs. If the system allows less, `proto-fd-max` is lowered to
-/// that; the server starts in any case.
+/// Raises the limit of the process to the number that `proto-fd-max` needs. If the system allows less, `proto-fd-max`
+/// is lowered to that; the server starts in any case.
 pub(super) fn provide(config: &Config) {
     let proto_fd_max = &config.service.proto_fd_max;
     let (configured, own) = (proto_fd_max.get(), own_descriptors(config));

@@ -43,10 +43,10 @@ pub trait Run {
     fn dump(&self);
     /// Reads again the files that may have been replaced.
     fn reload(&self) {}
-    /// Stops cleanly: nothing acknowledged is lost.
+    /// Stops cleanly: no acknowledged write is lost.
     ///
     /// # Errors
-    /// When something acknowledged is lost anyway.
+    /// When an acknowledged write is lost anyway.
     fn stop(self) -> Result<(), String>;
 }
 
@@ -144,7 +144,7 @@ fn run_configured<S: Run>(
         daemonize().map_err(|error| format!("cannot leave the terminal: {error}"))?;
     }
 
-    // Tools find starts in a log by this many marks.
+    // Tools recognise a start in a log by this number of marks.
     let marks = "<>".repeat(10);
     cf::info!(As, "{marks}  {} by Ferrospike {FERROSPIKE_VERSION}  {marks}", edition_and_build());
     if developer {
@@ -206,7 +206,8 @@ fn become_configured_user(config: &Config) -> Result<(), String> {
     switch_user(user, group).map_err(|error| format!("cannot run as the configured user: {error}; {ADVICE}"))
 }
 
-/// Notifies the service manager, if one started us. It may give up on us if it hears nothing, so a failure is logged.
+/// Notifies the service manager, if one started us. Without the notification it may stop the server, so a failure is
+/// logged.
 fn tell_starter(state: &str) {
     if let Err(error) = notify(state) {
         cf::warning!(As, "cannot tell the service manager {state}: {error}");
@@ -225,7 +226,7 @@ fn pid_file(options: &Options, path: Option<&str>) -> Result<Option<PidFile>, St
         .map_err(|error| format!("cannot hold the pidfile {path}: {error}"))
 }
 
-/// Writes the configuration to the log, so that the log shows what the server ran with.
+/// Writes the configuration to the log, so that the log shows the server's settings.
 fn echo(text: &str) {
     for line in text.lines().map(str::trim_end) {
         if !line.is_empty() && !line.trim_start().starts_with('#') {
@@ -238,7 +239,7 @@ fn sentence(error: impl fmt::Display) -> String {
     error.to_string()
 }
 
-/// Writes a line for the person who typed the command. A failure is ignored: nobody may be reading.
+/// Writes a line for the person who typed the command. A failure is ignored, because the line may have no reader.
 fn say(to: &mut impl Write, text: fmt::Arguments<'_>) {
     let _ = writeln!(to, "{text}");
 }

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 const HEAD_SIZE_MAX: usize = 8 << 10;
 const HEADERS_MAX: usize = 64;
 
-/// How a request ends.
+/// The outcome of a request.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Status {
     Ok,
@@ -34,7 +34,7 @@ impl Status {
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) struct Request {
     pub(super) path: String,
-    /// Only the head of the answer is wanted.
+    /// Whether the client wants only the head of the answer.
     pub(super) is_head: bool,
 }
 
@@ -95,7 +95,7 @@ fn parse(head: &[u8]) -> Option<Result<Request, Status>> {
     }
 }
 
-/// How much of an answer is sent.
+/// The part of an answer that is sent.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Part {
     All,

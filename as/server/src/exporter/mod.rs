@@ -1,11 +1,11 @@
-//! `/metrics` for Prometheus, `/healthz` and `/readyz`, over HTTP on a port of their own, without a second process.
+//! `/metrics` for Prometheus, `/healthz` and `/readyz`, over HTTP on a separate port, without a second process.
 //!
 //! It is off unless `network { metrics { port … } }` is configured. It reads what info commands read, and takes no part
 //! in requests for records.
 //!
 //! # Threads
-//! One thread accepts, reads requests and answers health checks. Each `/metrics` request gets a thread of its own, a
-//! few at a time, so that slow clients do not delay health checks.
+//! One thread accepts, reads requests and answers health checks. Each `/metrics` request gets a separate thread, a few
+//! at a time, so that slow clients do not delay health checks.
 
 mod exposition;
 mod http;
@@ -25,9 +25,9 @@ use http::{Part, Request, Status, Visitor};
 
 /// Requests for metrics carried out at a time; further ones are told to try again.
 const REQUESTS_MAX: usize = 8;
-/// Longest a client may take to send its request.
+/// Longest time for a client to send its request.
 const REQUEST_TIME_MAX: Duration = Duration::from_secs(5);
-/// Longest a client may take to take the answer.
+/// Longest time for a client to read the answer.
 const ANSWER_TIME_MAX: Duration = Duration::from_secs(30);
 /// Most bytes after a request that are read and discarded.
 const PASSED_OVER_MAX: usize = 256 << 10;
@@ -204,8 +204,8 @@ fn answer_metrics(node: &Node, asker: &Asker, ticks: &AtomicU64) -> io::Result<(
     asker.stream.shutdown(Shutdown::Write)
 }
 
-/// Whether the server can do everything it is asked. The ports are open by now; a disk that cannot be written makes
-/// some writes fail.
+/// Whether the server can carry out all requests. The ports are open by now; a disk that cannot be written makes some
+/// writes fail.
 fn readiness(node: &Node) -> (Status, String) {
     let mut text = String::new();
     for namespace in node.namespaces.iter() {

@@ -14,10 +14,10 @@ use crate::security::{Charge, Standing};
 const LOGGED_SIZE_MAX: usize = 200;
 /// The answer to any request before a login.
 const NOT_AUTHENTICATED: &[u8] = b"ERROR:80:not authenticated\n";
-/// The answer to any request once the user may not come from that address any more.
+/// The answer to any request after the user lost the right to connect from its address.
 const NOT_WHITELISTED: &[u8] = b"ERROR:82:not whitelisted\n";
 
-/// The client that asks, with its standing on a node with access control.
+/// The client that sends a request; with access control, also the user's rights.
 #[derive(Clone, Copy)]
 pub(super) struct Asker<'a> {
     /// `None` without access control.
@@ -51,7 +51,7 @@ impl Asker<'_> {
         let result = standing.logged_in().and_then(|user| user.check(needed, scope, Charge::None));
         let code = result.err().unwrap_or(ResultCode::Ok);
         let user = standing.session().user_name();
-        // The start of the command says what was done; a command may hold a module of any size.
+        // The start of the command identifies the action; a command may contain a module of any size.
         let detail = printable(&line.chars().take(LOGGED_SIZE_MAX).collect::<String>());
         access.log.write(Report::SysAdmin, code, self.client, user.as_deref(), "info request", &detail);
         match result {
@@ -66,15 +66,15 @@ impl Asker<'_> {
     }
 }
 
-/// The names of the commands that a stranger asks for, and nothing else of what was sent: it may be a password that went to
-/// the wrong place.
+/// The names of the commands in a request before a login. The audit log shows no other part of the request, because it
+/// may be a misdirected password.
 fn commands_in(body: &[u8]) -> String {
     let start = String::from_utf8_lossy(&body[..body.len().min(LOGGED_SIZE_MAX)]);
     let names: Vec<&str> = start.lines().map(|line| commands::name_of(line).unwrap_or("?")).collect();
     names.join(",")
 }
 
-/// Where a command has its effect, if a privilege for a namespace or a set can be enough for it.
+/// The place where a command has its effect, if a privilege for a namespace or a set can suffice for it.
 fn scope_of(needed: Permissions, arguments: Arguments<'_>) -> Scope<'_> {
     if needed != Permissions::TRUNCATE {
         return Scope::Server;

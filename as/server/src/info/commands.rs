@@ -17,7 +17,7 @@ use super::{
 use crate::node::Node;
 use crate::security::permission::Permissions;
 
-/// How a command is carried out.
+/// The way in which a command is carried out.
 #[derive(Clone, Copy)]
 pub(super) enum Form {
     /// Text after the name is ignored.

@@ -1,8 +1,7 @@
 //! Commands that show the configuration and change it while the server runs.
 //!
-//! [`crate::config`] defines what a parameter means and which values it may have; this module logs a change
-//! and acts on it where something must happen at once. All parts of the server read a parameter from its cell
-//! each time.
+//! [`crate::config`] defines what a parameter means and which values it may have; this module logs a change and
+//! performs the immediate actions that it requires. All parts of the server read a parameter from its cell each time.
 
 use super::Arguments;
 use super::request::{InfoResult, shown};
@@ -23,7 +22,7 @@ pub(super) fn set(node: &Node, arguments: Arguments<'_>, out: &mut String) -> In
         act_on(node, change);
     });
     if outcome.answer == "ok" {
-        // People and tools that read the C server's logs look for this line.
+        // People and tools that read the C server's logs search for this line.
         cf::info!(Info, "config-set command completed: params {}", shown(arguments.0));
     }
     if let Some(refusal) = &outcome.refusal {
@@ -33,8 +32,8 @@ pub(super) fn set(node: &Node, arguments: Arguments<'_>, out: &mut String) -> In
     Ok(())
 }
 
-/// Acts on a changed parameter where something must happen. The lock of the configuration is held, so that
-/// the last of two changes is acted on last.
+/// Performs the actions that the change of a parameter requires. The lock of the configuration is held, so that the
+/// last of two changes is acted on last.
 fn act_on(node: &Node, change: &ParameterChange) {
     let namespace = change.namespace.as_deref().and_then(|name| node.namespace(name));
     match (change.context, change.name) {

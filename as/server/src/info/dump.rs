@@ -19,8 +19,7 @@ fn done(out: &mut String) -> InfoResult {
     Ok(())
 }
 
-/// Tells the cluster thread to write its state to the log. A node that looks for no others has no such
-/// thread.
+/// Makes the cluster thread write its state to the log. A node without seeds and multicast groups has no such thread.
 fn ask_cluster_thread(node: &Node, dump: Dump) -> bool {
     node.membership.get().is_some_and(|membership| membership.tell(DriverEvent::Dump(dump)))
 }
@@ -147,7 +146,7 @@ pub(super) fn heap(_: &Node, arguments: Arguments<'_>, out: &mut String) -> Info
     done(out)
 }
 
-/// The threads of the process and what the kernel says they do.
+/// The threads of the process, with their state according to the kernel.
 pub(super) fn threads(_: &Node, out: &mut String) -> InfoResult {
     let mut rows = Joined::new(out, ';');
     for thread in facts::threads() {

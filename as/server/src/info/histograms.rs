@@ -32,7 +32,7 @@ static OF_SERVER: &[(&str, &[&str])] = &[(
     ],
 )];
 
-/// Histograms of each namespace that nothing fills.
+/// Histograms of each namespace that are never filled.
 static OF_NAMESPACE: &[&str] = &["re-repl"];
 
 /// Bound of the names in `histogram`.

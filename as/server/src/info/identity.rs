@@ -120,7 +120,7 @@ pub(super) fn succession_list(node: &Node, out: &mut String) -> InfoResult {
     Ok(())
 }
 
-/// Forms the cluster anew, if this node is its principal. A single node has nothing to form.
+/// Forms the cluster again, if this node is its principal. On a single node this does nothing.
 pub(super) fn recluster(node: &Node, out: &mut String) -> InfoResult {
     let Some(membership) = node.membership.get() else {
         cf::info!(Info, "recluster: this node is a cluster of its own, which stays as it is");

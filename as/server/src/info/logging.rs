@@ -49,7 +49,7 @@ pub(super) fn levels(_: &Node, arguments: Arguments<'_>, out: &mut String) -> In
     Ok(())
 }
 
-/// Takes the text before the next `separator` from `text`. Leading separators are skipped.
+/// Removes the text before the next `separator` from `text` and returns it. Leading separators are skipped.
 fn next_token<'a>(text: &mut &'a str, separator: char) -> Option<&'a str> {
     let rest = text.trim_start_matches(separator);
     let (token, rest) = rest.split_once(separator).unwrap_or((rest, ""));

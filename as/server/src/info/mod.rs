@@ -1,8 +1,8 @@
-//! The info protocol: what tools and clients ask about the server, answered by the table of [`commands`].
+//! The info protocol: answers the questions of tools and clients about the server, by the table of [`commands`].
 //!
 //! # Threads
 //! `info-threads` threads take requests from one channel, so that a slow answer never holds a service thread; a
-//! connection is parked until its answer is posted back. The info port has a thread of its own.
+//! connection is parked until its answer is posted back. The info port has a separate thread.
 
 mod access;
 mod commands;

@@ -1,4 +1,4 @@
-//! Owners of partitions, as clients and tools ask for them.
+//! Owners of partitions, for clients and tools.
 
 use std::fmt::Write;
 

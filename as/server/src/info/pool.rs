@@ -1,7 +1,7 @@
-//! The info threads, which answer what clients ask.
+//! The info threads, which answer info requests of clients.
 //!
-//! A request of many commands is answered in turns: after a while the rest of it goes to the end of the
-//! queue, so that others wait for one turn of each request before them and never for a whole request.
+//! A request with many commands is answered in turns: when a turn is over, the rest of the request goes to the end of
+//! the queue. So other requests wait for one turn of each request before them, never for a whole request.
 
 use std::time::{Duration, Instant};
 
@@ -13,7 +13,7 @@ use crate::node::Node;
 use crate::security::Standing;
 use crate::service::InfoRequest;
 
-/// How long a turn lasts; its last command may take longer.
+/// Length of a turn; its last command may exceed it.
 const TURN_TIME: Duration = Duration::from_millis(2);
 /// Answers larger than this count towards the budget of replies kept for clients.
 const CHARGED_SIZE_MIN: usize = 64 << 10;

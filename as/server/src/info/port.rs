@@ -2,8 +2,8 @@
 //! people with `telnet` or `nc`, and scripts.
 //!
 //! # Threads
-//! One thread serves all connections, a few lines of each at a time, and computes the answers itself. It does
-//! not read from a connection whose client does not take its answers.
+//! One thread serves all connections, a few lines of each at a time, and computes the answers itself. It does not read
+//! from a connection whose client does not read its answers.
 
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};

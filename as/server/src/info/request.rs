@@ -1,4 +1,4 @@
-//! The parts of an info request, and the form of errors.
+//! The parts of an info request, and the format of errors.
 
 use std::fmt::{self, Display, Write};
 use std::sync::Arc;
@@ -26,7 +26,7 @@ impl InfoError {
         InfoError { code, text: text.into() }
     }
 
-    /// Something is wrong with a parameter.
+    /// A parameter is wrong.
     pub(crate) fn parameter(text: impl Into<String>) -> Self {
         InfoError::new(ResultCode::Parameter, text)
     }
@@ -45,7 +45,7 @@ impl InfoError {
         self.code == ResultCode::EnterpriseOnly
     }
 
-    /// A named parameter is missing, empty or too long. For the namespace there is a code of its own.
+    /// A named parameter is missing, empty or too long. The namespace has a separate code.
     fn about(name: &str, text: impl Into<String>) -> Self {
         let code = if name == "namespace" { ResultCode::Namespace } else { ResultCode::Parameter };
         InfoError::new(code, text)
@@ -239,7 +239,7 @@ pub(super) fn parse_c_number(text: &str) -> Option<u64> {
     }
 }
 
-/// Text of a client made fit for the log: cut, and without control characters, so that it cannot look like a log line.
+/// Text of a client in a form for the log: cut, and without control characters, so that it cannot imitate a log line.
 pub(super) fn shown(line: &str) -> String {
     let printable = |character: char| if character.is_control() { '?' } else { character };
     line.chars().take(LOGGED_SIZE_MAX).map(printable).collect()

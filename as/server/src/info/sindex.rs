@@ -1,4 +1,4 @@
-//! Commands about secondary indexes: making, dropping and listing them, and their figures.
+//! Commands about secondary indexes: create, drop and list them, and show their figures.
 
 use std::fmt::Write;
 use std::sync::atomic::Ordering::Relaxed;

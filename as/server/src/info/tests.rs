@@ -54,7 +54,7 @@ fn answer(node: &crate::node::Node, asker: Asker<'_>, body: &[u8]) -> Vec<u8> {
     out
 }
 
-/// Words that mean something to some command, and some that do not.
+/// Words that some command knows, and some that no command knows.
 const WORDS: &[&str] = &[
     "test",
     "demo",
@@ -124,7 +124,7 @@ fn line() -> impl Strategy<Value = String> {
     let part = (prop::sample::select(vec![":", "/", ";", "=", ""]), word());
     (prop::sample::select(names), prop::collection::vec(part, 0..8)).prop_map(|(name, parts)| {
         let rest: String = parts.into_iter().map(|(separator, word)| format!("{separator}{word}")).collect();
-        // The number of threads is not left to chance.
+        // The number of threads is set, so that it does not vary.
         format!("{name}{rest}").replace('\n', " ").replace("info-threads", "info-thread")
     })
 }

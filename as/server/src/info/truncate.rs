@@ -27,7 +27,7 @@ pub(super) fn namespace(node: &Node, arguments: Arguments<'_>, out: &mut String)
     truncate(node, namespace_without_set(arguments)?, None, arguments, out)
 }
 
-/// Most looks at the clock until a millisecond is over.
+/// Most reads of the clock until a millisecond is over.
 const LOOKS_AT_CLOCK_MAX: u32 = 100;
 const LOOK_PERIOD: Duration = Duration::from_micros(100);
 
@@ -104,8 +104,8 @@ fn undo(node: &Node, namespace: &str, set_name: Option<&str>, out: &mut String) 
     Ok(())
 }
 
-/// Forgets how far eviction went; with `ttl`, makes nsup evict what would expire within that many seconds. It is no
-/// error if the namespace is not here.
+/// Clears the eviction threshold; with `ttl`, makes nsup evict the records that would expire within that many seconds.
+/// It is no error if the namespace is not here.
 pub(super) fn eviction_reset(node: &Node, arguments: Arguments<'_>, out: &mut String) -> InfoResult {
     let name = arguments.namespace_name()?;
     let ttl = arguments.optional("ttl", TTL_SIZE_MAX)?;

@@ -1,6 +1,6 @@
 //! Commands for modules of user-defined functions: register, list, show, remove.
 //!
-//! Errors of these commands have a form of their own, `error=<what>`.
+//! Errors of these commands have a separate format, `error=<reason>`.
 
 use std::fmt::Write;
 

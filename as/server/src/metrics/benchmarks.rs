@@ -7,7 +7,7 @@ use super::Histogram;
 use crate::config::params::namespace::NamespaceParams;
 
 named! {
-    /// Which transactions are measured step by step.
+    /// The kinds of transactions that are measured step by step.
     pub(crate) enum Benchmark {
         Read => "benchmarks-read",
         Write => "benchmarks-write",
@@ -24,9 +24,9 @@ named! {
 /// Steps of a transaction, in this order.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum BenchmarkStep {
-    /// From the batch's arrival until its row is started.
+    /// Time from the batch's arrival until its row is started.
     Prestart,
-    /// Until the record is looked for.
+    /// Time until the record is looked up.
     Start,
     /// Until it resumes after waiting for another transaction on its record.
     Restart,
@@ -136,12 +136,12 @@ impl Benchmark {
 pub(crate) struct Benchmarks {
     /// Shards of each histogram.
     thread_count: usize,
-    /// By benchmark, then step; made when first needed.
+    /// The histograms by benchmark, then step; made when first needed.
     histograms: [OnceLock<Box<[Histogram]>>; Benchmark::ALL.len()],
 }
 
 impl Benchmarks {
-    /// None made yet, to be filled by `thread_count` service threads.
+    /// Benchmarks without histograms yet, to be filled by `thread_count` service threads.
     pub(super) fn new(thread_count: usize) -> Self {
         Benchmarks { thread_count, histograms: [const { OnceLock::new() }; Benchmark::ALL.len()] }
     }

@@ -1,4 +1,4 @@
-//! What compression gains, as moving averages over recent attempts.
+//! The gain of compression, as moving averages over recent attempts.
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 

@@ -28,8 +28,8 @@ impl Heap {
         }
     }
 
-    /// Makes the allocator give back memory that nobody has used for some seconds, also in parts of the heap whose
-    /// threads are idle.
+    /// Makes the allocator return memory that was not used for some seconds, also in parts of the heap whose threads
+    /// are idle.
     pub(crate) fn give_back_idle() {
         if let Err(error) = background_thread::write(true) {
             cf::debug!(As, "the allocator has no thread of its own: {error}");

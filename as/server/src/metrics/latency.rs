@@ -1,7 +1,7 @@
 //! Histograms by powers of two: of latencies in milliseconds or microseconds, and some of sizes.
 //!
-//! Filling one costs a thread one store to memory of its own (see [`cf::counters`]). The ticker works out and keeps
-//! what happened since its last turn.
+//! Filling one costs a thread one store to memory of its own (see [`cf::counters`]). The ticker computes and stores the
+//! changes since its last turn.
 
 use std::fmt::Write;
 use std::time::{Duration, Instant};
@@ -27,7 +27,7 @@ pub(crate) enum Unit {
 }
 
 impl Unit {
-    /// The unit that `microsecond-histograms` asks for.
+    /// The unit selected by `microsecond-histograms`.
     pub(crate) fn configured(config: &Config) -> Self {
         if config.service.microsecond_histograms.get() { Unit::Microseconds } else { Unit::Milliseconds }
     }
@@ -97,7 +97,7 @@ impl Histogram {
         std::array::from_fn(|bucket| self.counters.get(bucket).saturating_sub(tracked.cleared[bucket]))
     }
 
-    /// Forgets everything.
+    /// Clears all counts.
     pub(crate) fn clear(&self) {
         let mut tracked = self.tracked.lock();
         tracked.cleared = std::array::from_fn(|bucket| self.counters.get(bucket));

@@ -75,7 +75,7 @@ named! {
         Write => "write",
         Delete => "delete",
         Udf => "udf",
-        /// What a UDF did to its record.
+        /// The effect of a UDF on its record.
         LangRead => "lang_read",
         LangWrite => "lang_write",
         LangDelete => "lang_delete",
@@ -173,7 +173,7 @@ named! {
         SindexGcCleaned => "sindex_gc_cleaned",
     }
 
-    /// Measured latencies of a namespace.
+    /// The latencies of a namespace that are measured.
     pub(crate) enum Latency {
         Read => "read",
         Write => "write",
@@ -188,7 +188,7 @@ named! {
         Proxy => "proxy",
     }
 
-    /// Measured latencies of the server.
+    /// The latencies of the server that are measured.
     pub(crate) enum ServerLatency {
         BatchIndex => "batch-index",
         Info => "info",
@@ -210,7 +210,7 @@ named! {
         BatchIndexError => "batch_index_error",
         BatchIndexTimeout => "batch_index_timeout",
         BatchIndexDelay => "batch_index_delay",
-        /// Requests that waited because too much of other replies was not read.
+        /// Requests that waited because too many bytes of other replies were unread.
         RepliesPutOff => "unread_replies_put_off",
         /// Connections that were closed because they read nothing while others waited.
         UnreadConnectionsClosed => "unread_connections_closed",
@@ -237,7 +237,8 @@ impl Outcome {
         }
     }
 
-    /// Name in statistics for `operation`. An operation that ends elsewhere, or in code of a user, is called complete.
+    /// Name in statistics for `operation`. An operation that ends on another node, or in code of a user, is called
+    /// complete.
     pub(crate) const fn name_for(self, operation: Operation) -> &'static str {
         match (self, operation) {
             (Outcome::Success, Operation::Udf | Operation::Proxy) => "complete",
@@ -316,7 +317,7 @@ const fn transaction_index(origin: Origin, operation: Operation, outcome: Outcom
 pub(crate) struct ServerMetrics {
     counters: Counters<SERVER_COUNTERS>,
     latencies: [Histogram; ServerLatency::ALL.len()],
-    /// How many rows batches have.
+    /// The number of rows of batches.
     pub(crate) batch_rows: Histogram,
     /// Replies to batches.
     pub(crate) batch_compression: Arc<CompressionFigures>,

@@ -1,12 +1,12 @@
 //! Users and roles, and the commands of administrators that change them. Pure: a command yields the items of system
 //! metadata that it changes; the accounts change when the metadata reports the items.
 //!
-//! Items, in module `security`: `user|NAME` holds the hash of the password and the names and ids of roles, `role|NAME` an id,
-//! privileges, addresses and quotas, both as JSON; `secret|token` what session tokens are signed with. The format is our own:
-//! that of the C server is not public.
+//! Items, in module `security`: `user|NAME` holds the hash of the password and the names and ids of roles, `role|NAME`
+//! an id, privileges, addresses and quotas, both as JSON; `secret|token` the secret that signs session tokens. The
+//! format is specific to Ferrospike: that of the C server is not public.
 //!
-//! Each command changes one item, so a crash leaves the state before it or the one behind it. To drop a role is to delete its
-//! item: users that held it keep its name and id, which give nothing, also when another role gets the name.
+//! Each command changes one item, so a crash leaves the state before or after it. Dropping a role deletes its item:
+//! users that had the role keep its name and id, which grant no rights, even if another role gets the name.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -25,12 +25,11 @@ pub(super) const SECRET_KEY: &str = "secret|token";
 /// Most roles of a user, privileges of a role: their count is a byte on the wire.
 const LIST_MAX: usize = 255;
 
-/// Tells a user from dropped ones of the same name. Users stored without one have 0.
+/// Distinguishes a user from dropped users of the same name. Users stored without one have 0.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct AccountId(pub(super) u64);
 
-/// What tells a role from others of the same name that were dropped before. Predefined roles, and those stored without one,
-/// have 0.
+/// Distinguishes a role from dropped roles of the same name. Predefined roles, and those stored without one, have 0.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
 pub(super) struct RoleId(pub(super) u64);
 
@@ -40,7 +39,7 @@ pub(super) struct User {
     pub(super) id: AccountId,
     /// Hash of the credential, which clients send in place of the password, in the PHC format.
     pub(super) password: String,
-    /// What the user was granted, dropped roles among it: see [`Accounts::roles_of`].
+    /// The roles that the user was granted, including dropped ones: see [`Accounts::roles_of`].
     granted: BTreeMap<String, RoleId>,
 }
 
@@ -49,13 +48,13 @@ pub(super) struct User {
 pub(super) struct Role {
     id: RoleId,
     pub(super) privileges: BTreeSet<Privilege>,
-    /// As the administrator wrote it; empty without one.
+    /// The address list in the administrator's spelling; empty without one.
     pub(super) whitelist: String,
     pub(super) read_quota: u32,
     pub(super) write_quota: u32,
 }
 
-/// The privileges of a request, or what is wrong with them; that error is reported only if there is no other.
+/// The privileges of a request, or the error in them; that error is reported only if there is no other.
 pub(super) type Privileges<'p> = Result<&'p [Privilege], ResultCode>;
 
 /// The new value of an item of system metadata; `None` removes the item.
@@ -549,7 +548,7 @@ mod tests {
         let change = all.0.grant_roles("bob", &["r"]);
         all.apply(change).expect("granted");
         assert!(reads(&all, "bob") && !reads(&all, "eve"));
-        // A change of the user forgets what was dropped.
+        // A change of the user removes its dropped roles.
         let change = all.0.set_password("eve", "other".into());
         all.apply(change).expect("set");
         assert!(!all.0.user("eve").expect("a user").granted.contains_key("r"));

@@ -12,7 +12,7 @@ const FREE_FAILURES: u32 = 5;
 /// Duration of the first bar. Each further failure doubles it.
 const FIRST_BAR: Duration = Duration::from_millis(500);
 const LONGEST_BAR: Duration = Duration::from_secs(60);
-/// Most pairs of user and address that are remembered; beyond that, those whose time is over are forgotten.
+/// Most pairs of user and address that are remembered; above it, expired pairs are forgotten.
 const REMEMBERED_MAX: usize = 10_000;
 
 /// The leading bits of an IPv6 address that identify its network.

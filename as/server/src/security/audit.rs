@@ -1,5 +1,5 @@
-//! The audit log: who logged in, who changed users, who was refused, who read or changed which records. Its lines go to
-//! the context `audit`:
+//! The audit log: it reports logins, changes of users, refusals, and operations on records. Its lines go to the context
+//! `audit`:
 //!
 //! ```text
 //! OUTCOME | client: ADDRESS | authenticated user: NAME | action: ACTION | detail: DETAIL
@@ -15,7 +15,7 @@ use proto::ResultCode;
 use crate::config::Config;
 use crate::config::params::security::SecurityLogParams;
 
-/// Which setting of `security.log` asks for a line.
+/// The setting of `security.log` that enables a line.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Report {
     Authentication,
@@ -38,7 +38,7 @@ impl Report {
     }
 }
 
-/// What became of an action, as the log says it.
+/// The outcome of an action, in the words of the log.
 fn outcome(report: Report, result: ResultCode) -> &'static str {
     match result {
         ResultCode::Ok => "permitted",
@@ -53,7 +53,7 @@ fn outcome(report: Report, result: ResultCode) -> &'static str {
     }
 }
 
-/// Text of a client, made fit for one field of one line.
+/// Text of a client in a form for one field of a line.
 pub(crate) fn printable(text: &str) -> String {
     text.chars().map(|char| if char.is_control() || char == '|' { '?' } else { char }).collect()
 }
@@ -63,12 +63,12 @@ pub(crate) fn printable(text: &str) -> String {
 pub(super) struct ReportedData {
     /// Whether all of them are.
     everywhere: bool,
-    /// Those in these namespaces, or in these sets of namespaces.
+    /// Operations in these namespaces, or in these sets of namespaces.
     places: Vec<(Vec<u8>, Option<Vec<u8>>)>,
 }
 
 impl ReportedData {
-    /// From the settings, for a user of this name with these roles.
+    /// Made from the settings, for a user of this name with these roles.
     pub(super) fn new(log: &SecurityLogParams, user: &str, roles: &[&str]) -> Self {
         let place = |text: &String| match text.split_once(' ') {
             Some((namespace, set)) => (namespace.into(), Some(set.into())),
@@ -82,12 +82,12 @@ impl ReportedData {
         }
     }
 
-    /// Whether none is reported, wherever it is.
+    /// Whether no operation is reported in any place.
     pub(super) fn is_empty(&self) -> bool {
         !self.everywhere && self.places.is_empty()
     }
 
-    /// Whether one there is reported.
+    /// Whether an operation in this place is reported.
     #[inline]
     pub(super) fn covers(&self, namespace: &[u8], set: &[u8]) -> bool {
         self.everywhere || !self.places.is_empty() && self.names(namespace, set)
@@ -101,7 +101,7 @@ impl ReportedData {
     }
 }
 
-/// Writes the lines that the settings ask for.
+/// Writes the lines that the settings enable.
 pub(crate) struct AuditLog {
     config: Arc<Config>,
 }
@@ -111,7 +111,7 @@ impl AuditLog {
         AuditLog { config }
     }
 
-    /// Writes a line, if the settings ask for it. Clients' texts in `detail` must be [`printable`].
+    /// Writes a line, if the settings enable it. Clients' texts in `detail` must be [`printable`].
     pub(crate) fn write(
         &self,
         report: Report,

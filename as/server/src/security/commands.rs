@@ -19,13 +19,13 @@ use crate::smd::Module;
 /// The credential that clients send for the password `nopassword`: its user logs in by certificate alone.
 pub(super) const NO_PASSWORD: &[u8] = b"$2a$10$7EqJtq98hPqEX7fNZaFWoOePA2sZy..tlOF99W2N0g5KZ3dLaw8WO";
 
-/// The value that clients send for a quota that stays as it is.
+/// The value that clients send for a quota that does not change.
 const SAME_QUOTA: u32 = u32::MAX;
 
 /// Result of a command: an answer with content, or only a result code.
 type Answer = Result<Option<Vec<u8>>, ResultCode>;
 
-/// The other end of a connection, as far as the connection itself tells.
+/// The other end of a connection: the facts known from the connection itself.
 pub(crate) struct Peer<'a> {
     pub(crate) address: SocketAddr,
     /// The name in its verified certificate.
@@ -36,7 +36,7 @@ pub(crate) struct Peer<'a> {
 struct Call<'a> {
     access: &'a AccessControl,
     request: &'a Request<'a>,
-    /// The standing of the connection before the command.
+    /// The user and rights of the connection before the command.
     standing: Standing,
     client: SocketAddr,
     certificate_name: Option<&'a str>,
@@ -76,7 +76,7 @@ impl AccessControl {
 /// The effort that an answer takes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum SecurityWork {
-    /// A look at the accounts.
+    /// A lookup in the accounts.
     Look,
     /// A slow hash: the user has not been verified before.
     Verification,
@@ -162,7 +162,7 @@ impl Call<'_> {
         self.store(change)
     }
 
-    /// What a command of an administrator changes. `password` is the hash of the new one, if there is one.
+    /// The change that a command of an administrator makes. `password` is the hash of the new one, if there is one.
     fn change_of(&self, command: Command, password: String) -> Result<ItemChange, ResultCode> {
         let request = self.request;
         let accounts = self.access.accounts.read();
@@ -203,7 +203,7 @@ impl Call<'_> {
         }
     }
 
-    /// The quotas of the request, without those that stay as they are.
+    /// The quotas of the request that change.
     fn quotas(&self) -> Result<(Option<u32>, Option<u32>), ResultCode> {
         let given = |quota: Option<u32>| quota.filter(|quota| *quota != SAME_QUOTA);
         let quotas = (given(self.request.read_quota), given(self.request.write_quota));
@@ -226,7 +226,7 @@ impl Call<'_> {
         })
     }
 
-    /// Stores a change; it is in force afterwards.
+    /// Stores a change; it takes effect before this returns.
     fn store(&self, (key, value): ItemChange) -> Answer {
         let smd = &self.access.smd;
         let stored = match value {
@@ -271,7 +271,7 @@ impl Call<'_> {
         Err(result)
     }
 
-    /// Gives the connection to the user, if its address is allowed.
+    /// Logs the user in on the connection, if its address is allowed.
     fn enter(&self, name: &str) -> Result<(), ResultCode> {
         let user: Arc<UserRights> = self.access.user_rights(name).ok_or(ResultCode::SecurityUser)?;
         if !user.rights().allow_address(self.client.ip()) {
@@ -300,7 +300,7 @@ impl Call<'_> {
         self.enter_with_token(name, &user)
     }
 
-    /// Gives the connection to the user; the answer holds a token for further connections.
+    /// Logs the user in on the connection; the answer contains a token for further connections.
     fn enter_with_token(&self, name: &str, user: &User) -> Answer {
         self.enter(name)?;
         let security = self.access.config.security.as_ref();
@@ -321,7 +321,7 @@ impl Call<'_> {
         };
         let secret = self.access.secret.read().ok_or(ResultCode::Unknown)?;
         let token = Token::read(&secret, bytes).ok_or(ResultCode::SecurityCredential)?;
-        // A request without a user means the one in the certificate.
+        // A request without a user means the user in the certificate.
         let name = self.request.user.or(self.certificate_name);
         if name.is_some_and(|name| name != token.user) {
             return Err(ResultCode::SecurityCredential);
@@ -339,7 +339,7 @@ impl Call<'_> {
         self.enter(token.user).map(|()| None)
     }
 
-    /// Changes the user's own password. It needs no permission but the old password.
+    /// Changes the user's own password. This requires the old password and no permission.
     fn change_password(&self) -> Answer {
         let own = self.standing.logged_in()?;
         let name = user_of(self.request)?;
@@ -350,7 +350,8 @@ impl Call<'_> {
             return Err(ResultCode::RoleViolation);
         }
         refuse_without_password(self.access.accounts.read().user(name))?;
-        // Before the slow hash of the new one: changes wait for each other, and whoever guesses must not hold them up.
+        // The old password is verified before the slow hash of the new one: changes wait for each other, and a client
+        // that guesses passwords must not delay them.
         self.verify(name, self.request.old_password)?;
         let hash = self.hash(self.request.password)?;
         let _one_at_a_time = self.access.changes.lock();

@@ -5,8 +5,8 @@
 //! cluster. An administrator's command sets items; the rights in force change when the metadata reports them.
 //!
 //! # Threads
-//! The security threads carry out all requests of the security protocol: they hash passwords and wait for the disk. Service
-//! threads only look at the [`Standing`] of a connection.
+//! The security threads carry out all requests of the security protocol: they hash passwords and wait for the disk.
+//! Service threads only read the [`Standing`] of a connection.
 //!
 //! # Locks
 //! `changes` is held while a command makes a change, over a call of the metadata, whose listener takes `accounts` and then
@@ -57,7 +57,7 @@ const SECOND: Duration = Duration::from_secs(1);
 /// The first administrator.
 const FIRST_ADMINISTRATOR: &str = "admin";
 const FIRST_PASSWORD: &str = "admin";
-/// Cost and salt with which every client hashes passwords.
+/// Cost and salt that every client uses to hash passwords.
 const CLIENT_COST: u32 = 10;
 const CLIENT_SALT: &[u8; 16] =
     &[0xf4, 0x6b, 0x0b, 0xbe, 0xcf, 0xfe, 0x8d, 0x1b, 0x06, 0x67, 0xd8, 0x4f, 0x6d, 0xc1, 0xd8, 0xa9];
@@ -280,7 +280,7 @@ impl AccessControl {
     }
 }
 
-/// A number that no other user or role has for an id.
+/// A number that is not the id of any other user or role.
 fn new_id() -> Result<u64, getrandom::Error> {
     random().map(u64::from_le_bytes)
 }

@@ -1,9 +1,9 @@
 //! Passwords: how they are stored, and how they are verified quickly.
 //!
-//! Clients do not send a password but its bcrypt hash with a fixed salt, the credential. Whoever knows the credential
-//! can log in, so it is hashed again, by Argon2id with a salt of its own, which is slow on purpose. To keep clients
-//! fast that log in for each connection, the last credential that was right is remembered as a digest, keyed with a
-//! secret of this process.
+//! Clients do not send a password but its bcrypt hash with a fixed salt, the credential. A client that knows the
+//! credential can log in, so the server hashes the credential again, by Argon2id with a random salt, which is slow on
+//! purpose. To keep clients fast that log in for each connection, the last credential that was right is remembered as a
+//! digest, keyed with a secret of this process.
 
 use std::collections::HashMap;
 
@@ -51,7 +51,7 @@ pub(super) fn keyed_digest(key: &[u8], parts: &[&[u8]]) -> Hmac<Sha256> {
 /// Verifies credentials.
 pub(super) struct Verifier {
     key: [u8; 32],
-    /// By user: the stored hash and the digest of the credential that matched it.
+    /// For each user, the stored hash and the digest of the credential that matched it.
     remembered: Mutex<HashMap<String, (String, Digest)>>,
 }
 

@@ -100,7 +100,7 @@ pub(crate) const fn permissions_of(code: PrivilegeCode) -> Permissions {
 /// The place of an action.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Scope<'a> {
-    /// No place in particular: only privileges for all namespaces count.
+    /// No particular place: only privileges for all namespaces count.
     Server,
     /// A set of a namespace; an empty set stands for records without one, and for a whole namespace.
     Set { namespace: &'a [u8], set: &'a [u8] },
@@ -115,12 +115,12 @@ pub(crate) struct Rights {
     namespaces: BTreeMap<Vec<u8>, Permissions>,
     /// Permissions by namespace and set.
     sets: BTreeMap<Vec<u8>, BTreeMap<Vec<u8>, Permissions>>,
-    /// Where the user may connect from; `None` allows all addresses.
+    /// The addresses from which the user may connect; `None` allows all.
     whitelist: Option<Whitelist>,
     /// Most reads and writes per second.
     pub(super) read_quota: Quota,
     pub(super) write_quota: Quota,
-    /// Which of the user's operations the audit log reports.
+    /// The operations of the user that the audit log reports.
     pub(super) reported: ReportedData,
 }
 
@@ -158,8 +158,8 @@ impl Rights {
         allowed.contains(wanted)
     }
 
-    /// What the user may do everywhere, if nothing of it is counted or reported: requests that need no more are allowed without
-    /// a further look.
+    /// The permissions that the user has everywhere, if no operation is counted or reported: a request that needs only
+    /// these is allowed without further checks.
     pub(super) fn unconditional(&self) -> Permissions {
         let is_counted = [self.read_quota, self.write_quota] != [Quota::Off; 2];
         if is_counted || !self.reported.is_empty() { Permissions::NONE } else { self.everywhere }

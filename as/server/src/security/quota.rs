@@ -15,7 +15,7 @@ use cf::counters::Counters;
 /// Threads with a counter of their own; further ones share a counter.
 const OWN_SHARDS: usize = 16;
 
-/// How a request counts against quotas.
+/// The way in which a request counts against quotas.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Charge {
     None,
@@ -23,7 +23,7 @@ pub(crate) enum Charge {
     Write,
 }
 
-/// How much of one kind a user may do in a second.
+/// The number of operations of one kind that a user may do in a second.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
 pub(super) enum Quota {
     /// Nothing is counted: `enable-quotas` is off.
@@ -31,7 +31,7 @@ pub(super) enum Quota {
     Off,
     /// No limit, but counted.
     Unlimited,
-    /// This many records.
+    /// At most this many records.
     Limited(u32),
 }
 
@@ -131,7 +131,7 @@ impl Rate {
     }
 
     /// Whether a query of `records_per_second`, where 0 is no limit, fits into the quota beside other activity; it
-    /// counts until it is [given back](Self::give_back).
+    /// counts until it is [released](Self::give_back).
     pub(super) fn reserve(&self, records_per_second: u32, quota: Quota) -> bool {
         let limit = match quota {
             Quota::Limited(_) if records_per_second == 0 => return false,

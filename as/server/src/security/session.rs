@@ -136,7 +136,7 @@ impl Session {
         Session { user: ArcSwapOption::empty(), client, log, changes }
     }
 
-    /// Gives the connection to `user`.
+    /// Logs `user` in on the connection.
     pub(super) fn enter(&self, user: Arc<UserRights>) {
         user.connections.fetch_add(1, Relaxed);
         if self.leave(Some(user)) {
@@ -192,7 +192,7 @@ pub(crate) struct Standing {
     /// The number of changes before the lookup.
     change_count: u64,
     found: Result<(Arc<UserRights>, Arc<Rights>), ResultCode>,
-    /// [`Rights::unconditional`] of these rights: kept here, where most requests need not look further.
+    /// [`Rights::unconditional`] of these rights, stored here because most requests need no other check.
     unconditional: Permissions,
 }
 
@@ -231,8 +231,8 @@ impl Standing {
     /// The user.
     ///
     /// # Errors
-    /// `NotAuthenticated` if nobody has logged in or the user was dropped; `NotWhitelisted` if the user may not come
-    /// from this address any more.
+    /// `NotAuthenticated` if no user has logged in or the user was dropped; `NotWhitelisted` if the user may not
+    /// connect from this address any more.
     #[inline]
     pub(crate) fn logged_in(&self) -> Result<LoggedIn<'_>, ResultCode> {
         match &self.found {
@@ -307,7 +307,8 @@ impl LoggedIn<'_> {
         self.check_conditions(wanted, place, charge, describe)
     }
 
-    /// The rest of [`check_data`](Self::check_data), out of the way of those who are allowed anything.
+    /// The rest of [`check_data`](Self::check_data), out of line because requests with unconditional permissions do not
+    /// need it.
     #[inline(never)]
     fn check_conditions(
         &self,
@@ -431,7 +432,7 @@ mod tests {
         rights
     }
 
-    /// Users and sessions that follow each other's changes.
+    /// Users and sessions that share one count of changes.
     #[derive(Default)]
     struct Setup(Arc<Changes>);
 

@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 /// A network, or a single address.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 struct Network {
-    /// As IPv6; IPv4 addresses in the mapped form.
+    /// The address as IPv6; IPv4 addresses in the mapped form.
     address: u128,
     /// Number of leading bits that count.
     bits: u32,

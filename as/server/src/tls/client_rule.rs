@@ -1,6 +1,6 @@
-//! Whose certificates are accepted from clients: `tls-authenticate-client`.
+//! The rule which certificates are accepted from clients: `tls-authenticate-client`.
 
-/// Whose certificates are accepted.
+/// The certificates that are accepted.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) enum ClientRule {
     /// No certificate is requested.
@@ -12,7 +12,7 @@ pub(super) enum ClientRule {
 }
 
 impl ClientRule {
-    /// From the values of the parameter, which the configuration has checked; no value means any.
+    /// Made from the values of the parameter, which the configuration has checked; no value means any.
     pub(super) fn new(values: &[String]) -> Self {
         match values {
             [] => ClientRule::Any,

@@ -260,7 +260,7 @@ impl Context<'_> {
 /// accepted.
 ///
 /// # Errors
-/// When a file is missing, is not what it should be, or does not fit the others.
+/// When a file is missing, has the wrong content, or does not fit the others.
 pub(super) fn server_config(
     config: &TlsConfig,
     rule: &ClientRule,
@@ -323,7 +323,7 @@ pub(super) fn client_config(config: &TlsConfig, rule: &ClientRule) -> Result<Cli
     Ok(built)
 }
 
-/// What is wrong with the server's certificate itself, even though it can be presented.
+/// Faults of the server's certificate that do not prevent its use.
 pub(super) fn certificate_fault(config: &TlsConfig, now: SystemTime) -> Option<TlsError> {
     let context = Context(config);
     let (path, chain) = context.chain().ok()?;

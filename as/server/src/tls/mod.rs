@@ -39,10 +39,10 @@ const LOOK_PERIOD: Duration = Duration::from_millis(200);
 /// A file's state when it was read.
 type FileState = (String, Option<(SystemTime, u64)>);
 
-/// The settings that connections are made with.
+/// The settings of new connections.
 struct Materials {
     accepting: Arc<ServerConfig>,
-    /// For connections to other nodes; only on ports for nodes.
+    /// The settings for connections to other nodes; only for ports for nodes.
     connecting: Option<Arc<ClientConfig>>,
 }
 
@@ -63,18 +63,19 @@ impl Materials {
 struct PortUser {
     /// Which of the `network.tls` contexts it uses.
     context: usize,
-    /// Whose certificates are accepted.
+    /// The rule which certificates are accepted.
     rule: ClientRule,
-    /// Other nodes connect to it, and this node connects to other nodes' ports with the same settings.
+    /// Whether it is a port for nodes: other nodes connect to it, and this node connects to other nodes' ports with the
+    /// same settings.
     is_for_nodes: bool,
 }
 
-/// A port that speaks TLS.
+/// A port with TLS.
 pub(crate) struct TlsPort {
     config: Arc<Config>,
     user: PortUser,
     current: ArcSwap<Materials>,
-    /// The files of `current`. Held while they are read.
+    /// The files of `current`. The lock is held while they are read.
     files: Mutex<Vec<FileState>>,
 }
 
@@ -192,7 +193,7 @@ impl TlsPorts {
     /// The configured ports with their files read.
     ///
     /// # Errors
-    /// When a file is missing, is not what it should be, or does not fit the others.
+    /// When a file is missing, has the wrong content, or does not fit the others.
     pub(crate) fn open(config: &Arc<Config>) -> Result<Self, TlsError> {
         let [service, admin, heartbeat, fabric] =
             users(config).map(|user| user.map(|user| TlsPort::open(config, user)).transpose());

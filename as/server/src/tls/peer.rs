@@ -19,7 +19,7 @@ pub(crate) struct PeerSession {
 }
 
 impl PeerSession {
-    /// For a connection that another node made.
+    /// The session of a connection that another node made.
     ///
     /// # Errors
     /// Those of rustls.
@@ -27,7 +27,7 @@ impl PeerSession {
         Ok(Self::new(ServerConnection::new(config)?.into()))
     }
 
-    /// For a connection that this node makes.
+    /// The session of a connection that this node makes.
     ///
     /// # Errors
     /// Those of rustls.

@@ -25,7 +25,7 @@ pub(super) struct Section<'a> {
     pub(super) is_legacy_encrypted: bool,
 }
 
-/// What is wrong with a file, and on which line.
+/// An error in a file, with its line.
 #[derive(PartialEq, Eq, Debug, thiserror::Error)]
 #[error("line {line}: {reason}")]
 pub(super) struct PemError {

@@ -13,7 +13,7 @@ use rustls::{HandshakeKind, ServerConfig, ServerConnection};
 
 /// Approximate limit of encrypted bytes that wait for the socket.
 const UNSENT_SIZE_MAX: usize = 64 << 10;
-/// Offset in the caller's buffer where encrypted bytes are read to. Plain text is written from the start of the buffer:
+/// Offset in the caller's buffer to which encrypted bytes are read. Plain text is written from the start of the buffer:
 /// it never reaches bytes that are not decrypted yet, as it is no longer than the decrypted bytes and the part of a
 /// record that came before.
 const CIPHERTEXT_AT: usize = 24 << 10;
@@ -33,7 +33,7 @@ pub(crate) struct Received {
 /// The state of one connection.
 pub(crate) struct TlsSession {
     connection: ServerConnection,
-    /// Whether the peer has said that it sends no more.
+    /// Whether the peer has announced that it sends no more.
     is_ended: bool,
     /// Whether the handshake has ended and its outcome is accepted.
     is_accepted: bool,
@@ -63,8 +63,8 @@ impl TlsSession {
     /// are sent, as far as the socket takes them.
     ///
     /// # Errors
-    /// When the connection is broken, or the received bytes are no TLS, are forged, or are refused; the peer has been
-    /// told.
+    /// When the connection is broken, or the received bytes are no TLS, are forged, or are refused; then the peer has
+    /// been sent an alert.
     pub(crate) fn receive(&mut self, mut socket: &TcpStream, buffer: &mut [u8]) -> io::Result<Received> {
         assert!(buffer.len() >= BUFFER_SIZE_MIN, "room for records and what they mean");
         if self.is_ended {
@@ -164,7 +164,7 @@ impl TlsSession {
         Ok(())
     }
 
-    /// Tells the peer that nothing more comes, if the socket takes that message.
+    /// Informs the peer that nothing more follows, if the socket takes that message.
     pub(crate) fn close(&mut self, socket: &TcpStream) {
         if !self.has_unsent() {
             self.connection.send_close_notify();

@@ -6,9 +6,9 @@ use crate::config::spec::{
     short_text, text,
 };
 
-/// Where a server whose configuration does not say keeps what it keeps.
+/// The work directory unless configured.
 pub const WORK_DIRECTORY_DEFAULT: &str = "/opt/aerospike";
-/// Name of a cluster whose configuration does not give one.
+/// Name of the cluster unless configured.
 pub const CLUSTER_NAME_DEFAULT: &str = "ferrospike";
 /// Greatest length of a cluster name in bytes.
 pub const CLUSTER_NAME_SIZE_MAX: usize = 63;

@@ -1,4 +1,4 @@
-//! How contexts of the file become parts of the [`Config`](crate::config::model::Config).
+//! Adds contexts of the file to the [`Config`](crate::config::model::Config).
 
 use std::sync::Arc;
 
@@ -68,7 +68,7 @@ impl Parser {
         }
     }
 
-    /// Adds the context to the configuration, or says why it may not stand there.
+    /// Adds the context to the configuration, or returns the reason why it may not stand there.
     fn make_room(
         &mut self,
         line: usize,

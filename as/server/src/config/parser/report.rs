@@ -91,7 +91,7 @@ impl Report {
         self.line_of(label, name).is_none() && !self.refused.contains(&(label.to_owned(), name))
     }
 
-    /// That line, or else the one on which the context begins, or else 0.
+    /// The line of the parameter, or else the line on which the context begins, or else 0.
     pub(in crate::config) fn line_near(&self, label: &str, name: &'static str) -> usize {
         self.line_of(label, name).or_else(|| self.contexts.get(label).copied()).unwrap_or(0)
     }

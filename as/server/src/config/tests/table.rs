@@ -119,13 +119,13 @@ fn bounds_are_those_of_the_c_server() {
             let digits: String = text.chars().take_while(char::is_ascii_digit).collect();
             if digits.is_empty() { or } else { digits.parse::<u64>().expect("a number") }
         };
-        // One table serves both media of an index; the larger minimum of flash is a rule of its own.
+        // One table serves both media of an index; a separate rule has the larger minimum of flash.
         let min =
             if place == "mounts-budget in namespace.index-type flash" { 1 << 30 } else { bound(fact.min, 0) };
         match spec(&fact).kind {
             Kind::Number { min: found_min, max: found_max, shape, .. } => {
                 let max = match place.as_str() {
-                    // As in later versions of the C server.
+                    // The value is that of later versions of the C server.
                     "proto-fd-max in service" => i32::MAX as u64,
                     _ => bound(fact.max, u64::MAX),
                 };
@@ -167,7 +167,7 @@ fn bounds_are_those_of_the_c_server() {
 fn defaults_and_marks_are_those_of_the_c_server() {
     // Defaults that the facts lack or spell differently.
     const OTHER: [&str; 10] = [
-        // That of the Enterprise Edition.
+        // The default is that of the Enterprise Edition.
         "service.tls-refresh-period",
         "service.cluster-name",
         "service.feature-key-file",
@@ -219,7 +219,7 @@ fn the_engine_sets_its_own_defaults() {
     assert_eq!(device.namespace("test").expect("namespace").storage.params.flush_size.get(), 0);
 }
 
-/// Reads `words` as the value of a parameter and gives back its text.
+/// Reads `words` as the value of a parameter and returns its text.
 fn read(kind: ContextKind, spec: &Spec, words: &[&str]) -> Result<String, ValueError> {
     let table = default_table(kind).expect("a table");
     let (_, field) = find(&*table, spec.name).expect("a field");

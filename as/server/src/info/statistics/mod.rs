@@ -92,7 +92,7 @@ pub(super) fn server(node: &Node, out: &mut String) -> InfoResult {
     Ok(())
 }
 
-/// `get-stats`: the figures of a context. Only `xdr` could have some, and has none here.
+/// `get-stats`: the figures of a context. Only the context `xdr` has figures in the protocol; here it has none.
 pub(super) fn of_context(_: &Node, arguments: Arguments<'_>, _: &mut String) -> InfoResult {
     match arguments.required("context", VALUE_SIZE_MAX)? {
         "xdr" => Ok(()),

@@ -32,7 +32,7 @@ struct View<'a> {
 /// One or several lines of the table.
 enum Row {
     One(&'static str, fn(&View<'_>) -> Value),
-    /// A figure that not every namespace has.
+    /// A figure that some namespaces lack.
     Some(&'static str, fn(&View<'_>) -> Option<Value>),
     Counter(NamespaceCounter),
     /// A group of transaction counters.
@@ -250,7 +250,7 @@ fn sum_of_devices(view: &View<'_>, figure: fn(&DeviceStats) -> u64) -> u64 {
     view.namespace.storage.device_stats().map(|device| figure(&device)).sum()
 }
 
-/// A figure of each device and what is behind it.
+/// A figure of each device and its medium.
 type Column = (&'static str, fn(&DeviceStats, &DiskStats) -> u64);
 
 /// Columns of a memory stripe.
