@@ -278,8 +278,8 @@ impl<T: Zeroable> Arena<T> {
         // SAFETY: the group has been handed out, so its stage is there, and `index` is inside it.
         let start = unsafe { self.stages[stage].load(Ordering::Acquire).add(index) };
         let size = groups.len() * Self::GROUP_SIZE;
-        // SAFETY: whole pages of a stage, which is private anonymous memory of this arena. Their elements are free, and in no
-        // list from which they could be handed out, so nobody looks at them.
+        // SAFETY: whole pages of a stage, which is private anonymous memory of this arena. Their elements are free, and
+        // in no list from which they could be handed out, so no thread accesses them.
         cfg!(not(miri)) && unsafe { libc::madvise(start.cast(), size, libc::MADV_DONTNEED) } == 0
     }
 
@@ -292,8 +292,8 @@ impl<T: Zeroable> Arena<T> {
     /// The address of element `handle`.
     ///
     /// # Safety
-    /// [`allocate`](Self::allocate) of this arena has given `handle`, and that happened before this call: the caller
-    /// has it from there, or from where it was stored under a lock that the caller holds.
+    /// [`allocate`](Self::allocate) of this arena has returned `handle`, and that happened before this call: the caller
+    /// got the handle from it, or read it from a place that is written and read under a lock which the caller holds.
     #[inline]
     #[must_use]
     pub unsafe fn resolve(&self, handle: Handle) -> NonNull<T> {

@@ -94,8 +94,8 @@ impl Region {
             "pages are discarded as a whole"
         );
         #[cfg(not(miri))]
-        // SAFETY: whole pages of a private anonymous mapping that is ours (checked); they become zeros, and the caller says
-        // that nobody looks at them meanwhile.
+        // SAFETY: whole pages of a private anonymous mapping that is ours (checked); they become zeros, and the caller
+        // ensures that no thread accesses them meanwhile.
         if unsafe { self.map.unchecked_advise_range(UncheckedAdvice::DontNeed, offset, size) }.is_ok() {
             return;
         }

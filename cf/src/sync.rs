@@ -6,7 +6,7 @@
 //!
 //! Overlapping readers, as on a record in high demand, would keep a writer out for ever. So no reader enters while a
 //! writer sleeps, and a thread must never enter a lock that it holds. A writer's release lets readers in again, so that
-//! overlapping writers do not keep them out. Otherwise the order is left to chance.
+//! overlapping writers do not keep them out. Otherwise the order is arbitrary.
 //!
 //! A thread that must not sleep enters *soon* or not at all: it only spins.
 //!

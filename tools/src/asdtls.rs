@@ -27,11 +27,11 @@ const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 #[derive(Parser, Debug)]
 #[command(name = "asd-tls", version)]
 pub struct Options {
-    /// Where the files are; it is made if it is not there
+    /// Directory of the files; it is created if it does not exist
     #[arg(short, long, value_name = "DIRECTORY", default_value = ".", global = true)]
     dir: PathBuf,
 
-    /// Days for which a certificate is good
+    /// Days for which a certificate is valid
     #[arg(long, default_value_t = 825, global = true)]
     days: u32,
 
@@ -39,21 +39,21 @@ pub struct Options {
     wish: Wish,
 }
 
-/// What to make. The authority is made with the first certificate.
+/// The certificate to make. The authority is made with the first certificate.
 #[derive(Subcommand, Debug)]
 enum Wish {
-    /// Make the authority alone
+    /// Make only the authority
     Ca,
     /// Make the certificate of a node, or one for all nodes of a cluster
     Node {
-        /// Name that clients and other nodes must find in it, as in "tls-name NAME"
+        /// Name in the certificate that clients and other nodes check, as in "tls-name NAME"
         name: String,
         /// Further names and addresses
         others: Vec<String>,
     },
     /// Make the certificate of a client
     Client {
-        /// Its name; the user, where a certificate logs in
+        /// Name of the client; it is the user name if the certificate is used for the login
         name: String,
     },
 }

@@ -17,11 +17,11 @@ use crate::link::Access;
 use crate::login::Login;
 use crate::tls::TlsOptions;
 
-/// Ask an Aerospike server for information, or set what is dynamic.
+/// Ask an Aerospike server for information, or change its dynamic settings.
 #[derive(Parser, Debug)]
 #[command(name = "asinfo", version, disable_help_flag = true, disable_version_flag = true)]
 pub struct Options {
-    /// Host to ask, as HOST[:TLS-NAME][:PORT]; of a list by commas, the first
+    /// Host to ask, as HOST[:TLS-NAME][:PORT]; the first of a comma-separated list is used
     #[arg(short = 'h', long, value_name = "HOST", default_value = "localhost")]
     host: String,
 
@@ -29,8 +29,8 @@ pub struct Options {
     #[arg(short, long, value_name = "PORT", default_value_t = DEFAULT_PORT)]
     port: u16,
 
-    /// Command to send, like build or "set-config:context=service;proto-fd-max=20000"; may be given several times,
-    /// and hold several commands by newlines. Without it: what the server tells unasked
+    /// Command to send, like build or "set-config:context=service;proto-fd-max=20000"; may be given several times, and
+    /// contain several commands separated by newlines. Without it: the server's default list
     #[arg(short = 'v', long = "value", value_name = "COMMAND")]
     values: Vec<String>,
 
@@ -38,7 +38,7 @@ pub struct Options {
     #[arg(short = 'l', long = "line-separator", alias = "line_separator")]
     line_separator: bool,
 
-    /// Print only the names of what the server tells, without the values
+    /// Print only the names in the server's answer, without the values
     #[arg(long)]
     no_value: bool,
 
@@ -46,7 +46,7 @@ pub struct Options {
     #[arg(short, long, value_name = "SECONDS", default_value_t = 5.0)]
     timeout: f64,
 
-    /// User name, of a server with access control; others take everybody
+    /// User name at a server with access control; other servers accept every client
     #[arg(short = 'U', short_alias = 'u', long)]
     user: Option<String>,
 
@@ -54,7 +54,8 @@ pub struct Options {
     #[arg(short = 'P', long, value_name = "PASSWORD", num_args = 0..=1, default_missing_value = "")]
     password: Option<String>,
 
-    /// Authentication mode; accepted for the sake of scripts, all users are the server's own
+    /// Authentication mode; accepted for compatibility with scripts and ignored, because the server itself manages all
+    /// users
     #[arg(long, value_name = "MODE")]
     auth: Option<String>,
 

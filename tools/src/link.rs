@@ -12,7 +12,7 @@ use crate::tls::TlsClient;
 /// Approximate limit of encrypted bytes that wait for the socket.
 const UNSENT_SIZE_MAX: usize = 64 << 10;
 
-/// What a server requires of connections.
+/// The requirements of a server for connections.
 #[derive(Clone, Default, Debug)]
 pub struct Access {
     /// The login at a server with access control.

@@ -9,31 +9,31 @@ use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use rustls::{ClientConfig, ClientConnection, RootCertStore};
 
-/// Options of a tool that speaks TLS.
+/// Options of a tool that supports TLS.
 #[derive(clap::Args, Clone, Default, Debug)]
 #[command(next_help_heading = "TLS")]
 pub struct TlsOptions {
-    /// Speak TLS
+    /// Use TLS
     #[arg(long)]
     tls_enable: bool,
 
-    /// Name that the server's certificate must have; default: that of HOST:TLS-NAME:PORT, else the host's
+    /// Name that the server's certificate must have; default: the TLS name in HOST:TLS-NAME:PORT, or else the host name
     #[arg(long, value_name = "NAME")]
     tls_name: Option<String>,
 
-    /// Certificates of those who sign the server's
+    /// Certificates of the authorities that sign the server's certificate
     #[arg(long, value_name = "FILE")]
     tls_cafile: Option<PathBuf>,
 
-    /// Directory of such certificates
+    /// Directory with certificates of such authorities
     #[arg(long, value_name = "DIRECTORY")]
     tls_capath: Option<PathBuf>,
 
-    /// Certificate to show to a server that asks for one
+    /// Certificate for a server that requests one from the client
     #[arg(long, value_name = "FILE", requires = "tls_keyfile")]
     tls_certfile: Option<PathBuf>,
 
-    /// Key of that certificate
+    /// Key of the certificate in --tls-certfile
     #[arg(long, value_name = "FILE", requires = "tls_certfile")]
     tls_keyfile: Option<PathBuf>,
 }
@@ -78,7 +78,7 @@ impl TlsOptions {
             }
             _ => builder.with_no_client_auth(),
         };
-        // Names of clusters are often no host names.
+        // The name of a cluster is often not a host name.
         config.enable_sni = false;
         let server_name = ServerName::try_from(name).or_else(|_| ServerName::try_from("cluster"));
         let server_name = server_name.map_err(|error| error.to_string())?;

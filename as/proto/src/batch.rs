@@ -16,7 +16,7 @@ use crate::message::{Request, RequestHead, info1, info3};
 pub mod batch_flag {
     /// Rows for records in memory may run on the thread that read the batch.
     pub const ALLOW_INLINE: u8 = 1;
-    /// The same for records on devices.
+    /// Rows for records on devices may run on the thread that read the batch.
     pub const ALLOW_INLINE_DEVICE: u8 = 2;
     /// A row's error does not end the batch.
     pub const RESPOND_ALL_KEYS: u8 = 4;
@@ -67,9 +67,9 @@ pub struct Row<'a> {
 /// A position between rows.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct RowPosition {
-    /// Where the next row starts.
+    /// The offset at which the next row starts.
     at: usize,
-    /// Where the last row that has its own parameters starts.
+    /// The offset of the last row with its own parameters.
     parameters_at: Option<usize>,
 }
 
@@ -97,7 +97,7 @@ impl<'a> Rows<'a> {
         }
     }
 
-    /// Where the next row starts, for a later [`go_to`](Self::go_to).
+    /// The position of the next row, for a later [`go_to`](Self::go_to).
     #[must_use]
     pub fn position(&self) -> RowPosition {
         self.position

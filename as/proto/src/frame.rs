@@ -16,7 +16,7 @@ pub const BODY_SIZE_MAX: u64 = 128 * 1024 * 1024;
 /// The same limit for info and security requests. The largest of them holds a UDF module in base64.
 pub const INFO_BODY_SIZE_MAX: u64 = 4 * 1024 * 1024;
 
-/// What a frame carries.
+/// The content of a frame.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(u8)]
 pub enum FrameType {

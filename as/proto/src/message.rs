@@ -425,7 +425,8 @@ impl<'a> Request<'a> {
         self.op_count
     }
 
-    /// The body of the same request with a field of type and value `first` before the others. Not for batches.
+    /// The body of the same request with a field of type and value `first` before the others. Batches are not
+    /// supported.
     #[must_use]
     pub fn to_body(&self, first: Option<(u8, &[u8])>) -> Vec<u8> {
         let own_count =

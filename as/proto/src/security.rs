@@ -234,7 +234,8 @@ impl<'a> Request<'a> {
         }
         let mut request = Request { command, ..Request::default() };
         let mut found: u8 = 0;
-        // The official Go client counts too few when it makes a role: what is there counts.
+        // The official Go client states too few fields when it creates a role, so the fields up to the end of the body
+        // count.
         while found < field_count || !rest.is_empty() {
             let size = rest.split_first_chunk::<4>().ok_or(ResultCode::SecurityField)?;
             rest = size.1;
@@ -292,7 +293,7 @@ pub fn result_frame(result: ResultCode) -> Vec<u8> {
 #[derive(Debug)]
 pub struct Replies {
     frames: Vec<u8>,
-    /// Where the current frame starts.
+    /// The offset at which the current frame starts.
     frame: usize,
 }
 
@@ -319,7 +320,7 @@ impl Replies {
         Message { bytes: &mut self.frames, start }
     }
 
-    /// Ends the answer to a query, with a frame of its own.
+    /// Ends the answer to a query with a separate frame.
     pub fn end_query(&mut self) {
         if self.body_size() > 0 {
             self.end_frame();

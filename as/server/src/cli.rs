@@ -62,22 +62,23 @@ pub struct Options {
     #[arg(long, conflicts_with = "config_file")]
     pub dev: bool,
 
-    /// Check the configuration, say all that is wrong with it, and start nothing
+    /// Check the configuration, print all its errors, and start nothing
     ///
-    /// Ends with status 0 if a server would accept the configuration, else 1.
+    /// The exit status is 0 if a server would accept the configuration, otherwise 1.
     #[arg(long)]
     pub check_config: bool,
 
     /// Stay on the terminal
     ///
-    /// Otherwise the server goes on in the background, its console output in
-    /// /tmp/aerospike-console.<pid>. The same as `run-as-daemon false` in the service context.
+    /// Without this option the server continues in the background, with its console output in
+    /// /tmp/aerospike-console.<pid>. The option is the same as `run-as-daemon false` in the service context.
     #[arg(long, short = 'd')]
     pub foreground: bool,
 
     /// Stay in the foreground as a daemon of systemd or a container
     ///
-    /// Like --foreground; `pidfile` of the configuration is ignored, as whoever started us knows.
+    /// Like --foreground, but `pidfile` of the configuration is ignored, because the service manager knows the process
+    /// id.
     #[arg(long, short = 'F')]
     pub fgdaemon: bool,
 
@@ -85,16 +86,16 @@ pub struct Options {
     #[arg(long, short = 'e')]
     pub early_verbose: bool,
 
-    /// Build the index from the records on the devices, whatever was kept of it
+    /// Build the index from the records on the devices, even if an index was kept
     #[arg(long, short = 'c')]
     pub cold_start: bool,
 
-    /// Number of this server among several on one machine
+    /// Number of this server, if several run on one machine
     #[arg(long, short = 'n', value_name = "0-15", default_value_t = 0,
           value_parser = clap::value_parser!(u8).range(0..=15), hide_default_value = true)]
     pub instance: u8,
 
-    /// Print edition and version and end
+    /// Print edition and version, then exit
     #[arg(long, short = 'v', visible_short_alias = 'V')]
     pub version: bool,
 }

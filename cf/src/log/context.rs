@@ -114,11 +114,11 @@ pub enum Level {
     Critical,
     /// An operator should look at it.
     Warning,
-    /// What the server does, at a rate a person can read.
+    /// The activity of the server, at a rate that a person can read.
     Info,
     /// For developers of the server.
     Debug,
-    /// As much as possible, up to one line per record.
+    /// Every detail, up to one line per record.
     Detail,
 }
 

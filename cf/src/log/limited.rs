@@ -40,11 +40,11 @@ struct Interval {
     suppressed: u64,
     /// The first line suppressed.
     sample: String,
-    /// Whether the logger knows this place.
+    /// Whether this place is registered with the logger.
     registered: bool,
 }
 
-/// What to do with a line.
+/// The decision about a line.
 enum Verdict {
     Write,
     KeepAsSample { register: bool },

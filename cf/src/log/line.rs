@@ -129,7 +129,7 @@ fn date_of_days(days: i64) -> (i64, usize, i64) {
 pub(super) struct Line {
     bytes: [u8; LINE_SIZE_MAX],
     len: usize,
-    /// Where the text after the time begins.
+    /// The offset of the text after the time.
     body: usize,
 }
 

@@ -276,7 +276,8 @@ impl Logger {
         self.refresh_facade();
     }
 
-    /// Tells the `log` facade which lines no sink wants. Only the logger of the process does so.
+    /// Sets the level of the `log` facade, so that it drops lines that no sink wants. Only the logger of the process
+    /// does so.
     fn refresh_facade(&self) {
         if std::ptr::eq(self, logger()) {
             let levels = self.levels.iter().map(|level| Level::from_byte(level.load(Ordering::Relaxed)));

@@ -33,9 +33,9 @@ pub const CONSOLE: &str = "stderr";
 /// Readable by all as far as the umask allows, writable only by the server.
 const FILE_MODE: u32 = 0o666;
 
-/// How long a line waits for a syslog daemon that takes nothing.
+/// Longest wait of a line for a syslog daemon that accepts nothing.
 const SYSLOG_PATIENCE: Duration = Duration::from_millis(100);
-/// The same for lines after one that the daemon did not take.
+/// Longest wait of a line after one that the daemon did not accept.
 const STUCK_SYSLOG_PATIENCE: Duration = Duration::from_millis(1);
 
 /// Facilities of syslog and their numbers (RFC 5424 §6.2.1).
@@ -65,13 +65,13 @@ pub const SYSLOG_FACILITIES: [(&str, u8); 20] = [
 /// The settings of a sink.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct SinkSettings {
-    /// Where lines go.
+    /// The destination of the lines.
     pub target: Target,
     /// Most verbose level by context. Without any `context` line: only critical.
     pub levels: Levels,
 }
 
-/// Where the lines of a sink go.
+/// The destination of a sink's lines.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Target {
     /// Standard error.
@@ -290,8 +290,8 @@ fn wait_writable(file: &impl AsRawFd) {
 
 /// A connection to a syslog daemon, made on first use and again when lost.
 ///
-/// A daemon that takes nothing may not hold up whoever logs: the first line that it does not take waits for
-/// [`SYSLOG_PATIENCE`], and those after it hardly at all until it takes one. Lines that it did not take are lost to it.
+/// A daemon that accepts nothing must not delay the threads that log: the first line that it does not accept waits for
+/// [`SYSLOG_PATIENCE`], and later lines wait hardly at all until it accepts one. Lines that it did not accept are lost.
 struct Syslog {
     path: PathBuf,
     tag: String,
@@ -302,12 +302,12 @@ struct Syslog {
 #[derive(Default)]
 struct SyslogLink {
     socket: Option<SyslogSocket>,
-    /// Whether the daemon did not take the last line in time.
+    /// Whether the daemon did not accept the last line in time.
     is_stuck: bool,
 }
 
 impl SyslogLink {
-    /// How long the next line may wait for the daemon.
+    /// Longest wait of the next line for the daemon.
     fn patience(&self) -> Duration {
         if self.is_stuck { STUCK_SYSLOG_PATIENCE } else { SYSLOG_PATIENCE }
     }
@@ -320,7 +320,7 @@ impl SyslogLink {
             self.is_stuck = is_stuck;
             socket.set_patience(self.patience())?;
         }
-        // A stream may have taken a part of the message: what follows would not be told from it.
+        // A stream may have accepted a part of the message, and the next message would be appended to it.
         if sent.is_ok() || is_stuck && matches!(socket, SyslogSocket::Datagram(_)) {
             self.socket = Some(socket);
         }
@@ -351,7 +351,7 @@ impl Syslog {
         let socket = match kept.map_or_else(|| self.connect(link.patience()), Ok) {
             Ok(socket) => socket,
             Err(error) => {
-                // A daemon that accepts no connection takes nothing either.
+                // A daemon that accepts no connection does not accept the line either.
                 link.is_stuck |= error.kind() == io::ErrorKind::WouldBlock;
                 return Err(error);
             }
@@ -379,7 +379,8 @@ impl Syslog {
     }
 }
 
-/// Connects to a daemon that listens for a stream. The time is bounded before: a full queue of connections is waited for too.
+/// Connects to a daemon that listens for a stream. The timeout is set before connecting, because connecting waits if
+/// the daemon's queue of connections is full.
 fn connect_stream(path: &Path, patience: Duration) -> io::Result<UnixStream> {
     let socket = socket2::Socket::new(socket2::Domain::UNIX, socket2::Type::STREAM, None)?;
     socket.set_write_timeout(Some(patience))?;
@@ -388,7 +389,7 @@ fn connect_stream(path: &Path, patience: Duration) -> io::Result<UnixStream> {
 }
 
 impl SyslogSocket {
-    /// How long a message waits for the daemon.
+    /// Longest wait of a message for the daemon.
     fn set_patience(&self, patience: Duration) -> io::Result<()> {
         match self {
             SyslogSocket::Datagram(socket) => socket.set_write_timeout(Some(patience)),

@@ -169,10 +169,10 @@ pub trait BlockMedium: Send + Sync {
         Some(offset)
     }
 
-    /// Checks that others will still find what is written.
+    /// Checks that other processes will still find the written data at the path.
     ///
     /// # Errors
-    /// When they will not.
+    /// When they would not find it.
     fn check(&self) -> Result<(), BlockError> {
         Ok(())
     }
@@ -347,7 +347,7 @@ impl BlockMedium for BlockFile {
         match nix::unistd::lseek64(&self.file, offset.cast_signed(), nix::unistd::Whence::SeekData) {
             Ok(found) => Some(found.cast_unsigned().max(offset)),
             Err(nix::errno::Errno::ENXIO) => None,
-            // The file system does not know.
+            // The file system cannot report holes.
             Err(_) => Some(offset),
         }
     }

@@ -4,7 +4,7 @@ use std::fs;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
-/// Where the kernel lists block devices by number.
+/// The folder in which the kernel lists block devices by number.
 const BY_NUMBER: &str = "/sys/dev/block";
 /// Levels of stacked devices that are followed.
 const DEPTH_MAX: usize = 8;
@@ -84,7 +84,7 @@ mod tests {
         assert_eq!(disks_of(&root.join("8:1")), ["/dev/sda"]);
         assert_eq!(disks_of(&root.join("9:0")), ["/dev/sda", "/dev/sdb"]);
         assert!(disks_of(&root.join("0:1")).is_empty());
-        // The search ends in a ring, which no kernel makes.
+        // The search ends even if the devices form a ring, which does not happen in a kernel.
         let ring = device("ring");
         symlink(&ring, ring.join("slaves").join("ring")).unwrap();
         assert!(disks_of(&ring).is_empty());

@@ -138,7 +138,7 @@ pub fn number_in(path: &Path) -> Option<u64> {
     first_number(&fs::read_to_string(path).ok()?)
 }
 
-/// When the kernel uses huge pages.
+/// The kernel's policy for huge pages.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum HugePages {
     /// Whenever possible, which costs memory and stalls.
@@ -283,11 +283,11 @@ impl IdleMeter {
 /// Use of the processors between two samples, in percent of one processor (two busy ones make 200).
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct CpuUsage {
-    /// Of the machine, outside the kernel.
+    /// The machine's use outside the kernel.
     pub system_user_pct: u64,
-    /// Of the machine, in the kernel.
+    /// The machine's use in the kernel.
     pub system_kernel_pct: u64,
-    /// Of this process.
+    /// The use of this process.
     pub process_pct: u64,
 }
 

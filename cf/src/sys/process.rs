@@ -87,7 +87,7 @@ pub fn switch_user(user: Option<u32>, group: Option<u32>) -> io::Result<()> {
 pub fn daemonize() -> io::Result<()> {
     let threads = std::fs::read_dir("/proc/self/task").map_or(1, Iterator::count);
     assert!(threads <= 1, "leaving the terminal with {threads} threads");
-    // SAFETY: the process has one thread, so the child has all of it, and may go on with any code.
+    // SAFETY: the process has one thread, so the child has all of it, and may continue with any code.
     if unsafe { nix::unistd::fork() }?.is_parent() {
         exit_now(0);
     }

@@ -78,7 +78,7 @@ fn measure(
         if options.quiet {
             return;
         }
-        // A reader that goes away ends the progress lines, not the measurement.
+        // If the output is closed, the progress lines end and the measurement continues.
         drop(writeln!(progress_to, "{}", report::progress_line(progress, &before)));
         seconds += 1;
         if options.latency && seconds % options.output_period_s.max(1) == 0 {

@@ -48,7 +48,7 @@ const WITHOUT_EFFECT: &[(&str, Option<char>, bool)] = &[
 #[derive(Parser, Clone, Debug)]
 #[command(name = "asbench", version, disable_help_flag = true, disable_version_flag = true)]
 pub struct Options {
-    /// Node to load, as HOST[:TLS-NAME][:PORT]; of a list by commas, the first
+    /// Node to load, as HOST[:TLS-NAME][:PORT]; the first of a comma-separated list is used
     #[arg(short = 'h', long, alias = "host", value_name = "HOST", default_value = "localhost")]
     hosts: String,
 
@@ -56,7 +56,7 @@ pub struct Options {
     #[arg(short, long, default_value_t = DEFAULT_PORT)]
     port: u16,
 
-    /// User name, of a server with access control; others take everybody
+    /// User name at a server with access control; other servers accept every client
     #[arg(short = 'U', long)]
     user: Option<String>,
 
@@ -84,43 +84,44 @@ pub struct Options {
     #[arg(short, long, default_value_t = 1_000_000)]
     keys: u64,
 
-    /// Bins of a record, by commas: b (bool), I1 to I8 (integer of so many bytes), S<length>, B<length>, D (double),
-    /// constants, [lists], {maps}, each with an optional count before it, like 3*I2
+    /// Bins of a record, separated by commas: b (bool), I1 to I8 (integer of 1 to 8 bytes), S<length>, B<length>, D
+    /// (double), constants, [lists], {maps}, each with an optional count before it, like 3*I2
     #[arg(short, long, alias = "objectSpec", default_value = "I4")]
     object_spec: String,
 
-    /// Bins that reads ask for, as numbers from 1 by commas; default all
+    /// Bins that reads request, as numbers from 1, separated by commas; default: all
     #[arg(long, alias = "readBins", value_delimiter = ',', value_name = "BINS")]
     read_bins: Vec<usize>,
 
-    /// Bins that writes set, as numbers from 1 by commas; default all
+    /// Bins that writes set, as numbers from 1, separated by commas; default: all
     #[arg(long, alias = "writeBins", value_delimiter = ',', value_name = "BINS")]
     write_bins: Vec<usize>,
 
-    /// Generate new values for every write instead of writing the same
+    /// Generate new values for every write instead of writing the same values
     #[arg(short = 'R', long)]
     random: bool,
 
-    /// Time to live of written records in seconds; 0: the namespace's, -1: none, -2: as it is
+    /// Time to live of written records in seconds; 0: the namespace's default, -1: none, -2: unchanged
     #[arg(short, long, default_value_t = 0, allow_negative_numbers = true, value_parser = clap::value_parser!(i32).range(-2..))]
     expiration_time: i32,
 
-    /// Seconds of a random workload (default 10); the others end when all keys are done
+    /// Seconds of a random workload (default: 10); other workloads end when all keys are done
     #[arg(short = 't', long)]
     duration: Option<u64>,
 
-    /// I (insert every key), RU,<read %> (read/update), RR,<read %> (read/replace), RUD,<read %>,<write %>
-    /// (and deletes), RUF,<read %>,<write %> (and UDF calls), DB (delete the bins of every key), Q,<count> (short queries
-    /// for the records of so many partitions), QI,<%> (for those of a range of so many percent of the numbers in the first
-    /// bin, which needs a numeric index)
+    /// I (insert every key), RU,<read %> (read/update), RR,<read %> (read/replace), RUD,<read %>,<write %> (and
+    /// deletes), RUF,<read %>,<write %> (and UDF calls), DB (delete the bins of every key), Q,<count> (short queries
+    /// for the records of this number of partitions), QI,<%> (short queries for a range with this percentage of the
+    /// numbers in the first bin, which needs a numeric index)
     #[arg(short, long, default_value = "RU,50", value_name = "WORKLOAD")]
     workload: String,
 
-    /// Load-generating threads; alone, as many connections too. Without it one thread has all connections
+    /// Load-generating threads; without --connections also the number of connections. Default: one thread for all
+    /// connections
     #[arg(short = 'z', long, value_name = "COUNT", value_parser = clap::value_parser!(u16).range(1..=1024))]
     threads: Option<u16>,
 
-    /// Connections over all threads [default: 16, or one for each thread]
+    /// Connections of all threads together [default: 16, or one for each thread]
     #[arg(long, value_name = "COUNT")]
     connections: Option<usize>,
 
@@ -128,7 +129,7 @@ pub struct Options {
     #[arg(long, value_name = "DEPTH", default_value_t = 1)]
     pipeline: usize,
 
-    /// Accepted as in the official tool: event loops are threads, concurrent commands are connections
+    /// Accepted as in the official tool: its event loops become threads, its concurrent commands become connections
     #[arg(short = 'a', long = "async")]
     is_async: bool,
 
@@ -140,7 +141,7 @@ pub struct Options {
     #[arg(short = 'W', long, alias = "eventLoops", default_value_t = 1)]
     event_loops: u16,
 
-    /// Most requests a second; 0: as many as go
+    /// Most requests per second; 0: no limit
     #[arg(short = 'g', long, default_value_t = 0, value_name = "TPS")]
     throughput: u64,
 
@@ -152,7 +153,7 @@ pub struct Options {
     #[arg(long, alias = "connection-timeout", default_value_t = 1000, value_name = "MS")]
     connect_timeout: u64,
 
-    /// Silence of the server that ends the run, in milliseconds
+    /// Time without an answer after which the run ends, in milliseconds
     #[arg(long, alias = "socketTimeout", default_value_t = 30_000, value_name = "MS")]
     socket_timeout: u64,
 
@@ -160,23 +161,23 @@ pub struct Options {
     #[arg(short = 'T', long, default_value_t = 0, value_name = "MS")]
     timeout: u32,
 
-    /// The same for reads
+    /// Longest wait for a read, in milliseconds
     #[arg(long, alias = "readTimeout", value_name = "MS")]
     read_timeout: Option<u32>,
 
-    /// The same for all but reads
+    /// Longest wait for any other request, in milliseconds
     #[arg(long, alias = "writeTimeout", value_name = "MS")]
     write_timeout: Option<u32>,
 
-    /// Send keys along with their digests, to be stored
+    /// Send keys with their digests, so that the server stores them
     #[arg(long)]
     send_key: bool,
 
-    /// When a write is answered
+    /// The replicas that have a write before it is answered
     #[arg(short = 'M', long, alias = "commitLevel", value_enum, default_value_t = CommitLevel::All)]
     commit_level: CommitLevel,
 
-    /// Which replicas a read asks
+    /// The replicas that a read asks
     #[arg(short = 'N', long, alias = "readModeAP", value_enum, default_value_t = ReadMode::One)]
     read_mode_ap: ReadMode,
 
@@ -192,11 +193,11 @@ pub struct Options {
     #[arg(long, alias = "ufn", alias = "udfFunctionName")]
     udf_function_name: Option<String>,
 
-    /// Arguments of that function, as an object spec
+    /// Arguments of the function that RUF calls, as an object spec
     #[arg(long, alias = "ufv", alias = "udfFunctionValues")]
     udf_function_values: Option<String>,
 
-    /// Do not compare what reads bring with the object spec
+    /// Do not compare the results of reads with the object spec
     #[arg(long)]
     no_check: bool,
 
@@ -204,11 +205,11 @@ pub struct Options {
     #[arg(short = 'L', long)]
     pub(super) latency: bool,
 
-    /// Percentiles of those
+    /// Percentiles that --latency prints
     #[arg(long, value_delimiter = ',', default_value = "50,90,99,99.9,99.99")]
     pub(super) percentiles: Vec<f64>,
 
-    /// Seconds between those
+    /// Seconds between the lines of --latency
     #[arg(long, alias = "outputPeriod", default_value_t = 1)]
     pub(super) output_period_s: u64,
 
@@ -228,7 +229,7 @@ pub struct Options {
     #[arg(long, default_value_t = 1)]
     pub(super) seed: u64,
 
-    /// Print what will be done
+    /// Print the settings of the run
     #[arg(short, long)]
     pub(super) debug: bool,
 
@@ -246,24 +247,24 @@ pub struct Options {
     #[command(flatten)]
     files: astools::FileOptions,
 
-    /// Given options of the official tool that change nothing here.
+    /// The given options of the official tool that have no effect here.
     #[arg(skip)]
     pub(super) without_effect: Vec<String>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
 enum CommitLevel {
-    /// When all replicas have written.
+    /// All replicas have written.
     All,
-    /// When the master has.
+    /// The master has written.
     Master,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
 enum ReadMode {
-    /// One of them.
+    /// One replica.
     One,
-    /// All of them.
+    /// All replicas.
     All,
 }
 

@@ -14,13 +14,13 @@ use crate::load::Pause;
 use crate::login::Login;
 use crate::tls::TlsOptions;
 
-/// Concurrency for loading records where that is not measured.
+/// Concurrency of the load that writes records without measuring.
 const LOADING_CONNECTIONS: usize = 16;
 const LOADING_DEPTH: usize = 16;
 /// Longest wait of an ordinary client for an answer.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Measure a server, alone or beside others.
+/// Measure a server, alone or together with others.
 #[derive(Parser, Clone, Debug)]
 #[command(name = "asd-bench", version, args_conflicts_with_subcommands = true)]
 pub struct Options {
@@ -36,59 +36,59 @@ pub(super) enum Command {
     Startup(StartupOptions),
     /// Measure latency by number of clients, with and without pauses between their requests
     Latency(LatencyOptions),
-    /// Measure what ordinary clients notice of one that asks too much
+    /// Measure the effect of a hostile client on the latency of ordinary clients
     Neighbour(NeighbourOptions),
     /// Measure queries, secondary indexes and functions
     Query(QueryOptions),
-    /// Start servers with and without access control, TLS and encryption, and measure what each costs
+    /// Start servers with and without access control, TLS and encryption, and measure the cost of each
     Protection(ProtectionOptions),
 }
 
-/// Which servers to measure, and where their records go.
+/// The servers to measure, and the namespace and set of their records.
 #[derive(Args, Clone, Debug)]
 pub(super) struct ServerOptions {
     /// Host of the server to measure
     #[arg(long, env = "HOST", default_value = "127.0.0.1")]
     host: String,
-    /// Its port
+    /// Port of the server
     #[arg(long, env = "PORT", default_value_t = DEFAULT_PORT)]
     port: u16,
-    /// Its process; default: who listens there, if that can be told
+    /// Process id of the server; default: the process that listens on the port, if it can be found
     #[arg(long, env = "PID")]
     pid: Option<u32>,
-    /// User name at it, if it has access control
+    /// User name at the server, if it has access control
     #[arg(long)]
     user: Option<String>,
     /// Password of the user
     #[arg(long)]
     password: Option<String>,
-    /// TLS with it alone; servers to compare with are spoken to in the clear
+    /// TLS with this server only; connections to the other servers do not use TLS
     #[command(flatten)]
     tls: TlsOptions,
-    /// What to call it
+    /// Name of the server in the table
     #[arg(long, env = "LABEL", default_value = "ferrospike")]
     label: String,
 
     /// Host of a server to compare with
     #[arg(long, env = "OTHER_HOST", default_value = "127.0.0.1")]
     other_host: String,
-    /// Its port; without it there is none
+    /// Port of the server to compare with; without it there is none
     #[arg(long, env = "OTHER_PORT")]
     other_port: Option<u16>,
-    /// Its process
+    /// Process id of the server to compare with
     #[arg(long, env = "OTHER_PID")]
     other_pid: Option<u32>,
-    /// What to call it
+    /// Name of the server to compare with in the table
     #[arg(long, env = "OTHER_LABEL", default_value = "C server")]
     other_label: String,
 
     /// Host of a Redis server to compare with
     #[arg(long, env = "REDIS_HOST", default_value = "127.0.0.1")]
     redis_host: String,
-    /// Its port; without it there is none
+    /// Port of the Redis server; without it there is none
     #[arg(long, env = "REDIS_PORT")]
     redis_port: Option<u16>,
-    /// Its process
+    /// Process id of the Redis server
     #[arg(long, env = "REDIS_PID")]
     redis_pid: Option<u32>,
 
@@ -104,7 +104,7 @@ pub(super) struct ServerOptions {
 pub(super) struct CompareOptions {
     #[command(flatten)]
     servers: ServerOptions,
-    /// Measure it with redis-benchmark too
+    /// Measure Redis with redis-benchmark too
     #[arg(long, requires = "redis_port")]
     pub(super) redis_benchmark: bool,
 
@@ -126,13 +126,13 @@ pub(super) struct CompareOptions {
     /// Rounds
     #[arg(long, default_value_t = 5)]
     pub(super) rounds: usize,
-    /// Measure only phases whose names begin so, as in `read,write,batch`
+    /// Measure only phases whose names begin with one of these words, as in `read,write,batch`
     #[arg(long, value_delimiter = ',')]
     only: Vec<String>,
     /// Seconds of a phase in a round
     #[arg(long, default_value_t = 5.0)]
     seconds: f64,
-    /// Count system calls for each request too, by strace
+    /// Count system calls per request too, with strace
     #[arg(long)]
     pub(super) syscalls: bool,
 }
@@ -180,19 +180,19 @@ pub(super) struct NeighbourOptions {
     /// Number of ordinary clients
     #[arg(long, default_value_t = 16)]
     clients: usize,
-    /// Mean pause of each between an answer and its next request, in microseconds
+    /// Mean pause of each client between an answer and its next request, in microseconds
     #[arg(long, default_value_t = 1000)]
     pause_us: u64,
-    /// Only beside the hostile clients whose names begin so, as in `list,scan`
+    /// Measure only hostile clients whose names begin with one of these words, as in `list,scan`
     #[arg(long, value_delimiter = ',')]
     only: Vec<String>,
-    /// Share of their work that the hostile clients ask for, to try it out
+    /// Factor for the work of the hostile clients, for a trial run
     #[arg(long, default_value_t = 1.0)]
     pub(super) scale: f64,
     /// Rounds
     #[arg(long, default_value_t = 3)]
     pub(super) rounds: usize,
-    /// Seconds beside each hostile client in a round
+    /// Seconds for each hostile client in a round
     #[arg(long, default_value_t = 3.0)]
     seconds: f64,
 }
@@ -214,7 +214,8 @@ pub(super) struct ProtectionOptions {
     /// The server's program
     #[arg(long, env = "SERVER")]
     pub(super) server: PathBuf,
-    /// Folder for their files, which is made and goes at the end; default: one for temporary files
+    /// Folder for the servers' files, created at the start and removed at the end; default: the folder for temporary
+    /// files
     #[arg(long)]
     pub(super) dir: Option<PathBuf>,
     /// Number of records
@@ -226,7 +227,7 @@ pub(super) struct ProtectionOptions {
     /// Connections
     #[arg(long, default_value_t = 16)]
     connections: usize,
-    /// Only protections whose names begin so, as in `access,tls`
+    /// Measure only protections whose names begin with one of these words, as in `access,tls`
     #[arg(long, value_delimiter = ',')]
     only: Vec<String>,
     /// Rounds
@@ -261,16 +262,16 @@ impl ProtectionOptions {
 
 #[derive(Args, Clone, Debug)]
 pub(super) struct StartupOptions {
-    /// Host that the server will serve
+    /// Host that the server listens on
     #[arg(long, default_value = "127.0.0.1")]
     pub(super) host: String,
-    /// Port that it will serve
+    /// Port that the server listens on
     #[arg(long, default_value_t = DEFAULT_PORT)]
     pub(super) port: u16,
     /// Namespace to write to
     #[arg(long, default_value = "test")]
     pub(super) namespace: String,
-    /// How often to start it
+    /// Number of starts
     #[arg(long, default_value_t = 5)]
     pub(super) rounds: usize,
     /// Longest wait for a start or an end, in seconds

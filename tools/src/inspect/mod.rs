@@ -17,16 +17,16 @@ use metadata::MetadataFile;
 
 pub use scan::{Damage, Device, Inspection, Lock, Stored};
 
-/// Show what is on the devices or data files of a namespace, and in files of system metadata.
+/// Show the contents of the devices or data files of a namespace, and of files of system metadata.
 #[derive(Parser, Debug)]
 #[command(name = "asd-inspect", version)]
 pub struct Options {
-    /// Devices or files of one namespace; of several copies of a record the newest counts, wherever it is. Files ending in
-    /// `.smd` are system metadata
+    /// Devices or files of one namespace; the newest of several copies of a record counts, on any of them. Files ending
+    /// in `.smd` are system metadata
     #[arg(required = true, value_name = "DEVICE")]
     pub devices: Vec<PathBuf>,
 
-    /// File with the key of encrypted devices; without, only their headers are read
+    /// File with the key of encrypted devices; without it only their headers are read
     #[arg(long, value_name = "FILE")]
     pub key_file: Option<PathBuf>,
 
@@ -38,7 +38,8 @@ pub struct Options {
     #[arg(long)]
     pub records: bool,
 
-    /// Read to the end; otherwise reading ends, as at a start of the server, after ten unused write blocks in a row
+    /// Read to the end; without this option reading ends after ten unused write blocks in a row, as at a start of the
+    /// server
     #[arg(long)]
     pub all: bool,
 }

@@ -25,7 +25,7 @@ pub(super) struct InFlight {
 pub(super) enum Received {
     /// The scratch buffer begins with this many bytes; `drained` when the kernel had no more.
     Bytes { filled: usize, drained: bool },
-    /// Nothing yet.
+    /// No bytes are available yet.
     Nothing,
 }
 

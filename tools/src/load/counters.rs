@@ -85,7 +85,7 @@ pub struct KindTotals {
     pub errors: u64,
     /// Answered with other data than requested.
     pub wrong: u64,
-    /// From encoding the request to parsing its reply, for hits and misses.
+    /// Time from encoding the request to parsing its reply, for hits and misses.
     pub latency_ns: Snapshot,
 }
 
@@ -106,7 +106,7 @@ impl KindTotals {
 /// Counts of a whole run.
 #[derive(Clone, Debug)]
 pub struct Totals {
-    /// By [`Kind`].
+    /// The counts of each [`Kind`].
     pub kinds: [KindTotals; KIND_COUNT],
     /// Replies by the server's result code.
     pub codes: [u64; 256],

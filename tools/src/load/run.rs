@@ -66,7 +66,7 @@ pub struct Progress {
 pub struct Run {
     /// Counts of all threads.
     pub totals: Totals,
-    /// From the first request to the last reply.
+    /// Time from the first request to the last reply.
     pub elapsed: Duration,
     /// Use of the server's process before and after, if there was a pid.
     pub server: Option<(Usage, Usage)>,

@@ -192,7 +192,7 @@ impl RecordLoad {
         }
     }
 
-    /// What the answer to a query means, and its fault if it has one.
+    /// The outcome of the answer to a query, and its fault if it has one.
     fn judge_query(&mut self, answer: &BatchReply) -> Outcome {
         match answer.code {
             result::OK if answer.op_count > 0 => Outcome::Hit,

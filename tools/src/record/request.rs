@@ -197,10 +197,10 @@ impl Template {
         template.bytes
     }
 
-    /// The beginning of a query for records of a set, without what it asks for.
+    /// The beginning of a query for records of a set, without its filter and ops.
     pub(super) fn of_set(header: Header, target: Target<'_>) -> Self {
         let mut template = Template::new(header, target);
-        // Nothing but the digest, and the key behind it, tells it from a read.
+        // It differs from a read only in the digest and the key after it.
         template.bytes.truncate(template.digest_at - FIELD_HEADER_SIZE);
         template.key_at = None;
         template.bytes[PROTO_SIZE + 18..PROTO_SIZE + 20].copy_from_slice(&1u16.to_be_bytes());

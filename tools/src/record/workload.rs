@@ -16,9 +16,9 @@ pub enum Workload {
 /// The records that a query asks for.
 #[derive(Clone, Copy, PartialEq, Debug)]
 pub enum Asked {
-    /// Those of so many partitions.
+    /// The records of this number of partitions.
     Partitions(u16),
-    /// Those whose first bin is in a range of so many percent of its numbers.
+    /// The records whose first bin is in a range with this percentage of its numbers.
     Range {
         /// Up to 100.
         share_pct: f64,
@@ -28,7 +28,7 @@ pub enum Asked {
 /// Partitions of a namespace.
 const PARTITION_COUNT: u16 = 4096;
 
-/// Shares of a random workload; the rest of 100 are plain updates, or what `rest` says.
+/// Shares of a random workload; the rest up to 100 are plain updates, or requests of kind `rest`.
 #[derive(Clone, Copy, PartialEq, Debug)]
 pub struct Mix {
     /// Share of reads.

@@ -47,9 +47,9 @@ pub struct Exchange {
 pub enum ExchangeBody {
     Data(ExchangeData),
     DataAck,
-    /// To the principal: the sender has the data of all nodes.
+    /// Reports to the principal that the sender has the data of all nodes.
     ReadyToCommit,
-    /// From the principal: rebalance.
+    /// The principal lets the members rebalance.
     Commit,
 }
 
@@ -69,7 +69,7 @@ pub struct NamespaceData {
     /// Versions of the partitions that have data.
     pub versions: Vec<VersionGroup>,
     pub rack_id: u32,
-    /// The configured one.
+    /// The configured replication factor.
     pub replication_factor: u32,
     /// [`FLAG_UNIFORM_BALANCE`], [`FLAG_QUIESCE`].
     pub flags: u32,

@@ -59,7 +59,7 @@ pub enum HeartbeatBody {
     InfoReply(Vec<(NodeId, Vec<Endpoint>)>),
 }
 
-/// The sign that a node is alive.
+/// The periodic signal that a node is running.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Pulse {
     /// Nodes of clusters with another name are ignored.
@@ -78,9 +78,9 @@ pub struct Pulse {
 pub enum Departure {
     #[default]
     Staying,
-    /// It wants others to take its partitions over.
+    /// The sender wants other nodes to take its partitions over.
     Leaving,
-    /// This is its last pulse.
+    /// This is the sender's last pulse.
     Gone,
 }
 
@@ -193,7 +193,7 @@ impl Heartbeat {
 }
 
 impl Departure {
-    /// What later versions may say more is not about this one.
+    /// Later versions may send further departures; they do not concern this version.
     fn of(number: u32) -> Self {
         match number {
             1 => Departure::Leaving,

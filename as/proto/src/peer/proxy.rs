@@ -1,8 +1,9 @@
 //! Proxied requests: a client's request that reached a node which does not own its partition.
 //!
-//! Fields: 0 op u32, 1 transaction id u32, 2 digest, 3 node u64, 4 client frame, 64 cluster key u64. Channel: read-write. Field 64
-//! is ours, in requests, and the C server skips it: the cluster of the asking node. A node of another one sends the request back:
-//! it may still take itself for the master, as after a cut, and what it wrote would be lost when the clusters merge.
+//! Fields: 0 op u32, 1 transaction id u32, 2 digest, 3 node u64, 4 client frame, 64 cluster key u64. Channel:
+//! read-write. Field 64 is ours, in requests, and the C server skips it: the cluster of the asking node. A node of
+//! another cluster sends the request back: it may still consider itself the master, for example after a network
+//! partition, and its write would be lost when the clusters merge.
 
 use cf::Digest;
 

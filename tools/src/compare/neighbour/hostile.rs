@@ -1,4 +1,4 @@
-//! Clients that each ask too much of a server in some way, and one that asks nothing and takes the processors.
+//! Hostile clients: each overloads a server in one way, and one uses only the processors.
 
 use std::io;
 use std::net::SocketAddr;
@@ -27,7 +27,7 @@ const POLL_INTERVAL: Duration = Duration::from_millis(5);
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Hostile {
-    /// Asks the server nothing: shows the cost of the scheduler when no processor is idle.
+    /// Sends no request: shows the cost of the scheduler when no processor is idle.
     BusyProcessors,
     ListOperations,
     WideRecord,
@@ -41,7 +41,7 @@ pub(super) enum Hostile {
 /// The results of a hostile client.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub(super) struct Tally {
-    /// Answered requests, or sent ones if nobody waits for answers.
+    /// Number of answered requests, or of sent ones if the client does not wait for answers.
     pub(super) requests: u64,
     /// The first result code that was not 0.
     pub(super) refusal: Option<u8>,
