@@ -144,7 +144,7 @@ fn asbench_measures_queries() {
         let line = text.lines().find(|line| line.starts_with("query ")).unwrap_or_else(|| panic!("{text}"));
         assert!(line.starts_with("query      20 (") && line.contains("hits 20, misses 0"), "{line}");
     }
-    // Of one partition there may be no record.
+    // One partition may have no record.
     let (is_done, text, errors) = asbench("-w Q --requests 20 --pipeline 3");
     assert!(is_done && text.contains("query      20 ("), "{text}{errors}");
 }

@@ -15,7 +15,7 @@ use ferrospike_tests::nodes::{IN_MEMORY, Nodes};
 use ferrospike_tests::server::Server;
 use ferrospike_tests::wire::{Message, Operation, digest, info1, info2, operation, result};
 
-/// Beside one with two copies.
+/// A namespace with a single copy of each record, in a cluster that also has one with two copies.
 const SINGLE_COPY: &str = "
 namespace single {
     replication-factor 1
@@ -151,14 +151,14 @@ fn clients_notice_nothing_of_a_clean_stop() {
     nodes.servers[1].await_log("other nodes have the partitions after");
     nodes.await_members(&[0, 2]);
     for (count, failed, written) in outcomes {
-        // Who did not run for long between its look at the map and its request may have met the end of the node.
+        // A client that did not run for long between reading the map and its request may have found the node ended.
         assert!(failed.len() <= 1, "of {count} requests failed once: {failed:?}");
         for (key, value) in written {
             let answer = client.ask(&patient(Message::get(&key))).unwrap();
             assert_eq!(answer.bin("b"), Some(&[value][..]), "{key}");
         }
     }
-    // Of these the stopped node had the only copies of a third.
+    // The stopped node had the only copies of a third of these records.
     for number in 0..KEYS {
         let answer =
             client.ask(&patient(Message { info1: info1::READ | info1::GET_ALL, ..single(number) })).unwrap();

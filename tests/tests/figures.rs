@@ -295,7 +295,7 @@ fn queries_that_nobody_takes_or_that_take_too_long_are_counted() {
     let before = figures(client, "namespace/test");
     let mut other = server.connect();
     other.send(&short(3, 1).encode()).unwrap();
-    // Nothing is read meanwhile, so it takes longer than its millisecond.
+    // No reply is read meanwhile, so the query takes longer than its millisecond.
     thread::sleep(Duration::from_millis(10));
     assert_eq!(take_answer(&mut other).1, result::TIMEOUT);
     expect_moved(client, &before, &["pi_query_short_basic_timeout"]);

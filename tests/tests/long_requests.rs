@@ -131,7 +131,7 @@ fn endless_filter() -> Vec<u8> {
     const OR_OF_14: [u8; 2] = [0x9f, 17];
     let pattern = b"(a{0,100}){0,100}b";
     let regex = [&[0x94, 7, 1, 0xa0 | pattern.len() as u8][..], pattern, &[0x93, 81, 3, 0xa1, b'b']].concat();
-    // One pattern takes a second or two. None matches, so all are tried.
+    // One pattern takes a second or two. No pattern matches, so all are tried.
     [&OR_OF_14[..], &regex.repeat(14)].concat()
 }
 

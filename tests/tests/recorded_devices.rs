@@ -231,7 +231,7 @@ fn file_that_comes_back_from_the_c_server_is_whole() {
     let mut server = Server::start(&stored_config("bar", "device", &[&file, "filesize 128M"]));
     for _ in 0..3 {
         let mut client = server.connect();
-        // Those from 200 on were deleted, which the C server forgets at its next start.
+        // Records from 200 on were deleted, which the C server forgets at its next start.
         for number in 0..200u8 {
             let get = Message {
                 info1: Message::get("").info1,

@@ -182,7 +182,7 @@ fn queries_of_other_namespaces_go_on() {
     assert!(complete > 0, "a query that waited has found everything");
 }
 
-/// What is read from the disk is read without the lock of the record: a write of it need not wait for that.
+/// A record is read from the disk without its lock: a write of it need not wait for that.
 #[test]
 fn writers_of_records_that_are_being_read_go_on() {
     if !can_stall() {

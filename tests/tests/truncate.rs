@@ -98,7 +98,7 @@ fn a_set_is_gone_at_once_for_every_reader() {
         put(client, "other", 1000 + key, 3);
     }
     truncate(client, "rig");
-    // None of these waits for the walk.
+    // None of these commands waits for the walk.
     let batch = Message::get_all(keys.iter().map(String::as_str));
     client.send(&batch.encode()).unwrap();
     let mut rows = Vec::new();

@@ -11,7 +11,7 @@ use std::cell::Cell;
 
 use proto::ResultCode;
 
-/// The steps left for some work, and whom to ask for more. For one thread.
+/// The steps left for some work, and the owner to ask for more. For one thread.
 pub struct Budget<'a> {
     /// The steps left plus one; 0 when exhausted, so that even an empty draw fails.
     left: Cell<u64>,

@@ -207,7 +207,7 @@ pub struct DeviceHeader {
     pub eventual_regime: u32,
     /// Belongs to strong consistency; kept as it was.
     pub roster_generation: u32,
-    /// All [`PARTITION_COUNT`] of them.
+    /// The entries of all [`PARTITION_COUNT`] partitions.
     pub partitions: Box<[PartitionEntry]>,
     /// The device's number in the set.
     pub device_id: u32,
@@ -223,7 +223,7 @@ pub struct DeviceHeader {
     pub encrypted_key: Option<WrappedKey>,
 }
 
-/// The kinds of device, told by the first bytes.
+/// The kinds of device, distinguished by the first bytes.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Found {
     /// Only zeros, except perhaps for the second copy of the partition entries: a device that was never used, or was
@@ -247,7 +247,7 @@ pub enum HeaderError {
     DeviceCount(u32),
     /// The signature is 0.
     NoSignature,
-    /// A write block size that does not divide today's.
+    /// A write block size that does not divide [`WBLOCK_SIZE`].
     WblockSize(u32),
     /// A device id out of range.
     DeviceId(u32),

@@ -70,7 +70,7 @@ pub struct FlatRecord<'a> {
     /// Particle type byte and bytes.
     pub key: Option<&'a [u8]>,
     pub bin_count: usize,
-    /// Whether its deletion must leave a tombstone.
+    /// Whether a deletion of the record must leave a tombstone.
     pub leaves_tombstone: bool,
     /// Stored size in bytes, a multiple of 16.
     pub size: usize,
@@ -350,7 +350,7 @@ impl<'a> FlatBins<'a> {
             if flags & BIN_UNKNOWN_FLAGS != 0 {
                 return Err(FlatError::Unsupported);
             }
-            // Only replication between clusters needs a bin's own last-update-time and source.
+            // A bin's own last-update-time and source are needed only for replication between clusters.
             let last_update_time_size = if flags & BIN_HAS_LAST_UPDATE_TIME != 0 { 5 } else { 0 };
             let source_id_size = usize::from(flags & BIN_HAS_SOURCE_ID != 0);
             take(&mut rest, 1 + last_update_time_size + source_id_size)?;

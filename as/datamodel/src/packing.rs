@@ -2,13 +2,13 @@
 //! compressed records with the same flag (`compressed`), in a format that is not public; this one is this server's own.
 //!
 //! ```text
-//! behind the number of bins, in place of the bins:
+//! after the number of bins, in place of the bins:
 //! size  content (integers little-endian)
-//!    1  bits 0-1 method: 0 none, 1 LZ4 block, 2 raw Snappy, 3 Zstandard frame; 7 record leaves a tombstone when it goes
+//!    1  bits 0-1 method: 0 none, 1 LZ4 block, 2 raw Snappy, 3 Zstandard frame; 7 removal leaves a tombstone
 //!    v  size of the bins (varying)
-//!    v  size of what is stored of them (varying)
-//!    8  checksum: wyhash of two wyhashes: of the record up to here, and of what is stored
-//!    s  what is stored
+//!    v  size of the stored bins (varying)
+//!    8  checksum: wyhash of two wyhashes: of the record up to here, and of the stored bins
+//!    s  the stored bins
 //! ```
 //! Metadata, set and key stay readable; end mark and padding follow as in every record. The size in the header is that
 //! of the packed record. A record is compressed only if that saves a block of 16 bytes. Every record with bins on an
@@ -23,9 +23,9 @@ pub use crate::packed::{Method, Packing};
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct PackSettings {
     pub method: Method,
-    /// For LZ4: 1 and more.
+    /// The acceleration of LZ4: 1 and more.
     pub acceleration: u32,
-    /// For Zstandard: 1 to 9.
+    /// The level of Zstandard: 1 to 9.
     pub level: u32,
     /// Whether records that are not compressed get a checksum.
     pub has_checksum: bool,

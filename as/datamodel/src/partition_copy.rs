@@ -14,7 +14,8 @@
 //! ```
 //! The copy is written to the device before the entries themselves. A crash between the two writes leaves a group old
 //! or torn, and the copy has its new state. A group in any other state was damaged. The copy is valid only if the
-//! newest run of the header wrote it: it lacks what another server wrote since. It also holds the key of end marks.
+//! newest run of the header wrote it: it lacks the changes that another server wrote since. It also holds the key of
+//! end marks.
 //!
 //! Converts bytes only; no I/O.
 

@@ -100,7 +100,7 @@ fn decode_item(at: usize, mut entry: Value) -> Result<SmdItem, SmdFileError> {
     Ok(SmdItem { key, value, generation: generation as u32, timestamp })
 }
 
-/// An integer as C reads it: C writes large ones as negative numbers.
+/// An integer in the C server's notation: it writes large ones as negative numbers.
 fn integer(value: &Value) -> Option<u64> {
     value.as_u64().or_else(|| value.as_i64().map(i64::cast_unsigned))
 }

@@ -16,7 +16,7 @@
 
 use crate::flat::{FlatError, FlatRecord, MAGIC, RBLOCK_SIZE};
 
-/// This many whole records in a row are accepted as records anywhere.
+/// This many whole records in a row are accepted as records at any place.
 const RUN_BELIEVED: usize = 4;
 /// Most bins checked in the search for records after damage, in one block. Above it the rest of the block counts as
 /// damage.
@@ -359,7 +359,7 @@ impl CopyAge {
     }
 
     /// Whether this copy replaces `known`: a later update; at the same time a later generation, on the circle of 16
-    /// bits; with the same generation a later void-time. Of equal copies, which defrag leaves, the known one stays.
+    /// bits; with the same generation a later void-time. The known one of equal copies, which defrag leaves, stays.
     #[must_use]
     pub fn supersedes(self, known: CopyAge) -> bool {
         if self.last_update_time != known.last_update_time {

@@ -9,7 +9,7 @@ use crate::explore;
 use crate::section_word::{SectionWord, hide};
 use crate::word::{PartitionWord, RecordAccess, WordOfPartition};
 
-/// As small as a table can be.
+/// The smallest possible table.
 type ServedTable = crate::word::ServedTable<1, 2>;
 
 const SERVED: u64 = PartitionWord::READS | PartitionWord::WRITES;
@@ -30,7 +30,7 @@ impl Partition {
         Arc::new(Partition { word: WordOfPartition::new(word), records: UnsafeCell::new(7) })
     }
 
-    /// What a transaction of a pool does; returns whether the partition was in service.
+    /// The steps of a pool transaction; returns whether the partition was in service.
     fn transact(&self) -> bool {
         let is_served = self.word.reserve().serves(RecordAccess::Read);
         if is_served {
@@ -40,7 +40,7 @@ impl Partition {
         is_served
     }
 
-    /// What the cluster thread does with a partition that the node is not to keep.
+    /// The steps of the cluster thread for a partition that the node does not keep.
     fn drop_records(&self) {
         self.word.isolate();
         while self.word.observe().reservations() > 0 {
@@ -84,7 +84,7 @@ fn reservations_outlast_what_is_published() {
     });
 }
 
-/// As when a partition comes by data again: its next life begins with the records that were put there before.
+/// This happens when a partition gets data again: its next life begins with the records that were put there before.
 #[test]
 fn who_finds_a_partition_in_service_finds_what_was_done_before() {
     explore(4, || {

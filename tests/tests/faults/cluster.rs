@@ -28,7 +28,7 @@ namespace bar {
 const RECORDS: usize = 400;
 /// Connections between two nodes: 12 of each.
 const CONNECTIONS: u64 = 24;
-/// Between looks whether a node has passed a point.
+/// Time between checks whether a node has passed a point.
 const PAUSE: Duration = Duration::from_millis(10);
 
 fn record(namespace: &str, number: usize) -> Message {

@@ -148,7 +148,7 @@ fn access_control_goes_on() {
     let mut bob = logged_in(&server, "bob", PASS);
     let roles = names(&["read"]);
     let eve = [(login::USER, &b"eve"[..]), (login::PASSWORD, PASS.as_bytes()), (login::ROLES, &roles[..])];
-    // Whose password is not known to be right from a login before.
+    // A user whose password was not verified by an earlier login.
     assert_eq!(create_user(&mut admin, "dan", PASS, &["read"]), 0);
     let dans = [(login::USER, &b"dan"[..]), (login::CREDENTIAL, PASS.as_bytes())];
     for (point, command, fields) in [

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// What the end of a thread is.
+/// The consequence of the end of a thread.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Cost {
     /// The process ends.

@@ -1,6 +1,6 @@
 //! Subflags of a resize: how a blob is resized.
 
-/// Bytes come and go at the front.
+/// Bytes are added and removed at the front.
 pub const FROM_FRONT: u64 = 1;
 pub const GROW_ONLY: u64 = 2;
 pub const SHRINK_ONLY: u64 = 4;

@@ -104,8 +104,8 @@ fn leading_ones(count: usize) -> u64 {
 }
 
 /// Gives `len` bits of `bytes` from bit `start` (below 8) new values. `change` gets the position of a word, counted
-/// from the first of these bits and negative for the first word if `start` is not zero, and the word as it was.
-/// Only the concerned bits of its answer are used.
+/// from the first of these bits and negative for the first word if `start` is not zero, and the word as it was. Of its
+/// answer only these bits are used.
 #[inline]
 pub(super) fn rewrite(bytes: &mut [u8], start: usize, len: usize, mut change: impl FnMut(isize, u64) -> u64) {
     let mut merged = |index: usize, old: u64| {

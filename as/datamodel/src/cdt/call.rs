@@ -228,7 +228,7 @@ impl<'a> Call<'a> {
         Some(Self { code, arguments: reader, count, holds_search_value, budget })
     }
 
-    /// Where the context of a call with a context begins.
+    /// The offset of the context in a call with a context.
     ///
     /// # Errors
     /// `Parameter` unless there are exactly a context and a call.
@@ -332,7 +332,7 @@ pub(crate) enum Selector<'a> {
         count: u64,
     },
     Value(&'a [u8]),
-    /// From a value to before another, or to the end.
+    /// Elements from a value to before another, or to the end.
     Values {
         begin: &'a [u8],
         end: Option<&'a [u8]>,
@@ -344,7 +344,7 @@ pub(crate) enum Selector<'a> {
         count: u64,
     },
     Key(&'a [u8]),
-    /// From a key to before another, or to the end.
+    /// Pairs from a key to before another, or to the end.
     Keys {
         begin: &'a [u8],
         end: Option<&'a [u8]>,

@@ -97,8 +97,8 @@ impl<'a> Items<'a> {
 pub(crate) struct Matches {
     /// Positions of the values that are equal to some item.
     pub(crate) mask: Mask,
-    /// For each item: the rank of the first value equal to it, and the number of equal values. Of equal items only
-    /// the last has them.
+    /// For each item: the rank of the first value equal to it, and the number of equal values. Only the last of equal
+    /// items has them.
     spans: Vec<(u32, u32)>,
     /// Positions of the items in order.
     order: Vec<u32>,

@@ -116,7 +116,7 @@ fn is_normal(bytes: &[u8], budget: &Budget<'_>) -> bool {
         is_map: bool,
         /// Values still to come.
         left: u64,
-        /// Where the previous key begins.
+        /// The offset of the previous key.
         key: Option<usize>,
     }
     let mut levels: SmallVec<[Level; 8]> = SmallVec::new();

@@ -61,18 +61,18 @@ fn sort_part(
     Some(())
 }
 
-/// Where among equal values a search ends.
+/// The place among equal values at which a search ends.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Among {
     /// The first of them.
     First,
     /// After the last of them.
     PastLast,
-    /// The one met first.
+    /// The value met first.
     Any,
 }
 
-/// Where a search ended.
+/// The end of a search.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct SearchResult {
     /// Whether an equal value was met.

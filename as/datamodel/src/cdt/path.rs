@@ -55,7 +55,7 @@ impl Step {
     }
 }
 
-/// How a step of this number finds its element, in words.
+/// A description of the way in which a step of this number finds its element.
 pub(super) const fn step_name(number: u64) -> &'static str {
     match number & (BASE_MASK | OF_LIST | OF_MAP) {
         0x00 => "by index",
@@ -76,7 +76,7 @@ pub(super) const fn step_name(number: u64) -> &'static str {
 /// A container on the path.
 #[derive(Debug)]
 struct Level<'a> {
-    /// Where it begins in the stored bytes.
+    /// Its offset in the stored bytes.
     start: usize,
     container: Container<'a>,
     len: usize,
@@ -101,7 +101,7 @@ struct NewContainer<'a> {
 /// The place of a new container or element.
 #[derive(Debug)]
 enum NewElement<'a> {
-    /// After this many nils.
+    /// The place follows this many nils.
     Padding(u32),
     Key(Cow<'a, [u8]>),
     /// Before the first element: only an operation that makes nothing succeeds.
@@ -456,7 +456,7 @@ fn list_position<'a>(
             } else if index == total || (index == -1 && total == 0) {
                 NewElement::Padding(0)
             } else if list.is_ordered() && (index > 0 || step.0 & BASE_MASK == 1) {
-                // Its value decides where it goes.
+                // Its value determines its place.
                 NewElement::Padding(0)
             } else if index < 0 && (list.is_ordered() || unbounded) {
                 NewElement::Nowhere

@@ -60,7 +60,7 @@ impl ReturnType {
     }
 }
 
-/// What a request asks to be returned about selected elements.
+/// The result that a request wants for selected elements.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Want {
     pub(crate) kind: ReturnType,

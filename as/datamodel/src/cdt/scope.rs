@@ -1,4 +1,4 @@
-//! Where the container of an operation is, and how the operation changes it.
+//! The place of an operation's container, and the effect of the operation on it.
 
 use proto::ResultCode;
 
@@ -8,9 +8,9 @@ use super::layout::Layout;
 /// The container after an operation.
 #[derive(Clone, PartialEq, Debug)]
 pub(super) enum ContainerChange {
-    /// It stays.
+    /// It is unchanged.
     Kept,
-    /// It stays, but exists afterwards.
+    /// It is unchanged, but exists afterwards.
     Touched,
     /// It has new bytes.
     Replaced(Vec<u8>),
@@ -40,7 +40,7 @@ pub(super) enum Presence {
     Created,
 }
 
-/// Where the container of an operation is.
+/// The place of an operation's container.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Scope {
     pub(super) presence: Presence,

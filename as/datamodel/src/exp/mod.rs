@@ -1,4 +1,4 @@
-//! Expressions: questions of a client about a record, in a small language of msgpack lists.
+//! Expressions: conditions and values that a client computes from a record, in a small language of msgpack lists.
 //!
 //! As a [`Filter`], an expression decides for each record whether a request applies to it. As an [`Operation`], its
 //! value is returned to the client, or becomes the value of a bin.

@@ -40,7 +40,7 @@ pub(super) type Address = u32;
 /// The treatment of an unknown value.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Handler {
-    /// Where the program continues.
+    /// The instruction at which the program continues.
     pub(super) target: Address,
     /// Number of values that stay on the stack; the unknown value is pushed on top.
     pub(super) height: u32,

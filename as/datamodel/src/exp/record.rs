@@ -33,7 +33,7 @@ pub struct Metadata<'a> {
     pub now_ms: u64,
 }
 
-/// Where the records of a namespace are stored.
+/// The storage of a namespace's records.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Medium {
     /// In memory only.

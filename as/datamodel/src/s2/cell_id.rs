@@ -32,7 +32,7 @@ const PLACE_TO_ORIENTATION: [usize; 4] = [SWAPPED, 0, 0, INVERTED | SWAPPED];
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub(crate) struct CellId(pub(crate) u64);
 
-/// Where a cell is on its face.
+/// The position of a cell on its face.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Placement {
     pub(super) face: usize,

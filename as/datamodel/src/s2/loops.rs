@@ -11,7 +11,7 @@ use super::rect::{Rect, RectBounder};
 use super::vector::Vector;
 use crate::budget::Budget;
 
-/// The fixed point: near the north pole, and not on anything that people draw.
+/// The fixed point: near the north pole, where polygons of clients are unlikely to have an edge.
 pub(super) const ORIGIN: Vector =
     Vector::new(-0.009_999_466_435_025_02, 0.002_592_454_260_932_412, 0.999_946_643_502_502);
 

@@ -29,7 +29,7 @@ pub enum ContextError {
 /// form.
 ///
 /// # Errors
-/// Why they are not.
+/// The reason why they are not.
 pub fn check_context(bytes: &[u8]) -> Result<(), ContextError> {
     check_steps(bytes).ok_or(ContextError::Invalid)?;
     let mut reader = Reader::new(bytes);

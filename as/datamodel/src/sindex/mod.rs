@@ -28,7 +28,7 @@ use crate::particle::{BytesType, Particle, type_number};
 pub use context::{ContextError, check_context, context_text};
 pub use predicate::Predicate;
 
-/// Longest string or blob of a bin that has a key. Those in lists and maps always have one.
+/// Longest string or blob of a bin that has a key. Strings and blobs in lists and maps always have a key.
 const BYTES_SIZE_MAX: usize = 2048;
 /// Price of visiting an element.
 const ELEMENT_STEPS: u64 = 8;

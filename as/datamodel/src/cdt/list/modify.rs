@@ -200,7 +200,7 @@ fn change(list: &Container<'_>, addition: Addition<'_>, scope: Scope) -> Result<
 /// Values to be added, in normal form.
 pub(super) struct Values<'a> {
     bytes: Cow<'a, [u8]>,
-    /// Where the first value begins.
+    /// The offset of the first value.
     start: usize,
     pub(super) count: u32,
     /// Whether they came as a list of items rather than as one value.

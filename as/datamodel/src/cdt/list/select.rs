@@ -390,7 +390,7 @@ fn of_mask(list: &Container<'_>, mask: &Mask, want: Want) -> Result<ResultValue,
     })
 }
 
-/// Each item selects a run of an ordered list. The result goes item by item, and repeats with the items.
+/// Each item selects a run of an ordered list. The result has the runs in the order of the items, with repetitions.
 fn by_value_list_ordered(
     list: &Container<'_>,
     items: &Items<'_>,

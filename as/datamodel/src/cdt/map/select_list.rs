@@ -88,7 +88,7 @@ pub(super) fn by_value_list(map: &Container<'_>, values: &[u8], want: Want) -> R
     Ok(Selection::new(Picked::Mask(mask), answer))
 }
 
-/// Indexes and ranks go value by value in the index's order of values, and repeat with the values.
+/// Indexes and ranks are in the order of the values of the list, by the index's order of values, with repetitions.
 fn by_value_list_indexed(
     map: &Container<'_>,
     values: &Items<'_>,
