@@ -48,10 +48,7 @@ pub fn spawn_essential(name: &str, body: impl FnOnce() + Send + 'static) -> io::
     let what = name.to_owned();
     spawn(name, move || {
         let ended = catch_unwind(AssertUnwindSafe(body));
-        crate::invariant!(
-            ended.is_ok(),
-            "thread {what} failed on an internal error, and cannot be done without"
-        );
+        crate::invariant!(ended.is_ok(), "thread {what} failed on an internal error, and is essential");
     })
 }
 

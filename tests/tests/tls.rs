@@ -380,11 +380,11 @@ fn certificates_change_under_load_and_no_connection_is_lost() {
     let other = new.issue(Wish::named("node.test"));
     fs::write(setup.folder.path().join("key.pem"), &other.key_pem).unwrap();
     setup.server.signal(Signal::SIGHUP);
-    setup.server.await_log("the certificates of before stay in force");
+    setup.server.await_log("the previous certificates stay in use");
     put(&mut setup.connect(&new.client(None)).unwrap(), "new", 10);
     let log = setup.server.log();
     assert!(log.contains("is not the key of the certificate in"), "{log}");
-    setup.server.allow("the certificates of before stay in force").allow("TLS handshake with");
+    setup.server.allow("the previous certificates stay in use").allow("TLS handshake with");
 }
 
 /// Whether a new connection resumes an earlier session.

@@ -147,7 +147,7 @@ fn write_new(path: &Path, text: &str, mode: u32) -> Result<(), String> {
     let file = OpenOptions::new().write(true).create_new(true).mode(mode).open(path);
     file.and_then(|mut file| file.write_all(text.as_bytes())).map_err(|error| match error.kind() {
         io::ErrorKind::AlreadyExists => {
-            format!("{} is there already; take it away to have a new one made", path.display())
+            format!("{} exists already; remove it to make a new one", path.display())
         }
         _ => format!("{}: {error}", path.display()),
     })

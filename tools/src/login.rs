@@ -117,7 +117,7 @@ fn ask(stream: &mut (impl Read + Write), request: &[u8]) -> io::Result<u8> {
     let size = (u64::from_be_bytes(header) & 0xFFFF_FFFF_FFFF) as usize;
     let is_reply = header[..2] == [PROTO_VERSION, PROTO_TYPE_SECURITY];
     if !is_reply || !(MESSAGE_SIZE..=REPLY_SIZE_MAX).contains(&size) {
-        return Err(io::Error::new(io::ErrorKind::InvalidData, "the answer to the login is none"));
+        return Err(io::Error::new(io::ErrorKind::InvalidData, "the answer to the login is invalid"));
     }
     let mut reply = vec![0; size];
     stream.read_exact(&mut reply)?;

@@ -37,7 +37,7 @@ impl RefusedOp<'_> {
             op_code::HLL_READ => hll::explain_read(bin, op.value),
             op_code::HLL_MODIFY => hll::explain_modify(bin, op.value),
             op_code::EXP_READ | op_code::EXP_MODIFY => {
-                let reason = "the expression is not valid, or its value is none that a bin can have";
+                let reason = "the expression is not valid, or a bin cannot have its value";
                 Explanation::new(scalar_name(op.code).to_owned(), Some(reason.to_owned()))
             }
             code => Explanation::new(scalar_name(code).to_owned(), None),
@@ -69,7 +69,7 @@ impl RefusedOp<'_> {
         match self.result {
             ResultCode::Parameter => format!("an argument or the flags are not valid; {found}"),
             ResultCode::IncompatibleType => format!("a value is not of the type that it takes; {found}"),
-            ResultCode::OpNotApplicable => format!("it does not apply to what is there; {found}"),
+            ResultCode::OpNotApplicable => format!("it does not apply to the present value; {found}"),
             ResultCode::BinExists => "the bin exists".to_owned(),
             ResultCode::BinNotFound => "the bin does not exist".to_owned(),
             ResultCode::ElementExists => "the element exists".to_owned(),

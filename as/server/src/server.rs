@@ -480,9 +480,7 @@ impl Run for Server {
 
     fn stop(mut self) -> Result<(), String> {
         let is_saved = self.stop_now();
-        is_saved
-            .then_some(())
-            .ok_or_else(|| "acknowledged records are lost, as the lines before say".to_owned())
+        is_saved.then_some(()).ok_or_else(|| "acknowledged records are lost: see the lines before".to_owned())
     }
 }
 

@@ -360,7 +360,7 @@ impl BlockMedium for BlockFile {
         let fail = |text: String| Err(self.error(Operation::Check, None, io::Error::other(text)));
         if metadata.len() < self.size {
             return fail(format!(
-                "the file was cut to {} of {} bytes, and what is behind is lost; stop the server and restore it from a \
+                "the file was cut to {} of {} bytes, and the data after them is lost; stop the server and restore it from a \
                  copy, or make it as long as it was",
                 metadata.len(),
                 self.size
@@ -371,7 +371,7 @@ impl BlockMedium for BlockFile {
         }
         let place = format!("/proc/{}/fd/{}", std::process::id(), self.file.as_raw_fd());
         fail(format!(
-            "the file was removed, and what it holds goes when the server stops; copy it from {place}"
+            "the file was removed, and its data is lost when the server stops; copy it from {place}"
         ))
     }
 }

@@ -265,7 +265,7 @@ fn measure_one(
             }
         }
         if median(values[0].clone()).is_none() {
-            return Err("the CPU time of the servers cannot be told".to_owned());
+            return Err("the CPU time of the servers cannot be measured".to_owned());
         }
         let what = if protection.is_of_device() { "records of a file" } else { "records in memory" };
         let name = format!("{}: {} of {what}: server CPU per request, µs", protection.name(), phase.name());

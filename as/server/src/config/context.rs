@@ -307,7 +307,7 @@ pub static CONTEXTS: &[ContextSpec] = {
             "security",
             "security",
             SecurityParams::SPECS,
-            "Access control; its presence asks for it.",
+            "Access control, which this context enables.",
         )
         .enterprise(),
         row(
@@ -344,7 +344,7 @@ pub static CONTEXTS: &[ContextSpec] = {
             "namespace",
             "xdr.dc.namespace",
             XdrNamespaceParams::SPECS,
-            "What is shipped of a namespace.",
+            "The data of a namespace that is shipped.",
         )
         .named(NAMESPACE_NAME_SIZE_MAX)
         .later()

@@ -82,7 +82,7 @@ pub fn load(path: &Path) -> Result<(Config, Vec<Diagnostic>), Vec<Diagnostic>> {
     if bytes.len() as u64 > FILE_SIZE_MAX {
         return Err(failed(
             0,
-            format!("is larger than {} and so no configuration", size_text(FILE_SIZE_MAX)),
+            format!("is larger than {}, so it is no configuration", size_text(FILE_SIZE_MAX)),
         ));
     }
     match String::from_utf8(bytes) {

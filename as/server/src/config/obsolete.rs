@@ -41,7 +41,8 @@ const fn row(context: ContextKind, names: &'static [&'static str], handling: Han
 /// Advice for a parameter whose feature no longer exists, or needs no setting any more.
 const LEAVE_OUT: &str = "it sets nothing any more; leave the line out";
 /// Advice for a parameter of the former XDR.
-const XDR: &str = "destinations are 'dc' contexts in xdr, and what is shipped 'namespace' contexts in them";
+const XDR: &str =
+    "destinations are 'dc' contexts in xdr, and shipped namespaces are 'namespace' contexts in them";
 
 /// Advice for a level of one log context in the oldest files.
 const LOG_LEVEL: &str = "write 'context CONTEXT LEVEL', for example 'context any info'";
@@ -155,7 +156,7 @@ pub static OBSOLETE: &[Obsolete] = {
             K::Namespace,
             &["memory-size"],
             Refused(
-                "records in memory take what 'data-size' in storage-engine memory says, indexes what they need; \
+                "'data-size' in storage-engine memory is the memory for records, indexes take what they need; \
                  limits are 'indexes-memory-budget' and 'stop-writes-sys-memory-pct'",
             ),
         ),
@@ -266,13 +267,13 @@ pub static OBSOLETE: &[Obsolete] = {
             K::Service,
             &["sindex-gc-enable-histogram", "sindex-gc-max-rate"],
             Refused(
-                "entries of indexes go with their records; 'sindex-gc-period' sets the pace of the sweep behind that",
+                "entries of indexes are removed with their records; 'sindex-gc-period' sets the pace of the sweep for others",
             ),
         ),
         row(
             K::Service,
             &["udf-runtime-gmax-memory", "udf-runtime-max-gmemory", "udf-runtime-max-memory"],
-            Refused("what a function may use is bounded without a setting; leave the line out"),
+            Refused("the resources of a function are limited without a setting; leave the line out"),
         ),
         row(
             K::Service,
@@ -412,7 +413,7 @@ pub static OBSOLETE: &[Obsolete] = {
             K::Namespace,
             &["enable-xdr", "xdr-remote-datacenter", "sets-enable-xdr", "ns-forward-xdr-writes"],
             Refused(
-                "what is shipped where is said in 'xdr { dc NAME { namespace NAME { … } } }'; leave the line out",
+                "'xdr { dc NAME { namespace NAME { … } } }' configures what is shipped; leave the line out",
             ),
         ),
         row(

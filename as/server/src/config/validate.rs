@@ -416,7 +416,9 @@ fn check_memory(storage: &StorageConfig, label: &str, report: &mut Report) {
             rule(
                 report,
                 line,
-                format!("'data-size' in {label} must go, as the files or devices say how much there is"),
+                format!(
+                    "'data-size' in {label} must be left out, because the files or devices determine the size"
+                ),
             );
         }
         if params.flush_size.get() == 0 {

@@ -112,8 +112,8 @@ fn check<S: Run>(options: &Options, loaded: &Loaded) -> ExitCode {
             ExitCode::SUCCESS
         }
         count => {
-            let plural = if count == 1 { " stands" } else { "s stand" };
-            say(&mut io::stderr(), format_args!("asd: {count} obstacle{plural} in the way of a start"));
+            let plural = if count == 1 { " prevents" } else { "s prevent" };
+            say(&mut io::stderr(), format_args!("asd: {count} problem{plural} a start"));
             ExitCode::FAILURE
         }
     }
@@ -192,7 +192,7 @@ fn log_settings(config: &Config) -> Settings {
 
 fn become_configured_user(config: &Config) -> Result<(), String> {
     const ADVICE: &str =
-        "leave 'user' and 'group' out of the configuration to run as whoever starts the server";
+        "leave 'user' and 'group' out of the configuration to run as the user who starts the server";
     let user = config.service.user.get().map(|name| user_id(&name)).transpose();
     let group = config.service.group.get().map(|name| group_id(&name)).transpose();
     let (user, group) = match (user, group) {

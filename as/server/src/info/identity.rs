@@ -123,7 +123,7 @@ pub(super) fn succession_list(node: &Node, out: &mut String) -> InfoResult {
 /// Forms the cluster again, if this node is its principal. On a single node this does nothing.
 pub(super) fn recluster(node: &Node, out: &mut String) -> InfoResult {
     let Some(membership) = node.membership.get() else {
-        cf::info!(Info, "recluster: this node is a cluster of its own, which stays as it is");
+        cf::info!(Info, "recluster: a single node has all partitions, nothing changes");
         return respond(out, "ok");
     };
     if node.cluster.principal() != node.cluster.node_id {

@@ -52,9 +52,15 @@ pub(crate) fn serve(node: &Node, mut request: InfoRequest) -> Option<InfoRequest
     }
     while answer_next(node, asker, &request.body, &mut request.answered, &mut request.answers) {
         if request.answers.len() > CHARGED_SIZE_MIN && !request.count_answers() {
-            cf::warning_limited!(Info, "{} asks for more than there is room for", request.client);
+            cf::warning_limited!(Info, "no room for the answers to a request of {}", request.client);
             node.metrics.add(ServerCounter::InfoComplete, 1);
-            send(request, Some(InfoError::new(proto::ResultCode::DeviceOverload, "too much is unread")));
+            send(
+                request,
+                Some(InfoError::new(
+                    proto::ResultCode::DeviceOverload,
+                    "too many bytes of answers are unread",
+                )),
+            );
             return None;
         }
         if turn.elapsed() >= TURN_TIME {

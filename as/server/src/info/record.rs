@@ -28,7 +28,9 @@ pub(super) fn debug_record(node: &Node, arguments: Arguments<'_>, out: &mut Stri
         None => Content::Values,
         Some("raw" | "raw-encrypted") => Content::Bytes,
         Some("pickle") => {
-            return Err(InfoError::unsupported("no pickle: it is what is on the device; see asd-inspect"));
+            return Err(InfoError::unsupported(
+                "mode pickle is not supported: asd-inspect shows the stored record",
+            ));
         }
         Some(_) => return Err(InfoError::parameter("unknown mode")),
     };

@@ -177,7 +177,7 @@ impl Disk {
         if self.has_sync_failed() {
             cf::critical!(
                 Storage,
-                "{error}: writes are refused until the server is restarted, as what was written since the last good sync of \
+                "{error}: writes are refused until the server is restarted, because writes since the last good sync of \
                  the disk may be lost; look for its fault in the system's log, replace it if it is broken, and restart the \
                  server, which loads what is there; {bytes} bytes of records are in memory only"
             );

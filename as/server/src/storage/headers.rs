@@ -96,7 +96,7 @@ impl Storage {
         if let Err(error) = self.sync() {
             cf::critical!(
                 Storage,
-                "{error}: what was written since the last good sync may be lost; the next start treats it as after a crash"
+                "{error}: writes since the last good sync may be lost; the next start treats it as after a crash"
             );
             return false;
         }

@@ -53,8 +53,7 @@ impl DiskLoad<'_> {
     fn report_cut_short(&self, suspect: &Suspect) {
         cf::info_limited!(
             Storage,
-            "{}: at offset {}: {} bytes were left out: they are what is left of a write that was not completed, or of \
-             former records",
+            "{}: at offset {}: {} bytes were left out: they remain from an incomplete write, or from former records",
             self.source.path().display(),
             wblock_offset(suspect.block) + suspect.offset as u64,
             suspect.size

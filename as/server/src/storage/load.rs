@@ -92,8 +92,7 @@ impl StaleBytes {
             let path = medium.path().display();
             cf::info!(
                 DrvSsd,
-                "{path}: passed over {bytes} bytes that are left of former records, in {count} places, the first at \
-                 offset {first}"
+                "{path}: skipped {bytes} bytes of former records, in {count} places, the first at offset {first}"
             );
         }
     }
@@ -342,7 +341,7 @@ impl DiskLoad<'_> {
         for place in &unreadable.places {
             cf::warning_limited!(
                 Storage,
-                "{}: at offset {}: {} bytes cannot be read, and no record that is on them: {}; {ADVICE}",
+                "{}: at offset {}: {} bytes and the records on them cannot be read: {}; {ADVICE}",
                 self.source.path().display(),
                 place.start,
                 place.end - place.start,
@@ -566,7 +565,7 @@ impl<'a> Parser<'a> {
         self.load.context.stats().damaged.fetch_add(1, Relaxed);
         cf::warning_limited!(
             Storage,
-            "{}: at offset {}: record {} of {} bytes is not believed and left out: it expires in more than ten \
+            "{}: at offset {}: record {} of {} bytes is implausible and left out: it expires in more than ten \
              years, or there are too many sets; {ADVICE}",
             self.load.source.path().display(),
             location.rblock() * u64::from(RBLOCK_SIZE),

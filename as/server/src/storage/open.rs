@@ -243,7 +243,7 @@ fn report(namespace: &str, set: &DeviceSet, disks: &[Opened], heads: &[(AlignedB
     for id in &set.missing_ids {
         cf::warning!(
             DrvSsd,
-            "{{{namespace}}} device {id} of those used last is not configured any more: what only it holds is not loaded"
+            "{{{namespace}}} device {id} of those used last is not configured any more: records that only it holds are not loaded"
         );
     }
 }
@@ -269,8 +269,8 @@ fn report_short(disk: &Opened) {
     if disk.found_size < disk.size {
         cf::warning!(
             DrvSsd,
-            "{}: the file is shorter than configured, {} of {} bytes, and was not stopped cleanly: if it was cut, what \
-             is missing is lost; restore it from a copy",
+            "{}: the file is shorter than configured, {} of {} bytes, and was not stopped cleanly: if it was cut, \
+             the missing records are lost; restore it from a copy",
             disk.media.main.path().display(),
             disk.found_size,
             disk.size
@@ -294,7 +294,7 @@ fn report_shadow(namespace: &str, disk: &Opened, source: Source) {
         ),
         Reason::OtherStale => cf::warning!(
             DrvSsd,
-            "{{{namespace}}} {written} is out of date, as {read} was used without it: it is written anew from {read}"
+            "{{{namespace}}} {written} is out of date, because {read} was used without it: it is written anew from {read}"
         ),
     }
 }

@@ -71,12 +71,12 @@ impl fmt::Display for ShadowMismatch {
         match &self.error {
             ShadowError::Header { is_shadow: false, error } => write!(
                 f,
-                "{main}: at offset {}: {error}; its shadow {shadow} stands in for it only once it is erased",
+                "{main}: at offset {}: {error}; its shadow {shadow} can replace it only after it is erased",
                 error.offset()
             ),
             ShadowError::Header { is_shadow: true, error } => write!(
                 f,
-                "{shadow}: at offset {}: {error}; as the shadow of {main} it is written over only once it is erased",
+                "{shadow}: at offset {}: {error}; as the shadow of {main} it is overwritten only after it is erased",
                 error.offset()
             ),
             ShadowError::DeviceId([of_main, of_shadow]) => write!(

@@ -105,7 +105,7 @@ impl Context<'_> {
                 let line = one.line;
                 return Err(self.error(
                     name,
-                    format_args!("is {path}, line {line}: what stands there is no certificate"),
+                    format_args!("is {path}, line {line}: the section there is no certificate"),
                 ));
             }
         }
@@ -114,7 +114,7 @@ impl Context<'_> {
 
     /// The server's own certificate and the ones that lead from it to an authority.
     fn chain(self) -> Result<(Arc<str>, Vec<CertificateDer<'static>>), TlsError> {
-        let advice = "the server has nothing to show its clients; `asd-tls` makes one";
+        let advice = "the server has no certificate for its clients; `asd-tls` makes one";
         let path = self.required("cert-file", &self.0.params.cert_file, advice)?;
         let chain = self.certificates("cert-file", &path)?;
         Ok((path, chain))
@@ -212,9 +212,9 @@ impl Context<'_> {
         }
         if store.is_empty() {
             let what = if are_for_nodes {
-                "is missing: it says who signs the certificates of the nodes of a cluster"
+                "is missing: it names the authority that signs the certificates of the nodes of a cluster"
             } else {
-                "is missing: it says who signs the certificates of clients; 'tls-authenticate-client false' asks for none"
+                "is missing: it names the authority that signs the certificates of clients; 'tls-authenticate-client false' requires none"
             };
             return Err(self.error("ca-file", what));
         }

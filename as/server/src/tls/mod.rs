@@ -151,7 +151,7 @@ impl TlsPort {
                     cf::warning!(Tls, "{fault}");
                 }
             }
-            Err(error) => cf::warning!(Tls, "{error}; the certificates of before stay in force"),
+            Err(error) => cf::warning!(Tls, "{error}; the previous certificates stay in use"),
         }
     }
 }

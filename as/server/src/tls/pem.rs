@@ -54,7 +54,7 @@ pub(super) fn sections(text: &str) -> Result<Vec<Section<'_>>, PemError> {
                     return Err(unended(&section));
                 }
                 if !section.is_legacy_encrypted {
-                    let reason = "what stands below is no base64: the file is damaged or was cut";
+                    let reason = "the text below is no base64: the file is damaged or was cut";
                     section.der =
                         BASE64.decode(base64).map_err(|_| PemError { line: section.line, reason })?;
                 }

@@ -99,7 +99,7 @@ pub(super) fn cipher_suites(list: Option<&str>) -> Result<Vec<SupportedCipherSui
     }
     if chosen.is_empty() {
         let names: Vec<&str> = SUITES_12.iter().map(|suite| suite.name).collect();
-        return Err(format!("names none of the ciphers that there are: {}", names.join(", ")));
+        return Err(format!("names none of the available ciphers: {}", names.join(", ")));
     }
     Ok(SUITES_13.iter().copied().chain(chosen.iter().map(|suite| suite.suite)).collect())
 }

@@ -210,8 +210,8 @@ fn rules_of_storage() {
     for (said, expected) in [
         (
             memory("file /a\nfilesize 1G\ndata-size 1G"),
-            "t.conf:21: 'data-size' in storage-engine memory of namespace 'n' must go, as the files or devices say \
-             how much there is",
+            "t.conf:21: 'data-size' in storage-engine memory of namespace 'n' must be left out, because the files \
+             or devices determine the size",
         ),
         (
             memory("data-size 1G\nflush-size 128K"),

@@ -33,8 +33,8 @@ fn obsolete_names() {
     );
     assert_eq!(
         in_namespace("memory-size 4G"),
-        "t.conf:15: 'memory-size' in namespace 'test' is obsolete: records in memory take what 'data-size' in \
-         storage-engine memory says, indexes what they need; limits are 'indexes-memory-budget' and \
+        "t.conf:15: 'memory-size' in namespace 'test' is obsolete: 'data-size' in storage-engine memory is the memory for \
+         records, indexes take what they need; limits are 'indexes-memory-budget' and \
          'stop-writes-sys-memory-pct'"
     );
     assert!(
@@ -129,7 +129,7 @@ fn names_that_could_only_be_set_while_the_server_ran_are_told_too() {
     for (line, expected) in [
         (
             "udf-runtime-gmax-memory 1G",
-            "what a function may use is bounded without a setting; leave the line out",
+            "the resources of a function are limited without a setting; leave the line out",
         ),
         ("proto-slow-netio-sleep-ms 1", "no thread waits for a client that reads slowly; leave the line out"),
         ("query-buf-size 2M", "queries need no such setting any more; leave the line out"),
