@@ -39,11 +39,11 @@ pub struct Nodes {
     namespaces: String,
     heartbeats: Vec<u16>,
     fabrics: Vec<u16>,
-    /// Whether each has only itself as a seed.
+    /// Whether each node has only itself as a seed.
     are_apart: bool,
-    /// Whether they find each other by multicast, on the port of the first.
+    /// Whether the nodes find each other by multicast, on the port of the first.
     use_multicast: bool,
-    /// Folder with the shared certificate, if they speak TLS.
+    /// Folder with the shared certificate, if the nodes use TLS.
     tls: Option<TempDir>,
 }
 
@@ -114,7 +114,7 @@ impl Nodes {
         self.servers.push(server);
     }
 
-    /// Tells the first node about all others.
+    /// Gives the first node the addresses of all others.
     pub fn bring_together(&self) {
         for port in &self.heartbeats[1..] {
             assert_eq!(self.info(0, &format!("tip:host=127.0.0.1;port={port}")), "ok");
@@ -234,7 +234,7 @@ impl Nodes {
 
 impl Drop for Nodes {
     fn drop(&mut self) {
-        // Together: none hands its partitions over to another that stops next.
+        // All nodes stop together, so that none hands its partitions over to a node that stops next.
         if !thread::panicking() {
             let running = self.servers.iter().filter(|server| server.process_id().is_some());
             running.for_each(|server| server.signal(Signal::SIGTERM));

@@ -12,7 +12,7 @@ use ferrospike_tests::server::Server;
 use ferrospike_tests::wire::{Message, Operation, field, info2, operation, result};
 use nix::sys::signal::Signal;
 
-/// Nothing is flushed by itself during a test.
+/// The server flushes no block by itself during a test.
 const COMMITTED: &str = "
 namespace test {
     replication-factor 2
@@ -57,7 +57,7 @@ fn a_replica_has_a_write_on_disk_before_it_says_so() {
     }
     nodes.servers[1].kill9();
     nodes.servers[0].kill9();
-    // Each has all records: half of them as the replica.
+    // Each node has all records, half of them as the replica.
     for alone in 0..2 {
         nodes.servers[alone].restart();
         nodes.await_members(&[alone]);

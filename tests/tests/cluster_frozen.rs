@@ -54,7 +54,7 @@ fn a_node_that_was_frozen_tells_nobody_of_the_past() {
     for (number, mut client) in asked {
         let answer = client.receive_message().unwrap();
         match answer.result {
-            // The node had joined again, or passed the request on.
+            // The node had joined again, or forwarded the request.
             result::OK if number % 2 == 0 => assert_eq!(answer.bin("b"), Some(&[3][..]), "key {number}"),
             result::OK | result::TIMEOUT | UNAVAILABLE => {}
             other => panic!("key {number}: result {other}"),
@@ -76,7 +76,7 @@ fn clients_say_how_long_and_for_whom_a_write_waits() {
     let nodes = Nodes::start(2, IN_MEMORY);
     nodes.await_cluster(&[0, 1]);
     let mut first = nodes.servers[0].connect();
-    // Keys whose master is node 0, which passes nothing on.
+    // Keys whose master is node 0, so that it does not forward requests for them.
     let mut own = Vec::new();
     for number in 0.. {
         let before = first.figure("namespace/test", "client_proxy_complete").unwrap();

@@ -110,7 +110,7 @@ fn strangers_do_not_disturb_the_cluster() {
                     // The node may have closed the connection before everything is sent.
                     let _ = stream.write_all(&bytes);
                     sent.fetch_add(count, Relaxed);
-                    // Leaves ports of the machine to others.
+                    // The pause leaves ports of the machine to other tests.
                     std::thread::sleep(Duration::from_millis(10));
                 }
             });

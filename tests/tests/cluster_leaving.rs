@@ -1,5 +1,5 @@
-//! A node that stops cleanly hands its partitions over first: clients that follow the map of partitions notice nothing, and the
-//! only copies of records are with the others before it is gone.
+//! A node that stops cleanly hands its partitions over first: no request of a client that follows the partition map
+//! fails, and other nodes have the records with a single copy before the node ends.
 #![expect(clippy::unwrap_used, reason = "a test")]
 
 use std::collections::BTreeMap;
@@ -26,9 +26,9 @@ namespace single {
 ";
 const KEYS: usize = 200;
 const THREADS: usize = 2;
-/// How often a client asks who serves what.
+/// Interval at which a client reads the partition map.
 const TEND_PERIOD: Duration = Duration::from_millis(250);
-/// The longest that a stop may take, hand-over and all.
+/// Longest time of a stop, including the hand-over.
 const STOP_MAX: Duration = Duration::from_secs(20);
 
 fn namespaces() -> String {
@@ -68,7 +68,7 @@ impl RoutingClient<'_> {
             let bits = BASE64_STANDARD.decode(map).unwrap();
             for (number, master) in self.masters.iter_mut().enumerate() {
                 let is_here = bits.get(number / 8).is_some_and(|byte| byte & 0x80 >> (number % 8) != 0);
-                // Until another says that it is master, clients keep to the last.
+                // Clients keep the last known master until another node reports that it is the master.
                 if is_here {
                     *master = Some(node);
                 }
@@ -94,7 +94,8 @@ impl RoutingClient<'_> {
     }
 }
 
-/// Writes keys round and round until told to stop; gives how many requests were answered, and how those failed that did.
+/// Writes keys one after the other, again and again, until stopped; returns the number of answered requests and the
+/// errors of the others.
 fn write_until(
     nodes: &[SocketAddr],
     thread: usize,

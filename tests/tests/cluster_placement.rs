@@ -73,7 +73,7 @@ fn racks_have_a_copy_each() {
     for number in all {
         set(&nodes, number, &format!("rack-id={}", rack(number)));
     }
-    // The settings have no effect until the cluster is formed anew.
+    // The settings have no effect until the cluster is formed again.
     assert_eq!(nodes.info(0, "rack-ids"), "test:0");
     recluster_until(&nodes, &all, |number| {
         nodes.info(number, "rack-ids") == format!("test:{}", rack(number))
@@ -114,7 +114,7 @@ fn a_quiesced_node_hands_its_partitions_over() {
     assert_eq!(state(0), ["false", "false", "1"]);
     let placed = replicas(&nodes, &[0, 2]);
     assert!(placed.values().flat_map(BTreeMap::values).all(|node| *node != 1));
-    // The node still answers, by passing requests on.
+    // The node still answers, by forwarding requests.
     let mut client = nodes.servers[1].connect();
     assert_eq!(client.ask(&Message::get("quiesced")).unwrap().result, result::NOT_FOUND);
     assert_eq!(client.figure("namespace/test", "client_proxy_complete").unwrap(), 1);

@@ -54,7 +54,7 @@ fn any_node_answers_for_any_record() {
         }
     }
     assert_eq!(sum(&mut clients, "master_objects"), KEYS as u64 / 2);
-    // One node applies a request; the nodes that do not serve the record pass it on to that one.
+    // One node applies a request; the nodes that do not serve the record forward it to that node.
     let passed_on = sum(&mut clients, "client_proxy_complete");
     assert!(passed_on > KEYS as u64, "{passed_on}");
     for figure in ["client_proxy_error", "client_proxy_timeout", "from_proxy_tsvc_error"] {
@@ -290,7 +290,7 @@ fn response(body: &[u8], id: u32) -> Vec<u8> {
     frame.to_vec()
 }
 
-/// The request as the C server passes it on: with numbers in its machine's byte order.
+/// The request as the C server forwards it: with numbers in its machine's byte order.
 fn turned_around(request: &Message) -> Vec<u8> {
     let body = request.body();
     let mut frame = vec![2, 3];

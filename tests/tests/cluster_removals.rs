@@ -27,7 +27,7 @@ fn key(number: usize) -> String {
     format!("key-{number}")
 }
 
-/// Asks any node; nodes that do not serve the record pass the request on.
+/// Asks any node; nodes that do not serve the record forward the request.
 fn ask(client: &mut Client, request: Message) -> Message {
     client.ask(&Message { transaction_ttl: 20_000, ..request }).unwrap()
 }

@@ -1,4 +1,4 @@
-//! Nodes that speak TLS with each other form a cluster, and nobody else can join.
+//! Nodes that use TLS with each other form a cluster, and no other node can join.
 #![expect(clippy::unwrap_used, reason = "a test")]
 
 use std::fs;
@@ -109,7 +109,7 @@ fn a_node_without_a_valid_certificate_never_gets_in() {
         intruder_files(&authority, Wish { is_expired: true, ..Wish::named(CLUSTER_NAME) }, &authority);
     try_to_join(&nodes, "one whose certificate has expired", Some(expired.path()));
 
-    // Connections that say nothing, or something wrong, do no harm and are closed.
+    // Connections that send nothing, or wrong bytes, do no harm and are closed.
     for port in nodes.ports(0) {
         let mut silent: Vec<TcpStream> = Vec::new();
         for number in 0..200 {
@@ -132,7 +132,7 @@ fn a_node_without_a_valid_certificate_never_gets_in() {
     write_everywhere(&nodes, &MEMBERS, 2);
 }
 
-/// Whether the heartbeat and the fabric of the first node take somebody with this certificate, who trusts `trusted`.
+/// Whether the heartbeat and the fabric of the first node accept a peer with this certificate, which trusts `trusted`.
 fn takes(nodes: &Nodes, trusted: &Authority, identity: Option<&Identity>) -> [bool; 2] {
     let config = trusted.client(identity);
     nodes
@@ -140,12 +140,12 @@ fn takes(nodes: &Nodes, trusted: &Authority, identity: Option<&Identity>) -> [bo
         .map(|port| connect(&config, SocketAddr::from(([127, 0, 0, 1], port)), CLUSTER_NAME).is_ok())
 }
 
-/// Has the first `count` nodes read their files anew, `before` times after their start.
+/// Makes the first `count` nodes read their files again, after they have done so `before` times.
 fn reload(nodes: &Nodes, count: usize, before: usize) {
     for server in &nodes.servers[..count] {
         server.signal(Signal::SIGHUP);
         let began = Instant::now();
-        // Heartbeat and fabric say it for themselves.
+        // Heartbeat and fabric each log a line.
         while server.log().matches("certificates are read anew").count() < 2 * (before + 1) {
             assert!(began.elapsed() < Duration::from_secs(20), "not read: {}", server.log());
             thread::sleep(Duration::from_millis(5));
@@ -166,7 +166,7 @@ fn certificates_of_nodes_are_read_anew_and_no_connection_is_lost() {
     assert_eq!(takes(&nodes, &old, Some(&of_new)), [false; 2]);
     assert_eq!(takes(&nodes, &old, None), [false; 2], "no certificate at all");
 
-    // Nodes show certificates of another authority, and take those of both.
+    // Nodes present certificates of another authority, and accept those of both.
     new.write_files(nodes.tls_folder(), &new.issue(Wish::named(CLUSTER_NAME)));
     fs::write(nodes.tls_folder().join("ca.pem"), [&old.pem[..], &new.pem].concat()).unwrap();
     reload(&nodes, 2, 0);
@@ -178,7 +178,7 @@ fn certificates_of_nodes_are_read_anew_and_no_connection_is_lost() {
     nodes.servers[1].restart();
     assert_ne!(nodes.await_members(&[0, 1]), key, "it is a cluster of before");
 
-    // The old authority is taken out.
+    // The old authority is removed.
     fs::write(nodes.tls_folder().join("ca.pem"), &new.pem).unwrap();
     reload(&nodes, 1, 1);
     assert_eq!(takes(&nodes, &new, Some(&of_new)), [true; 2]);
@@ -208,7 +208,7 @@ fn nodes_move_to_tls_one_after_the_other() {
     nodes.servers[0].stop();
     nodes.servers[0].restart();
     nodes.await_cluster(&[0, 1]);
-    // The other node speaks no TLS: they still reach each other, although one tries TLS at a port without it.
+    // The other node does not use TLS: the nodes still connect, although one tries TLS at a port without it.
     for server in &mut nodes.servers {
         server.allow("closing the connection").allow("closing a connection").allow("begins with no hello");
     }

@@ -194,7 +194,7 @@ fn clients_go_while_their_replies_wait() {
         assert_eq!(client.receive_message().unwrap().result, result::OK);
         assert!(client.is_closed_by_server());
     }
-    // Their writes exist, whether or not a client got the answer.
+    // The writes exist, whether or not a client got the answer.
     let started = Instant::now();
     while client.figure("statistics", "client_connections").unwrap() > 1 {
         assert!(started.elapsed() < PATIENCE);

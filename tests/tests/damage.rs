@@ -145,7 +145,7 @@ fn a_hole_hides_nothing_and_is_told() {
     let hole = format!("{}: at offset {start}: a hole: {size} bytes hold nothing", file.name());
     line_with(&server.log(), &[": WARNING (", &hole, "though they were in use; restore"]);
     server.kill9();
-    // In the middle of records, not at the edges of blocks.
+    // The damage is in the middle of records, not at the edges of blocks.
     let (start, end) = (3 * WBLOCK_SIZE as u64 + 3_000_016, 15 * WBLOCK_SIZE as u64 + 2_000_064);
     file.overwrite(start, &vec![0; (end - start) as usize]);
     let intact: Vec<u32> = (0..LARGE_RECORDS)
@@ -431,7 +431,7 @@ fn defrag_goes_on_beside_damage() {
     let mut server = Server::start(&stored_config("test", "device", &storage));
     let mut client = server.connect();
     let large = |number: u32, byte: u8| Message::put(&format!("large-{number}"), vec![byte; 900_000]);
-    // Four blocks, each with ten records that stay and some that do not.
+    // Four blocks, each with ten records that are kept and some that are deleted.
     for block in 0..4 {
         for number in block * 10..block * 10 + 10 {
             assert_eq!(put(&mut client, number), result::OK);

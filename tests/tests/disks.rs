@@ -36,7 +36,7 @@ fn files(names: &[&str]) -> String {
     lines.push("filesize 128M".to_owned());
     lines.push("commit-to-device true".to_owned());
     lines.push("stop-writes-avail-pct 0".to_owned());
-    // Records stay where the test found them.
+    // Records stay on the disks where the test found them.
     lines.push("defrag-lwm-pct 1".to_owned());
     stored_config("test", "device", &lines.iter().map(String::as_str).collect::<Vec<_>>())
 }
@@ -239,7 +239,7 @@ fn a_shadow_that_was_left_out_is_written_anew() {
     };
     check(&mut server.connect());
     server.stop();
-    // First the shadow alone has everything; then the disk is the one that was left out.
+    // First only the shadow has all records; then the disk is the medium that was not used.
     start_with(&mut server, &["a-shadow"]);
     check(&mut server.connect());
     assert_eq!(put(&mut server.connect(), 0), result::OK);

@@ -34,7 +34,7 @@ fn can_inject() -> bool {
     can
 }
 
-/// Several clients that must not notice anything, so that each service thread has some of them.
+/// Several clients whose requests must not fail, so that each service thread has some of them.
 struct Others(Vec<Client>);
 
 impl Others {
@@ -135,7 +135,7 @@ fn a_panic_of_a_service_thread_costs_the_connection_concerned() {
     ] {
         costs_one_connection(&mut server, &mut others, point, request);
     }
-    // These are answered: the client learns that the fault was not its own, and earlier answers are not lost.
+    // These requests are answered: the client learns that it did not cause the fault, and earlier answers are not lost.
     for (point, request) in [("parse", &get), ("execute", &get), ("dispatch", &info)] {
         let answer = costs_one_connection(&mut server, &mut others, point, request);
         let results: Vec<u8> = messages(&answer).iter().map(|message| message.result).collect();
@@ -245,7 +245,7 @@ fn threads_that_may_start_again() {
     server.allow("failed on an internal error, and starts again");
     let mut others = Others::new(&server);
     for point in ["nsup", "stop-writes", "tomb-raider", "ticker", "pool-sizing", "sindex-sweep"] {
-        // Once more: a thread that ended would pass no point.
+        // The point is passed once more: a thread that has ended would not pass it.
         for _ in 0..2 {
             server.inject_fault(point);
             server.await_fault(point);
@@ -266,7 +266,7 @@ fn threads_that_may_start_again() {
     port.write_all(b"build\n").expect("sent");
     let mut answer = [0; 8];
     port.read_exact(&mut answer).expect("an answer of the info port");
-    // One that takes its time has a thread of its own: what it costs is a request for metrics.
+    // A request for metrics has a separate thread: the panic costs only this request.
     for is_faulty in [true, true, false] {
         if is_faulty {
             server.inject_fault("metrics");

@@ -198,8 +198,8 @@ fn a_port_in_use_is_told_before_devices_are_touched() {
     assert!(!folder.path().join("test.dat").exists());
 }
 
-/// The terminal that started the server gets the reason of a failed start, whoever has the log; once, with the
-/// place of the log.
+/// The terminal that started the server gets the reason of a failed start, wherever the log goes; once, with the place
+/// of the log.
 #[test]
 fn why_it_does_not_start_is_told_at_the_terminal_too() {
     let taken = TcpListener::bind("127.0.0.1:0").expect("a port");

@@ -109,7 +109,7 @@ fn an_index_is_complete_after_a_kill_while_it_was_built() {
             let all = rows(&mut client, &scan("s"));
             assert_eq!(all.len(), 20_000);
             assert!(rows(&mut client, &in_range("s", i64::MIN, i64::MAX)) == all, "{engine}, round {round}");
-            // The next round creates it anew, beside the existing indexes.
+            // The next round creates it again, beside the existing indexes.
             assert_eq!(
                 ask(&mut client, &format!("sindex-delete:namespace=test;set=s;indexname=n{round}")),
                 "ok"
@@ -154,7 +154,7 @@ fn a_module_is_the_old_or_the_new_one_after_a_kill() {
             assert_eq!(ask(&mut client, &command), "ok");
             acknowledged = sent;
         }
-        // One more is under way.
+        // One more registration is under way.
         sent += 1;
         let content = BASE64_STANDARD.encode(module(sent));
         let command = format!("udf-put:filename=m.lua;content-len={};content={content};", content.len());

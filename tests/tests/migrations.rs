@@ -319,7 +319,7 @@ fn the_newest_of_several_copies_counts() {
 
     // Batches read the newest copies of all their records too.
     let option = "set-config:context=namespace;id=test;read-consistency-level-override=all";
-    // A node passes on requests that the other one serves, which uses its own option.
+    // A node forwards requests that the other node serves, which uses its own option.
     for number in 0..2 {
         assert_eq!(nodes.info(number, option), "ok");
     }
@@ -354,7 +354,7 @@ fn secondary_indexes_follow_records_that_move() {
     let mut nodes = Nodes::start_some(3, 2, IN_MEMORY);
     let create = "sindex-create:ns=test;set=rig;indexname=i;indexdata=n,numeric";
     let create_on = |nodes: &Nodes, number: usize| {
-        // A node may have learnt of it from another one.
+        // A node may have got the change from another node.
         let answer = nodes.info(number, create);
         assert!(answer == "ok" || answer.contains("exists"), "{answer}");
     };

@@ -66,7 +66,7 @@ fn roles_decide_and_change_at_once() {
         format!("{refused} 'set-config'")
     );
     assert_eq!(bob.info_value("truncate:namespace=test;set=rig").unwrap(), format!("{refused} 'truncate'"));
-    // As clients look for it.
+    // This is the way in which clients look for it.
     let own_form = format!("{refused} 'udf-admin';error=role_violation");
     assert_eq!(bob.info_value("udf-put:filename=m.lua;content-len=0;content=").unwrap(), own_form);
 

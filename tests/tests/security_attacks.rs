@@ -303,7 +303,7 @@ fn a_right_for_one_set_opens_no_record_of_another() {
     assert_eq!(create_user(&mut admin, "bob", PASS, &["of-a"]), 0);
     assert_eq!(create_user(&mut admin, "owner", PASS, &["read-write"]), 0);
     let (mut bob, mut owner) = (logged_in(&server, "bob", PASS), logged_in(&server, "owner", PASS));
-    // A record of set `b`, and one of no set, by their digests; who asks may name any set.
+    // A record of set `b`, and one of no set, by their digests; a request may name any set.
     for set in ["b", ""] {
         let named = |message: Message, name: &str| {
             let message = message.with_field(wire::field::NAMESPACE, b"test");

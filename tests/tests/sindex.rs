@@ -58,7 +58,7 @@ fn fill(client: &mut Client, count: u32, value: impl Fn(u32) -> i64) {
     }
 }
 
-/// A limit of memory stops writes; to go on filling would only use up more.
+/// A memory limit stops writes; filling the index further would only use more memory.
 #[test]
 fn an_index_for_which_there_is_no_memory_fails() {
     let mut server = Server::usual();
@@ -204,7 +204,7 @@ fn pages_go_on_behind_the_last_record() {
             let bval = i64::from_le_bytes(*message.field(BVAL_ARRAY).unwrap().first_chunk().unwrap());
             found.entry(partition_of(&digest)).or_default().push((bval, digest));
         }
-        // Begun partitions continue after their last record, the others from their start.
+        // Partitions in progress continue after their last record, the others begin at their start.
         let rest: Vec<u8> =
             (0..4096u16).filter(|id| !found.contains_key(id)).flat_map(u16::to_le_bytes).collect();
         let lasts: Vec<&(i64, Vec<u8>)> = found.values().filter_map(|rows| rows.last()).collect();
@@ -523,7 +523,7 @@ fn places_that_are_asked_for_are_counted() {
     let later = figures(client, "namespace/test");
     let counters = ["geo_region_query_points", "geo_region_query_falsepos", "geo_region_query_reqs"];
     assert_eq!(counters.map(|name| later[name] - after[name]), [0, 0, 1]);
-    // No filter keeps back those that are in the cells alone.
+    // No filter removes records that are only in the cells, not in the circle.
     let change = background(&in_circle, Operation::integer(operation::INCR, "n", 1));
     assert_eq!(client.ask(&change).unwrap().result, result::OK);
     let after = await_figures(client, "namespace/test", |now| now["si_query_ops_bg_complete"] == 1);

@@ -194,7 +194,7 @@ fn writers_of_records_that_are_being_read_go_on() {
     server.await_log("the disk does not answer");
     let (mut client, started) = (server.connect(), Instant::now());
     for key in 0..KEYS {
-        // It needs nothing of the record that it replaces.
+        // The write does not need the record that it replaces.
         let replace =
             Message { info3: info3::CREATE_OR_REPLACE, ..Message::put(&key.to_string(), vec![8; 90]) };
         assert_eq!(client.ask(&replace).unwrap().result, result::OK, "record {key}");

@@ -348,7 +348,7 @@ fn calls_that_are_filtered_out_aborted_or_late_are_counted() {
         assert_eq!(client.ask(&add(&format!("k{key}"))).unwrap().result, result::OK);
     }
     let get = background("get", &[0x91, 0xa2, 3, b'n']);
-    // All have 5, and it is for those with 7.
+    // All records have 5, and the query is for records with 7.
     let filter = [0x93, 0x01, 0x93, 0x51, 0x02, 0xa1, b'n', 7];
     let filtered = get.clone().with_field(field::FILTER_EXPRESSION, &filter);
     assert_eq!(run(&mut client, &filtered), (0, result::OK));
@@ -424,7 +424,7 @@ fn modules_and_what_they_wrote_outlast_a_restart() {
     assert_eq!(answer.bin("SUCCESS"), Some(&10i64.to_be_bytes()[..]));
 }
 
-/// A kill during the registration of modules leaves each old or new.
+/// After a kill during the registration of modules, each module is the old or the new one.
 #[test]
 fn a_kill_leaves_whole_modules() {
     let mut server = Server::usual();

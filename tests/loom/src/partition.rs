@@ -1,5 +1,5 @@
-//! Partitions: who reserves one, or is at work on it in a section, has its records until it leaves; and what is published is
-//! seen with all that was done before.
+//! Partitions: a thread that reserves one, or works on it in a section, keeps access to its records until it leaves. A
+//! thread that sees a published state also sees all changes made before it was published.
 
 use loom::cell::UnsafeCell;
 use loom::sync::Arc;
@@ -84,7 +84,7 @@ fn reservations_outlast_what_is_published() {
     });
 }
 
-/// This happens when a partition gets data again: its next life begins with the records that were put there before.
+/// This happens when a partition gets data again: its next life begins with the records that were stored before.
 #[test]
 fn who_finds_a_partition_in_service_finds_what_was_done_before() {
     explore(4, || {
@@ -103,7 +103,7 @@ fn who_finds_a_partition_in_service_finds_what_was_done_before() {
     });
 }
 
-/// The table, the word of a thread that works on what it shows, and the records of its partitions.
+/// The table, the word of a thread that works on the partitions in it, and the records of these partitions.
 struct Shown {
     table: Box<ServedTable>,
     thread: SectionWord,
@@ -146,7 +146,8 @@ fn records_are_dropped_when_every_thread_has_left_its_section() {
     });
 }
 
-/// A partition leaves, and comes back with another tree id; the other one in the same word of the bitmap is not touched.
+/// A partition is removed and added again with another tree id; the other partition in the same word of the bitmap does
+/// not change.
 #[test]
 fn a_write_sees_the_tree_id_of_the_life_that_it_is_in() {
     explore(4, || {

@@ -34,7 +34,7 @@ struct Arguments {
     /// Differences to print in full
     #[arg(long, default_value_t = 20)]
     show: usize,
-    /// Also send what the reference refused with result 25
+    /// Also send requests that the reference refused with result 25
     #[arg(long)]
     send_refused: bool,
     /// Seconds to wait for an answer

@@ -18,7 +18,7 @@ struct Arguments {
     /// Let lines of the server's log at WARNING or above pass that contain this
     #[arg(long)]
     allow: Vec<String>,
-    /// Have the server ask for a password, and speak TLS
+    /// Start the server with access control and TLS
     #[arg(long)]
     secured: bool,
     /// The command and its arguments

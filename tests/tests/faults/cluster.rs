@@ -10,7 +10,7 @@ use ferrospike_tests::wire::{Message, result};
 
 use super::{SIGABRT, can_inject};
 
-/// One whose records have two copies, and one whose records move.
+/// A namespace whose records have two copies, and one whose records move.
 const NAMESPACES: &str = "
 namespace test {
     replication-factor 2
@@ -45,7 +45,7 @@ fn get(namespace: &str, number: usize) -> Message {
     Message { info1, ..record(namespace, number) }
 }
 
-/// Asks until it is answered so; which is at once unless connections between the nodes are broken.
+/// Asks until the answer is this one. The first answer is, unless connections between the nodes are broken.
 fn ask(nodes: &Nodes, number: usize, request: &Message) {
     let (began, mut client) = (Instant::now(), nodes.servers[number].connect());
     loop {
@@ -65,7 +65,7 @@ fn all_are_there(nodes: &Nodes) {
     }
 }
 
-/// Waits until a figure of a node is this.
+/// Waits until a figure of a node has this value.
 fn await_figure(nodes: &Nodes, number: usize, (name, figure): (&str, &str), expected: u64) {
     let (began, mut client) = (Instant::now(), nodes.servers[number].connect());
     loop {
@@ -78,8 +78,8 @@ fn await_figure(nodes: &Nodes, number: usize, (name, figure): (&str, &str), expe
     }
 }
 
-/// Has node 0 panic at `point`, which it passes when records are written, or, with `breaker`, when a connection breaks: node 1
-/// panics there for that.
+/// Makes node 0 panic at `point`, which it passes when records are written, or, with `breaker`, when a connection
+/// breaks: then node 1 panics at `breaker`, which breaks the connection.
 fn panic_at(nodes: &mut Nodes, point: &str, breaker: Option<&str>) {
     nodes.servers[0].inject_fault(point);
     let mut number = 0;
@@ -106,7 +106,7 @@ fn a_cluster_goes_on() {
         ask(&nodes, 0, &put("test", number));
         ask(&nodes, 0, &put("bar", number));
     }
-    // Each of them while partitions move to the second node.
+    // Each panic happens while partitions move to the second node.
     let moving = [(0, "emigration"), (0, "hand-over"), (0, "tree-removal"), (1, "immigration")];
     for point in ["emigration", "hand-over", "tree-removal"] {
         nodes.servers[0].inject_fault(point);
@@ -120,7 +120,7 @@ fn a_cluster_goes_on() {
     let own = nodes.servers[1].connect().figure("namespace/bar", "objects").expect("a figure");
     await_figure(&nodes, 0, ("namespace/bar", "objects"), RECORDS as u64 - own);
 
-    // Twice each, as a thread that is gone passes nothing.
+    // Each point is passed twice, because a thread that has ended passes no point.
     for _ in 0..2 {
         for point in ["fabric-event", "fabric-message", "fabric-send", "replica-resend"] {
             panic_at(&mut nodes, point, None);

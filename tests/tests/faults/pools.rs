@@ -1,5 +1,5 @@
-//! Panics in threads of pools, and in those that fill indexes or look after settings: what they cost, and that nothing is lost
-//! that nobody else would do.
+//! Panics in threads of pools, and in threads that fill indexes or check settings: their cost, and that work which no
+//! other thread would repeat is not lost.
 
 use std::net::TcpStream;
 use std::time::Instant;
@@ -63,7 +63,7 @@ fn a_panic_of_a_pool_costs_the_request_that_it_had() {
     }
 }
 
-/// A stream function gives its place back, of which there are few.
+/// A stream function releases its place, of which there are few.
 #[test]
 fn a_panic_in_a_stream_function_ends_its_query() {
     if !can_inject() {
@@ -157,7 +157,7 @@ fn access_control_goes_on() {
         ("user-change", command::CREATE_USER, &eve[..]),
     ] {
         let request = security::request(command, fields);
-        // More often than there are threads.
+        // The panic is repeated more often than there are threads.
         for _ in 0..3 {
             let mut client = logged_in(&server, "admin", ADMIN);
             server.inject_fault(point);

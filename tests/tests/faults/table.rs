@@ -1,5 +1,5 @@
-//! All fault points and all threads of the server: what a panic costs each, and that no point and no thread is without a
-//! test.
+//! All fault points and all threads of the server, with the cost of a panic in each. A test checks that no point and no
+//! thread is without a test.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -10,14 +10,14 @@ use std::path::{Path, PathBuf};
 enum Cost {
     /// The process ends.
     Process,
-    /// It starts again.
+    /// The thread starts again.
     Turn,
-    /// It goes on; what it was at is lost to one client or peer, which is told so or tries again.
+    /// The thread continues. One client or peer loses its current request, and gets an error or tries again.
     Work,
 }
 use Cost::{Process, Turn, Work};
 
-/// The threads by the beginnings of their names, what a panic in one costs, and the points in their work.
+/// The threads by the beginnings of their names, the cost of a panic in one, and the points in their work.
 const THREADS: &[(&str, Cost, &[&str])] = &[
     (
         "service",
@@ -99,7 +99,7 @@ const THREADS: &[(&str, Cost, &[&str])] = &[
     ("tls-refresh", Turn, &["tls-refresh"]),
 ];
 
-/// Points where tests have threads wait, and none panic.
+/// Points at which tests make threads wait, and never panic.
 const STALLED: &[&str] = &["commit-under-lock", "read-record"];
 
 /// Texts of all Rust files below a folder of the repository.
@@ -119,7 +119,8 @@ fn sources(folder: &str) -> Vec<(PathBuf, String)> {
     found
 }
 
-/// The texts in quotes that stand right behind each `start` in `text`; of those with parts to be filled in what comes before.
+/// The quoted texts that follow each `start` in `text` directly; of a text with placeholders, the part before the first
+/// one.
 fn names<'t>(text: &'t str, start: &str) -> Vec<&'t str> {
     let quoted = |rest: &'t str| {
         let rest = rest.trim_start().trim_start_matches('&').trim_start_matches("format!(");
@@ -148,7 +149,7 @@ fn every_fault_point_is_in_the_table_and_in_a_test() {
 
 #[test]
 fn every_thread_is_in_the_table() {
-    // Pools, and the plain threads of two: each says itself what a panic costs.
+    // Threads of pools, and the plain threads that two files start: the code there states the cost of a panic.
     let plain = ["query/threads.rs", "exporter/mod.rs"];
     for (path, text) in sources("as/server/src") {
         let is_plain = plain.iter().any(|plain| path.ends_with(plain));
