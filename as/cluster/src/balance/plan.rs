@@ -27,7 +27,7 @@ pub struct Plan {
     pub resets_duplicate_resolution: bool,
 }
 
-/// What a node does with a superfluous copy.
+/// The treatment of a superfluous copy on its node.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Superfluous {
     Drop,

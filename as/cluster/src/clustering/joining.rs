@@ -1,4 +1,4 @@
-//! How orphans find a cluster, and how requests to join are accepted.
+//! Orphans search for a cluster, and clusters accept requests to join.
 
 use std::collections::BTreeMap;
 

@@ -83,7 +83,7 @@ pub struct Heartbeat {
     duplicate_until_ms: u64,
     fabric_endpoints: Vec<Endpoint>,
     next_pulse_ms: u64,
-    /// What our pulses say.
+    /// The contents of our pulses.
     departure: Departure,
 }
 

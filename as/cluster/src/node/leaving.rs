@@ -18,26 +18,26 @@ use crate::clustering::ClusteringEvent;
 use crate::exchange::Committed;
 use crate::time::Now;
 
-/// How far a node that is leaving has got.
+/// The progress of a node that is leaving.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub enum HandOver {
     /// The node is not leaving.
     #[default]
     None,
-    /// There is nobody who could take its partitions over.
+    /// No other node can take its partitions over.
     Impossible,
     /// It still serves partitions.
     UnderWay,
-    /// All that it had is with others.
+    /// Other nodes have all of its records.
     Done,
 }
 
-/// What members said at the last rebalance.
+/// Facts that members reported at the last rebalance.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub(super) struct Leaving {
-    /// All of them understand what it means to be quiesced.
+    /// Whether all of them support quiesced nodes.
     is_understood: bool,
-    /// Who was quiesced.
+    /// The members that were quiesced.
     quiesced: BTreeSet<NodeId>,
 }
 
@@ -62,7 +62,7 @@ impl Node {
     /// Whether partitions of members that leave can go to others of the cluster.
     fn has_heirs(&self) -> bool {
         let members = self.clustering.succession();
-        // One that is gone takes nothing over, whatever it said last.
+        // A member that is gone takes nothing over, whatever it reported last.
         let can_inherit = |node: &NodeId| self.heartbeat.is_alive(*node) && !self.heartbeat.is_leaving(*node);
         self.leaving.is_understood && members.iter().any(can_inherit)
     }
@@ -73,7 +73,7 @@ impl Node {
         self.leaving.is_understood
     }
 
-    /// The principal has the cluster formed anew for members that have begun to leave.
+    /// The principal has the cluster formed again for members that have begun to leave.
     pub(super) fn let_members_leave(&mut self, now: Now) {
         let is_balanced = self.clustering.is_principal()
             && self.balanced_key() == self.clustering.cluster_key()
@@ -88,7 +88,7 @@ impl Node {
         }
     }
 
-    /// How far the node has got that was told to [leave](super::Event::Leave).
+    /// The progress of this node, after it was told to [leave](super::Event::Leave).
     #[must_use]
     pub fn hand_over(&self) -> HandOver {
         if !self.heartbeat.is_leaving(self.id()) {

@@ -115,7 +115,7 @@ impl Node {
         let is_quiesced =
             self.wants_no_partitions() && Adjustments::of(view).active_size() < view.members.len();
         let superfluous = if is_quiesced { Superfluous::BecomeSubset } else { Superfluous::Drop };
-        // A node that is about to stop cannot put off what only it can send.
+        // A node that is about to stop cannot delay records that only it can send.
         let is_leaving = self.heartbeat.is_leaving(self_node);
         let namespace = &mut self.namespaces[index];
         namespace.replication_factor = view.effective_replication_factor();

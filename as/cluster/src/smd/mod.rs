@@ -171,7 +171,7 @@ struct Originator {
 #[derive(Clone, Debug)]
 struct ModuleOfCluster {
     version: ModuleVersion,
-    /// Where histories meet, one of them counts as a whole.
+    /// When several histories meet, one of them counts as a whole.
     is_whole: bool,
     state: ModuleState,
     waiting: VecDeque<(Originator, Vec<u8>, Option<Vec<u8>>)>,

@@ -69,7 +69,7 @@ impl Membership {
         for thread in std::mem::take(&mut *self.threads.lock()) {
             let _ = thread.join();
         }
-        // Behind the last pulse, which the cluster thread has posted.
+        // This is posted after the last pulse, which the cluster thread has posted.
         self.heartbeat.stop();
         self.mover.stop();
         self.fabric.stop();

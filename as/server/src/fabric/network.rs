@@ -159,7 +159,7 @@ impl Fabric {
         })
     }
 
-    /// What was sent and received.
+    /// The traffic on the connections.
     pub(crate) fn traffic(&self) -> &FabricTraffic {
         &self.peers.traffic
     }

@@ -166,7 +166,7 @@ impl FabricThread {
                 Post::Adopt(connection, frames, tls) => {
                     let adopted = Arc::clone(&connection);
                     if !self.guard(adopted.token, |thread| thread.adopt(connection, frames, tls)) {
-                        // Nobody is to queue anything on it.
+                        // No thread must queue anything on it.
                         adopted.peer.detach(&adopted);
                     }
                 }
@@ -208,7 +208,7 @@ impl FabricThread {
         }
     }
 
-    // --- connections of others
+    // --- connections of other nodes
 
     fn accept(&mut self, at: usize) {
         let Some(door) = self.doors.get(at) else { return };
@@ -319,7 +319,7 @@ impl FabricThread {
         self.send(token);
     }
 
-    // --- connections of ours
+    // --- connections of this node
 
     fn dial(&mut self, dial: Dial) {
         if !dial.peer.is_alive() {
@@ -559,7 +559,7 @@ impl Link {
 /// Has TCP acknowledge what has come. The C server sends its records by Nagle's rule: the second of a partition goes when the first
 /// is acknowledged, which TCP would put off for 40 ms, as our answers take another connection.
 fn acknowledge_at_once(stream: &TcpStream) {
-    // Without it things are slower.
+    // The connection works without the option, but more slowly.
     let _ = socket2::SockRef::from(stream).set_tcp_quickack(true);
 }
 

@@ -290,7 +290,7 @@ impl Mesh {
         let is_other = |(id, link): &(&LinkId, &MeshLink)| **id != link_id && link.node == Some(node);
         let (other_id, other) = self.links.iter().find(is_other)?;
         let own = self.links.get(&link_id)?;
-        // Of two connections made by the same side, the older one stays.
+        // The older of two connections made by the same side stays.
         Some(if acceptor(own) > acceptor(other) { *other_id } else { link_id })
     }
 
@@ -384,7 +384,7 @@ mod tests {
         // From now on it is a node of the mesh.
         let own: SocketAddr = "10.0.0.9:3002".parse().unwrap();
         assert_eq!(mesh.tick(TIMES, 1800), [MeshAction::Connect(3, clear(own))]);
-        // Nothing comes on it.
+        // No message arrives on it.
         assert_eq!(mesh.tick(TIMES, 2300), [MeshAction::Close(3)]);
         mesh.closed(3);
         mesh.set_seeds(&[]);

@@ -81,7 +81,7 @@ impl Heartbeat {
         &self.shared.seeds
     }
 
-    /// What was received, and the connections of a mesh.
+    /// Counts of received messages, and of the connections of a mesh.
     pub(crate) fn traffic(&self) -> &HeartbeatTraffic {
         &self.shared.traffic
     }

@@ -1,4 +1,4 @@
-//! Resolves seeds that are names, on a thread of its own, as that may take long.
+//! Resolves seeds that are names, on a separate thread, because that may take long.
 
 use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
 

@@ -362,7 +362,7 @@ impl HeartbeatThread {
             match stream.write(&link.rest) {
                 Ok(size) => _ = link.rest.drain(..size),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    // Nothing of it was sent: a later pulse replaces it.
+                    // No byte of it was sent: a later pulse replaces it.
                     if link.rest.len() == message.len() {
                         link.rest.clear();
                     }

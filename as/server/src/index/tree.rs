@@ -345,7 +345,7 @@ impl Index {
         })
     }
 
-    /// Hints that the element at `handle` will be wanted soon. A handle of any origin does no harm.
+    /// Hints that the element at `handle` will be used soon. A handle of any origin does no harm.
     #[inline]
     pub(crate) fn prefetch_handle(&self, handle: ElementHandle) {
         self.arena.prefetch(handle.0);
@@ -397,7 +397,7 @@ impl Index {
         Ok(self.tree_of(sprig).visit_falling(bound, visits_max, visit))
     }
 
-    /// Hints that the elements of `sprig` will be wanted soon.
+    /// Hints that the elements of `sprig` will be used soon.
     #[inline]
     pub(super) fn prefetch_root(&self, sprig: &Sprig) {
         self.arena.prefetch(sprig.root.load(Relaxed));
@@ -534,7 +534,7 @@ pub(crate) struct WriteGuard<'a> {
 }
 
 impl WriteGuard<'_> {
-    /// What the index says of the record, to change it.
+    /// The record's metadata in the index, to change it.
     #[inline]
     #[expect(unsafe_code, reason = "elements are reached through the arena")]
     pub(crate) fn meta_mut(&mut self) -> &mut RecordMeta {

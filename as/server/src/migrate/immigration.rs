@@ -15,7 +15,7 @@ use crate::transaction::{take_copy, take_removal};
 /// An immigration: the sender and its number for it.
 type Key = (NodeId, u32);
 
-/// What a message says about a record.
+/// The content of a message about a record.
 pub(super) enum Incoming<'a> {
     /// A copy; and, if known, when an earlier record of its digest was removed.
     Record { record: &'a [u8], removed_at: Option<u64> },

@@ -37,7 +37,7 @@ impl Seen {
     }
 }
 
-/// What was found out of a change ahead.
+/// The findings about a change, computed ahead of it.
 pub(crate) struct Ahead {
     seen: Seen,
     prepared: PreparedChange,

@@ -85,7 +85,7 @@ pub(crate) struct ForObservers<'a> {
     pub(crate) old: Option<&'a [u8]>,
     /// Budget of the observers' work before the change; `None` if it is not limited.
     pub(crate) budget: Option<&'a Budget<'a>>,
-    /// What observers have already found out about this change of this version of the record.
+    /// The findings of observers about this change of this version of the record, computed ahead.
     pub(crate) prepared: Option<&'a PreparedChange>,
 }
 
@@ -100,7 +100,7 @@ pub(crate) struct Preparation<'a> {
     pub(crate) change: &'a Change<'a>,
 }
 
-/// What observers found out ahead of a change, in their order.
+/// The findings of the observers ahead of a change, in their order.
 #[derive(Default)]
 pub(crate) struct PreparedChange(SmallVec<[Option<Box<dyn Any>>; 2]>);
 
@@ -117,7 +117,7 @@ pub(crate) struct Transition<'a> {
     pub(crate) handle: ElementHandle,
     pub(crate) change: &'a Change<'a>,
     pub(crate) cause: Cause,
-    /// What the observer found out ahead.
+    /// The findings of the observer, computed ahead.
     pub(crate) prepared: Option<&'a dyn Any>,
     /// Time of the removal, if the record is removed.
     pub(crate) removed_at: u64,

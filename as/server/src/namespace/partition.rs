@@ -113,7 +113,7 @@ fn entry_of(row: &PartitionRow) -> PartitionEntry {
 pub(crate) struct Partitions {
     own_node: u64,
     partitions: Box<[WordOfPartition]>,
-    /// What commits ask of each partition besides, without a lock or a count; `None` if no other node is among its replicas.
+    /// The replicas of each partition for commits, read without lock or count; `None` without other replicas.
     replicas: Box<[ArcSwapOption<PublishedReplicas>]>,
     served: Box<ServedTable>,
     sections: Sections,

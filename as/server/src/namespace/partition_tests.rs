@@ -131,7 +131,7 @@ fn a_node_of_several_answers_for_what_it_has() {
                 (row.working_master, row.replicas) = (0, vec![replica(OTHER, false)]);
                 row.version = version("418540d296e5.0.-s-");
             }
-            // Nobody's.
+            // A partition of no node.
             _ => (row.replicas, row.working_master, row.proxy_destination) = (Vec::new(), 0, 0),
         }
     };

@@ -15,7 +15,7 @@ use crate::metrics::NamespaceCounter;
 use crate::namespace::Namespace;
 use crate::sindex::{NamespaceIndexes, SecondaryIndex};
 
-/// Where a query resumes: after a record, and in an index after this key of it.
+/// The position at which a query resumes: after a record, and in an index after this key of it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct Resume {
     pub(super) digest: Digest,

@@ -15,7 +15,7 @@ use crate::sindex::SecondaryIndex;
 /// Size of a message without fields and operations, with its frame.
 const LAST_MESSAGE_SIZE: usize = 30;
 
-/// How a query ended.
+/// The end of a query.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum End {
     Complete,
@@ -109,7 +109,7 @@ impl End {
     }
 }
 
-/// What a job does.
+/// The work of a job.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum JobKind {
     ShortBasic,

@@ -1,4 +1,4 @@
-//! What a request asks a query to do with the records that it finds: operations, or functions.
+//! The work of a query on the records that it finds: operations, or functions.
 
 use datamodel::Budget;
 use datamodel::exp::Operation as ExpressionOperation;

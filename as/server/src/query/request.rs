@@ -25,7 +25,7 @@ pub(super) const SOCKET_TIMEOUT_DEFAULT_MS: u32 = 10_000;
 /// Longest time of a short query if the request gives none.
 const SHORT_QUERY_TIME: Duration = Duration::from_secs(1);
 
-/// Which records of a namespace a query selects.
+/// The records of a namespace that a query selects.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum SetFilter {
     All,
@@ -59,7 +59,7 @@ pub(super) struct Part {
     pub(super) after: Option<Resume>,
 }
 
-/// What the query does with the records.
+/// The use of the selected records.
 pub(super) enum QueryKind {
     /// The records are sent.
     Basic(Projection),
@@ -90,7 +90,7 @@ pub(crate) struct Query {
     pub(super) parts: Vec<Part>,
     /// Whether the client named the partitions.
     pub(super) has_parts: bool,
-    /// Which of the partitions this node reads.
+    /// Those of the partitions that this node reads.
     pub(super) access: QueryAccess,
     /// The index condition; `None` selects all records.
     pub(super) condition: Option<Condition>,

@@ -109,7 +109,7 @@ impl SecondaryIndex {
         self.is_dropped.load(Acquire)
     }
 
-    /// Whether it was given up while it was filled.
+    /// Whether filling it was abandoned.
     pub(crate) fn has_failed(&self) -> bool {
         self.has_failed.load(Relaxed)
     }

@@ -110,7 +110,7 @@ fn changes_in_place(
         None => namespace.record(before, &mut scratch).map(Some),
     };
     if old.is_some() && read.is_err() {
-        // What was read from its disk is not the record.
+        // The bytes read from its disk are not the record.
         namespace.report_damage(before, &StorageError::Damaged);
     }
     let old = match &read {

@@ -38,7 +38,7 @@ use crate::storage::ReadBuffer;
 
 /// Looks at a record that changes all the time before it is kept from changing while its keys are computed.
 const LOOKS_MAX: u32 = 64;
-/// How often the builder looks whether the server stops.
+/// Interval at which the builder checks whether the server stops.
 const LOOK_PERIOD: Duration = Duration::from_millis(200);
 /// How much less weight builder threads have than service threads, see [`cf::threads::lower_own_priority`].
 const NICENESS: i32 = 10;

@@ -59,7 +59,7 @@ impl SecondaryIndexes {
         SecondaryIndexes { namespaces, jobs, queue, loaded: Mutex::default() }
     }
 
-    /// Has an index filled that nobody would fill otherwise. To add an entry again does nothing.
+    /// Queues an index to be filled that is not queued otherwise. Adding an entry again does nothing.
     pub(super) fn populate_again(&self, job: PopulateJob) {
         // The queue is open as long as this value lives.
         let _ = self.jobs.send(job);

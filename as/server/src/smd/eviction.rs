@@ -1,4 +1,4 @@
-//! Module `evict`: how far each namespace is evicted; the same on all nodes.
+//! Module `evict`: the void-time up to which each namespace is evicted; the same on all nodes.
 
 use std::sync::Arc;
 

@@ -13,7 +13,7 @@ use std::collections::HashMap;
 
 use datamodel::smd::{SmdItem, SmdVersion};
 
-/// Which of two values of one key wins. If one of them is a deletion, the later one wins.
+/// The rule which of two values of one key wins. If one of them is a deletion, the later one wins.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum ConflictRule {
     /// The later one, by timestamp, then generation. Every set is accepted.
@@ -68,7 +68,7 @@ pub(crate) struct Catalog {
 }
 
 impl Catalog {
-    /// A module's items from a file. Of several with one key the latest wins.
+    /// A module's items from a file. The latest of several items with one key wins.
     pub(crate) fn new(rule: ConflictRule, version: SmdVersion, items: Vec<SmdItem>) -> Self {
         let mut catalog = Catalog { rule, version, items: Vec::new(), positions: HashMap::new() };
         for item in items {

@@ -41,7 +41,7 @@ pub(crate) struct TransactionContext {
     pub(crate) duplicates: Duplicates,
     /// Pool threads that hang because a disk does not answer.
     pub(crate) disk_watch: DiskWatch,
-    /// Requests that are passed on to other nodes.
+    /// Requests that are forwarded to other nodes.
     pub(crate) passed_on: PassedOn,
     /// Whether the server stops: transactions that only read end soon.
     is_stopping: AtomicBool,

@@ -22,7 +22,7 @@ pub(crate) fn compile<'a>(request: &Request<'a>, budget: &Budget<'_>) -> Option<
     request.field(field::FILTER_EXPRESSION).map(|bytes| Filter::compile(bytes, budget))
 }
 
-/// A filter's question that the metadata left open: the bins or the key must answer it.
+/// A filter that the metadata did not decide: it needs the bins or the key.
 pub(crate) struct OpenQuestion<'f> {
     filter: &'f Filter<'f>,
     metadata: Metadata<'f>,

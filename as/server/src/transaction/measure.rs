@@ -12,7 +12,7 @@ use crate::metrics::{Latency, ServerLatency, Unit};
 
 /// Transactions that ended since the clock was last read.
 pub(super) struct Tally {
-    /// By namespace and latency.
+    /// Number of transactions by namespace and latency.
     counts: Box<[[u32; Latency::ALL.len()]]>,
     batches: u32,
     is_empty: bool,

@@ -11,7 +11,7 @@ use super::{Call, Failure, Place};
 /// Number of lost attempts before the record is reserved.
 const LOSSES_MAX: u32 = 2;
 
-/// How an attempt to change a record ended.
+/// The outcome of an attempt to change a record.
 pub(super) enum Attempt<T> {
     Committed(T),
     /// Another writer came first, or has reserved the record. Nothing has changed.

@@ -45,7 +45,7 @@ const OVERDUE_THREADS: usize = 4;
 /// How much lower the pool threads' priority is than that of service threads: about a tenth of the share.
 const NICENESS: i32 = 10;
 
-/// How many threads each of the pools for long work has.
+/// Number of threads of each of the pools for long work.
 pub(crate) fn thread_count() -> usize {
     (cf::threads::cpu_count() * THREADS_PER_PROCESSOR).max(THREADS_MIN)
 }
@@ -119,7 +119,7 @@ impl Pool {
 }
 
 impl TransactionContext {
-    /// Has a pool thread carry out `request`, after those of its group that came before.
+    /// Queues `request` for a pool thread, after earlier requests of its group.
     pub(crate) fn submit_to_pool(&self, request: OwnedRequest) {
         let module = match Request::parse(&request.body).map(|parsed| parsed.field(field::UDF_FILE)) {
             Ok(Some(module)) => module.to_vec(),
@@ -274,7 +274,7 @@ impl TransactionContext {
         Instant::now() < deadline && !(only_reads && self.is_unheard(sink))
     }
 
-    /// Whether the results of reads for `sink` reach nobody.
+    /// Whether there is no client for the results of reads for `sink`.
     pub(super) fn is_unheard(&self, sink: &dyn ReplySink) -> bool {
         self.is_stopping() || sink.is_closed()
     }

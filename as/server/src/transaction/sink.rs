@@ -44,7 +44,7 @@ impl StalledSenders {
 pub(crate) struct Stalled<'a>(&'a StalledSenders);
 
 impl Stalled<'_> {
-    /// Whether this thread is the one to give up, among those that may.
+    /// Whether this thread is the one that must give up, among those that may.
     pub(crate) fn must_give_up(&self) -> bool {
         self.0.wanted.swap(0, Relaxed) != 0
     }
@@ -73,7 +73,7 @@ pub(crate) trait ReplySink: Send + Sync {
     /// Sends whole frames without waiting; they are dropped if the client is gone or was given up.
     fn post(&self, frames: Vec<u8>);
 
-    /// Whether too much waits for the client to read.
+    /// Whether too many bytes are unread by the client.
     fn is_behind(&self) -> bool {
         false
     }

@@ -1,4 +1,4 @@
-//! How far a request got on a service thread, and its next step.
+//! The progress of a request on a service thread, and its next step.
 
 use std::sync::Arc;
 

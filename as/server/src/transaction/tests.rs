@@ -55,7 +55,7 @@ fn body(info1: u8, info2: u8, ops: &[(u8, u8, &[u8], &[u8])]) -> Vec<u8> {
         body.extend(*name);
         body.extend(*value);
     }
-    // A minute.
+    // The timeout of a request: a minute.
     body[14..18].copy_from_slice(&60_000u32.to_be_bytes());
     body
 }
@@ -524,7 +524,7 @@ fn what_was_resolved_before_a_rebalance_is_asked_for_again_after_it() {
     assert_eq!(on_service_thread(&context, &mut executor, &increment()), (0, false));
     let key = RecordKey { namespace: 0, digest: Digest([7; 20]) };
     for round in 1..=3 {
-        // The cluster thread shows the partitions first, and tells everything else later: writes come in between.
+        // The cluster thread publishes the partitions first and the rest later; writes may come in between.
         rebalance(&context);
         let waiting = increment();
         let request = Request::parse(&waiting).expect("it is whole");

@@ -172,7 +172,7 @@ fn attempt(
     let EndedCall { output, record: state, was_late } =
         call.context.functions.call(function, state, deadline, lease);
     if was_late && matches!(call.place, Place::Service) {
-        // It was not short after all.
+        // The function turned out not to be short.
         return Ok(Attempt::Committed(Done::Waits(Wait::Pool)));
     }
     let output = match output {

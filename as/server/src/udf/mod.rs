@@ -80,18 +80,18 @@ pub(crate) struct Lease<'a> {
     version: u64,
     /// Present until this is dropped.
     interpreter: Option<MovableInterpreter>,
-    /// How the call ended, if there was one.
+    /// The end of the call, if there was one.
     end: Option<CallEnd>,
 }
 
-/// How a call ended.
+/// The end of a call.
 #[derive(Clone, Copy)]
 enum CallEnd {
-    /// By itself, after this time.
+    /// The call ended by itself, after this time.
     After(Duration),
-    /// It was cut off, and had so little time that this says nothing.
+    /// It was cut off, and had too little time to judge its module.
     CutShort,
-    /// It was cut off, and had time enough.
+    /// It was cut off, although it had enough time.
     Late,
 }
 
@@ -309,7 +309,7 @@ impl Functions {
 
     fn give_back(&self, module: &str, version: u64, interpreter: MovableInterpreter, end: Option<CallEnd>) {
         let is_reusable = self.is_caching && interpreter.get().is_reusable();
-        // What is not kept is dropped without the lock.
+        // Interpreters that are not kept are dropped without the lock.
         let mut interpreter = Some(interpreter);
         self.with_idle(module, version, |idle| {
             end.into_iter().for_each(|end| idle.note(end));
@@ -319,7 +319,7 @@ impl Functions {
         });
     }
 
-    /// Changes what is known of `module`, unless the modules have changed since `version`.
+    /// Changes the state of `module`, unless the modules have changed since `version`.
     fn with_idle(&self, module: &str, version: u64, change: impl FnOnce(&mut Idle)) {
         if version != self.modules.version() {
             return;

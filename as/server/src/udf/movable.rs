@@ -1,4 +1,4 @@
-//! An interpreter as a whole, which moves between threads: from the one that gives it back to the one that leases it next.
+//! An interpreter as a whole: it moves from the thread that returns it to the thread that leases it next.
 
 use super::interpreter::Interpreter;
 

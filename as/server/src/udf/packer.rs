@@ -25,7 +25,7 @@ mod flags {
 /// The purpose of packing a value.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Purpose {
-    /// To be stored: lists and maps keep their order and their index.
+    /// For storing: lists and maps keep their order and their index.
     Bin,
     /// For the client or another node: lists have no flags there, as in the C server.
     Result,
@@ -43,7 +43,7 @@ impl From<ValueError> for ParticleError {
     }
 }
 
-/// # The way out
+/// # Values of Lua to packed values
 impl Converter<'_> {
     /// A function's result for a client. A value without a form there is null.
     pub(super) fn output(&self, value: &Value) -> Result<Output, ValueError> {

@@ -28,7 +28,7 @@ const MEMORY_SHARE: u64 = 8;
 /// This many stream functions may run at a time even with little memory.
 const COUNT_MIN: u64 = 4;
 const COUNT_MAX: u64 = 256;
-/// How often a function that waits for a place looks for a waiting function, and checks whether it is still wanted.
+/// Interval at which a function without a place searches for a free one, and checks whether it is still wanted.
 const LOOK_PERIOD: Duration = Duration::from_millis(50);
 /// How long a function that keeps its place may wait for its client while others wait for a place.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -129,7 +129,7 @@ impl PlacesState {
 }
 
 impl Places {
-    /// As many places as the memory of this machine allows.
+    /// The number of places follows from the memory of this machine.
     pub(super) fn of_machine() -> Self {
         let of_each = TOTAL_MEMORY_MAX as u64;
         Places::new((Memory::now().total / MEMORY_SHARE / of_each).clamp(COUNT_MIN, COUNT_MAX))

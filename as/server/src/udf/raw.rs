@@ -85,7 +85,7 @@ pub(super) fn install(lua: &Lua, watch: &Rc<Watch>, session: &Rc<Session>) -> ml
     assert!(lua.app_data_ref::<RegistryValues>().is_none(), "an interpreter is watched once");
     let values = RegistryValues { watch: Rc::clone(watch), session: Rc::clone(session) };
     let (watch, session) = (Rc::as_ptr(&values.watch), Rc::as_ptr(&values.session));
-    // Nobody else can take it away: the type is known here only.
+    // No other code can remove it: only this file knows the type.
     lua.set_app_data(values);
     // SAFETY: `exec_raw` gives a state with room for a few values and catches errors. Watch and session live as long as the
     // interpreter, which owns a part in both.
@@ -321,7 +321,7 @@ pub(super) enum Ended<'a> {
 pub(super) struct Entry {
     /// The main thread of the interpreter, which is there as long as that.
     state: *mut ffi::lua_State,
-    /// Has the interpreter live as long as this.
+    /// Keeps the interpreter alive as long as this.
     _lua: Lua,
 }
 

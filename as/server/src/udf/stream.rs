@@ -16,7 +16,7 @@ use super::{Failure, FunctionCall, Functions};
 /// How long a function may take between two of its records or values.
 const STEP_TIME_MAX: Duration = Duration::from_secs(10);
 
-/// The stream is closed: nobody wants its values any more.
+/// The stream is closed: its values are no longer wanted.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct StreamClosed;
 

@@ -229,7 +229,7 @@ impl Converter<'_> {
         Ok(self.makers.bytes.call(self.lua.create_userdata(buffer)?)?)
     }
 
-    /// The text of a value for people.
+    /// The text of a value in messages.
     pub(super) fn text(&self, value: &Value) -> Result<Vec<u8>, ValueError> {
         let mut writer = TextWriter { converter: self, out: Vec::new(), elements: 0 };
         writer.put(value, 0)?;
@@ -449,7 +449,7 @@ impl TextWriter<'_, '_> {
     }
 }
 
-/// As C's `%.16g`.
+/// The number in the format `%.16g` of C.
 fn format_double(value: f64) -> String {
     if value.is_nan() {
         return if value.is_sign_negative() { "-nan" } else { "nan" }.to_owned();

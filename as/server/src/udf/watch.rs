@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 #[derive(Default)]
 pub(super) struct Watch {
     deadline: Cell<Option<Instant>>,
-    /// Returns whether nobody waits for the function any more.
+    /// Returns whether the function is no longer wanted.
     is_unwanted: RefCell<Option<Box<dyn Fn() -> bool>>>,
     has_expired: Cell<bool>,
     /// Last call of [`is_slow`](Self::is_slow).

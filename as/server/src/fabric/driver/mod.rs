@@ -91,7 +91,7 @@ pub(crate) struct Driver {
     metadata: MetadataInbox,
     /// Partitions whose new state is not published yet.
     changed: BTreeSet<MemberPartition>,
-    /// Those of them whose records are removed after publication.
+    /// Those partitions of `changed` whose records are removed after publication.
     dropped: Vec<MemberPartition>,
     /// Those of them that are published only after the records of an earlier life are removed.
     delayed: BTreeSet<MemberPartition>,

@@ -58,7 +58,7 @@ impl Evictable {
     }
 }
 
-/// Where eviction cuts.
+/// The limit of an eviction.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Cut {
     /// No record can be evicted.
@@ -146,7 +146,7 @@ pub(super) fn find_void_time(namespace: &Namespace, now_seconds: u32) -> Option<
 }
 
 impl Namespace {
-    /// After a load: evicts again what was evicted before the server stopped, as copies of it are still on disk.
+    /// After a load: evicts again the records evicted before the server stopped: their copies are still on disk.
     pub(crate) fn evict_again_after_load(&self) {
         let evict_before = self.eviction.void_time();
         if evict_before == 0 {

@@ -1,4 +1,4 @@
-//! Which eviction was ordered and which was done: the part of eviction that the rest of the server sees.
+//! The ordered eviction and the last one done: the part of eviction that the rest of the server sees.
 
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, Ordering::Relaxed};
 

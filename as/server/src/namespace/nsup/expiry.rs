@@ -14,7 +14,7 @@ use crate::namespace::Namespace;
 use crate::namespace::commit::Cause;
 use crate::storage::ReadBuffer;
 
-/// Which records a sweep removes.
+/// The records that a sweep removes.
 pub(super) struct SweepCriteria<'a> {
     /// Records whose void-time is before this moment have expired.
     pub(super) now_seconds: u32,
@@ -42,7 +42,7 @@ impl SweepCriteria<'_> {
     }
 }
 
-/// How many records a sweep removed.
+/// Number of records that a sweep removed.
 #[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
 pub(super) struct Removed {
     pub(super) expired: u64,

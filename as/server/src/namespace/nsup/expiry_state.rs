@@ -12,7 +12,7 @@ use crate::index::{PARTITION_COUNT, PartitionId};
 
 /// The void-times of one partition. Earliest and latest are those of the last pass.
 struct PartitionExpiry {
-    /// A void-time came or went since that pass.
+    /// Whether a void-time was added or removed since that pass.
     dirty: AtomicBool,
     /// `u32::MAX` when nothing expires.
     earliest: AtomicU32,

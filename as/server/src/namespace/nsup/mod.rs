@@ -44,7 +44,7 @@ const GIVE_BACK_PERIOD: Duration = Duration::from_secs(5);
 const GIVE_BACK_BYTES: usize = 256 << 20;
 const TOO_MUCH_DELETED_PCT: f64 = 1.0;
 
-/// Makes all nodes evict what expires before a void-time, or forget how far they evicted. Returns whether they agreed.
+/// Makes all nodes evict records that expire before a void-time, or clear that time. Returns whether they agreed.
 pub(crate) type AgreeEviction<'a> = &'a dyn Fn(Option<u32>) -> bool;
 
 /// Body of the supervisor thread of a namespace; ends once `stopping` is set and the thread is unparked. An eviction
@@ -101,7 +101,7 @@ fn run(namespace: &Namespace, now_seconds: u32, agree: AgreeEviction<'_>) {
     }
 }
 
-/// Evicts what was ordered; returns whether there was anything to do.
+/// Carries out an ordered eviction; returns whether there was one.
 fn evict_if_ordered(namespace: &Namespace, now_seconds: u32) -> bool {
     let Some(void_time) = namespace.eviction.open_order() else { return false };
     if void_time < now_seconds {

@@ -1,4 +1,4 @@
-//! Runs of nsup over a namespace in memory: which records go, which stay, and what is logged.
+//! Runs of nsup over a namespace in memory: the removed records, the kept ones, and the log lines.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::*};

@@ -102,7 +102,7 @@ pub(super) struct PublishedReplicas {
 }
 
 impl PublishedReplicas {
-    /// Those of `row`, if others than node `own` are among them.
+    /// The replicas of `row`, if nodes other than `own` are among them.
     pub(super) fn of(row: &PartitionRow, own: u64) -> Option<Arc<Self>> {
         let nodes: Box<[u64]> = row.replicas.iter().map(|replica| replica.node).collect();
         let has_others = nodes.iter().any(|node| *node != own);

@@ -21,14 +21,14 @@ pub(crate) enum RecordAccess {
     Write,
 }
 
-/// Which partitions a query reads on this node.
+/// The partitions that a query reads on this node.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum QueryAccess {
     /// Those that this node is the working master of: each partition is read on one node of the cluster.
     Master,
-    /// Those of which it has all records.
+    /// Partitions of which this node has all records.
     Full,
-    /// Those of which it has all records, or some.
+    /// Partitions of which this node has all records, or some.
     Relaxed,
 }
 

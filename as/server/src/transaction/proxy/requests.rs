@@ -35,7 +35,7 @@ const REDIRECTS_MAX: u32 = 3;
 enum Whereabouts {
     /// Sent to this node, which has not answered.
     At(NodeId),
-    /// At this node: nobody has begun to carry it out.
+    /// At this node: no thread has begun to carry it out.
     Here,
 }
 
@@ -49,7 +49,7 @@ struct Entry {
     deadline: Instant,
 }
 
-/// Requests that were passed on.
+/// Requests that were forwarded.
 pub(crate) struct PassedOn {
     shards: [Mutex<HashMap<u32, Entry>>; SHARD_COUNT],
     count: AtomicUsize,
@@ -86,7 +86,7 @@ impl PassedOn {
         &self.shards[id as usize % SHARD_COUNT]
     }
 
-    /// Passes a request on to `node`.
+    /// Forwards a request to `node`.
     pub(in crate::transaction) fn pass_on(
         &self,
         context: &TransactionContext,

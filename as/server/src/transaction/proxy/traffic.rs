@@ -125,7 +125,7 @@ fn refusal(result: ResultCode) -> Vec<u8> {
     reply
 }
 
-/// The node that passed a request on; the reply goes to it.
+/// The node that forwarded a request; the reply goes to it.
 struct Asker {
     fabric: Arc<Fabric>,
     node: NodeId,

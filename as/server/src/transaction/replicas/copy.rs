@@ -1,4 +1,4 @@
-//! Copies of records from other nodes: which of two copies wins, and how a copy is stored.
+//! Copies of records from other nodes: the choice between two copies, and the storing of a copy.
 
 use cf::Digest;
 use cf::clock::StoredMillis;
@@ -226,7 +226,7 @@ struct Copy<'c, 'r> {
     meta: RecordMeta,
     /// Its flat form as it is stored here.
     flat: FlatBuffer,
-    /// What that says of tombstones, once it is made.
+    /// The flat form's marks about tombstones, once it is made.
     leaves_tombstone: Option<bool>,
 }
 
@@ -256,7 +256,7 @@ impl Copy<'_, '_> {
         self.flat.encode(&own, (bins, own.size(bins)), settings.as_ref(), figures);
     }
 
-    /// The change that it is.
+    /// The change that stores this copy.
     fn change(&self) -> Change<'_> {
         let (flat, packed) = (self.flat.plain(), self.flat.packed());
         let version = NewVersion { flat, packed, meta: self.meta, key_stored: self.record.key.is_some() };

@@ -30,7 +30,7 @@ use crate::transaction::{OwnedRequest, TransactionContext};
 
 /// Pause before a replica that could not store a write is asked again.
 const FAILED_PAUSE: Duration = Duration::from_millis(50);
-/// How long a reply may still come to wait for a write that ended late.
+/// Time after the late end of a write in which a reply may still begin to wait for it.
 const LATE_KEPT: Duration = Duration::from_secs(60);
 /// Most writes that are listed one by one.
 const DESCRIBED_MAX: usize = 100;
@@ -323,7 +323,7 @@ impl ReplicaWrites {
         Some(self.end(&mut writes, key, write, false))
     }
 
-    /// Sends again what is due, or everything if the cluster has changed, and ends late writes.
+    /// Sends due messages again, or all messages if the cluster has changed, and ends late writes.
     pub(super) fn resend(self: &Arc<Self>, namespaces: &[Arc<Namespace>], all: bool) -> Vec<Ended> {
         let (Some(links), now) = (self.0.links(), Instant::now()) else { return Vec::new() };
         let mut ended = Vec::new();

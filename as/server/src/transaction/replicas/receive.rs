@@ -26,7 +26,7 @@ use crate::transaction::TransactionContext;
 use crate::transaction::pending::REFUSED_PAUSE;
 use crate::transaction::wait::RecordKey;
 
-/// How often the resend thread checks whether anything is on its way.
+/// Interval at which the resend thread checks whether any message is unanswered.
 const IDLE_PAUSE: Duration = Duration::from_millis(20);
 /// Answer of a node that is no replica, or does not know the sender's cluster yet.
 const REFUSED: u32 = ResultCode::ClusterKeyMismatch as u32;
@@ -77,7 +77,7 @@ impl ReplicaTraffic {
     /// # Errors
     /// None; it ends once `is_stopping` is set.
     pub(crate) fn run_resend(&self, is_stopping: &AtomicBool) -> io::Result<()> {
-        // The first look takes the cluster for changed: after a panic nobody knows.
+        // The first check assumes that the cluster has changed, because that is unknown after a panic.
         let mut generation = None;
         while !is_stopping.load(Acquire) {
             cf::fault_point!("replica-resend");
