@@ -1,8 +1,8 @@
 # make            the server and its tools, optimised, in target/release
-# make run        a server to try things with, in the foreground
+# make run        a server for trials, in the foreground
 # make cluster    a cluster of three such servers on this machine, in the foreground
-# make test       everything that is tested; does its own set-up
-# make check      the quick half of it: format, lints, house rules
+# make test       all tests, including their set-up
+# make check      the quick tests: format, lints, house rules
 # make bench      measures a running server: HOST=… PORT=…; TABLES=… for some of: load latency neighbour query protection
 # make simulate   the cluster under faults, SEEDS runs from FIRST on; SEED=… repeats one and prints what happens
 # make soak       kill -9, power failures and damage, round after round for SOAK_SECONDS
@@ -51,7 +51,7 @@ LOGS := $(TARGET)/test-logs
 VENV := $(TARGET)/venv
 BESIDE_SERVER := $(TARGET)/$(PROFILE)/with_server
 
-# What `build_sha` and its like of the info protocol answer.
+# The answers of the info commands `build_sha`, `build_time` and so on.
 .PHONY: all build
 all build: export FERROSPIKE_BUILD_SHA ?= $(or $(shell git rev-parse HEAD 2>/dev/null),unknown)
 all build: export FERROSPIKE_BUILD_TIME ?= $(or $(shell TZ=UTC git log -1 --date=format-local:'%a %b %e %H:%M:%S UTC %Y' --format=%cd 2>/dev/null),unknown)
@@ -71,7 +71,7 @@ cluster: build
 check: format lint
 	$(CARGO) test --profile $(PROFILE) --package ferrospike-tests --test tidy
 
-# The client suite, the fuzz targets and the models are workspaces of their own, which `--all` does not reach.
+# The client suite, the fuzz targets and the models are separate workspaces, which `--all` does not include.
 .PHONY: format lint checked
 format:
 	$(CARGO) fmt --all --check
@@ -80,13 +80,13 @@ format:
 	$(CARGO) fmt --manifest-path tests/loom/Cargo.toml --check
 lint:
 	$(CARGO) clippy --profile $(PROFILE) --workspace --all-targets -- -D warnings
-# The second build is the one that the black-box tests bring up to date: made here, it does not count as a test's time.
+# The black-box tests update the second build; building it here keeps the time out of the tests' time limits.
 checked:
 	$(CARGO) build --profile $(PROFILE) --workspace --all-targets
 	$(CARGO) build --profile $(PROFILE) --package asd --package ferrospike-tools --bins
 
-# Without the parts there is nothing to run. Every suite runs whatever came of the one before; `make test` fails if one of
-# them did.
+# If a part fails, no suite runs. A suite runs even if the previous one failed; `make test` fails if any of them
+# failed.
 PARTS := format lint checked
 SUITES := rust-tests doc-tests loom miri python-client rust-client fuzz-targets
 .PHONY: test
@@ -106,7 +106,7 @@ test: $(VENV)/ready
 	    { grep -hE '$(COUNTS)' $(LOGS)/$$suite || echo "no count"; } | sed "s/^ */$$suite: /"; \
 	done; \
 	if [ -n "$$failed" ]; then echo "FAILED:$$failed"; exit 1; fi; echo "all passed"
-# The closing lines of nextest, cargo test, pytest, the replays and the check of the fuzz targets; what was not run.
+# Matches the closing lines of nextest, cargo test, pytest, the replays and the check of the fuzz targets, and skipped suites.
 COUNTS := tests run:|^test result: .* ([1-9][0-9]* passed|[1-9][0-9]* failed)|[0-9]+ passed.* in |answers agree|fuzz targets|kept fuzz inputs|^SKIPPED 
 
 .PHONY: $(SUITES:%=suite-%)
@@ -118,10 +118,10 @@ suite-rust-tests:
 	fi
 suite-doc-tests:
 	@$(CARGO) test --profile $(PROFILE) --workspace --doc
-# The lock-free parts of the server, through all orders of their steps.
+# loom runs the lock-free parts of the server through all orders of their steps.
 suite-loom:
 	@RUSTFLAGS="--cfg loom" $(CARGO) test --lib --release --manifest-path tests/loom/Cargo.toml --target-dir $(TARGET)/loom
-# What memory unsafe code touches, by an interpreter that a nightly compiler may have as a component.
+# Miri checks the memory accesses of unsafe code; it is an optional component of a nightly compiler.
 MIRI := $(CARGO) +nightly miri
 suite-miri:
 	@if $(MIRI) --version >/dev/null 2>&1; then \
@@ -133,7 +133,8 @@ suite-miri:
 	fi
 PYTHON_ALLOWS = --allow "invalid ttl" --allow "no-such-command" --allow "bad filter" --allow "bad batch" --allow "aggregation of query"
 PYTEST = $(VENV)/bin/python -m pytest --quiet -p no:cacheprovider -W ignore::DeprecationWarning tests/python
-# Twice: as it is, and as a user with a password, over TLS, with compressed messages; the calls for users and roles then too.
+# The suite runs twice: plain, and as a user with a password over TLS with compressed messages. The second run includes the
+# calls for users and roles.
 suite-python-client:
 	@$(BESIDE_SERVER) $(PYTHON_ALLOWS) -- $(PYTEST)
 	@$(BESIDE_SERVER) --secured $(PYTHON_ALLOWS) --allow "TLS handshake with" -- $(PYTEST)
@@ -143,7 +144,7 @@ suite-fuzz-targets:
 	@$(CARGO) check --manifest-path fuzz/Cargo.toml --target-dir $(TARGET)/fuzz-check
 	@echo "$(words $(FUZZ_TARGETS)) fuzz targets compile; make fuzz runs them"
 
-# The official Python client, kept apart from what is installed on the machine.
+# The official Python client in a virtual environment, separate from the packages of the machine.
 $(VENV)/ready: tests/python/requirements.txt
 	$(PYTHON) -m venv $(VENV)
 	$(VENV)/bin/pip install --quiet --disable-pip-version-check --requirement $<
@@ -167,7 +168,7 @@ bench:
 	@$(CARGO) build --release --package asd --package ferrospike-tools
 	@$(foreach table,$(TABLES),$(TARGET)/release/asd-bench $(BENCH_OF_$(table)); echo;)
 
-# Runs of the cluster's simulator beyond those of `make test`.
+# More runs of the cluster's simulator than `make test` does.
 SEEDS ?= 20000
 FIRST ?= 1
 SEED ?=
@@ -180,8 +181,8 @@ endif
 simulate:
 	@$(CARGO) test --profile $(PROFILE) --package cluster --test sim -- --nocapture
 
-# Rounds of what `make test` has a few of: the server is killed under load, power fails on a medium that writes back when it
-# likes, bytes of the file are damaged. Each round has another seed, which is named when one fails.
+# More rounds of the tests that `make test` runs a few times: the server is killed under load, power fails on a device that
+# writes back in any order, bytes of the file are damaged. Each round has another seed; a failure names its seed.
 SOAK_SECONDS ?= 3600
 SOAK_SEED ?= 1
 .PHONY: soak
@@ -195,8 +196,8 @@ soak: checked
 	        --test query_checker --test metadata_crash; \
 	done; echo "$$round rounds of kill -9, power failures and damage held"
 
-# New inputs are gathered in target/fuzz; what is kept for good is in fuzz/corpus, and small.
-# No sanitizer: what they find is beyond safe code, and they need an unstable compiler.
+# New inputs are collected in target/fuzz; the permanent ones are in fuzz/corpus, which stays small.
+# No sanitizer is used: safe code cannot have the errors that sanitizers find, and they need an unstable compiler.
 .PHONY: fuzz
 fuzz:
 	@export PATH="$$PATH:$(abspath $(TARGET))/tools/bin"; \
@@ -209,7 +210,7 @@ fuzz:
 	        -max_total_time=$(FUZZ_SECONDS) -timeout=15 -rss_limit_mb=8192 -print_final_stats=1; \
 	done
 
-# Programs that somebody else has built are taken as they are.
+# With BINARIES set, the programs in that folder are used and nothing is built.
 ifdef BINARIES
 install deb rpm test-image:
 else
@@ -219,7 +220,7 @@ endif
 PACKAGES := $(TARGET)/packages
 PACKAGE_VERSION := $(shell sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml | head -n 1)
 
-# What the server runs with (its user, its folders) is made where the installation is for this very machine.
+# The server's user and folders are created only if the installation is for this machine.
 .PHONY: install
 install: export BINARIES := $(BINARIES)
 install: export PREFIX := $(PREFIX)

@@ -125,7 +125,7 @@ def test_batches_are_filtered_by_one_filter_or_by_row(client, key):
     assert [row.result for row in rows] == [0, 27, 27, 0, 0, 27]
     assert [client.exists(each)[1] is not None for each in keys[7:]] == [True, True, False]
     assert client.get(keys[2])[2] == {"n": 102}
-    # More than the thread that reads it carries out by itself.
+    # The batch is too large for the thread that reads it to carry out alone.
     many = (keys * 60)[:600]
     answer = client.batch_read(many, policy=filtered(exp.LT(exp.IntBin("n"), 2)))
     passed = sum(record.result == 0 for record in answer.batch_records)
@@ -160,7 +160,7 @@ def test_queries_are_filtered(client):
     assert [record[2]["n"] for record in scanned] == [3]
     with pytest.raises(exception.InvalidRequest):
         found(exp.Add(1, 2))
-    # Records that are kept back do not count as found.
+    # Records that the filter excludes do not count as found.
     query = client.query("test", set_name)
     query.max_records = 5
     assert len(query.results(filtered(exp.GE(exp.IntBin("n"), 40)))) == 5
