@@ -157,7 +157,7 @@ pub(super) fn check_single(
 ///
 /// # Errors
 /// As [`logged_in`] and [`check_single`].
-#[inline]
+#[inline(always)]
 pub(super) fn check_row(
     standing: Option<&Standing>,
     request: &Request<'_>,

@@ -38,6 +38,7 @@ impl<'a> RowFilters<'a> {
     }
 
     /// The filter for `row`, compiled if necessary. It is not valid if the budget is exhausted.
+    #[inline]
     fn of(&mut self, row: &Row<'a>, budget: &Budget<'_>) -> Option<&CompiledFilter<'_>> {
         let Some(bytes) = row.request.field(field::FILTER_EXPRESSION) else { return self.parent };
         // Rows that repeat parameters refer to the very same bytes.
@@ -134,16 +135,19 @@ impl TransactionContext {
     /// batch.
     fn read_window<'a, 'c>(&'c self, rows: &mut Rows<'a>, left: u32, window: &mut Window<'a, 'c>) -> bool {
         window.clear();
+        let mut last: Option<(&[u8], &Namespace)> = None;
         while window.len() < PREPARED_REQUESTS.min(left as usize) {
             let before = rows.position();
             let Ok(row) = rows.read() else { return false };
-            // Rows seldom change their namespace.
             let name = row.request.namespace.unwrap_or_default();
-            let known =
-                window.last().map(|last| last.namespace).filter(|last| last.name().as_bytes() == name);
-            let Some(namespace) = known.or_else(|| self.namespace_of(&row.request).map(|found| &**found))
-            else {
-                return false;
+            let namespace = match last {
+                // Rows that repeat parameters refer to the very same bytes.
+                Some((known, namespace)) if std::ptr::eq(known, name) => namespace,
+                _ => {
+                    let Some(namespace) = self.namespace_of(&row.request) else { return false };
+                    last = Some((name, namespace));
+                    namespace
+                }
             };
             window.push(PlacedRow { row, namespace, before, behind: rows.position() });
         }

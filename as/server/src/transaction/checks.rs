@@ -90,6 +90,7 @@ impl Call<'_> {
 
     /// Applies the filter, if there is one, to a record that has not been read. Returns the question that only the
     /// record itself can answer.
+    #[inline]
     pub(super) fn check_filter(&self, record: &RecordMeta) -> Result<Option<OpenQuestion<'_>>, ResultCode> {
         match self.filter {
             None => Ok(None),
