@@ -28,6 +28,7 @@ const CIRCLES: &[(&[&str], &str)] = &[
             "as/server/src/namespace/ahead",
             "as/server/src/namespace/commit",
             "as/server/src/namespace/load_figures",
+            "as/server/src/namespace/load_observer",
             "as/server/src/namespace/opening",
             "as/server/src/namespace/partition",
             "as/server/src/namespace/set_index",

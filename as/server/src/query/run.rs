@@ -8,23 +8,16 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::*};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
-use datamodel::Budget;
 use parking_lot::{Condvar, Mutex};
 use proto::reply::{self, ReplyHeader};
 
 use super::condition::Condition;
 use super::job::{End, Job};
 use super::pace::Pace;
-use super::request::{Part, Query, QueryKind};
-use super::walker::Walker;
+use super::request::{Part, Query};
 use crate::security::Permit;
 use crate::transaction::{ReplySink, StalledSenders, TransactionContext};
 use crate::udf::Functions;
-
-/// Longest try of a query on the service thread of its client.
-const INLINE_TIME_MAX: Duration = Duration::from_millis(1);
-/// Steps, of about a nanosecond each, between two checks whether the query must end.
-const PORTION_STEPS: u64 = 1_000_000;
 
 /// A running query, shared by its threads.
 pub(super) struct QueryRun {
@@ -83,29 +76,6 @@ impl QueryRun {
         }
     }
 
-    /// Tries to carry the query out on the service thread of its client, for at most [`INLINE_TIME_MAX`], into one
-    /// frame. Returns the query, with nothing done, if that is not enough.
-    pub(super) fn answer_inline(mut self) -> Result<Vec<u8>, Box<Query>> {
-        self.inline_until = Some(self.started + INLINE_TIME_MAX);
-        let run = Arc::new(self);
-        let answer = {
-            let may_go_on = || run.reason_to_end().is_none();
-            let budget = Budget::with_refill(PORTION_STEPS, &may_go_on);
-            let mut walker = Walker::new(&run, &budget);
-            let is_done = walker.walk().is_ok() && walker.unsettled.is_empty();
-            walker.note_sent();
-            is_done.then(|| walker.take_frame())
-        };
-        match (answer, Arc::try_unwrap(run)) {
-            (Some(mut answer), _) => {
-                answer.extend(last_reply(End::Complete));
-                Ok(answer)
-            }
-            (None, Ok(run)) => Err(Box::new(run.query)),
-            (None, Err(_)) => unreachable!("the walker is gone"),
-        }
-    }
-
     /// Counts a further thread, besides the one that the query begins with; `false` if the query has ended.
     pub(super) fn join_in(&self) -> bool {
         let more = |count: usize| (count > 0).then_some(count + 1);
@@ -114,33 +84,6 @@ impl QueryRun {
             self.job.active_threads.fetch_add(1, Relaxed);
         }
         is_joined
-    }
-
-    /// The work of one thread. Returns how the query ended, if this was the last thread.
-    pub(super) fn run_thread(self: &Arc<Self>) -> Option<End> {
-        // The first reason is kept, as the budget that it ended does not come back.
-        let may_go_on = || match self.reason_to_end() {
-            Some(end) => {
-                self.end_with(end);
-                false
-            }
-            None => true,
-        };
-        let budget = Budget::with_refill(PORTION_STEPS, &may_go_on);
-        let mut walker = Walker::new(self, &budget);
-        let mut walked = walker.walk();
-        if walked.is_ok() {
-            // The rate applies to the last records too.
-            walked = walker.keep_last_pace();
-        } else if matches!(self.query.kind, QueryKind::Aggregation(_)) {
-            // Values that a function has yielded, and the error of a failed one, are sent. The first end counts.
-            let _ = walker.send();
-        }
-        if let Err(end) = walked {
-            self.end_with(end);
-        }
-        walker.note_sent();
-        self.leave()
     }
 
     /// Notes why the query ends early; the first reason counts.

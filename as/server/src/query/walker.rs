@@ -25,13 +25,17 @@ use super::job::End;
 use super::pace::Turns;
 use super::request::{Part, Projection, Query, QueryKind, SetFilter};
 use super::row::{self, CopiedRecord, FoundEntry, VisitedRecord};
-use super::run::QueryRun;
+use super::run::{QueryRun, last_reply};
 use super::walked::{Stop, WalkedPartition};
 use crate::config::Engine;
 use crate::index::{Element, Location, ReadGuard, SeenRecord};
 use crate::storage::{DiskCaller, ReadBuffer};
 use crate::transaction::filter;
 
+/// Longest try of a query on the service thread of its client.
+const INLINE_TIME_MAX: Duration = Duration::from_millis(1);
+/// Steps, of about a nanosecond each, between two checks whether the query must end.
+const PORTION_STEPS: u64 = 1_000_000;
 /// Replies are sent when they reach this size.
 const CHUNK_SIZE: usize = 128 << 10;
 /// Steps that a filter and the rest of a visit may take under the lock of a record; longer work uses a copy.
@@ -40,6 +44,58 @@ const LOCKED_STEPS: u64 = 50_000;
 const DISK_PERIOD: Duration = Duration::from_millis(20);
 /// How long it does so if other queries need the thread.
 const DISK_PATIENCE: Duration = Duration::from_secs(10);
+
+impl QueryRun {
+    /// Tries to carry the query out on the service thread of its client, for at most [`INLINE_TIME_MAX`], into one
+    /// frame. Returns the query, with nothing done, if that is not enough.
+    pub(super) fn answer_inline(mut self) -> Result<Vec<u8>, Box<Query>> {
+        self.inline_until = Some(self.started + INLINE_TIME_MAX);
+        let run = Arc::new(self);
+        let answer = {
+            let may_go_on = || run.reason_to_end().is_none();
+            let budget = Budget::with_refill(PORTION_STEPS, &may_go_on);
+            let mut walker = Walker::new(&run, &budget);
+            let is_done = walker.walk().is_ok() && walker.unsettled.is_empty();
+            walker.note_sent();
+            is_done.then(|| walker.take_frame())
+        };
+        match (answer, Arc::try_unwrap(run)) {
+            (Some(mut answer), _) => {
+                answer.extend(last_reply(End::Complete));
+                Ok(answer)
+            }
+            (None, Ok(run)) => Err(Box::new(run.query)),
+            (None, Err(_)) => unreachable!("the walker is gone"),
+        }
+    }
+
+    /// The work of one thread. Returns how the query ended, if this was the last thread.
+    pub(super) fn run_thread(self: &Arc<Self>) -> Option<End> {
+        // The first reason is kept, as the budget that it ended does not come back.
+        let may_go_on = || match self.reason_to_end() {
+            Some(end) => {
+                self.end_with(end);
+                false
+            }
+            None => true,
+        };
+        let budget = Budget::with_refill(PORTION_STEPS, &may_go_on);
+        let mut walker = Walker::new(self, &budget);
+        let mut walked = walker.walk();
+        if walked.is_ok() {
+            // The rate applies to the last records too.
+            walked = walker.keep_last_pace();
+        } else if matches!(self.query.kind, QueryKind::Aggregation(_)) {
+            // Values that a function has yielded, and the error of a failed one, are sent. The first end counts.
+            let _ = walker.send();
+        }
+        if let Err(end) = walked {
+            self.end_with(end);
+        }
+        walker.note_sent();
+        self.leave()
+    }
+}
 
 /// One thread's work on a query.
 pub(super) struct Walker<'a> {
@@ -407,7 +463,7 @@ impl<'a> Walker<'a> {
         let frame = self.take_frame();
         if let Some(sink) = self.run.sink.as_ref().filter(|_| !frame.is_empty()) {
             let (size, start) = (frame.len() as u64, Instant::now());
-            sink.send(frame).map_err(|_| if sink.is_closed() { End::ClientGone } else { End::Unread })?;
+            sink.send(frame).map_err(|_| self.run.reason_to_end().unwrap_or(End::Unread))?;
             self.run.job.bytes_sent.fetch_add(size, Relaxed);
             self.run.job.send_nanos.fetch_add(start.elapsed().as_nanos() as u64, Relaxed);
         }

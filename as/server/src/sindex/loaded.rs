@@ -33,7 +33,6 @@ use super::definition::Definition;
 use super::index::SecondaryIndex;
 use super::memory_watch::MemoryWatch;
 use super::observer::keys_of_record;
-use super::registry::INDEX_COUNT_MAX;
 use crate::config::NamespaceConfig;
 use crate::index::{
     ElementHandle, EntryTree, Index, LiveElements, Location, LooseEntries, PARTITION_COUNT, PartitionId,
@@ -103,14 +102,14 @@ impl Part {
 }
 
 impl LoadedIndexes {
-    /// Those that `items` of the system metadata define for `namespace`.
-    pub(super) fn new(namespace: &str, items: &[SmdItem]) -> Self {
+    /// Those that `items` of the system metadata define for `namespace`, at most `count_max`.
+    pub(super) fn new(namespace: &str, items: &[SmdItem], count_max: usize) -> Self {
         let defined = items.iter().filter_map(|item| {
             // Whatever is wrong is reported when the indexes are made.
             let definition = Definition::from_smd_key(&item.key).ok()?;
             (definition.namespace == namespace).then_some((definition, item.value.clone()?))
         });
-        let definitions = defined.take(INDEX_COUNT_MAX).collect();
+        let definitions = defined.take(count_max).collect();
         LoadedIndexes { definitions, filling: OnceLock::new(), started: Instant::now() }
     }
 

@@ -68,7 +68,7 @@ impl SecondaryIndexes {
     /// Prepares the filling of the indexes that system metadata defines for namespace number `position`, while its records
     /// are loaded. They are indexes of the namespace when [`apply`](Self::apply) makes them.
     pub(crate) fn to_load(&self, position: usize, namespace: &str, items: &[SmdItem]) -> Arc<LoadedIndexes> {
-        let loaded = Arc::new(LoadedIndexes::new(namespace, items));
+        let loaded = Arc::new(LoadedIndexes::new(namespace, items, INDEX_COUNT_MAX));
         self.loaded.lock().insert(position, Arc::clone(&loaded));
         loaded
     }
