@@ -212,7 +212,7 @@ fn a_service_thread_goes_on_when_it_meets_a_lock() {
         assert_eq!(answer.result(), ResultCode::Ok.code());
     }
     assert_eq!(on_service_thread(&context, &mut executor, &delete).0, ResultCode::NotFound.code());
-    context.pool.stop();
+    assert_eq!(context.pool.stop_until(Instant::now() + Duration::from_secs(10)), 0);
 }
 
 #[test]
@@ -276,7 +276,7 @@ fn no_thread_of_the_pool_waits_for_a_reserved_record() {
     for answer in waiting.into_iter().chain([lost]) {
         assert_eq!(answer.result(), 0);
     }
-    context.pool.stop();
+    assert_eq!(context.pool.stop_until(Instant::now() + Duration::from_secs(10)), 0);
     assert_eq!(count(&context), 4);
 }
 
@@ -345,7 +345,7 @@ fn a_module_leaves_threads_to_others() {
     for answer in &answers {
         answer.result();
     }
-    context.pool.stop();
+    assert_eq!(context.pool.stop_until(Instant::now() + Duration::from_secs(10)), 0);
 }
 
 #[test]
@@ -364,7 +364,7 @@ fn calls_that_wait_are_not_forgotten_when_their_module_is_overdue_or_the_pool_st
         } else {
             start_pool(&context, 2);
         }
-        context.pool.stop();
+        assert_eq!(context.pool.stop_until(Instant::now() + Duration::from_secs(10)), 0);
         assert_eq!(await_all().len(), 2 * thread_count());
     }
 }
