@@ -162,7 +162,7 @@ fn crash(setting: &Setting<'_>) {
     server.allow("is damaged and left out: ").allow("damaged records or write blocks were not loaded");
     server.allow("out of space");
     // The kill may happen between the header writes of a disk and its shadow.
-    server.allow("is out of date, as ");
+    server.allow("is out of date, because ");
     let mut writers: Vec<Writer> =
         (0..CONNECTIONS).map(|number| Writer::new(number, setting.deletes_are_durable)).collect();
     let seed = u64::from(SystemTime::now().duration_since(UNIX_EPOCH).unwrap().subsec_nanos());

@@ -201,7 +201,7 @@ fn a_torn_record_at_the_end_of_a_crash_is_no_damage() {
     file.overwrite(cut, &vec![0; (place.end + 4096 - cut) as usize]);
     server.restart();
     assert_eq!(served(&mut server.connect()).len(), LARGE_RECORDS as usize - 1);
-    line_with(&server.log(), &[": INFO (", &file.name(), "of a write that was not completed"]);
+    line_with(&server.log(), &[": INFO (", &file.name(), "they remain from an incomplete write"]);
     server.stop();
 }
 

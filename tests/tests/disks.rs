@@ -223,12 +223,12 @@ fn a_shadow_that_was_left_out_is_written_anew() {
         assert_eq!(put_other(&mut client, number, number + 1_000), result::OK);
     }
     server.stop();
-    server.allow("is out of date, as ");
+    server.allow("is out of date, because ");
     start_with(&mut server, &["a a-shadow"]);
     let names = ["a-shadow", "a"].map(|name| file(&server, name).name());
     line_with(
         &server.log(),
-        &[": WARNING (", &format!("{} is out of date, as {} was used", names[0], names[1])],
+        &[": WARNING (", &format!("{} is out of date, because {} was used", names[0], names[1])],
     );
     let check = |client: &mut Client| {
         for number in 0..RECORDS {

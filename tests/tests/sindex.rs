@@ -145,7 +145,6 @@ fn ranges_texts_lists_and_places_are_found() {
     create(client, "indexname=s;indexdata=s,string");
     create(client, "set=rig;indexname=l;indextype=list;indexdata=l,numeric");
     create(client, "set=rig;indexname=g;indexdata=g,geo2dsphere");
-    create(client, "set=rig;indexname=l;indextype=list;indexdata=l,geo2dsphere");
     await_ready(client);
     expect(client, &query(&integer_range("n", -10, 10)), 240..=260);
     expect(client, &query(&integer_range("n", i64::MIN, -200)), 0..=50);
@@ -492,6 +491,7 @@ fn places_that_are_asked_for_are_counted() {
     let mut client = server.connect();
     let client = &mut client;
     create(client, "set=rig;indexname=g;indexdata=g,geo2dsphere");
+    create(client, "set=rig;indexname=l;indextype=list;indexdata=l,geo2dsphere");
     for key in 0..40u32 {
         let point = format!(r#"{{"type":"Point","coordinates":[{key}.5,10.0]}}"#);
         let value = [&[0, 0, 0], point.as_bytes()].concat();

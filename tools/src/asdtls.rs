@@ -251,7 +251,7 @@ mod tests {
         // No file is overwritten.
         let (code, said) = asd_tls(&["--dir", dir, "client", "alice"]);
         assert_eq!(code, ExitCode::FAILURE);
-        assert!(said.contains("alice-key.pem is there already"), "{said}");
+        assert!(said.contains("alice-key.pem exists already"), "{said}");
         assert_eq!(asd_tls(&["--dir", dir, "ca"]).0, ExitCode::FAILURE);
         assert_eq!(asd_tls(&["--dir", dir, "client", "ca"]).0, ExitCode::FAILURE);
         fs::remove_dir_all(folder).unwrap();
