@@ -440,7 +440,11 @@ impl Server {
         if std::mem::replace(&mut self.is_closed, true) {
             return true;
         }
-        let closed = self.node.namespaces.iter().map(|namespace| namespace.storage.close());
+        // Threads that are still at work may write later, also to blocks that a clean header would exclude.
+        let closed = self.node.namespaces.iter().map(|namespace| match running {
+            0 => namespace.storage.close(),
+            _ => namespace.storage.save(),
+        });
         closed.fold(true, |all, one| all & one)
     }
 }

@@ -32,6 +32,8 @@ impl HeartbeatSockets {
         for text in params.address.get() {
             interfaces.extend(addresses_of(&text)?);
         }
+        let mut seen = std::collections::HashSet::new();
+        interfaces.retain(|interface| seen.insert(*interface));
         if interfaces.is_empty() {
             interfaces.push(Ipv4Addr::UNSPECIFIED);
         }

@@ -400,7 +400,10 @@ impl<'a> Walker<'a> {
 
     /// Keeps the rate, if a check is due, the length of turns, and the partition's reservation.
     pub(super) fn rest(&mut self) -> Result<(), Stop> {
-        self.turns.count_record();
+        // A service thread does not yield here: other clients wait for it.
+        if self.run.inline_until.is_none() {
+            self.turns.count_record();
+        }
         if self.run.pace.is_due(self.since_look) {
             self.release_partition();
             self.keep_pace()?;

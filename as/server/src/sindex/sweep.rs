@@ -72,13 +72,13 @@ pub(crate) fn run_sweep(
     }
 }
 
-/// Estimates the averages of the first index that is due for it.
+/// Estimates the averages of the index that has been due for longest.
 pub(super) fn estimate_averages(namespaces: &[Arc<Namespace>], indexes: &SecondaryIndexes) {
-    for namespace in namespaces {
-        let all = indexes.of(namespace).all();
-        if let Some(index) = all.iter().find(|index| index.is_readable() && cardinality::is_due(index)) {
-            return cardinality::estimate(index);
-        }
+    let all = namespaces.iter().flat_map(|namespace| indexes.of(namespace).all());
+    let due = all.filter(|index| index.is_readable() && cardinality::is_due(index));
+    let last_estimate = |index: &Arc<SecondaryIndex>| index.estimated.lock().map(|(at, _)| at);
+    if let Some(index) = due.min_by_key(last_estimate) {
+        cardinality::estimate(&index);
     }
 }
 

@@ -122,7 +122,7 @@ impl Disk {
             }
             self.free_deferred(&free);
         }
-        // No further waits can come: the threads that make them have ended.
+        // Threads that are still at work at a stop may add further waits: nobody is told that these have ended.
         let waits = std::mem::take(&mut *self.waits.lock());
         if let Err(error) = self.flush_for(&waits, wblocks) {
             self.fail(&error);

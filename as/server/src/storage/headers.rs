@@ -83,6 +83,25 @@ impl Storage {
     /// seconds. Returns whether nothing is lost.
     pub(crate) fn close(&self) -> bool {
         let mut headers = self.headers.lock();
+        if !self.save() {
+            return false;
+        }
+        for (device, header) in self.devices.iter().zip(headers.iter_mut()) {
+            header.pristine_offset = u64::from(device.wblocks.pristine()) * u64::from(WBLOCK_SIZE);
+            header.flags = header.flags.with(Flags::TRUSTED, true);
+        }
+        let written = self
+            .write_headers(&headers, &[], &[UNIQUE_BYTES])
+            .and_then(|()| self.write_headers(&headers, &[], &[PREFIX_BYTES]));
+        if let Err(error) = &written {
+            cf::critical!(Storage, "{error}: the device header could not be written at the end");
+        }
+        written.is_ok()
+    }
+
+    /// Writes everything to disk, and leaves the headers as they are: the next start looks everywhere, as after a crash.
+    /// Returns whether nothing is lost.
+    pub(crate) fn save(&self) -> bool {
         let deadline = Instant::now() + LAST_TRIES;
         // All disks are saved as far as possible, even if one of them fails.
         let saved = self
@@ -100,17 +119,7 @@ impl Storage {
             );
             return false;
         }
-        for (device, header) in self.devices.iter().zip(headers.iter_mut()) {
-            header.pristine_offset = u64::from(device.wblocks.pristine()) * u64::from(WBLOCK_SIZE);
-            header.flags = header.flags.with(Flags::TRUSTED, true);
-        }
-        let written = self
-            .write_headers(&headers, &[], &[UNIQUE_BYTES])
-            .and_then(|()| self.write_headers(&headers, &[], &[PREFIX_BYTES]));
-        if let Err(error) = &written {
-            cf::critical!(Storage, "{error}: the device header could not be written at the end");
-        }
-        written.is_ok()
+        true
     }
 
     /// Makes earlier writes durable, on all disks as far as possible.

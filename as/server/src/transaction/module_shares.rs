@@ -62,26 +62,27 @@ impl ModuleShares {
         Some(request)
     }
 
-    /// Gives back a part of a share. Returns the calls that need not wait for it any more, to be submitted again: the next one, or
-    /// all if the module is `overdue`, as these have threads of their own.
+    /// Gives back a part of a share. The next call that waits takes it over, and is returned. If the module `is_known` by now,
+    /// as quick or as overdue, its calls need no share: all that wait are returned, without one. So calls wait only while all
+    /// parts of the share are taken.
     pub(super) fn give_back(
         &self,
         share: &ModuleShare,
-        is_overdue: impl FnOnce(&[u8]) -> bool,
+        is_known: impl FnOnce(&[u8]) -> bool,
     ) -> VecDeque<OwnedRequest> {
-        let all = is_overdue(&share.0);
+        let is_known = is_known(&share.0);
         let mut modules = self.modules.lock();
         let Some(calls) = modules.calls.get_mut(&share.0) else { return VecDeque::new() };
+        if !is_known && let Some(mut next) = calls.waiting.pop_front() {
+            next.share = Some(ModuleShare(share.0.clone()));
+            return VecDeque::from([next]);
+        }
         calls.admitted -= 1;
-        let next = if all {
-            std::mem::take(&mut calls.waiting)
-        } else {
-            calls.waiting.pop_front().into_iter().collect()
-        };
-        if calls.admitted == 0 && calls.waiting.is_empty() {
+        let released = std::mem::take(&mut calls.waiting);
+        if calls.admitted == 0 {
             modules.calls.remove(&share.0);
         }
-        next
+        released
     }
 
     /// From now on no call waits. Returns those that did.

@@ -141,9 +141,13 @@ impl TransactionContext {
 
     /// Gives back the share of a call that needs no thread any more, to the next call of its module.
     fn give_back_share(&self, share: &ModuleShare) {
-        let is_overdue = |module: &[u8]| self.functions.pace(module) == ModulePace::Overdue;
-        for next in self.pool.shares.give_back(share, is_overdue) {
-            self.submit_to_pool(next);
+        let is_known = |module: &[u8]| self.functions.pace(module) != ModulePace::Unknown;
+        for next in self.pool.shares.give_back(share, is_known) {
+            if next.share.is_some() {
+                self.pool.functions.submit(next);
+            } else {
+                self.submit_to_pool(next);
+            }
         }
     }
 
@@ -351,9 +355,8 @@ impl Executor {
         if owned.lock_turn.is_some() {
             let short = Budget::new(INLINE_STEPS);
             let step = self.run_asked(namespace, &asked, (&short, Place::Service), owned, out);
-            if !matches!(step, Step::Restart(Wait::Pool)) {
-                return wait_of(step);
-            }
+            // A long one needs no lock for most of its time: it is queued again, and its turn passes to the next.
+            return if matches!(step, Step::Restart(Wait::Pool)) { Some(Wait::Pool) } else { wait_of(step) };
         }
         let budget = Budget::with_refill(PORTION_STEPS, &may_go_on);
         wait_of(self.run_asked(namespace, &asked, (&budget, Place::Pool { deadline }), owned, out))

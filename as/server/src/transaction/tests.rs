@@ -562,3 +562,18 @@ fn a_write_that_a_rebalance_overtakes_asks_for_copies_before_it_commits() {
     let key = RecordKey { namespace: 0, digest: Digest([7; 20]) };
     assert_eq!((wait, out.len()), (Some(Wait::Duplicates(key)), 0));
 }
+
+#[test]
+fn calls_that_wait_are_not_forgotten_when_their_module_turns_out_quick() {
+    let context = context();
+    let answers: Vec<Arc<Answer>> = (0..2 * thread_count()).map(|_| Arc::default()).collect();
+    for answer in &answers {
+        context.submit_to_pool(owned(&call_of(b"m"), Instant::now(), answer));
+    }
+    context.functions.note_quick("m");
+    start_pool(&context, 2);
+    for answer in &answers {
+        answer.result();
+    }
+    assert_eq!(context.pool.stop_until(Instant::now() + Duration::from_secs(10)), 0);
+}

@@ -12,7 +12,7 @@ use super::write::{self, OldRecord};
 use super::{Buffers, Call, Wait};
 use crate::index::{self, Element, RecordMeta};
 use crate::metrics::{Latency, NamespaceCounter, Unit};
-use crate::namespace::{Cause, Change, ForObservers, LOOKS_MAX, NewVersion, TTL_NEVER_EXPIRE};
+use crate::namespace::{Cause, Change, ForObservers, LOOKS_MAX, NewVersion, TTL_NEVER_EXPIRE, stored_size};
 
 /// The percentage that disables read-touch, in requests and set parameters.
 const NEVER_TOUCH: u32 = TTL_NEVER_EXPIRE;
@@ -95,6 +95,10 @@ fn renew_copied(
     buffers: &mut Buffers,
 ) -> Result<Attempt<NamespaceCounter>, ResultCode> {
     use NamespaceCounter::{ReadTouchError, ReadTouchSkip, ReadTouchSuccess};
+    // The pool renews a large record.
+    if let Some(found) = call.get()? {
+        call.budget.draw_for_copy(stored_size(&found) as usize)?;
+    }
     let copy = RecordCopy::read(call, &mut buffers.read, |_| {})?;
     let (before, void_time) = (copy.meta, call.now.seconds().saturating_add(touch.ttl_seconds));
     let is_there = before.exists() && !call.namespace.is_gone(&before, call.now.seconds());

@@ -1,7 +1,7 @@
 //! An interpreter: a Lua state with the functions for programs, without unsafe functions, and with limits.
 //!
 //! # Limits
-//! - Time: a hook checks the clock every 1,000 instructions, more often if they are slow, and raises an error when the time of the call is over. Code
+//! - Time: a hook checks the clock every 250 instructions, more often if they are slow or values are large, and raises an error when the time of the call is over. Code
 //!   in C or Rust, which runs no instructions, has its own bounds (`lua/sandbox.lua`, `pattern.rs`, `value.rs`).
 //! - Memory: [`MEMORY_MAX`] for Lua, and in addition the limit of `bindings::bytes` for buffers.
 //! - Depth: Lua bounds calls itself; values are bounded in `value.rs`.

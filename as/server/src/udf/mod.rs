@@ -355,6 +355,12 @@ impl Functions {
         self.note_late(module, self.modules.version());
     }
 
+    /// Makes `module` quick, for a test.
+    #[cfg(test)]
+    pub(crate) fn note_quick(&self, module: &str) {
+        self.with_idle(module, self.modules.version(), |idle| idle.confidence = CONFIDENCE_MIN);
+    }
+
     /// Notes that a call of `module` used up its time.
     fn note_late(&self, module: &str, version: u64) {
         self.with_idle(module, version, |idle| idle.note(CallEnd::Late));

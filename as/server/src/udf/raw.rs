@@ -23,8 +23,10 @@ use super::bindings::record::Session;
 use super::value::Plain;
 use super::watch::Watch;
 
-/// Instructions between two checks of the clock. One instruction may copy tens of megabytes.
-const WATCHED_INSTRUCTIONS: c_int = 1_000;
+/// Instructions between two checks of the clock. One instruction may copy or compare tens of megabytes.
+const WATCHED_INSTRUCTIONS: c_int = 250;
+/// With so many KiB of values, single instructions may be slow.
+const LARGE_KIB: c_int = 8 << 10;
 /// The same after instructions that took longer than [`SLOW_TIME`].
 const SLOW_INSTRUCTIONS: c_int = 8;
 const SLOW_TIME: Duration = Duration::from_millis(2);
@@ -125,7 +127,8 @@ unsafe extern "C-unwind" fn look_at_watch(state: *mut ffi::lua_State, _: *mut ff
         }
         // Single instructions, such as those on long strings, may take milliseconds.
         let count = ffi::lua_gethookcount(state);
-        let next = if watch.is_some_and(|watch| watch.is_slow(SLOW_TIME)) {
+        let is_large = ffi::lua_gc(state, ffi::LUA_GCCOUNT) >= LARGE_KIB;
+        let next = if is_large || watch.is_some_and(|watch| watch.is_slow(SLOW_TIME)) {
             SLOW_INSTRUCTIONS
         } else {
             count.saturating_mul(2).min(WATCHED_INSTRUCTIONS)

@@ -293,6 +293,7 @@ fn native_loops_end_with_the_time() {
     let border = "local t = {} for i = 0, 40 do t[1 << i] = 1 end ";
     for body in [
         "table.move({}, 1, 2^53, 2, {})",
+        "local a = ('\\0'):rep(2000000) local b = a .. 'x' while true do if a < b then end if a < b then end end",
         "table.move({}, 1, '9007199254740992', 2, {})",
         "table.move({}, 1, 1 << 53, 2, setmetatable({}, {__newindex = rawequal}))",
         "table.move(setmetatable({}, {__index = rawlen}), 1, 1 << 53, 2)",

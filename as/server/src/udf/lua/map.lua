@@ -72,7 +72,8 @@ local function sorted_keys(content)
 	for text in next, content.blobs do blobs[#blobs + 1] = text end
 	sort(integers)
 	sort(strings)
-	sort(blobs)
+	-- A comparison of bytes with many zeros takes long, however few values there are.
+	sort_many(blobs)
 	local keys = integers
 	for i = 1, #strings do keys[#keys + 1] = strings[i] end
 	for i = 1, #blobs do keys[#keys + 1] = content.blob_keys[blobs[i]] end

@@ -431,11 +431,11 @@ end
 
 function of_tables.unpack(...)
 	local object = ...
-	if is_plain(object) then return finish('table.unpack', pcall(unpack_plain, ...)) end
 	local from = whole(1, 2, 'table.unpack', ...)
 	local to = (select(3, ...)) == nil and length(object) or whole(nil, 3, 'table.unpack', ...)
 	if from > to then return end
 	if to - from < 0 or to - from >= UNPACKED_MAX then raise('too many results to unpack') end
+	if is_plain(object) then return unpack_plain(object, from, to) end
 	local all, count = elements(object, from, to)
 	return finish('table.unpack', pcall(unpack_plain, all, 1, count))
 end
