@@ -105,7 +105,7 @@ fn starts(engine: &str, lines: &[&str]) {
     let expiring = |key: u32| Message { record_ttl: 1, ..put(key, 5) };
     send(&mut client, &(600..700).map(expiring).collect::<Vec<_>>());
     server.stop();
-    thread::sleep(Duration::from_millis(1_100));
+    thread::sleep(Duration::from_millis(2_100));
     client = client_of(&mut server);
     assert_eq!(check(&mut client), u64::from(KEYS) - 200);
     // Changes find the entries that the start has made.
