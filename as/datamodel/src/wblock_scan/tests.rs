@@ -12,11 +12,12 @@ use crate::{Bins, BytesType, Particle};
 const SIZE: usize = 8192;
 
 fn record(key: u8, size: usize) -> Vec<u8> {
+    record_with(key, &vec![key; size])
+}
+
+fn record_with(key: u8, value: &[u8]) -> Vec<u8> {
     let mut bins = Bins::new();
-    bins.push(crate::Bin {
-        name: b"bin",
-        particle: Particle::Bytes(BytesType::Blob, Cow::Owned(vec![key; size])),
-    });
+    bins.push(crate::Bin { name: b"bin", particle: Particle::Bytes(BytesType::Blob, Cow::Borrowed(value)) });
     let record = NewRecord {
         digest: Digest([key; 20]),
         last_update_time: 9,
@@ -134,21 +135,7 @@ fn a_damaged_size_does_not_reach_over_other_records() {
 
 /// A block that once held a value, and whose beginning was written anew.
 fn filled_again(value: &[u8], new: &[u8], end: &[u8]) -> Vec<u8> {
-    let mut bins = Bins::new();
-    bins.push(crate::Bin { name: b"bin", particle: Particle::Bytes(BytesType::Blob, Cow::Borrowed(value)) });
-    let former = NewRecord {
-        digest: Digest([7; 20]),
-        last_update_time: 9,
-        generation: 1,
-        void_time: 0,
-        tree_id: 1,
-        set_name: b"set",
-        key: None,
-        leaves_tombstone: false,
-    };
-    let mut flat = Vec::new();
-    former.encode(&bins, former.size(&bins), &mut flat);
-    let mut block = block(&[flat]);
+    let mut block = block(&[record_with(7, value)]);
     block[..new.len()].copy_from_slice(new);
     block[new.len()..new.len() + end.len()].copy_from_slice(end);
     block

@@ -43,7 +43,9 @@ pub(crate) use commit::{
 };
 pub(crate) use load_observer::LoadObserver;
 use nsup::{EvictionState, ExpiryState, RecordHistograms};
-pub(crate) use nsup::{IndexMemory, RecordHistogram, is_system_memory_short, supervise, watch_stop_writes};
+pub(crate) use nsup::{
+    IndexMemory, RecordHistogram, is_system_memory_short, spread, supervise, watch_stop_writes,
+};
 use opening::{open_partitions, open_storage};
 pub(crate) use partition::{
     PartitionFigures, PartitionReservation, PartitionRow, Partitions, QueryAccess, RecordAccess, Refused,

@@ -18,7 +18,7 @@
 
 use std::collections::HashSet;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering::*};
+use std::sync::atomic::{AtomicU8, Ordering::*};
 use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
@@ -38,7 +38,7 @@ use crate::index::{
     ElementHandle, EntryTree, Index, LiveElements, Location, LooseEntries, PARTITION_COUNT, PartitionId,
     ReadGuard, RecordMeta, SetId, Stub, WriteGuard,
 };
-use crate::namespace::{LoadObserver, Namespace, Sets};
+use crate::namespace::{LoadObserver, Namespace, Sets, spread};
 use crate::smd::SmdItem;
 
 /// How an index came out of the load.
@@ -257,20 +257,8 @@ impl Filling {
 
     /// Builds the trees.
     fn build(&self, index: &Index) {
-        let next = AtomicUsize::new(0);
-        let has_failed = AtomicBool::new(false);
-        let work = || {
-            let built = catch_unwind(AssertUnwindSafe(|| {
-                while let Some(partition) = PartitionId::new(next.fetch_add(1, Relaxed)) {
-                    self.build_partition(index, partition);
-                }
-            }));
-            if built.is_err() {
-                has_failed.store(true, Relaxed);
-            }
-        };
-        cf::sync::scope(|scope| (0..cf::threads::cpu_count()).for_each(|_| drop(scope.spawn(work))));
-        if has_failed.into_inner() {
+        let build = || for_each_partition(|partition| self.build_partition(index, partition));
+        if catch_unwind(AssertUnwindSafe(build)).is_err() {
             cf::critical!(Sindex, "filling indexes in a load failed on an internal error");
             return self.end(state::FAILED);
         }
@@ -308,25 +296,28 @@ pub(super) fn remove_gone(namespace: &Namespace, index: &SecondaryIndex) {
     if namespace.object_count() >= namespace.loaded_count.load(Relaxed) {
         return;
     }
-    let next = AtomicUsize::new(0);
-    let work = || {
-        while let Some(partition) = PartitionId::new(next.fetch_add(1, Relaxed)) {
-            let is_gone = |(handle, stub): &(ElementHandle, Stub)| {
-                let digest = namespace.index.digest_seen_at(*handle);
-                // A free element may have any digest.
-                let digest =
-                    digest.filter(|digest| PartitionId::of(digest) == partition && Stub::of(digest) == *stub);
-                let is_there = |guard: ReadGuard<'_>| guard.handle() == *handle && guard.is_in_sindex();
-                !digest.is_some_and(|digest| namespace.index.get(&digest).is_some_and(is_there))
-            };
-            let gone: HashSet<_> =
-                index.handles(partition).into_iter().filter(is_gone).map(|(handle, _)| handle).collect();
-            if !gone.is_empty() {
-                index.remove_stale(namespace, partition, &|handle, _| gone.contains(&handle));
-            }
+    for_each_partition(|partition| {
+        let is_gone = |(handle, stub): &(ElementHandle, Stub)| {
+            let digest = namespace.index.digest_seen_at(*handle);
+            // A free element may have any digest.
+            let digest =
+                digest.filter(|digest| PartitionId::of(digest) == partition && Stub::of(digest) == *stub);
+            let is_there = |guard: ReadGuard<'_>| guard.handle() == *handle && guard.is_in_sindex();
+            !digest.is_some_and(|digest| namespace.index.get(&digest).is_some_and(is_there))
+        };
+        let gone: HashSet<_> =
+            index.handles(partition).into_iter().filter(is_gone).map(|(handle, _)| handle).collect();
+        if !gone.is_empty() {
+            index.remove_stale(namespace, partition, &|handle, _| gone.contains(&handle));
         }
-    };
-    cf::sync::scope(|scope| (0..cf::threads::cpu_count()).for_each(|_| drop(scope.spawn(work))));
+    });
+}
+
+/// Does `work` for each partition, on all processors. Panics if any of it does.
+fn for_each_partition(work: impl Fn(PartitionId) + Sync) {
+    let (thread_count, partitions) = (cf::threads::cpu_count(), PartitionId::all().collect::<Vec<_>>());
+    let done = spread(thread_count, &partitions, || (), |(), partition| work(partition));
+    assert_eq!(done.len(), thread_count.min(partitions.len()), "a thread panicked");
 }
 
 #[cfg(test)]

@@ -47,18 +47,18 @@ impl ModuleShares {
     }
 
     /// Admits a call of `module`, with its part of the share; `None` if it waits instead.
-    pub(super) fn admit(&self, module: &[u8], mut request: OwnedRequest) -> Option<OwnedRequest> {
+    pub(super) fn admit(&self, module: Box<[u8]>, mut request: OwnedRequest) -> Option<OwnedRequest> {
         let mut modules = self.modules.lock();
         if modules.is_closed {
             return Some(request);
         }
-        let calls = modules.calls.entry(module.into()).or_default();
+        let calls = modules.calls.entry(module.clone()).or_default();
         if calls.admitted == self.admitted_max {
             calls.waiting.push_back(request);
             return None;
         }
         calls.admitted += 1;
-        request.share = Some(ModuleShare(module.into()));
+        request.share = Some(ModuleShare(module));
         Some(request)
     }
 

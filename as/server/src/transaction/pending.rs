@@ -169,7 +169,7 @@ impl<T, M: Default> PendingTable<T, M> {
 
     /// State of the shard of `key`.
     pub(super) fn shard(&self, key: &RecordKey) -> MutexGuard<'_, Shard<T, M>> {
-        self.shards[usize::from(key.digest.0[19]) % SHARD_COUNT].lock()
+        self.shards[key.shard(SHARD_COUNT)].lock()
     }
 
     /// State of all shards, one after the other.

@@ -122,17 +122,18 @@ impl TransactionContext {
     /// Queues `request` for a pool thread, after earlier requests of its group.
     pub(crate) fn submit_to_pool(&self, request: OwnedRequest) {
         let module = match Request::parse(&request.body).map(|parsed| parsed.field(field::UDF_FILE)) {
-            Ok(Some(module)) => module.to_vec(),
+            Ok(Some(module)) => module,
             Ok(None) | Err(_) => return self.pool.operations.submit(request),
         };
         // Others wait for the one whose turn it is, to write a record or to have a lock: it does not wait behind endless loops.
         let has_turn = request.turn.is_some() || request.lock_turn.is_some();
-        let pace = if has_turn { ModulePace::Quick } else { self.functions.pace(&module) };
+        let pace = if has_turn { ModulePace::Quick } else { self.functions.pace(module) };
         match pace {
             ModulePace::Quick => self.pool.functions.submit(request),
             ModulePace::Overdue => self.pool.overdue_functions.submit(request),
             ModulePace::Unknown => {
-                if let Some(request) = self.pool.shares.admit(&module, request) {
+                let module = Box::from(module);
+                if let Some(request) = self.pool.shares.admit(module, request) {
                     self.pool.functions.submit(request);
                 }
             }

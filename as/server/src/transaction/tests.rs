@@ -325,14 +325,20 @@ fn call_of(module: &[u8]) -> Vec<u8> {
     call
 }
 
+/// Submits more calls of module `m` than its share of the threads.
+fn submit_calls(context: &TransactionContext) -> Vec<Arc<Answer>> {
+    let answers: Vec<Arc<Answer>> = (0..2 * thread_count()).map(|_| Arc::default()).collect();
+    for answer in &answers {
+        context.submit_to_pool(owned(&call_of(b"m"), Instant::now(), answer));
+    }
+    answers
+}
+
 #[test]
 fn a_module_leaves_threads_to_others() {
     let context = context();
-    let answers: Vec<Arc<Answer>> = (0..2 * thread_count()).map(|_| Arc::default()).collect();
-    let (call, other) = (call_of(b"m"), call_of(b"other"));
-    for answer in &answers {
-        context.submit_to_pool(owned(&call, Instant::now(), answer));
-    }
+    let answers = submit_calls(&context);
+    let other = call_of(b"other");
     let [_, admitted, _] = context.pool.queued_counts();
     assert_eq!(admitted, thread_count() - thread_count().div_ceil(4));
     // The others have the rest.
@@ -352,10 +358,7 @@ fn a_module_leaves_threads_to_others() {
 fn calls_that_wait_are_not_forgotten_when_their_module_is_overdue_or_the_pool_stops() {
     for is_overdue in [true, false] {
         let context = context();
-        let answers: Vec<Arc<Answer>> = (0..2 * thread_count()).map(|_| Arc::default()).collect();
-        for answer in &answers {
-            context.submit_to_pool(owned(&call_of(b"m"), Instant::now(), answer));
-        }
+        let answers = submit_calls(&context);
         let await_all = || answers.iter().map(|answer| answer.result()).collect::<Vec<_>>();
         if is_overdue {
             context.functions.note_overdue("m");
@@ -566,10 +569,7 @@ fn a_write_that_a_rebalance_overtakes_asks_for_copies_before_it_commits() {
 #[test]
 fn calls_that_wait_are_not_forgotten_when_their_module_turns_out_quick() {
     let context = context();
-    let answers: Vec<Arc<Answer>> = (0..2 * thread_count()).map(|_| Arc::default()).collect();
-    for answer in &answers {
-        context.submit_to_pool(owned(&call_of(b"m"), Instant::now(), answer));
-    }
+    let answers = submit_calls(&context);
     context.functions.note_quick("m");
     start_pool(&context, 2);
     for answer in &answers {

@@ -33,7 +33,7 @@ use expiry::SweepCriteria;
 pub(crate) use expiry_state::ExpiryState;
 pub(crate) use limits::{IndexMemory, is_system_memory_short, watch_stop_writes};
 pub(crate) use record_histograms::{RecordHistogram, RecordHistograms};
-pub(super) use spread::spread;
+pub(crate) use spread::spread;
 
 /// How often the supervisor checks whether something is due.
 const LOOK_PERIOD: Duration = Duration::from_secs(1);

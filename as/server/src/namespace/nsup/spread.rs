@@ -5,8 +5,8 @@ use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use crate::index::PartitionId;
 
 /// Does `work` for each of `partitions` on up to `thread_count` threads, each with a value that `begin` makes; returns
-/// the values.
-pub(in crate::namespace) fn spread<T: Send>(
+/// the values, without those of threads that panicked.
+pub(crate) fn spread<T: Send>(
     thread_count: usize,
     partitions: &[PartitionId],
     begin: impl Fn() -> T + Sync,

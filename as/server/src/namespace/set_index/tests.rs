@@ -161,7 +161,6 @@ fn a_walk_resumes_and_outlives_its_index() {
     assert!(matches!(walk, RecordWalk::Primary(_)) && found == all[1..]);
 }
 
-/// A record that stays in the set is found once, and none twice, while others come and go and the index is switched.
 #[test]
 fn a_walk_that_does_not_sleep_goes_on_where_a_lock_was_not_free() {
     let namespace = namespace();
@@ -189,6 +188,7 @@ fn a_walk_that_does_not_sleep_goes_on_where_a_lock_was_not_free() {
     }
 }
 
+/// A record that stays in the set is found once, and none twice, while others come and go and the index is switched.
 #[test]
 fn walks_beside_writers_and_switches_miss_and_repeat_nothing() {
     const COUNT: u64 = 3_000;

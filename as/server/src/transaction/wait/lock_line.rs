@@ -29,7 +29,7 @@ pub(in crate::transaction) struct LockTurn {
 
 impl LockLines {
     fn shard(&self, key: &RecordKey) -> &Mutex<HashMap<RecordKey, VecDeque<OwnedRequest>>> {
-        &self.0[usize::from(key.digest.0[19]) % SHARD_COUNT]
+        &self.0[key.shard(SHARD_COUNT)]
     }
 
     /// Puts `request` at the end of the line; returns it if it is the first.

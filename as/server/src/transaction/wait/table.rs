@@ -31,6 +31,13 @@ pub(crate) struct RecordKey {
     pub(crate) digest: Digest,
 }
 
+impl RecordKey {
+    /// Its shard, of `shard_count`.
+    pub(in crate::transaction) fn shard(&self, shard_count: usize) -> usize {
+        usize::from(self.digest.0[19]) % shard_count
+    }
+}
+
 /// By reserved record, the requests that wait for it.
 type Shard = Mutex<HashMap<RecordKey, Vec<OwnedRequest>>>;
 
@@ -55,7 +62,7 @@ impl WaitTable {
     }
 
     fn shard(&self, key: &RecordKey) -> &Shard {
-        &self.shards[usize::from(key.digest.0[19]) % SHARD_COUNT]
+        &self.shards[key.shard(SHARD_COUNT)]
     }
 
     /// Whether a change of the record must wait. Whoever changes it holds its sprig lock meanwhile.
