@@ -115,3 +115,33 @@ fn a_locked_record_holds_up_nobody_else() {
     assert_eq!(take_answer(&mut query).1, result::OK);
     assert_eq!(other.ask(&Message::get("large")).unwrap().bin("b").unwrap()[0], 8);
 }
+
+#[test]
+fn a_panic_in_the_turn_of_a_request_costs_that_request_alone() {
+    if !cfg!(debug_assertions) || std::env::var_os("ASD").is_some() {
+        return report("skipped: no faults can be injected into this build");
+    }
+    let mut server = start();
+    server.allow("an internal error");
+    let mut other = server.connect();
+    for _ in 0..5 {
+        server.stall(UNDER_LOCK);
+        let patient = |message| Message { transaction_ttl: MINUTE, ..message };
+        let mut writer = sent(&server, &[patient(Message::put("large", vec![8; LARGE]))]);
+        let mut probe = await_lock(&server);
+        // The probe has the first turn; these wait behind it.
+        server.inject_fault("lock-turn");
+        let mut waiting = [(); 3].map(|()| sent(&server, &[patient(Message::get("large"))]));
+        // The only service thread has met the lock with them before it serves another connection twice.
+        for _ in 0..2 {
+            assert_eq!(other.ask(&Message::get("a")).unwrap().result, result::OK);
+        }
+        server.release(UNDER_LOCK);
+        assert_eq!(writer.receive_message().unwrap().result, result::OK);
+        assert_eq!(probe.receive_message().unwrap().result, result::OK);
+        server.await_fault("lock-turn");
+        let answered = waiting.each_mut().map(|client| client.receive_message().is_ok());
+        assert_eq!(answered.iter().filter(|is_answered| **is_answered).count(), 2, "{answered:?}");
+    }
+    assert_eq!(other.ask(&Message::get("large")).unwrap().result, result::OK);
+}

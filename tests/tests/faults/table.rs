@@ -48,6 +48,7 @@ const THREADS: &[(&str, Cost, &[&str])] = &[
     ("transaction", Work, &["transaction-pool", "commit-from-copy"]),
     ("function", Work, &["transaction-pool", "udf"]),
     ("overdue-func", Work, &["transaction-pool", "udf"]),
+    ("lock-turn", Work, &["lock-turn"]),
     ("query", Work, &["query", "stream-function"]),
     ("compression", Work, &["compression"]),
     ("security", Work, &["security"]),

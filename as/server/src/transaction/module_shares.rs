@@ -2,7 +2,7 @@
 //! ones do not end, which nobody knows yet, leave these to other modules.
 //!
 //! A call beyond its module's share waits for another one of it to end or to be put off. Calls of modules that are known as
-//! quick need no share, nor does a call whose turn it is, to write a record or to have a lock: others wait for that.
+//! quick need no share, nor does a call whose turn it is to write a record: others wait for that.
 //!
 //! # Locking
 //! `modules` is taken alone and briefly. It holds only modules that have calls.

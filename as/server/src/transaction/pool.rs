@@ -2,7 +2,8 @@
 //!
 //! A request runs here from its start, on a copy of its record. Its budget ends at its deadline, or when nobody waits
 //! for it any more: when the client of a request that only reads is gone, or when the server stops. One that is here
-//! only because a service thread would have slept until a lock is free does that here, and then runs as there.
+//! only because a service thread would have slept until a lock is free does that here, and then runs as there, with the
+//! budget of a service thread.
 //!
 //! # Threads
 //! [`thread_count`] threads share one queue. There are more of them than processors, so that a request of a millisecond
@@ -10,6 +11,9 @@
 //! service threads. Functions have threads of their own, and those of a module whose last call used up its time have a
 //! few others: an endless loop in one module delays neither operations nor functions of other modules for long. As long as
 //! nobody knows how a module's calls end, they have no more than their [share](super::module_shares) of the threads.
+//!
+//! [`LOCK_TURN_THREADS`] threads, with the priority of service threads, take the requests that met a lock. All that they
+//! run is short, so such a request never waits behind a long one. One that turns out long is queued for the others.
 
 use std::io;
 use std::sync::Arc;
@@ -42,6 +46,8 @@ const THREADS_PER_PROCESSOR: usize = 4;
 const THREADS_MIN: usize = 16;
 /// Threads for functions of modules whose last call used up its time.
 const OVERDUE_THREADS: usize = 4;
+/// Threads for requests that met a lock. Each sleeps for one record at a time, and locks are held for a millisecond or so.
+const LOCK_TURN_THREADS: usize = 4;
 /// How much lower the pool threads' priority is than that of service threads: about a tenth of the share.
 const NICENESS: i32 = 10;
 
@@ -60,6 +66,8 @@ pub(crate) struct Pool {
     shares: ModuleShares,
     /// For functions of modules whose last call used up its time.
     overdue_functions: Workers<OwnedRequest>,
+    /// For short requests that met the lock of their record's sprig.
+    lock_turns: Workers<OwnedRequest>,
 }
 
 impl Pool {
@@ -70,6 +78,7 @@ impl Pool {
             functions: Workers::with_niceness("function", NICENESS),
             shares: ModuleShares::new(thread_count()),
             overdue_functions: Workers::with_niceness("overdue-func", NICENESS),
+            lock_turns: Workers::new("lock-turn"),
         }
     }
 
@@ -87,6 +96,7 @@ impl Pool {
             (&self.operations, count),
             (&self.functions, count),
             (&self.overdue_functions, count.min(OVERDUE_THREADS)),
+            (&self.lock_turns, LOCK_TURN_THREADS),
         ];
         for (workers, count) in groups {
             let new_body = Arc::clone(&new_body);
@@ -107,27 +117,30 @@ impl Pool {
         self.groups().into_iter().map(|workers| workers.stop_until(deadline)).sum()
     }
 
-    /// Requests that no thread has taken yet, by group: operations, functions, functions of overdue modules.
+    /// Requests that no thread has taken yet, by group: operations, functions, functions of overdue modules, requests that met
+    /// a lock.
     #[cfg(test)]
-    pub(super) fn queued_counts(&self) -> [usize; 3] {
+    pub(super) fn queued_counts(&self) -> [usize; 4] {
         self.groups().map(Workers::queued_count)
     }
 
-    fn groups(&self) -> [&Workers<OwnedRequest>; 3] {
-        [&self.operations, &self.functions, &self.overdue_functions]
+    fn groups(&self) -> [&Workers<OwnedRequest>; 4] {
+        [&self.operations, &self.functions, &self.overdue_functions, &self.lock_turns]
     }
 }
 
 impl TransactionContext {
     /// Queues `request` for a pool thread, after earlier requests of its group.
     pub(crate) fn submit_to_pool(&self, request: OwnedRequest) {
+        if request.lock_turn.is_some() {
+            return self.pool.lock_turns.submit(request);
+        }
         let module = match Request::parse(&request.body).map(|parsed| parsed.field(field::UDF_FILE)) {
             Ok(Some(module)) => module,
             Ok(None) | Err(_) => return self.pool.operations.submit(request),
         };
-        // Others wait for the one whose turn it is, to write a record or to have a lock: it does not wait behind endless loops.
-        let has_turn = request.turn.is_some() || request.lock_turn.is_some();
-        let pace = if has_turn { ModulePace::Quick } else { self.functions.pace(module) };
+        // Others wait for the one whose turn it is to write a record: it does not wait behind endless loops.
+        let pace = if request.turn.is_some() { ModulePace::Quick } else { self.functions.pace(module) };
         match pace {
             ModulePace::Quick => self.pool.functions.submit(request),
             ModulePace::Overdue => self.pool.overdue_functions.submit(request),
@@ -310,7 +323,11 @@ impl Work<OwnedRequest> for PoolWorker {
     fn run(&mut self, mut request: OwnedRequest) {
         let share = request.share.take();
         let _admitted = share.map(|share| Admitted(Arc::clone(&self.executor.context), share));
-        cf::fault_point!("transaction-pool");
+        if request.lock_turn.is_some() {
+            cf::fault_point!("lock-turn");
+        } else {
+            cf::fault_point!("transaction-pool");
+        }
         let mut reply = Vec::new();
         match self.executor.execute_in_pool(&request, &mut reply) {
             None => self.executor.finish(request.sink, reply),

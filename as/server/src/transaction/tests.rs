@@ -202,7 +202,7 @@ fn a_service_thread_goes_on_when_it_meets_a_lock() {
         answer
     });
     assert_eq!(on_service_thread(&context, &mut executor, &of_second), (0, false));
-    // One thread of the pool sleeps for all of them.
+    // One thread sleeps for all of them, and none of those for long operations.
     let in_pool = Arc::new(Answer::default());
     context.restart(Wait::Pool, owned(&of_second, Instant::now(), &in_pool));
     assert_eq!(in_pool.result(), ResultCode::Ok.code());
@@ -212,6 +212,52 @@ fn a_service_thread_goes_on_when_it_meets_a_lock() {
         assert_eq!(answer.result(), ResultCode::Ok.code());
     }
     assert_eq!(on_service_thread(&context, &mut executor, &delete).0, ResultCode::NotFound.code());
+    assert_eq!(context.pool.stop_until(Instant::now() + Duration::from_secs(10)), 0);
+}
+
+#[test]
+fn a_request_that_met_a_lock_is_not_behind_long_ones() {
+    const LONG: usize = 3;
+    let context = context();
+    start_pool(&context, 2);
+    let mut executor = Executor::new(Arc::clone(&context));
+    let large = body(0, info2::WRITE, &[(op_code::WRITE, 4, b"p", &vec![1; LARGE])]);
+    for request in [&of_another(large), &increment()] {
+        assert_eq!(on_service_thread(&context, &mut executor, request), (0, false));
+    }
+    // More long operations than threads: they end when this test allows it.
+    let (begin, begun) = mpsc::channel();
+    let end = Arc::new(Mutex::new(()));
+    let no_end = end.lock();
+    let long = [(); LONG].map(|()| {
+        let (begin, end) = (begin.clone(), Arc::clone(&end));
+        let wait = move || {
+            begin.send(()).expect("the test goes on");
+            drop(end.lock());
+        };
+        let answer = Answer { meanwhile: Mutex::new(Some(Box::new(wait))), ..Answer::default() };
+        let (answer, read) = (Arc::new(answer), of_another(body(info1::READ | info1::GET_ALL, 0, &[])));
+        context.restart(Wait::Pool, owned(&read, Instant::now(), &answer));
+        answer
+    });
+    (0..2).for_each(|_| begun.recv().expect("it begins"));
+    // Another thread has the lock for a while, as for the copy of a large record.
+    let digest = Digest([7; 20]);
+    let guard = context.namespaces[0].index.get_exclusive(&digest).expect("it is there");
+    let waiting = [increment(), body(info1::READ | info1::GET_ALL, 0, &[])].map(|request| {
+        let answer = Arc::new(Answer::default());
+        let key = RecordKey { namespace: 0, digest };
+        context.restart(Wait::Lock(key), owned(&request, Instant::now(), &answer));
+        answer
+    });
+    assert!(waiting.iter().all(|answer| answer.reply.lock().is_none()));
+    drop(guard);
+    assert_eq!(waiting.map(|answer| answer.result()), [ResultCode::Ok.code(); 2]);
+    assert!(long.iter().all(|answer| answer.reply.lock().is_none()));
+    drop(no_end);
+    for answer in long {
+        assert_eq!(answer.result(), ResultCode::Ok.code());
+    }
     assert_eq!(context.pool.stop_until(Instant::now() + Duration::from_secs(10)), 0);
 }
 
@@ -339,12 +385,12 @@ fn a_module_leaves_threads_to_others() {
     let context = context();
     let answers = submit_calls(&context);
     let other = call_of(b"other");
-    let [_, admitted, _] = context.pool.queued_counts();
+    let [_, admitted, ..] = context.pool.queued_counts();
     assert_eq!(admitted, thread_count() - thread_count().div_ceil(4));
     // The others have the rest.
     for n in 1..=thread_count() - admitted {
         context.submit_to_pool(owned(&other, Instant::now(), &Arc::default()));
-        assert_eq!(context.pool.queued_counts(), [0, admitted + n, 0]);
+        assert_eq!(context.pool.queued_counts(), [0, admitted + n, 0, 0]);
     }
     // Those that wait come after those that end.
     start_pool(&context, 2);
@@ -379,11 +425,11 @@ fn functions_that_use_up_their_time_have_threads_of_their_own() {
     let submit = |body: &[u8]| context.submit_to_pool(owned(body, Instant::now(), &Arc::default()));
     submit(&increment());
     submit(&call);
-    assert_eq!(context.pool.queued_counts(), [1, 1, 0]);
+    assert_eq!(context.pool.queued_counts(), [1, 1, 0, 0]);
     context.functions.note_overdue("m");
     submit(&increment());
     submit(&call);
-    assert_eq!(context.pool.queued_counts(), [2, 1, 1]);
+    assert_eq!(context.pool.queued_counts(), [2, 1, 1, 0]);
 }
 
 #[test]
@@ -401,7 +447,7 @@ fn a_reserved_record_lets_readers_in_and_writers_wait() {
         assert!(matches!(step, Step::Restart(Wait::Record(waits_for)) if waits_for == key));
         context.restart(Wait::Record(key), owned(&waiting, Instant::now(), &Arc::default()));
     }
-    assert_eq!(context.pool.queued_counts(), [0; 3]);
+    assert_eq!(context.pool.queued_counts(), [0; 4]);
     drop(reservation);
     assert_eq!(resumed.lock().len(), 2);
     assert_eq!(on_service_thread(&context, &mut executor, &increment()), (0, false));

@@ -1,7 +1,8 @@
 //! Requests that met the lock of their record's sprig, in a line for each record.
 //!
-//! The first in line runs in the pool, where it sleeps until the lock is free; those behind it wait here, without a thread, for
-//! their [turn](LockTurn). So a record in high demand, or one that is locked for long, takes one thread of the pool.
+//! The first in line goes to the pool's threads for such requests, where it sleeps until the lock is free; those behind it wait
+//! here, without a thread, for their [turn](LockTurn). So a record in high demand, or one that is locked for long, takes one of
+//! these threads.
 //!
 //! # Locks
 //! One mutex for each shard, taken alone.
@@ -58,7 +59,7 @@ impl LockLines {
 }
 
 impl TransactionContext {
-    /// Runs `request` in the pool in its turn, where it sleeps until its record's lock is free.
+    /// Runs `request` in its turn, on a thread that sleeps until its record's lock is free.
     pub(in crate::transaction) fn wait_for_lock(self: &Arc<Self>, key: RecordKey, request: OwnedRequest) {
         if let Some(first) = self.lock_lines.join(key, request) {
             self.run_in_turn(key, first);

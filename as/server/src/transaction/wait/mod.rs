@@ -36,7 +36,7 @@ use crate::metrics::Origin;
 pub(crate) enum Wait {
     /// A pool thread: the request is too long for a service thread, or is a row that has to wait for the disk.
     Pool,
-    /// The lock of a record's sprig, which another thread has: a pool thread sleeps until it is free.
+    /// The lock of a record's sprig, which another thread has: a thread for such requests sleeps until it is free.
     Lock(RecordKey),
     /// A record that a pool thread has reserved for its change, or of which a write is on its way to replicas.
     Record(RecordKey),
@@ -121,7 +121,7 @@ pub(crate) struct OwnedRequest {
     pub(super) digest: Option<Digest>,
     /// The right to the next write of its record, for which it has waited.
     pub(super) turn: Option<Box<RecordTurn>>,
-    /// Its turn among those that met the lock of its record: it is short, as far as is known, and runs in the pool only to
+    /// Its turn among those that met the lock of its record: it is short, as far as is known, and goes to a thread that may
     /// sleep until that is free.
     pub(super) lock_turn: Option<Box<LockTurn>>,
     /// Whether it has lost to other writers of its record.
