@@ -352,7 +352,7 @@ impl Server {
             let (transactions, batches) = (&node.service.transactions, &node.service.batches);
             while !is_stopping.load(Ordering::Acquire) {
                 cf::fault_point!("disk-watch");
-                transactions.watch_disks();
+                transactions.disk_watch.check(transactions);
                 batches.workers.substitute(transactions.disk_watch.hanging(DiskCaller::Batches));
                 std::thread::park_timeout(DISK_WATCH_PERIOD);
             }

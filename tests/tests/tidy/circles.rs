@@ -38,8 +38,6 @@ const CIRCLES: &[(&[&str], &str)] = &[
         ],
         "methods of `Namespace` stand in the file of what they change",
     ),
-    (&["as/server/src/transaction/"], "methods of `Executor` stand in the file of what they do"),
-    (&["as/server/src/service/"], "methods of `ServiceThread` stand in the file of what they do"),
     (&["tools/src/record/object_spec"], "the object spec and its parser"),
     (&["tools/src/compare/"], "options and the scenarios that have them"),
 ];

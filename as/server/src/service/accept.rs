@@ -10,7 +10,8 @@ use cf::sys::eventfd::EventFd;
 use socket2::{SockRef, TcpKeepalive};
 
 use super::connection::Connection;
-use super::context::{Admission, ServiceContext};
+use super::connection_count::Admission;
+use super::context::ServiceContext;
 use super::mailbox::Mail;
 use crate::side_port::is_exhausted;
 use crate::tls::TlsPort;

@@ -15,22 +15,21 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use parking_lot::Mutex;
 use proto::ResultCode;
-use proto::compressed::{CompressedError, Deflater, Inflater, THRESHOLD, announced_size};
-use proto::frame::{FrameHeader, HEADER_SIZE};
+use proto::compressed::{CompressedError, THRESHOLD, announced_size};
 use proto::message::{Request, field, info1};
 use proto::reply::{self, ReplyHeader};
 
+use super::compression_jobs::{CompressionJob, Job};
+use super::compressor::ReplyCompressor;
+use super::context::ServiceContext;
+use super::delivery::{ConnectionToken, Delivery};
 use super::event_loop::{PutOff, RoomOf, ServiceThread, Verdict};
-use super::mailbox::{ConnectionToken, Mail};
 use super::messages::Message;
-use super::park::ReplyHandle;
 use super::reply_budget::Charge;
-use super::stream::ReplyStream;
-use crate::metrics::{CompressionFigures, ServerCounter};
+use crate::metrics::ServerCounter;
 use crate::transaction::ReplySink;
-use crate::workers::{Work, Workers};
+use crate::workers::Work;
 
 /// Requests up to this size, compressed and not, may be inflated on a service thread.
 const INFLATED_INLINE_MAX: usize = 32 << 10;
@@ -38,61 +37,13 @@ const INFLATED_INLINE_MAX: usize = 32 << 10;
 const INLINE_TIME_MAX: Duration = Duration::from_micros(200);
 /// Replies up to this size are compressed on a service thread.
 const DEFLATED_INLINE_MAX: usize = 16 << 10;
-/// Difference between the priority of service threads and the lower one of the other threads.
-const NICENESS: i32 = 5;
-/// Most spare inflaters, and most spare deflaters.
-const SPARES_MAX: usize = 16;
-
-/// Unused inflaters or deflaters.
-struct Spares<T>(Mutex<Vec<T>>);
-
-impl<T: Default> Spares<T> {
-    fn with<R>(&self, act: impl FnOnce(&mut T) -> R) -> R {
-        let spare = self.0.lock().pop();
-        let mut used = spare.unwrap_or_default();
-        let result = act(&mut used);
-        let mut spares = self.0.lock();
-        if spares.len() < SPARES_MAX {
-            spares.push(used);
-        }
-        result
-    }
-}
-
-/// State shared by all threads that inflate or compress messages.
-pub(crate) struct MessageCompression {
-    inflaters: Spares<Inflater>,
-    deflaters: Arc<Spares<Deflater>>,
-    pub(crate) workers: Workers<CompressionJob>,
-}
-
-impl MessageCompression {
-    pub(crate) fn new() -> Self {
-        MessageCompression {
-            inflaters: Spares(Mutex::default()),
-            deflaters: Arc::new(Spares(Mutex::default())),
-            workers: Workers::with_niceness("compression", NICENESS),
-        }
-    }
-}
-
-/// Work that takes too long for a service thread.
-pub(crate) struct CompressionJob(Job);
-
-enum Job {
-    /// A request is inflated, until `deadline` at most. Its connection is parked for `reply`.
-    Inflate { body: Box<[u8]>, client: SocketAddr, deadline: Instant, room: Charge, reply: ReplyHandle },
-    /// The last frames of a stream are compressed.
-    Deflate { frames: Vec<u8>, stream: Arc<ReplyStream> },
-}
-
 /// Carries out the jobs.
 pub(crate) struct CompressionWorker {
-    context: Arc<super::ServiceContext>,
+    context: Arc<ServiceContext>,
 }
 
 impl CompressionWorker {
-    pub(crate) fn new(context: Arc<super::ServiceContext>) -> Self {
+    pub(crate) fn new(context: Arc<ServiceContext>) -> Self {
         CompressionWorker { context }
     }
 }
@@ -124,37 +75,10 @@ impl Work<CompressionJob> for CompressionWorker {
 }
 
 /// Counts a bad message; returns the result for its client.
-fn refuse(context: &super::ServiceContext, client: SocketAddr, error: CompressedError) -> ResultCode {
+fn refuse(context: &ServiceContext, client: SocketAddr, error: CompressedError) -> ResultCode {
     context.metrics.add(ServerCounter::DemarshalError, 1);
     cf::warning_limited!(Proto, "bad compressed message from {client}: {error}");
     ResultCode::Parameter
-}
-
-/// Compresses the replies to a request that asked for it.
-#[derive(Clone)]
-pub(super) struct ReplyCompressor {
-    deflaters: Arc<Spares<Deflater>>,
-    figures: Arc<CompressionFigures>,
-}
-
-impl ReplyCompressor {
-    /// Appends the whole frames in `frames` to `out`, compressed where that makes them smaller.
-    pub(super) fn compress(&self, mut frames: &[u8], out: &mut Vec<u8>) {
-        let mut small = Vec::new();
-        while let Ok(Some(FrameHeader { body_size, .. })) = FrameHeader::parse(frames)
-            && let Some((frame, behind)) = frames.split_at_checked(HEADER_SIZE + body_size)
-        {
-            let is_smaller = frame.len() > THRESHOLD && {
-                let is_smaller = self.deflaters.with(|deflater| deflater.deflate(frame, &mut small));
-                self.figures.note(frame.len(), is_smaller.then_some(small.len()));
-                is_smaller
-            };
-            out.extend_from_slice(if is_smaller { &small } else { frame });
-            frames = behind;
-        }
-        // The rest is empty unless a frame is incomplete.
-        out.extend_from_slice(frames);
-    }
 }
 
 impl ServiceThread {
@@ -241,7 +165,7 @@ impl ServiceThread {
         self.guard(token, |thread, slot| {
             let Some(connection) = thread.connections.get(slot) else { return Verdict::Keep };
             if connection.is_held {
-                connection.behind_held.push(Mail::Inflated(token, frame, room));
+                connection.behind_held.push(Delivery::Inflated(frame, room));
                 return Verdict::Keep;
             }
             cf::fault_point!("deliver-inflated");

@@ -9,11 +9,11 @@ use cf::sys::socket::held_bytes;
 use proto::ResultCode;
 
 use super::KEEP_SIZE_MAX;
-use super::context::Admission;
-use super::mailbox::Mail;
-use super::park::Presence;
+use super::connection_count::Admission;
+use super::delivery::Delivery;
+use super::presence::{DONE_PATIENCE, Presence};
 use super::reply_budget::{Charge, ReplyBudget, Waiting};
-use super::stream::{DONE_PATIENCE, StreamProgress};
+use super::stream_progress::StreamProgress;
 use crate::security::Standing;
 use crate::tls::{Received, TlsSession};
 use crate::transaction::Access;
@@ -48,8 +48,8 @@ pub(crate) struct Connection {
     pub(super) is_parked: bool,
     /// Whether some of its replies are held; no further request is carried out meanwhile.
     pub(super) is_held: bool,
-    /// Mail from other threads that arrived while replies were held.
-    pub(super) behind_held: Vec<Mail>,
+    /// Deliveries of other threads that arrived while replies were held.
+    pub(super) behind_held: Vec<Delivery>,
     /// Whether to close it after the held replies are sent.
     pub(super) is_last_held: bool,
     /// The progress of the stream that makes many replies for the request for which the connection is parked.

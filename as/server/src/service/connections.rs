@@ -1,7 +1,7 @@
 //! The connections of a service thread, in slots that are reused.
 
 use super::connection::Connection;
-use super::mailbox::ConnectionToken;
+use super::delivery::ConnectionToken;
 
 /// A slot for a connection. `generation` tells a connection from earlier ones in the same slot.
 struct Slot {

@@ -18,8 +18,8 @@ use smallvec::SmallVec;
 
 use super::KEEP_SIZE_MAX;
 use super::connection::Connection;
+use super::delivery::ConnectionToken;
 use super::event_loop::{PutOff, RECEIVE_SIZE, RoomOf, ServiceThread, Verdict};
-use super::mailbox::ConnectionToken;
 use super::messages::{Followers, Message, find_followers};
 use super::reply_budget::Charge;
 use crate::metrics::ServerCounter;

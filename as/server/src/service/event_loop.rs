@@ -24,8 +24,9 @@ use super::activity::Activity;
 use super::connection::Connection;
 use super::connections::Connections;
 use super::context::ServiceContext;
+use super::delivery::{ConnectionToken, Delivery};
 use super::handshakes::Handshakes;
-use super::mailbox::{ConnectionToken, Mail, Mailbox};
+use super::mailbox::{Mail, Mailbox};
 use super::outbox::Outbox;
 use super::reply_budget::{Charge, STALLED_TIME_MAX};
 use crate::index::NoSleep;
@@ -235,19 +236,22 @@ impl ServiceThread {
     fn read_mail(&mut self) {
         self.mailbox.open();
         while let Some(mail) = self.mailbox.take() {
-            self.take_up(mail);
+            match mail {
+                Mail::Connection(connection) => self.add(*connection),
+                Mail::Delivery(token, delivery) => self.take_up(token, delivery),
+                Mail::Released(held) => self.release(*held),
+                Mail::Stop => self.is_stopping = true,
+            }
         }
     }
 
-    pub(super) fn take_up(&mut self, mail: Mail) {
-        match mail {
-            Mail::Connection(connection) => self.add(*connection),
-            Mail::Part(token, replies) => self.deliver_part(token, replies),
-            Mail::Reply(token, reply) => self.deliver(token, reply),
-            Mail::Inflated(token, frame, room) => self.deliver_inflated(token, frame, room),
-            Mail::Abandoned(token) => self.close_abandoned(token),
-            Mail::Released(held) => self.release(*held),
-            Mail::Stop => self.is_stopping = true,
+    /// Handles what came for a parked connection.
+    pub(super) fn take_up(&mut self, token: ConnectionToken, delivery: Delivery) {
+        match delivery {
+            Delivery::Part(replies) => self.deliver_part(token, replies),
+            Delivery::Reply(reply) => self.deliver(token, reply),
+            Delivery::Inflated(frame, room) => self.deliver_inflated(token, frame, room),
+            Delivery::Abandoned => self.close_abandoned(token),
         }
     }
 

@@ -8,25 +8,15 @@ use cf::sys::eventfd::EventFd;
 use crossbeam::queue::SegQueue;
 
 use super::connection::Connection;
-use super::reply_budget::Charge;
-use super::sending::HeldParts;
-
-/// Names a connection of a service thread, for as long as that connection lives.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) struct ConnectionToken(pub(super) u64);
+use super::delivery::{ConnectionToken, Delivery};
+use super::held_parts::HeldParts;
 
 /// One message.
 pub(crate) enum Mail {
     /// A connection, just accepted or from another service thread.
     Connection(Box<Connection>),
-    /// Some of the replies that a parked connection waits for.
-    Part(ConnectionToken, Vec<u8>),
-    /// The reply, or the last one, that a parked connection waits for. Lost if the connection is gone.
-    Reply(ConnectionToken, Vec<u8>),
-    /// The inflated request that a parked connection waits for, as a whole frame, and its room.
-    Inflated(ConnectionToken, Vec<u8>, Charge),
-    /// The reply that a parked connection waits for will not be made.
-    Abandoned(ConnectionToken),
+    /// For a parked connection. Lost if the connection is gone.
+    Delivery(ConnectionToken, Delivery),
     /// Replies that were held may be sent.
     Released(Box<HeldParts>),
     /// Close everything and end.
@@ -52,6 +42,11 @@ impl Mailbox {
     pub(crate) fn post(&self, mail: Mail) {
         self.queue.push(mail);
         self.bell.ring();
+    }
+
+    /// Adds a delivery for connection `token` and wakes the thread.
+    pub(super) fn deliver(&self, token: ConnectionToken, delivery: Delivery) {
+        self.post(Mail::Delivery(token, delivery));
     }
 
     /// Starts reading: later posts wake the thread again.

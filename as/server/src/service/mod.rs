@@ -10,34 +10,45 @@ mod accept;
 mod activity;
 mod address;
 mod compression;
+mod compression_jobs;
+mod compressor;
 mod connection;
+mod connection_count;
 mod connections;
 mod context;
+mod delivery;
 mod dispatch;
 mod event_loop;
 mod handshakes;
+mod handshaking;
+mod held_parts;
 mod mailbox;
 mod messages;
 mod outbox;
 mod park;
 mod pool;
+mod presence;
 mod reply_budget;
+mod reply_handle;
+mod requests;
 mod security;
 mod sending;
 mod sizing;
 mod stream;
+mod stream_progress;
 #[cfg(test)]
 mod tests;
 
 pub(crate) use accept::{Door, Entrance, Listener, accept_clients};
 pub(crate) use address::{AccessParams, Advertised, Bound, ListenError, ListenPlace, reachable};
 pub(crate) use compression::CompressionWorker;
-pub(crate) use compression::MessageCompression;
-pub(crate) use context::{ConnectionCount, ServiceContext};
+pub(crate) use compression_jobs::MessageCompression;
+pub(crate) use connection_count::ConnectionCount;
+pub(crate) use context::ServiceContext;
 pub(crate) use event_loop::ServiceThread;
-pub(crate) use park::InfoRequest;
 pub(crate) use pool::ServicePool;
 pub(crate) use reply_budget::ReplyBudget;
+pub(crate) use requests::InfoRequest;
 pub(crate) use security::SecurityWorkers;
 
 /// Buffers of requests and replies that grew beyond this for a large one are freed.

@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use super::KEEP_SIZE_MAX;
-use super::mailbox::ConnectionToken;
+use super::delivery::ConnectionToken;
 
 /// Replies and their connections.
 #[derive(Default)]

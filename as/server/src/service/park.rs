@@ -4,8 +4,7 @@
 //! [`ReplyStream`]; if that is dropped without a last reply, for example by a panic, the connection is closed: no
 //! client waits for ever.
 
-use std::net::SocketAddr;
-use std::sync::{Arc, OnceLock, Weak};
+use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use datamodel::Budget;
@@ -13,103 +12,19 @@ use proto::ResultCode;
 use proto::frame;
 use proto::message::Request;
 
+use super::delivery::{ConnectionToken, Delivery};
 use super::event_loop::{ServiceThread, Verdict};
-use super::mailbox::{ConnectionToken, Mail, Mailbox};
 use super::reply_budget::Charge;
-use super::stream::{DONE_PATIENCE, ReplyStream};
+use super::reply_handle::ReplyHandle;
+use super::requests::{InfoRequest, SecurityRequest};
+use super::stream::ReplyStream;
 use crate::namespace::Namespace;
 use crate::query::Requester;
-use crate::security::{Permit, Session};
-use crate::transaction::{Access, INLINE_STEPS};
+use crate::security::Permit;
+use crate::transaction::INLINE_STEPS;
 
 /// How long the client of a query may leave replies unread if the query is too large to be checked at once.
 const CHECK_TIME_MAX: Duration = Duration::from_secs(10);
-
-/// An info request, to be answered by an info thread.
-pub(crate) struct InfoRequest {
-    pub(crate) body: Box<[u8]>,
-    pub(crate) received: Instant,
-    /// The user's access; `None` without access control.
-    pub(crate) access: Access,
-    pub(crate) client: SocketAddr,
-    pub(crate) reply: ReplyHandle,
-    /// Number of answered bytes of the body, and the answers. An info thread continues with the rest in a later turn.
-    pub(crate) answered: usize,
-    pub(crate) answers: Vec<u8>,
-    /// The answers' part of the reply budget.
-    pub(super) charge: Charge,
-}
-
-impl InfoRequest {
-    /// Counts the answers so far; returns whether there is room for more.
-    pub(crate) fn count_answers(&mut self) -> bool {
-        self.charge.set(self.answers.len());
-        !self.charge.is_budget_used_up()
-    }
-}
-
-/// A request of the security protocol, to be answered by a security thread.
-pub(crate) struct SecurityRequest {
-    pub(crate) body: Box<[u8]>,
-    /// The session that a login starts.
-    pub(crate) session: Arc<Session>,
-    /// The name in the client's verified certificate.
-    pub(crate) certificate_name: Option<Arc<str>>,
-    pub(crate) client: SocketAddr,
-    pub(crate) reply: ReplyHandle,
-}
-
-/// State of a connection for the threads that answer it.
-#[derive(Default)]
-pub(super) struct Presence {
-    /// When the client closed its sending side.
-    peer_done: OnceLock<Instant>,
-}
-
-impl Presence {
-    /// Notes that the client sends nothing more.
-    pub(super) fn peer_is_done(&self) {
-        self.peer_done.get_or_init(Instant::now);
-    }
-}
-
-/// Answers the one request for which a connection is parked.
-pub(crate) struct ReplyHandle {
-    mailbox: Arc<Mailbox>,
-    token: ConnectionToken,
-    presence: Weak<Presence>,
-    is_answered: bool,
-}
-
-impl ReplyHandle {
-    /// Whether the client is gone.
-    pub(crate) fn is_client_gone(&self) -> bool {
-        let done =
-            |presence: &Presence| presence.peer_done.get().is_some_and(|at| at.elapsed() >= DONE_PATIENCE);
-        self.presence.upgrade().is_none_or(|presence| done(&presence))
-    }
-
-    /// Sends the reply, which must be whole frames; then the connection takes its next request.
-    pub(crate) fn send(mut self, reply: Vec<u8>) {
-        self.is_answered = true;
-        self.mailbox.post(Mail::Reply(self.token, reply));
-    }
-
-    /// Replaces the compressed request for which the connection is parked with `frame`, whose buffer is counted in
-    /// `room`.
-    pub(super) fn send_inflated(mut self, frame: Vec<u8>, room: Charge) {
-        self.is_answered = true;
-        self.mailbox.post(Mail::Inflated(self.token, frame, room));
-    }
-}
-
-impl Drop for ReplyHandle {
-    fn drop(&mut self) {
-        if !self.is_answered {
-            self.mailbox.post(Mail::Abandoned(self.token));
-        }
-    }
-}
 
 impl ServiceThread {
     /// Parks a connection for a reply that another thread makes.
@@ -122,7 +37,7 @@ impl ServiceThread {
                 connection.note_peer_is_done();
             }
         }
-        ReplyHandle { mailbox: Arc::clone(&self.mailbox), token, presence, is_answered: false }
+        ReplyHandle::new(&self.mailbox, token, presence)
     }
 
     /// Parks a connection for replies that other threads make one after the other. `timeout` limits how long the client
@@ -232,7 +147,7 @@ impl ServiceThread {
         self.guard(token, |thread, slot| {
             let Some(connection) = thread.connections.get(slot) else { return Verdict::Keep };
             if connection.is_held {
-                connection.behind_held.push(Mail::Part(token, replies));
+                connection.behind_held.push(Delivery::Part(replies));
                 return Verdict::Keep;
             }
             cf::fault_point!("deliver-part");
@@ -246,7 +161,7 @@ impl ServiceThread {
         self.guard(token, |thread, slot| {
             let Some(connection) = thread.connections.get(slot) else { return Verdict::Keep };
             if connection.is_held {
-                connection.behind_held.push(Mail::Reply(token, reply));
+                connection.behind_held.push(Delivery::Reply(reply));
                 return Verdict::Keep;
             }
             cf::fault_point!("deliver");
@@ -269,7 +184,7 @@ impl ServiceThread {
     pub(super) fn close_abandoned(&mut self, token: ConnectionToken) {
         self.guard(token, |thread, slot| match thread.connections.get(slot) {
             Some(connection) if connection.is_held => {
-                connection.behind_held.push(Mail::Abandoned(token));
+                connection.behind_held.push(Delivery::Abandoned);
                 Verdict::Keep
             }
             _ => Verdict::Close,

@@ -1,7 +1,7 @@
 //! The limit of replies that are kept because clients have not read them.
 //!
 //! A connection with unsent replies is not served, so it keeps at most the replies of one `send`, one of which may be
-//! large; a stream of replies stops at [`UNSENT_SIZE_MAX`](super::stream). The bytes kept by all connections are
+//! large; a stream of replies stops at [`UNSENT_SIZE_MAX`](super::stream_progress). The bytes kept by all connections are
 //! counted here. Above the limit, a request with a large reply is put off until there is room, and its connection is
 //! not read meanwhile; streams stop as soon as they have unsent bytes. Requests with small replies continue, because
 //! these fit into socket buffers. A client that has long read nothing while others are put off is disconnected.

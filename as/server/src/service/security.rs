@@ -18,7 +18,7 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 
-use super::park::SecurityRequest;
+use super::requests::SecurityRequest;
 use crate::security::{AccessControl, Peer, SecurityWork, origin};
 use crate::workers::Workers;
 

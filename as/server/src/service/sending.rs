@@ -6,43 +6,18 @@
 //! out, and replies from other threads wait behind. So each connection gets its replies in the order of its requests.
 
 use std::io;
-use std::net::TcpStream;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Instant;
 
 use super::KEEP_SIZE_MAX;
-use super::connection::{Connection, send_some};
+use super::connection::Connection;
+use super::delivery::ConnectionToken;
 use super::event_loop::{ServiceThread, Verdict};
-use super::mailbox::{ConnectionToken, Mail};
+use super::held_parts::HeldParts;
+use super::mailbox::Mail;
 use super::outbox::Outbox;
-use super::reply_budget::Charge;
-use crate::transaction::{HeldTransactions, Unsettled};
-
-/// Replies that were held together, of connections of one thread.
-pub(crate) struct HeldParts {
-    outbox: Outbox,
-    transactions: HeldTransactions,
-    /// Room for a large reply among them.
-    room: Option<Charge>,
-    /// The socket of the only connection that they are for, if no other bytes wait to be sent to it: then the releasing
-    /// thread sends the replies.
-    socket: Option<Arc<TcpStream>>,
-    /// Sent bytes of the first part.
-    sent: usize,
-}
-
-impl HeldParts {
-    /// Sends the replies of the only connection, as far as its socket takes them. A thread other than the connection's
-    /// may do this: while its replies are held, nobody else sends to it. This saves a single client the wake-up of the
-    /// connection's thread; with many clients, that thread sends while this one writes to the disk again.
-    fn send_directly(&mut self) {
-        if let Some(socket) = self.socket.take() {
-            // The connection's own thread notices a broken connection.
-            self.sent = send_some(&socket, &self.outbox.replies).unwrap_or(0);
-        }
-    }
-}
+use crate::transaction::Unsettled;
 
 impl ServiceThread {
     /// Sends each connection its replies, except those that must be held.
@@ -182,7 +157,7 @@ impl ServiceThread {
             let is_last = thread.connections.get(slot).is_some_and(|connection| connection.is_last_held);
             if is_last { Verdict::Close } else { Verdict::Keep }
         });
-        behind.into_iter().for_each(|mail| self.take_up(mail));
+        behind.into_iter().for_each(|delivery| self.take_up(token, delivery));
     }
 
     /// Closes a connection, after its held replies are sent.

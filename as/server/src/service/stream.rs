@@ -5,119 +5,23 @@
 //! socket has taken enough.
 //!
 //! # Locking
-//! One mutex per stream, taken alone; no callback runs under it.
+//! That of its [progress](super::stream_progress).
 
-use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
-use parking_lot::{Condvar, Mutex};
-
-use super::compression::ReplyCompressor;
-use super::mailbox::{ConnectionToken, Mail, Mailbox};
+use super::compressor::ReplyCompressor;
+use super::delivery::{ConnectionToken, Delivery};
+use super::mailbox::Mailbox;
 use super::reply_budget::{Charge, ReplyBudget};
+use super::stream_progress::StreamProgress;
 use crate::transaction::{GoOn, GoOnWithRoom, ReplySink, SinkClosed, StalledSenders};
-
-/// Bytes that may wait for the client before the maker does.
-const UNSENT_SIZE_MAX: usize = 1 << 20;
 
 /// How often a waiting maker checks whether its thread is needed.
 const LOOK_PERIOD: Duration = Duration::from_secs(1);
 /// How long a client may read nothing when the thread that waits for it is needed, whatever the client's own timeout.
 const PATIENCE: Duration = Duration::from_secs(10);
-/// How long an answer is still made, and a query goes on without a reply, after the client has closed its sending side:
-/// it may still read. A vanished client cannot be distinguished from it until something is sent.
-pub(super) const DONE_PATIENCE: Duration = Duration::from_secs(2);
-
-struct Progress {
-    unsent: usize,
-    /// When the socket last took bytes.
-    moved: Instant,
-    /// When the client closed its sending side, if that ends the stream after [`DONE_PATIENCE`].
-    peer_done: Option<Instant>,
-    /// Whether the closing ends the stream.
-    ends_with_peer: bool,
-    /// Whether the connection is gone, or was given up.
-    is_closed: bool,
-    /// Callbacks of makers that wait for room.
-    waiting: VecDeque<GoOn>,
-    /// Room reserved for the last reply before it is made, until the connection has it.
-    room: Option<Charge>,
-    /// Unsent bytes in the budget of all replies.
-    charge: Charge,
-}
-
-impl Progress {
-    fn is_behind(&self) -> bool {
-        let is_much = self.unsent > UNSENT_SIZE_MAX || self.unsent > 0 && self.charge.budget().is_used_up();
-        is_much && !self.is_closed
-    }
-
-    /// Whether the client has closed its sending side and got no reply for so long that it must be gone.
-    fn is_peer_gone(&self) -> bool {
-        let is_over = |done: Instant| self.moved.max(done).elapsed() >= DONE_PATIENCE;
-        self.ends_with_peer && self.unsent == 0 && self.peer_done.is_some_and(is_over)
-    }
-
-    fn add(&mut self, size: usize) {
-        self.unsent += size;
-        self.charge.set(self.unsent);
-    }
-
-    /// The next maker that may go on.
-    fn next(&mut self) -> Option<GoOn> {
-        if self.is_behind() { None } else { self.waiting.pop_front() }
-    }
-}
-
-/// The progress of a stream; shared by its maker and the connection.
-pub(super) struct StreamProgress {
-    progress: Mutex<Progress>,
-    changed: Condvar,
-}
-
-impl StreamProgress {
-    /// Notes that the socket has taken `size` more bytes, some of which may be of replies before the stream.
-    pub(super) fn sent(&self, size: usize) {
-        if size == 0 {
-            return;
-        }
-        let mut progress = self.progress.lock();
-        progress.unsent = progress.unsent.saturating_sub(size);
-        let unsent = progress.unsent;
-        progress.charge.set(unsent);
-        progress.moved = Instant::now();
-        let next = progress.next();
-        drop(progress);
-        self.changed.notify_all();
-        if let Some(go_on) = next {
-            go_on();
-        }
-    }
-
-    /// Notes that the last frames have come: the connection counts the unsent rest.
-    pub(super) fn end(&self) {
-        self.progress.lock().charge.set(0);
-    }
-
-    /// Notes that the client sends nothing more.
-    pub(super) fn peer_is_done(&self) {
-        self.progress.lock().peer_done.get_or_insert_with(Instant::now);
-    }
-
-    /// Notes that the connection is gone.
-    pub(super) fn close(&self) {
-        let mut progress = self.progress.lock();
-        progress.is_closed = true;
-        progress.charge.set(0);
-        let waiting = std::mem::take(&mut progress.waiting);
-        drop(progress);
-        self.changed.notify_all();
-        waiting.into_iter().for_each(|go_on| go_on());
-    }
-}
-
 /// The end of a stream for the thread that makes its replies.
 pub(crate) struct ReplyStream {
     mailbox: Arc<Mailbox>,
@@ -142,19 +46,7 @@ impl ReplyStream {
         budget: &Arc<ReplyBudget>,
         stalled: Arc<StalledSenders>,
     ) -> (Self, Arc<StreamProgress>) {
-        let state = Arc::new(StreamProgress {
-            progress: Mutex::new(Progress {
-                unsent: 0,
-                moved: Instant::now(),
-                peer_done: None,
-                ends_with_peer: false,
-                is_closed: false,
-                waiting: VecDeque::new(),
-                room: None,
-                charge: Charge::new(budget),
-            }),
-            changed: Condvar::new(),
-        });
+        let state = StreamProgress::new(budget);
         let is_finished = AtomicBool::new(false);
         let (compressor, shared) = (OnceLock::new(), Arc::clone(&state));
         (ReplyStream { mailbox, token, timeout, stalled, state: shared, compressor, is_finished }, state)
@@ -193,7 +85,7 @@ impl ReplyStream {
 impl Drop for ReplyStream {
     fn drop(&mut self) {
         if !*self.is_finished.get_mut() {
-            self.mailbox.post(Mail::Abandoned(self.token));
+            self.mailbox.deliver(self.token, Delivery::Abandoned);
         }
     }
 }
@@ -202,7 +94,7 @@ impl ReplySink for ReplyStream {
     fn send(&self, frames: Vec<u8>) -> Result<(), SinkClosed> {
         let frames = self.compressed(frames);
         self.state.progress.lock().add(frames.len());
-        self.mailbox.post(Mail::Part(self.token, frames));
+        self.mailbox.deliver(self.token, Delivery::Part(frames));
         let mut progress = self.state.progress.lock();
         if progress.is_behind() {
             let stalled = self.stalled.enter();
@@ -231,7 +123,7 @@ impl ReplySink for ReplyStream {
         }
         progress.add(frames.len());
         drop(progress);
-        self.mailbox.post(Mail::Part(self.token, frames));
+        self.mailbox.deliver(self.token, Delivery::Part(frames));
     }
 
     fn is_behind(&self) -> bool {
@@ -280,6 +172,6 @@ impl ReplySink for ReplyStream {
     fn finish(&self, frames: Vec<u8>) {
         let frames = self.compressed(frames);
         self.is_finished.store(true, Ordering::Relaxed);
-        self.mailbox.post(Mail::Reply(self.token, frames));
+        self.mailbox.deliver(self.token, Delivery::Reply(frames));
     }
 }

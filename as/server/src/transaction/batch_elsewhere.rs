@@ -15,7 +15,7 @@ use proto::message::{MESSAGE_HEADER_SIZE, field};
 use proto::reply::{ReplyHeader, ReplyWriter};
 
 use super::batch_frames::{Frames, finish};
-use super::batch_pool::{BatchInFlight, ToClient};
+use super::batch_in_flight::{BatchInFlight, ToClient};
 use super::batch_rows::RowsElsewhere;
 use super::{OwnedRequest, ReplySink, SinkClosed, TransactionContext, Wait};
 use crate::metrics::{Origin, ServerLatency, Unit};

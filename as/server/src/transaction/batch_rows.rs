@@ -13,11 +13,12 @@ use smallvec::SmallVec;
 
 use super::batch_frames::{FrameSink, Frames};
 use super::call::{Call, Place, wait_of_refused};
-use super::context::{TransactionContext, Workspace};
+use super::context::TransactionContext;
 use super::executor::{prefetch_records, record_access};
 use super::filter::CompiledFilter;
 use super::pool::PORTION_STEPS;
 use super::wait::{Patience, Wait};
+use super::workspace::Workspace;
 use super::{INLINE_STEPS, PREPARED_REQUESTS, ReplySink, access};
 use crate::index::{LockWait, PartitionId};
 use crate::metrics::{Operation, Origin};

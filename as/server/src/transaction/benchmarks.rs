@@ -4,41 +4,16 @@
 //! A step ends where the next begins, and the clock is read there. The first begins when the thread woke up for the
 //! request; the last ends when the replies of that wake-up are sent.
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use proto::message::{field, info2};
 
-use super::{Call, Executor, TransactionContext, Workspace};
-use crate::metrics::{Benchmark, BenchmarkStep, Origin, Unit};
+use super::base::TransactionBase;
+use super::call::Call;
+use super::stopwatch::{add_step, end_step};
+use super::workspace::Workspace;
+use crate::metrics::{Benchmark, BenchmarkStep, Origin};
 use crate::namespace::Namespace;
-
-/// Transactions whose replies are made but not sent: position of the namespace, benchmark, and start.
-#[derive(Default)]
-pub(super) struct Answered(Vec<(usize, Benchmark, Instant)>);
-
-impl Answered {
-    /// Notes that their replies are sent.
-    pub(super) fn end(&mut self, context: &TransactionContext) {
-        for (namespace, benchmark, since) in self.0.drain(..) {
-            end_step(context, &context.namespaces[namespace], benchmark, BenchmarkStep::Response, since);
-        }
-    }
-}
-
-/// Times of a thread's transactions.
-pub(super) struct Stopwatch {
-    /// When the thread woke up for its current requests.
-    pub(super) woken: Instant,
-    /// When the current row of a batch was started.
-    row_taken_up: Option<Instant>,
-    answered: Answered,
-}
-
-impl Stopwatch {
-    pub(super) fn new() -> Self {
-        Stopwatch { woken: Instant::now(), row_taken_up: None, answered: Answered::default() }
-    }
-}
 
 /// A transaction that is measured. Nothing is noted before it has an answer: it may have to run again on another
 /// thread.
@@ -69,20 +44,6 @@ fn kind_of(call: &Call<'_>) -> Option<(Benchmark, BenchmarkStep)> {
     }
 }
 
-impl Executor {
-    /// Notes that the thread woke up at `woken` for its next requests.
-    #[inline]
-    pub(crate) fn wake(&mut self, woken: Instant) {
-        self.workspace.stopwatch.woken = woken;
-    }
-
-    /// Notes that all replies are sent.
-    #[inline]
-    pub(super) fn measure_responses(&mut self) {
-        self.workspace.stopwatch.answered.end(&self.context);
-    }
-}
-
 impl Workspace {
     /// Notes the start of a row of a batch in `namespace`.
     #[inline]
@@ -104,9 +65,9 @@ impl Workspace {
 
     /// Ends the last step of commands of the server itself, whose replies nobody waits for.
     #[inline]
-    pub(super) fn measure_unsent(&mut self, context: &TransactionContext) {
-        self.stopwatch.answered.end(context);
-        self.held.answered.end(context);
+    pub(super) fn measure_unsent(&mut self, base: &TransactionBase) {
+        self.stopwatch.answered.end(base);
+        self.held.answered.end(base);
     }
 
     /// Notes that the reply of `call` is made; if held, it is sent later than others.
@@ -122,31 +83,5 @@ impl Workspace {
         let since = end_step(call.context, call.namespace, benchmark, step, since);
         let answered = if is_held { &mut self.held.answered } else { &mut self.stopwatch.answered };
         answered.0.push((call.namespace.position(), benchmark, since));
-    }
-}
-
-/// Notes that a step lasted from `since` until now; returns now.
-fn end_step(
-    context: &TransactionContext,
-    namespace: &Namespace,
-    benchmark: Benchmark,
-    step: BenchmarkStep,
-    since: Instant,
-) -> Instant {
-    let now = Instant::now();
-    add_step(context, namespace, benchmark, step, now.saturating_duration_since(since));
-    now
-}
-
-/// Notes how long a step lasted.
-fn add_step(
-    context: &TransactionContext,
-    namespace: &Namespace,
-    benchmark: Benchmark,
-    step: BenchmarkStep,
-    lasted: Duration,
-) {
-    if let Some(histogram) = namespace.metrics.benchmarks.step(benchmark, step) {
-        histogram.add(Unit::configured(&context.config), lasted, 1);
     }
 }

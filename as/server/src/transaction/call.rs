@@ -38,6 +38,9 @@ impl From<ResultCode> for Failure {
     }
 }
 
+/// Steps, of about a nanosecond each, that a request may take on a service thread.
+pub(crate) const INLINE_STEPS: u64 = 200_000;
+
 /// The kind of thread that a transaction runs on.
 #[derive(Clone, Copy)]
 pub(super) enum Place {
@@ -251,6 +254,29 @@ impl<'a> Call<'a> {
                 Err(ResultCode::Unavailable)
             }
         }
+    }
+
+    /// The wait of a transaction, if other nodes may have a newer copy of its record.
+    #[inline]
+    pub(super) fn wait_of_duplicates(&self) -> Option<Wait> {
+        if !self.namespace.partitions.may_have_duplicates(PartitionId::of(&self.digest)) {
+            return None;
+        }
+        match self.get() {
+            Ok(found) => self.wait_of_duplicates_of(found.map(|guard| guard.last_update_time())),
+            Err(_) => self.patience.refused.take(),
+        }
+    }
+
+    /// The same for a record last updated at `local`, if it exists here. The caller may hold its sprig lock.
+    #[cold]
+    pub(super) fn wait_of_duplicates_of(&self, local: Option<u64>) -> Option<Wait> {
+        // Queries read only partitions without duplicates.
+        let is_of_query = matches!(self.origin, Origin::OpsSub | Origin::UdfSub);
+        let key = self.record_key();
+        let waits =
+            !is_of_query && self.context.duplicates.must_resolve(self.namespace, self.request, (&key, local));
+        waits.then_some(Wait::Duplicates(key))
     }
 
     /// Starts the reply at the end of `out`.

@@ -3,9 +3,9 @@
 use proto::ResultCode;
 use proto::message::{field, info2};
 
+use super::old_record::{OldRecord, storage_result};
 use super::optimistic::{Attempt, Turn, until_committed};
 use super::subject::{RecordCopy, Subject};
-use super::write::{OldRecord, storage_result};
 use super::{Buffers, Call, Failure, Place, Wait};
 use crate::index::WriteGuard;
 use crate::metrics::Operation;

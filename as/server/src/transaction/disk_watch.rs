@@ -6,7 +6,7 @@
 
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
-use super::TransactionContext;
+use super::base::TransactionBase;
 use crate::storage::DiskCaller;
 
 /// Number of pool threads that hang, as of the last check.
@@ -21,18 +21,16 @@ impl DiskWatch {
     pub(crate) fn hanging(&self, caller: DiskCaller) -> usize {
         self.hanging[caller as usize].load(Relaxed)
     }
-}
 
-impl TransactionContext {
     /// Checks the disks of all namespaces.
-    pub(crate) fn watch_disks(&self) {
-        for namespace in self.namespaces.iter() {
+    pub(crate) fn check(&self, base: &TransactionBase) {
+        for namespace in base.namespaces.iter() {
             namespace.storage.watch_disks();
         }
         for caller in DiskCaller::POOLS {
-            let hanging = self.namespaces.iter().map(|namespace| namespace.storage.hanging(caller)).sum();
-            self.disk_watch.hanging[caller as usize].store(hanging, Relaxed);
+            let hanging = base.namespaces.iter().map(|namespace| namespace.storage.hanging(caller)).sum();
+            self.hanging[caller as usize].store(hanging, Relaxed);
         }
-        self.pool.substitute(self.disk_watch.hanging(DiskCaller::Transactions));
+        base.pool.substitute(self.hanging(DiskCaller::Transactions));
     }
 }

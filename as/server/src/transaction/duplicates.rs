@@ -21,15 +21,15 @@ use proto::message::{Request, info1, info2};
 use proto::peer::replication::{OwnCopy, ReplicationBody};
 use proto::peer::{NodeId, PeerError};
 
+use super::base::TransactionBase;
 use super::pending::{Pending, PendingTable, encoded};
 use super::replicas::{age_of_copy, policy_of, take_copy, take_removal};
 use super::resent::SentFor;
-use super::wait::RecordKey;
-use super::{Call, OwnedRequest, TransactionContext, Wait};
+use super::wait::{OwnedRequest, RecordKey};
 use crate::config::params::namespace::ReadConsistencyLevel;
 use crate::fabric::{Cluster, Fabric};
 use crate::index::{LockWait, PartitionId};
-use crate::metrics::{NamespaceCounter, Origin};
+use crate::metrics::NamespaceCounter;
 use crate::namespace::Namespace;
 
 /// Most resolved records that a shard remembers.
@@ -72,72 +72,42 @@ impl Resolved {
 /// The open questions of a server, and the resolved records.
 pub(crate) struct Duplicates(PendingTable<Question, Resolved>);
 
-impl Call<'_> {
-    /// The wait of a transaction, if other nodes may have a newer copy of its record.
-    #[inline]
-    pub(super) fn wait_of_duplicates(&self) -> Option<Wait> {
-        if !self.namespace.partitions.may_have_duplicates(PartitionId::of(&self.digest)) {
-            return None;
-        }
-        match self.get() {
-            Ok(found) => self.wait_of_duplicates_of(found.map(|guard| guard.last_update_time())),
-            Err(_) => self.patience.refused.take(),
-        }
-    }
-
-    /// The same for a record last updated at `local`, if it exists here. The caller may hold its sprig lock.
-    #[cold]
-    pub(super) fn wait_of_duplicates_of(&self, local: Option<u64>) -> Option<Wait> {
-        // Queries read only partitions without duplicates.
-        let is_of_query = matches!(self.origin, Origin::OpsSub | Origin::UdfSub);
-        let key = self.record_key();
-        let waits = !is_of_query && must_resolve(self.context, self.namespace, self.request, (&key, local));
-        waits.then_some(Wait::Duplicates(key))
-    }
-}
-
-/// Whether a request for the record of `key`, last updated at `local` if it exists here, must wait for duplicate
-/// resolution.
-#[cold]
-pub(super) fn must_resolve(
-    context: &TransactionContext,
-    namespace: &Namespace,
-    request: &Request<'_>,
-    (key, local): (&RecordKey, Option<u64>),
-) -> bool {
-    let params = &namespace.config().params;
-    let asks = if request.info2 & info2::WRITE != 0 {
-        !params.disable_write_dup_res.get()
-    } else {
-        match params.read_consistency_level_override.get() {
-            ReadConsistencyLevel::All => true,
-            ReadConsistencyLevel::One => false,
-            ReadConsistencyLevel::Off => request.info1 & info1::CONSISTENCY_LEVEL_ALL != 0,
-        }
-    };
-    let id = PartitionId::of(&key.digest);
-    asks && namespace.partitions.may_have_duplicates(id)
-        && context.duplicates.is_open(namespace, id, (key, local))
-}
-
 impl Duplicates {
     pub(crate) fn new() -> Self {
         Duplicates(PendingTable::new())
     }
 
     /// Connects the table to `fabric`, which sends its messages from now on.
-    pub(super) fn connect(
-        &self,
-        context: &Arc<TransactionContext>,
-        fabric: &Arc<Fabric>,
-        cluster: &Arc<Cluster>,
-    ) {
-        self.0.connect(context, fabric, cluster);
+    pub(super) fn connect(&self, base: &TransactionBase, fabric: &Arc<Fabric>, cluster: &Arc<Cluster>) {
+        self.0.connect(base, fabric, cluster);
     }
 
     /// Number of open questions.
     pub(crate) fn count(&self) -> usize {
         self.0.count()
+    }
+
+    /// Whether a request for the record of `key`, last updated at `local` if it exists here, must wait for duplicate
+    /// resolution.
+    #[cold]
+    pub(super) fn must_resolve(
+        &self,
+        namespace: &Namespace,
+        request: &Request<'_>,
+        (key, local): (&RecordKey, Option<u64>),
+    ) -> bool {
+        let params = &namespace.config().params;
+        let asks = if request.info2 & info2::WRITE != 0 {
+            !params.disable_write_dup_res.get()
+        } else {
+            match params.read_consistency_level_override.get() {
+                ReadConsistencyLevel::All => true,
+                ReadConsistencyLevel::One => false,
+                ReadConsistencyLevel::Off => request.info1 & info1::CONSISTENCY_LEVEL_ALL != 0,
+            }
+        };
+        let id = PartitionId::of(&key.digest);
+        asks && namespace.partitions.may_have_duplicates(id) && self.is_open(namespace, id, (key, local))
     }
 
     /// Whether the newest copy of the record is not known yet.
@@ -157,9 +127,9 @@ impl Duplicates {
     }
 
     /// Makes `asker` wait until the newest copy of a record is known and stored here.
-    pub(super) fn ask(&self, context: &TransactionContext, key: RecordKey, sent_for: SentFor, asker: Asker) {
-        let Some(links) = self.0.links() else { return context.go_on(asker) };
-        let (namespace, id) = (&context.namespaces[key.namespace], PartitionId::of(&key.digest));
+    pub(super) fn ask(&self, base: &TransactionBase, key: RecordKey, sent_for: SentFor, asker: Asker) {
+        let Some(links) = self.0.links() else { return asker.go_on(base) };
+        let (namespace, id) = (&base.namespaces[key.namespace], PartitionId::of(&key.digest));
         let (nodes, rebalance) = namespace.partitions.duplicates(id);
         // If another thread has its lock now, the others send their copies: they are compared when one is stored.
         let found = namespace.index.get_within(&key.digest, LockWait::Spin).ok().flatten();
@@ -171,7 +141,7 @@ impl Duplicates {
         if nodes.is_empty() {
             shard.more.note(key, rebalance);
             drop(shard);
-            return context.go_on(asker);
+            return asker.go_on(base);
         }
         let mut waiting = vec![asker];
         match shard.pending.remove(&key) {
@@ -211,12 +181,12 @@ impl Duplicates {
     /// When the answer holds no valid record.
     pub(super) fn answered(
         &self,
-        context: &TransactionContext,
+        base: &TransactionBase,
         (key, transaction_id): (RecordKey, u32),
         from: NodeId,
         (copy, removed_at): (Option<&[u8]>, Option<u64>),
     ) -> Result<(), PeerError> {
-        let Some(namespace) = context.namespaces.get(key.namespace) else { return Ok(()) };
+        let Some(namespace) = base.namespaces.get(key.namespace) else { return Ok(()) };
         let copy = copy.map(|bytes| age_of_copy(bytes).map(|age| (age, bytes))).transpose()?;
         let mut shard = self.0.shard(&key);
         let question = shard.pending.get_mut(&key);
@@ -252,17 +222,17 @@ impl Duplicates {
             let _ = take_copy(namespace, id, &bytes, question.removed_at)?;
         }
         self.0.shard(&key).more.note(key, question.rebalance);
-        question.waiting.into_iter().for_each(|asker| context.go_on(asker));
+        question.waiting.into_iter().for_each(|asker| asker.go_on(base));
         Ok(())
     }
 
     /// Repeats questions that have long not been answered. A question that is late, or was asked in another cluster, is
     /// dropped: its askers check again.
-    pub(super) fn resend(&self, context: &TransactionContext) {
+    pub(super) fn resend(&self, base: &TransactionBase) {
         let Some(links) = self.0.links().filter(|_| self.count() != 0) else { return };
         let now = Instant::now();
         let number = |namespace: &Arc<Namespace>| namespace.partitions.rebalance_number();
-        let rebalances: Vec<u64> = context.namespaces.iter().map(number).collect();
+        let rebalances: Vec<u64> = base.namespaces.iter().map(number).collect();
         for mut shard in self.0.shards() {
             let is_over = |key: &RecordKey, question: &Pending<Question>| {
                 question.deadline <= now || question.of.rebalance != rebalances[key.namespace]
@@ -275,20 +245,20 @@ impl Duplicates {
             for (key, question) in shard.pending.iter_mut().filter(|(_, question)| question.resend_at <= now)
             {
                 question.send_again(key, links, now);
-                context.namespaces[key.namespace].metrics.add(question.of.sent_for.question(), 1);
+                base.namespaces[key.namespace].metrics.add(question.of.sent_for.question(), 1);
             }
             drop(shard);
             self.0.subtract(over.len());
-            over.into_iter().flat_map(|question| question.of.waiting).for_each(|asker| context.go_on(asker));
+            over.into_iter().flat_map(|question| question.of.waiting).for_each(|asker| asker.go_on(base));
         }
     }
 }
 
-impl TransactionContext {
-    /// Resumes an asker.
-    fn go_on(&self, asker: Asker) {
-        match asker {
-            Asker::Request(request) => self.submit_to_pool(request),
+impl Asker {
+    /// Resumes it.
+    fn go_on(self, base: &TransactionBase) {
+        match self {
+            Asker::Request(request) => base.submit_to_pool(request),
             Asker::Other(other) => drop(other),
         }
     }

@@ -1,6 +1,7 @@
 //! Carries out the transactions of one thread, a service thread or one of a pool.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use cf::Digest;
 use cf::clock::StoredMillis;
@@ -10,16 +11,21 @@ use proto::message::{Request, field, info1, info2, info4};
 use proto::reply::{self, ReplyHeader};
 use smallvec::SmallVec;
 
-use super::call::{Call, Place, wait_of_refused};
-use super::context::{TransactionContext, Workspace};
+use super::call::{Call, INLINE_STEPS, Place, wait_of_refused};
+use super::context::TransactionContext;
+use super::measure::HeldTransactions;
 use super::step::Step;
 use super::wait::{Patience, TakeReplyRoom, Wait};
-use super::{INLINE_STEPS, PREPARED_REQUESTS, access, delete, filter, read, udf, write};
+use super::workspace::Workspace;
+use super::{access, delete, filter, read, udf, write};
 use crate::index::{LockWait, PartitionId};
 use crate::metrics::{Operation, Origin, ServerCounter};
 use crate::namespace::{Namespace, PartitionReservation, RecordAccess, Refused, Section};
 use crate::security::Standing;
 use crate::storage::{DiskCaller, ReadBuffer};
+
+/// Most requests whose records are prefetched together.
+pub(crate) const PREPARED_REQUESTS: usize = 16;
 
 /// Carries out the transactions of one thread.
 pub(crate) struct Executor {
@@ -157,6 +163,36 @@ impl Executor {
         let patience = Patience::new(LockWait::Spin, true, Some(take_reply_room));
         let asked = Asked { request, origin: Origin::Client, digest: None, has_turn: false, has_lost: false };
         workspace.execute_single(context, namespace, &asked, (&budget, place, patience), now, out)
+    }
+
+    /// Notes that the thread woke up at `woken` for its next requests.
+    #[inline]
+    pub(crate) fn wake(&mut self, woken: Instant) {
+        self.workspace.stopwatch.woken = woken;
+    }
+
+    /// The replies of `held` were sent at `now`.
+    pub(crate) fn measure_held(&self, held: HeldTransactions, now: Instant) {
+        held.end(&self.context, now);
+    }
+
+    /// The transactions whose replies are held; they are [measured](Self::measure_held) when these are sent.
+    pub(crate) fn take_held(&mut self) -> HeldTransactions {
+        let next = HeldTransactions::new(self.context.namespaces.len());
+        let held = std::mem::replace(&mut self.workspace.held, next);
+        held.woken_at(self.workspace.stopwatch.woken)
+    }
+
+    /// Ends a wake-up: all transactions since the last call took from when the thread [woke up](Self::wake) until
+    /// `now`.
+    #[inline]
+    pub(crate) fn measure(&mut self, now: Instant) {
+        self.workspace.leave_sections();
+        if !self.workspace.tally.is_empty {
+            let Executor { context, workspace } = self;
+            workspace.tally.measure(context, workspace.stopwatch.woken, now);
+            workspace.stopwatch.answered.end(context);
+        }
     }
 
     /// Prefetches the records of the next requests, given as namespaces and digests. Changes nothing.

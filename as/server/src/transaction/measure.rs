@@ -6,8 +6,8 @@ use std::time::Instant;
 
 use proto::message::{Request, field, info2};
 
-use super::benchmarks::Answered;
-use super::{Executor, TransactionContext};
+use super::base::TransactionBase;
+use super::stopwatch::Answered;
 use crate::metrics::{Latency, ServerLatency, Unit};
 
 /// Transactions that ended since the clock was last read.
@@ -15,7 +15,7 @@ pub(super) struct Tally {
     /// Number of transactions by namespace and latency.
     counts: Box<[[u32; Latency::ALL.len()]]>,
     batches: u32,
-    is_empty: bool,
+    pub(super) is_empty: bool,
 }
 
 impl Tally {
@@ -66,46 +66,25 @@ impl HeldTransactions {
     }
 }
 
-impl TransactionContext {
-    /// The replies of `held` were sent at `now`.
-    pub(super) fn measure_held(&self, mut held: HeldTransactions, now: Instant) {
-        held.tally.measure(self, held.woken, now);
-        held.answered.end(self);
-    }
-}
-
-impl Executor {
-    /// The replies of `held` were sent at `now`.
-    pub(crate) fn measure_held(&self, held: HeldTransactions, now: Instant) {
-        self.context.measure_held(held, now);
+impl HeldTransactions {
+    /// The transactions of a thread that woke up for them at `woken`.
+    pub(super) fn woken_at(self, woken: Instant) -> Self {
+        HeldTransactions { woken, ..self }
     }
 
-    /// The transactions whose replies are held; they are [measured](Self::measure_held) when these are sent.
-    pub(crate) fn take_held(&mut self) -> HeldTransactions {
-        let next = HeldTransactions::new(self.context.namespaces.len());
-        let held = std::mem::replace(&mut self.workspace.held, next);
-        HeldTransactions { woken: self.workspace.stopwatch.woken, ..held }
-    }
-
-    /// Ends a wake-up: all transactions since the last call took from when the thread [woke up](Self::wake) until
-    /// `now`.
-    #[inline]
-    pub(crate) fn measure(&mut self, now: Instant) {
-        self.workspace.leave_sections();
-        if !self.workspace.tally.is_empty {
-            let Executor { context, workspace } = self;
-            workspace.tally.measure(context, workspace.stopwatch.woken, now);
-            self.measure_responses();
-        }
+    /// Their replies were sent at `now`.
+    pub(super) fn end(mut self, base: &TransactionBase, now: Instant) {
+        self.tally.measure(base, self.woken, now);
+        self.answered.end(base);
     }
 }
 
 impl Tally {
     /// Measures the tallied transactions as from `woken` until `now`, and clears the tally.
-    fn measure(&mut self, context: &TransactionContext, woken: Instant, now: Instant) {
+    pub(super) fn measure(&mut self, base: &TransactionBase, woken: Instant, now: Instant) {
         let elapsed = now.saturating_duration_since(woken);
-        let unit = Unit::configured(&context.config);
-        for (namespace, counts) in context.namespaces.iter().zip(&mut self.counts) {
+        let unit = Unit::configured(&base.config);
+        for (namespace, counts) in base.namespaces.iter().zip(&mut self.counts) {
             for (latency, count) in Latency::ALL.iter().zip(counts) {
                 if *count != 0 {
                     namespace.metrics.latency(*latency).add(unit, elapsed, u64::from(*count));
@@ -115,7 +94,7 @@ impl Tally {
         }
         if self.batches != 0 {
             let batches = u64::from(std::mem::take(&mut self.batches));
-            context.metrics.latency(ServerLatency::BatchIndex).add(unit, elapsed, batches);
+            base.metrics.latency(ServerLatency::BatchIndex).add(unit, elapsed, batches);
         }
         self.is_empty = true;
     }

@@ -8,9 +8,11 @@
 //! its budget. There it works on a copy of the record, without a lock (`subject.rs`).
 
 mod access;
+mod base;
 mod batch;
 mod batch_elsewhere;
 mod batch_frames;
+mod batch_in_flight;
 mod batch_pool;
 mod batch_rows;
 mod benchmarks;
@@ -23,48 +25,51 @@ mod duplicates;
 mod executor;
 pub(crate) mod filter;
 mod flat_buffer;
+mod held_replies;
 mod measure;
 mod module_shares;
+mod old_record;
 mod optimistic;
 mod pending;
 mod pool;
+mod pool_worker;
 mod proxy;
 mod read;
 mod refused;
 mod replicas;
 mod reply_room;
 mod resent;
+mod restart;
 mod settle;
 mod sink;
 mod step;
+mod stopwatch;
 mod sub_command;
 mod subject;
 #[cfg(test)]
 mod tests;
 mod touch;
 mod udf;
+mod unsettled;
 mod wait;
+mod workspace;
 mod write;
 
 use call::{Call, Failure, Place};
-use context::{Buffers, Workspace};
+use workspace::Buffers;
 
 pub(crate) use access::Access;
 pub(crate) use batch_pool::{BatchPool, BatchWorker};
-pub(crate) use call::RecordCheck;
+pub(crate) use call::{INLINE_STEPS, RecordCheck};
 pub(crate) use context::TransactionContext;
-pub(crate) use executor::Executor;
+pub(crate) use executor::{Executor, PREPARED_REQUESTS};
 pub(crate) use measure::HeldTransactions;
-pub(crate) use pool::{PoolWorker, thread_count};
+pub(crate) use pool::thread_count;
+pub(crate) use pool_worker::PoolWorker;
 pub(crate) use proxy::ProxyTraffic;
 pub(crate) use replicas::{ReplicaObserver, ReplicaTraffic, ReplicaWrites, take_copy, take_removal};
-pub(crate) use settle::Unsettled;
 pub(crate) use sink::{GoOn, GoOnWithRoom, ReplySink, SinkClosed, StalledSenders};
 pub(crate) use step::Step;
 pub(crate) use sub_command::{SubCommand, SubCommands};
+pub(crate) use unsettled::Unsettled;
 pub(crate) use wait::{OwnedRequest, Wait};
-
-/// Most requests whose records are prefetched together.
-pub(crate) const PREPARED_REQUESTS: usize = 16;
-/// Steps, of about a nanosecond each, that a request may take on a service thread.
-pub(crate) const INLINE_STEPS: u64 = 200_000;

@@ -11,13 +11,10 @@ use std::collections::{HashMap, VecDeque};
 
 use parking_lot::Mutex;
 
-use super::OwnedRequest;
+use super::wait::{ModuleShare, OwnedRequest};
 
 /// Of this many threads one is kept from each module.
 const THREADS_PER_KEPT: usize = 4;
-
-/// A call's part in the share of its module.
-pub(super) struct ModuleShare(Box<[u8]>);
 
 #[derive(Default)]
 struct Calls {

@@ -17,8 +17,9 @@ use proto::peer::NodeId;
 use proto::peer::replication::{Replication, ReplicationBody};
 use smallvec::SmallVec;
 
-use super::wait::RecordKey;
-use super::{OwnedRequest, TransactionContext};
+use super::base::TransactionBase;
+use super::pool::Pool;
+use super::wait::{OwnedRequest, RecordKey};
 use crate::config::Config;
 use crate::fabric::{Cluster, Fabric};
 
@@ -33,14 +34,14 @@ pub(super) struct Links {
     pub(super) config: Arc<Config>,
     pub(super) fabric: Arc<Fabric>,
     pub(super) cluster: Arc<Cluster>,
-    context: Weak<TransactionContext>,
+    pool: Weak<Pool>,
 }
 
 impl Links {
     /// Runs a request again. A stopped server runs none.
     pub(super) fn resume(&self, request: OwnedRequest) {
-        if let Some(context) = self.context.upgrade() {
-            context.submit_to_pool(request);
+        if let Some(pool) = self.pool.upgrade() {
+            pool.submit(request);
         }
     }
 }
@@ -130,16 +131,11 @@ impl<T, M: Default> PendingTable<T, M> {
     }
 
     /// Connects the table to `fabric`, which sends its messages from now on.
-    pub(super) fn connect(
-        &self,
-        context: &Arc<TransactionContext>,
-        fabric: &Arc<Fabric>,
-        cluster: &Arc<Cluster>,
-    ) {
+    pub(super) fn connect(&self, base: &TransactionBase, fabric: &Arc<Fabric>, cluster: &Arc<Cluster>) {
         let (fabric, cluster) = (Arc::clone(fabric), Arc::clone(cluster));
-        let (config, context) = (Arc::clone(&context.config), Arc::downgrade(context));
+        let (config, pool) = (Arc::clone(&base.config), Arc::downgrade(&base.pool));
         // A node joins others once, so the cell is empty.
-        let _ = self.links.set(Links { config, fabric, cluster, context });
+        let _ = self.links.set(Links { config, fabric, cluster, pool });
     }
 
     /// `None` on a node that looks for no others.

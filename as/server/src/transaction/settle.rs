@@ -3,7 +3,7 @@
 //! A transaction changes the index at once and notes the record as unsettled. A read of a record that is not on disk
 //! yet does the same. The handling of the reply depends on the thread:
 //!
-//! - Service and pool threads do not wait. They [hold](Executor::hold) the replies with unsettled records, and continue
+//! - Service and pool threads do not wait. They [hold](super::Executor::hold) the replies with unsettled records, and continue
 //!   with other requests. The disk's flush thread writes the records, with one flush for all waiting replies, and
 //!   releases the replies.
 //! - A batch thread waits: one flush for the rows that it has carried out together. So a row on a service thread leaves
@@ -13,58 +13,19 @@ use crossbeam::channel::bounded;
 use proto::ResultCode;
 use proto::frame::HEADER_SIZE;
 use proto::message::info3;
-use smallvec::SmallVec;
 
+use super::call::{Call, Place};
+use super::context::TransactionContext;
 use super::resent::SentFor;
-use super::wait::{Hold, RecordKey};
-use super::{Call, Executor, Place, TransactionContext, Wait, Workspace};
+use super::unsettled::{Awaited, OnReplicas, Unsettled};
+use super::wait::{Hold, Wait};
+use super::workspace::Workspace;
 use crate::config::params::namespace::WriteCommitLevel;
 use crate::index::{Location, PartitionId};
-use crate::storage::{DiskCaller, DurableWait};
+use crate::storage::DiskCaller;
 
 /// Offset of the result in a record message.
 const RESULT_OFFSET: usize = 5;
-
-/// A record that must be on disk before its reply is sent.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Unsettled {
-    namespace: usize,
-    awaited: Awaited,
-    /// Offset of this record's result byte in the replies.
-    pub(crate) result_at: usize,
-}
-
-/// The condition that a reply waits for.
-#[derive(Clone, Copy, Debug)]
-enum Awaited {
-    Disk(Location),
-    /// All replicas of the record have acknowledged the write with this number.
-    Replicas(OnReplicas),
-}
-
-/// A write sent to the replicas of its record.
-#[derive(Clone, Copy, Debug)]
-struct OnReplicas {
-    key: RecordKey,
-    transaction_id: u32,
-    /// Longest wait; 0 = the server's default.
-    time_max_ms: u32,
-    sent_for: SentFor,
-}
-
-impl OnReplicas {
-    /// Makes `hold` wait for it.
-    fn hold(&self, context: &TransactionContext, hold: Hold) {
-        context.replicas.hold((&self.key, self.transaction_id), self.sent_for, hold, self.time_max_ms);
-    }
-}
-
-impl Unsettled {
-    /// The same after the replies were moved from `from` to `to`.
-    pub(crate) fn moved(&self, from: usize, to: usize) -> Self {
-        Unsettled { result_at: self.result_at - from + to, ..*self }
-    }
-}
 
 impl Call<'_> {
     /// An entry that makes the reply wait for `awaited`; the [position](Workspace::note_replies) of its result is known
@@ -171,7 +132,7 @@ fn await_replicas(context: &TransactionContext, records: &[(OnReplicas, usize)],
         let _ = released.send(results);
     });
     for (at, (on, _)) in records.iter().enumerate() {
-        on.hold(context, first.about(vec![at]));
+        on.hold(&context.replicas, first.about(vec![at]));
     }
     drop(first);
     let results = results.recv().unwrap_or_default();
@@ -180,75 +141,6 @@ fn await_replicas(context: &TransactionContext, records: &[(OnReplicas, usize)],
             && let Some(result) = replies.get_mut(*result_at)
         {
             *result = code;
-        }
-    }
-}
-
-/// Records on one disk that replies wait for.
-struct OnDisk {
-    namespace: usize,
-    device: u8,
-    locations: Vec<Location>,
-    results_at: Vec<usize>,
-}
-
-impl Executor {
-    /// Whether replies made so far must not be sent yet.
-    #[inline]
-    pub(crate) fn has_unsettled(&self) -> bool {
-        !self.workspace.buffers.unsettled.is_empty()
-    }
-
-    /// Number of records that the replies made so far wait for.
-    pub(crate) fn unsettled_count(&self) -> usize {
-        self.workspace.buffers.unsettled.len()
-    }
-
-    /// Forgets all except the first `count` records: the replies of the others are dropped.
-    pub(crate) fn forget_unsettled(&mut self, count: usize) {
-        self.workspace.buffers.unsettled.truncate(count);
-    }
-
-    /// Takes the records that the replies made so far wait for, in their order. The caller then holds the replies.
-    pub(crate) fn take_unsettled(&mut self) -> Vec<Unsettled> {
-        std::mem::take(&mut self.workspace.buffers.unsettled)
-    }
-
-    /// Calls `release` with `replies` after all their waits have ended, on another thread or at once on this one. If a
-    /// disk fails, the reply gets an error.
-    pub(crate) fn hold(
-        &self,
-        replies: Vec<u8>,
-        unsettled: &[Unsettled],
-        release: impl FnOnce(Vec<u8>) + Send + 'static,
-    ) {
-        let mut disks = SmallVec::<[OnDisk; 2]>::new();
-        let mut on_replicas = SmallVec::<[(OnReplicas, usize); 2]>::new();
-        for &Unsettled { namespace, awaited, result_at } in unsettled {
-            let location = match awaited {
-                Awaited::Disk(location) => location,
-                Awaited::Replicas(on) => {
-                    on_replicas.push((on, result_at));
-                    continue;
-                }
-            };
-            let device = location.device();
-            let known = disks.iter().position(|disk| (disk.namespace, disk.device) == (namespace, device));
-            let at = known.unwrap_or_else(|| {
-                disks.push(OnDisk { namespace, device, locations: Vec::new(), results_at: Vec::new() });
-                disks.len() - 1
-            });
-            disks[at].locations.push(location);
-            disks[at].results_at.push(result_at);
-        }
-        let first = Hold::on(replies, release);
-        for (on, result_at) in on_replicas {
-            on.hold(&self.context, first.about(vec![result_at]));
-        }
-        for OnDisk { namespace, device, locations, results_at } in disks {
-            let hold = first.about(results_at);
-            let wait = DurableWait { locations, done: Box::new(move |lost| hold.end(lost)) };
-            self.context.namespaces[namespace].storage.when_durable(device, wait);
         }
     }
 }

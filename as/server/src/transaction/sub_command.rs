@@ -12,9 +12,9 @@ use proto::frame::HEADER_SIZE;
 use proto::message::Request;
 
 use super::call::{Call, Place};
-use super::context::Workspace;
 use super::filter::CompiledFilter;
 use super::wait::{Patience, ROOM_WAIT_MAX};
+use super::workspace::Workspace;
 use super::{INLINE_STEPS, RecordCheck, TransactionContext, Wait};
 use crate::index::LockWait;
 use crate::metrics::Origin;

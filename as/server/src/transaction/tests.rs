@@ -314,7 +314,8 @@ fn no_thread_of_the_pool_waits_for_a_reserved_record() {
     assert_eq!(submit(Wait::Pool, &of_another(increment())).result(), 0, "the thread is free");
     assert!(waiting.iter().all(|answer| answer.reply.lock().is_none()));
     // One that has lost to others reserves the record itself, or waits as well.
-    let lost = OwnedRequest { has_lost: true, ..owned(&increment(), Instant::now(), &Arc::default()) };
+    let mut lost = owned(&increment(), Instant::now(), &Arc::default());
+    lost.has_lost = true;
     let mut executor = Executor::new(Arc::clone(&context));
     assert_eq!(executor.execute_in_pool(&lost, &mut Vec::new()), Some(Wait::Reservation(key)));
     let lost = submit(Wait::Reservation(key), &increment());

@@ -6,10 +6,10 @@ use std::time::Instant;
 use datamodel::flat::NewRecord;
 use proto::ResultCode;
 
+use super::old_record::OldRecord;
 use super::optimistic::Attempt;
 use super::subject::{RecordCopy, Subject};
-use super::write::{self, OldRecord};
-use super::{Buffers, Call, Wait};
+use super::{Buffers, Call, Wait, write};
 use crate::index::{self, Element, RecordMeta};
 use crate::metrics::{Latency, NamespaceCounter, Unit};
 use crate::namespace::{Cause, Change, ForObservers, LOOKS_MAX, NewVersion, TTL_NEVER_EXPIRE, stored_size};

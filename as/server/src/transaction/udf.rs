@@ -15,9 +15,10 @@ use proto::ResultCode;
 use proto::message::{field, info2, info3, op_code};
 
 use super::checks::{checked_ttl_of, key_to_store, void_time_after};
+use super::old_record::OldRecord;
 use super::optimistic::{Attempt, Turn, until_committed};
 use super::subject::{RecordCopy, Subject};
-use super::write::{self, Next, OldRecord};
+use super::write::{self, Next};
 use super::{Buffers, Call, Failure, Place, Wait};
 use crate::config::Engine;
 use crate::index::{PartitionId, RecordMeta, SetId};

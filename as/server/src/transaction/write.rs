@@ -15,13 +15,14 @@ use proto::message::field;
 use super::checks::{check_reply_size, checked_ttl, key_to_store, void_time_after};
 use super::filter::{self, OpenQuestion};
 use super::flat_buffer::FlatBuffer;
+use super::old_record::{OldRecord, storage_result};
 use super::optimistic::{Attempt, Turn, until_committed};
 use super::subject::{RecordCopy, Subject};
 use super::{Buffers, Call, Failure, Place, Wait, delete, refused};
-use crate::index::{Element, RecordMeta, SetId, WriteGuard};
+use crate::index::{RecordMeta, SetId, WriteGuard};
 use crate::metrics::{NamespaceCounter, Operation};
-use crate::namespace::{Cause, Change, ForObservers, Namespace, NewVersion, Preparation, PreparedChange};
-use crate::storage::{ReadBuffer, StorageError};
+use crate::namespace::{Cause, Change, ForObservers, NewVersion};
+use crate::storage::ReadBuffer;
 
 pub(super) fn run(call: &Call<'_>, buffers: &mut Buffers, out: &mut Vec<u8>) -> Option<Wait> {
     let start = out.len();
@@ -185,48 +186,6 @@ impl<'a> Target<'a> {
     }
 }
 
-/// The place that the old record was read to.
-pub(super) enum OldRecord<'a> {
-    /// If read from a disk, the thread's buffer; else its place.
-    LastRead,
-    /// This copy of its flat form; observers have looked at the change ahead.
-    Copied(&'a [u8], PreparedChange),
-}
-
-impl<'a> OldRecord<'a> {
-    /// The copy that `change` was computed from.
-    pub(super) fn of(call: &Call<'_>, copy: &'a RecordCopy, change: &Change<'_>) -> Self {
-        let old = copy.bytes().unwrap_or_default();
-        let (digest, before) = (&call.digest, &copy.meta);
-        let preparation = Preparation { digest, before, old, budget: call.budget, change };
-        OldRecord::Copied(old, call.namespace.prepare(&preparation))
-    }
-
-    /// Its flat form for observers of its change, who get it from its place if this is `None`.
-    ///
-    /// # Errors
-    /// `Timeout` when it has to be fetched first.
-    pub(super) fn bytes<'b>(
-        &'b self,
-        namespace: &Namespace,
-        element: &Element,
-        buffer: &'b mut ReadBuffer,
-    ) -> Result<Option<&'b [u8]>, ResultCode> {
-        match self {
-            OldRecord::Copied(bytes, _) if !bytes.is_empty() => Ok(Some(bytes)),
-            _ if namespace.is_ready_to_change(element, buffer) => Ok(namespace.old_record(element, buffer)),
-            _ => Err(ResultCode::Timeout),
-        }
-    }
-
-    pub(super) fn prepared(&self) -> Option<&PreparedChange> {
-        match self {
-            OldRecord::LastRead => None,
-            OldRecord::Copied(_, prepared) => Some(prepared),
-        }
-    }
-}
-
 /// Commits `next` to the record of `guard`.
 pub(super) fn commit(
     call: &Call<'_>,
@@ -254,19 +213,6 @@ pub(super) fn commit(
     let committed = committed.map_err(|error| storage_result(call, error))?;
     call.note_changed(committed.location, unsettled);
     Ok(())
-}
-
-/// The client's result for a record that could not be stored.
-pub(super) fn storage_result(call: &Call<'_>, error: StorageError) -> ResultCode {
-    match error {
-        StorageError::OutOfSpace => {
-            cf::warning_limited!(Storage, "{{{}}} out of space", call.namespace.name());
-            ResultCode::OutOfSpace
-        }
-        StorageError::Congested => call.lacks_room(),
-        StorageError::NotInMemory => ResultCode::Timeout,
-        StorageError::Failed | StorageError::Damaged | StorageError::Refused => ResultCode::Unknown,
-    }
 }
 
 /// The checks that need the element but not its record. They set the set of a record being created. Returns the

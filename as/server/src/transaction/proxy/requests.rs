@@ -24,7 +24,8 @@ use proto::reply::{self, ReplyHeader};
 use crate::fabric::{Cluster, Fabric};
 use crate::metrics::{Latency, Operation, Unit};
 use crate::namespace::Namespace;
-use crate::transaction::{OwnedRequest, TransactionContext};
+use crate::transaction::base::TransactionBase;
+use crate::transaction::wait::OwnedRequest;
 
 const SHARD_COUNT: usize = 16;
 /// Most times that nodes may send a request back before this node checks it again.
@@ -89,23 +90,23 @@ impl PassedOn {
     /// Forwards a request to `node`.
     pub(in crate::transaction) fn pass_on(
         &self,
-        context: &TransactionContext,
+        base: &TransactionBase,
         node: NodeId,
         request: OwnedRequest,
     ) {
-        self.add(context, Some(node), request);
+        self.add(base, Some(node), request);
     }
 
     /// Tries a request again in a few milliseconds.
-    pub(in crate::transaction) fn put_off(&self, context: &TransactionContext, request: OwnedRequest) {
-        self.add(context, None, request);
+    pub(in crate::transaction) fn put_off(&self, base: &TransactionBase, request: OwnedRequest) {
+        self.add(base, None, request);
     }
 
-    fn add(&self, context: &TransactionContext, node: Option<NodeId>, request: OwnedRequest) {
+    fn add(&self, base: &TransactionBase, node: Option<NodeId>, request: OwnedRequest) {
         let id = self.last_id.fetch_add(1, Relaxed);
         // The body was parsed before, so it is valid and names a namespace and a record.
         let cluster_key = self.links.get().map(|(_, cluster)| ClusterKey(cluster.key()));
-        let Some(entry) = new_entry(context, (id, cluster_key), request) else { return };
+        let Some(entry) = new_entry(base, (id, cluster_key), request) else { return };
         self.count.fetch_add(1, AcqRel);
         let mut entries = self.shard(id).lock();
         // Noted before it is sent, as the answer may come at once.
@@ -131,13 +132,13 @@ impl PassedOn {
     }
 
     /// Handles the answer of `from`; `frame` is for the client.
-    pub(super) fn answered(&self, context: &TransactionContext, (from, id): (NodeId, u32), frame: Vec<u8>) {
+    pub(super) fn answered(&self, base: &TransactionBase, (from, id): (NodeId, u32), frame: Vec<u8>) {
         let Some(entry) = self.take(id, from) else { return };
-        let namespace = &context.namespaces[entry.namespace];
+        let namespace = &base.namespaces[entry.namespace];
         // The node that made the answer counts its result.
         entry.count(namespace, ResultCode::Ok);
         if namespace.config().params.enable_hist_proxy.get() {
-            let unit = Unit::configured(&context.config);
+            let unit = Unit::configured(&base.config);
             namespace.metrics.latency(Latency::Proxy).add(unit, entry.request.received.elapsed(), 1);
         }
         entry.request.sink.finish(frame);
@@ -160,7 +161,7 @@ impl PassedOn {
 
     /// Answers late requests, and writes that were sent to a node that is gone. Tries others again that nobody has
     /// begun, or that only read and were sent to such a node.
-    pub(in crate::transaction) fn look_after(&self, context: &TransactionContext) {
+    pub(in crate::transaction) fn look_after(&self, base: &TransactionBase) {
         let Some(fabric) = self.fabric() else { return };
         let now = Instant::now();
         for shard in self.shards.iter().filter(|_| self.count() != 0) {
@@ -179,9 +180,9 @@ impl PassedOn {
                 // It is unknown whether a node that is gone has carried a write out.
                 let is_in_doubt = entry.whereabouts != Whereabouts::Here && !entry.only_reads;
                 if entry.deadline <= now || is_in_doubt {
-                    entry.time_out(context);
+                    entry.time_out(base);
                 } else {
-                    context.submit_to_pool(entry.request);
+                    base.submit_to_pool(entry.request);
                 }
             }
         }
@@ -190,19 +191,19 @@ impl PassedOn {
 
 /// A request that is not sent yet.
 fn new_entry(
-    context: &TransactionContext,
+    base: &TransactionBase,
     (id, cluster_key): (u32, Option<ClusterKey>),
     request: OwnedRequest,
 ) -> Option<Entry> {
     let parsed = Request::parse(&request.body).ok()?;
     let digest = request.digest.or_else(|| parsed.record_digest())?;
-    let namespace = context.namespace_of(&parsed)?.position();
+    let namespace = base.namespace_of(&parsed)?.position();
     let frame = to_host_order(&request.body)?;
     let body = ProxyBody::Request { digest: Some(digest), frame: &frame, cluster_key };
     let mut message = Vec::new();
     Proxy { transaction_id: id, body }.encode(&mut message);
     Some(Entry {
-        deadline: context.deadline_of(&parsed, &request),
+        deadline: base.deadline_of(&parsed, &request),
         only_reads: parsed.info2 & info2::WRITE == 0,
         request,
         namespace,
@@ -217,8 +218,8 @@ impl Entry {
         namespace.metrics.count(self.request.origin, Operation::Proxy, result);
     }
 
-    fn time_out(self, context: &TransactionContext) {
-        self.count(&context.namespaces[self.namespace], ResultCode::Timeout);
+    fn time_out(self, base: &TransactionBase) {
+        self.count(&base.namespaces[self.namespace], ResultCode::Timeout);
         let mut reply = Vec::new();
         reply::write_header_only(&mut reply, &ReplyHeader::result(ResultCode::Timeout));
         self.request.sink.finish(reply);

@@ -19,14 +19,14 @@ use proto::peer::replication::{Replication, ReplicationBody};
 use proto::peer::{ClusterKey, NodeId};
 use smallvec::SmallVec;
 
-use super::line::{Line, RecordTurn};
+use super::line::Line;
 use crate::fabric::{Cluster, Fabric};
 use crate::index::PartitionId;
 use crate::namespace::Namespace;
+use crate::transaction::base::TransactionBase;
 use crate::transaction::pending::{Links, Pending, PendingTable, REFUSED_PAUSE, Shard};
 use crate::transaction::resent::SentFor;
-use crate::transaction::wait::{Hold, RecordKey};
-use crate::transaction::{OwnedRequest, TransactionContext};
+use crate::transaction::wait::{HeldTurn, Hold, OwnedRequest, RecordKey};
 
 /// Pause before a replica that could not store a write is asked again.
 const FAILED_PAUSE: Duration = Duration::from_millis(50);
@@ -67,6 +67,25 @@ impl Ended {
             if self.is_late { hold.time_out() } else { hold.end(&[]) }
         }
         self.next.into_iter().for_each(resume);
+    }
+}
+
+/// The right to the next write of a record; dropping it gives it up.
+struct RecordTurn {
+    writes: Arc<ReplicaWrites>,
+    key: RecordKey,
+    number: u32,
+}
+
+impl HeldTurn for RecordTurn {
+    fn is_for_lock(&self) -> bool {
+        false
+    }
+}
+
+impl Drop for RecordTurn {
+    fn drop(&mut self) {
+        self.writes.give_up(self);
     }
 }
 
@@ -114,13 +133,8 @@ impl ReplicaWrites {
     }
 
     /// Connects the table to `fabric`, which sends its messages from now on.
-    pub(super) fn connect(
-        &self,
-        context: &Arc<TransactionContext>,
-        fabric: &Arc<Fabric>,
-        cluster: &Arc<Cluster>,
-    ) {
-        self.0.connect(context, fabric, cluster);
+    pub(super) fn connect(&self, base: &TransactionBase, fabric: &Arc<Fabric>, cluster: &Arc<Cluster>) {
+        self.0.connect(base, fabric, cluster);
     }
 
     pub(super) fn links(&self) -> Option<&Links> {
@@ -250,7 +264,7 @@ impl ReplicaWrites {
         let next = line.next().map(|request| {
             let number = self.0.new_id();
             line.turn = Some(number);
-            request.in_turn(RecordTurn { writes: Arc::clone(self), key: *key, number })
+            request.in_turn(Box::new(RecordTurn { writes: Arc::clone(self), key: *key, number }))
         });
         if next.is_none() {
             writes.more.lines.remove(key);
@@ -260,7 +274,7 @@ impl ReplicaWrites {
     }
 
     /// Ends a turn: its holder has begun a write, or needs none.
-    pub(super) fn give_up(self: &Arc<Self>, turn: &RecordTurn) {
+    fn give_up(self: &Arc<Self>, turn: &RecordTurn) {
         let key = &turn.key;
         let mut writes = self.0.shard(key);
         let is_in_flight = writes.pending.contains_key(key);

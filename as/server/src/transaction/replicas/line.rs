@@ -1,18 +1,15 @@
 //! Writers of one record in a line: they wait while a write of it is on its way to replicas, and until those before
 //! them have had their turn.
 //!
-//! When a write has ended, the first in line gets the [turn](RecordTurn): nobody else begins a write of the record
+//! When a write has ended, the first in line gets the turn: nobody else begins a write of the record
 //! until that request has begun its own, or ends without one. So no thread waits, and no request is overtaken.
 //!
 //! # Locks
 //! That of the record's shard.
 
 use std::collections::VecDeque;
-use std::sync::Arc;
 
-use super::in_flight::ReplicaWrites;
-use crate::transaction::OwnedRequest;
-use crate::transaction::wait::RecordKey;
+use crate::transaction::wait::OwnedRequest;
 
 /// The waiting requests of a record.
 #[derive(Default)]
@@ -20,19 +17,6 @@ pub(super) struct Line {
     waiting: VecDeque<OwnedRequest>,
     /// Number of the turn that is neither used nor given up.
     pub(super) turn: Option<u32>,
-}
-
-/// The right to the next write of a record; dropping it gives it up.
-pub(crate) struct RecordTurn {
-    pub(super) writes: Arc<ReplicaWrites>,
-    pub(super) key: RecordKey,
-    pub(super) number: u32,
-}
-
-impl Drop for RecordTurn {
-    fn drop(&mut self) {
-        self.writes.give_up(self);
-    }
 }
 
 impl Line {

@@ -10,6 +10,5 @@ pub(super) use copy::{age_of_copy, policy_of};
 pub(crate) use copy::{take_copy, take_removal};
 pub(super) use in_flight::NotInLine;
 pub(crate) use in_flight::ReplicaWrites;
-pub(super) use line::RecordTurn;
 pub(crate) use observer::ReplicaObserver;
 pub(crate) use receive::ReplicaTraffic;

@@ -1,7 +1,7 @@
-//! Requests that met the lock of their record's sprig, in a line for each record.
+//! Requests that met the lock of their record's sprig, in a line for each record, and the threads that sleep for them.
 //!
-//! The first in line goes to the pool's threads for such requests, where it sleeps until the lock is free; those behind it wait
-//! here, without a thread, for their [turn](LockTurn). So a record in high demand, or one that is locked for long, takes one of
+//! The first in line goes to one of these threads and sleeps there until the lock is free; those behind it wait here, without
+//! a thread, for their [turn](LockTurn). So a record in high demand, or one that is locked for long, takes one of
 //! these threads.
 //!
 //! # Locks
@@ -13,38 +13,44 @@ use std::sync::{Arc, Weak};
 
 use parking_lot::Mutex;
 
-use super::{OwnedRequest, RecordKey};
-use crate::transaction::TransactionContext;
+use super::{HeldTurn, OwnedRequest, RecordKey};
+use crate::workers::Workers;
 
 const SHARD_COUNT: usize = 16;
 
 /// The lines of a server. The first in line is not in it, but has the turn.
-#[derive(Default)]
-pub(in crate::transaction) struct LockLines([Mutex<HashMap<RecordKey, VecDeque<OwnedRequest>>>; SHARD_COUNT]);
+pub(in crate::transaction) struct LockLines {
+    shards: [Mutex<HashMap<RecordKey, VecDeque<OwnedRequest>>>; SHARD_COUNT],
+    /// Threads for the requests that have their turn.
+    pub(in crate::transaction) workers: Workers<OwnedRequest>,
+}
 
 /// The turn of a request; dropping it gives it to the next in line.
-pub(in crate::transaction) struct LockTurn {
-    context: Weak<TransactionContext>,
+struct LockTurn {
+    lines: Weak<LockLines>,
     key: RecordKey,
 }
 
 impl LockLines {
-    fn shard(&self, key: &RecordKey) -> &Mutex<HashMap<RecordKey, VecDeque<OwnedRequest>>> {
-        &self.0[key.shard(SHARD_COUNT)]
+    /// Without threads yet.
+    pub(in crate::transaction) fn new() -> Arc<Self> {
+        let shards = std::array::from_fn(|_| Mutex::default());
+        Arc::new(LockLines { shards, workers: Workers::new("lock-turn") })
     }
 
-    /// Puts `request` at the end of the line; returns it if it is the first.
-    fn join(&self, key: RecordKey, request: OwnedRequest) -> Option<OwnedRequest> {
+    fn shard(&self, key: &RecordKey) -> &Mutex<HashMap<RecordKey, VecDeque<OwnedRequest>>> {
+        &self.shards[key.shard(SHARD_COUNT)]
+    }
+
+    /// Runs `request` in its turn, on a thread that sleeps until its record's lock is free.
+    pub(in crate::transaction) fn join(self: &Arc<Self>, key: RecordKey, request: OwnedRequest) {
         match self.shard(&key).lock().entry(key) {
-            Entry::Occupied(mut line) => {
-                line.get_mut().push_back(request);
-                None
-            }
+            Entry::Occupied(mut line) => return line.get_mut().push_back(request),
             Entry::Vacant(free) => {
                 free.insert(VecDeque::new());
-                Some(request)
             }
         }
+        self.run_in_turn(key, request);
     }
 
     /// Takes the next in line; without one the line is gone.
@@ -56,28 +62,24 @@ impl LockLines {
         }
         next
     }
+
+    fn run_in_turn(self: &Arc<Self>, key: RecordKey, request: OwnedRequest) {
+        let turn = LockTurn { lines: Arc::downgrade(self), key };
+        self.workers.submit(request.in_turn(Box::new(turn)));
+    }
 }
 
-impl TransactionContext {
-    /// Runs `request` in its turn, on a thread that sleeps until its record's lock is free.
-    pub(in crate::transaction) fn wait_for_lock(self: &Arc<Self>, key: RecordKey, request: OwnedRequest) {
-        if let Some(first) = self.lock_lines.join(key, request) {
-            self.run_in_turn(key, first);
-        }
-    }
-
-    fn run_in_turn(self: &Arc<Self>, key: RecordKey, mut request: OwnedRequest) {
-        let turn = LockTurn { context: Arc::downgrade(self), key };
-        request.lock_turn = Some(Box::new(turn));
-        self.submit_to_pool(request);
+impl HeldTurn for LockTurn {
+    fn is_for_lock(&self) -> bool {
+        true
     }
 }
 
 impl Drop for LockTurn {
     fn drop(&mut self) {
-        let Some(context) = self.context.upgrade() else { return };
-        if let Some(next) = context.lock_lines.next(&self.key) {
-            context.run_in_turn(self.key, next);
+        let Some(lines) = self.lines.upgrade() else { return };
+        if let Some(next) = lines.next(&self.key) {
+            lines.run_in_turn(self.key, next);
         }
     }
 }

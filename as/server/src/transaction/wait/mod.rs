@@ -11,25 +11,24 @@
 //! posts the reply to it.
 
 mod held;
+mod key;
 mod lock_line;
+mod request;
 mod table;
 
 use std::cell::Cell;
-use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use cf::Digest;
 use proto::peer::NodeId;
 
-use super::ReplySink;
-use super::module_shares::ModuleShare;
-use super::replicas::RecordTurn;
-pub(super) use held::Hold;
-pub(super) use lock_line::{LockLines, LockTurn};
-pub(super) use table::{RecordKey, RecordReservation, WaitTable};
-
 use crate::index::LockWait;
-use crate::metrics::Origin;
+
+pub(super) use held::Hold;
+pub(super) use key::RecordKey;
+pub(super) use lock_line::LockLines;
+pub(crate) use request::OwnedRequest;
+pub(super) use request::{HeldTurn, ModuleShare};
+pub(super) use table::{RecordReservation, WaitTable};
 
 /// The condition that a request waits for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -101,59 +100,5 @@ impl<'a> Patience<'a> {
             lacking_reply_size: Cell::new(0),
             fetch_count: Cell::new(0),
         }
-    }
-}
-
-/// A waiting request, with its own copy of the client's message.
-pub(crate) struct OwnedRequest {
-    /// The body of its message.
-    pub(super) body: Box<[u8]>,
-    /// When it was received; its deadline counts from then.
-    pub(super) received: Instant,
-    /// The destination of its reply.
-    pub(super) sink: Arc<dyn ReplySink>,
-    /// Time spent waiting for its device or for room.
-    pub(super) waited: Duration,
-    /// Whether it may wait for its device again.
-    pub(super) may_wait: bool,
-    pub(super) origin: Origin,
-    /// The record's digest if the message does not hold it: for rows of batches.
-    pub(super) digest: Option<Digest>,
-    /// The right to the next write of its record, for which it has waited.
-    pub(super) turn: Option<Box<RecordTurn>>,
-    /// Its turn among those that met the lock of its record: it is short, as far as is known, and goes to a thread that may
-    /// sleep until that is free.
-    pub(super) lock_turn: Option<Box<LockTurn>>,
-    /// Whether it has lost to other writers of its record.
-    pub(super) has_lost: bool,
-    /// Its part of the threads that the calls of its module may have.
-    pub(super) share: Option<ModuleShare>,
-}
-
-impl OwnedRequest {
-    pub(crate) fn new(body: &[u8], received: Instant, sink: Arc<dyn ReplySink>) -> Self {
-        OwnedRequest {
-            body: body.into(),
-            received,
-            sink,
-            waited: Duration::ZERO,
-            may_wait: true,
-            origin: Origin::Client,
-            digest: None,
-            turn: None,
-            lock_turn: None,
-            has_lost: false,
-            share: None,
-        }
-    }
-
-    /// The same with the right to the next write of its record.
-    pub(super) fn in_turn(self, turn: RecordTurn) -> Self {
-        OwnedRequest { turn: Some(Box::new(turn)), ..self }
-    }
-
-    /// The same for a request that does not come directly from a client.
-    pub(super) fn of(self, origin: Origin, digest: Option<Digest>) -> Self {
-        OwnedRequest { origin, digest, ..self }
     }
 }

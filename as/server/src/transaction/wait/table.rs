@@ -16,27 +16,11 @@ use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use cf::Digest;
 use parking_lot::Mutex;
 
-use super::OwnedRequest;
+use super::{OwnedRequest, RecordKey};
 
 const SHARD_COUNT: usize = 64;
-
-/// Identifies a record of the server.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-pub(crate) struct RecordKey {
-    /// Position of the namespace.
-    pub(crate) namespace: usize,
-    pub(crate) digest: Digest,
-}
-
-impl RecordKey {
-    /// Its shard, of `shard_count`.
-    pub(in crate::transaction) fn shard(&self, shard_count: usize) -> usize {
-        usize::from(self.digest.0[19]) % shard_count
-    }
-}
 
 /// By reserved record, the requests that wait for it.
 type Shard = Mutex<HashMap<RecordKey, Vec<OwnedRequest>>>;
@@ -110,6 +94,8 @@ impl Drop for RecordReservation<'_> {
 mod tests {
     use std::sync::Arc;
     use std::time::Instant;
+
+    use cf::Digest;
 
     use super::*;
     use crate::transaction::{ReplySink, SinkClosed};

@@ -1,0 +1,128 @@
+//! The parts that everything in transactions builds on: namespaces, settings, counters, functions and the pool.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Acquire, Ordering::Release};
+use std::time::{Duration, Instant};
+
+use proto::ResultCode;
+use proto::message::{Request, info2};
+use proto::reply::{self, ReplyHeader};
+
+use super::pool::Pool;
+use super::sink::ReplySink;
+use super::wait::OwnedRequest;
+use crate::config::Config;
+use crate::metrics::{Operation, ServerMetrics};
+use crate::namespace::Namespace;
+use crate::udf::Functions;
+
+/// What everything in transactions builds on.
+pub(crate) struct TransactionBase {
+    pub(crate) config: Arc<Config>,
+    pub(crate) namespaces: Arc<[Arc<Namespace>]>,
+    pub(crate) metrics: Arc<ServerMetrics>,
+    /// The functions that clients have registered.
+    pub(crate) functions: Arc<Functions>,
+    /// The threads for requests that are too long for a service thread.
+    pub(crate) pool: Arc<Pool>,
+    /// Whether the server stops: transactions that only read end soon.
+    is_stopping: AtomicBool,
+}
+
+impl TransactionBase {
+    pub(super) fn new(
+        config: Arc<Config>,
+        namespaces: Arc<[Arc<Namespace>]>,
+        metrics: Arc<ServerMetrics>,
+    ) -> Self {
+        let mod_lua = &config.mod_lua;
+        let folder = mod_lua.user_path.get().unwrap_or_default();
+        let functions = Arc::new(Functions::new(Path::new(&*folder), mod_lua.cache_enabled.get()));
+        let pool = Arc::new(Pool::new(&functions));
+        TransactionBase { config, namespaces, metrics, functions, pool, is_stopping: AtomicBool::new(false) }
+    }
+
+    /// From now on, transactions that only read end soon, without an answer.
+    pub(crate) fn stop(&self) {
+        self.is_stopping.store(true, Release);
+    }
+
+    /// Whether the server stops.
+    pub(crate) fn is_stopping(&self) -> bool {
+        self.is_stopping.load(Acquire)
+    }
+
+    /// How long `request` may take.
+    pub(crate) fn time_max(&self, request: &Request<'_>) -> Duration {
+        Duration::from_millis(match request.transaction_ttl_ms {
+            0 => self.config.service.transaction_max_ms.get(),
+            own => u64::from(own),
+        })
+    }
+
+    /// The namespace that `request` names, if there is one.
+    #[inline]
+    pub(crate) fn known_namespace(&self, request: &Request<'_>) -> Option<&Arc<Namespace>> {
+        self.namespace_called(request.namespace?)
+    }
+
+    /// The namespace called `name`, if there is one.
+    #[inline]
+    pub(super) fn namespace_called(&self, name: &[u8]) -> Option<&Arc<Namespace>> {
+        self.namespaces.iter().find(|namespace| namespace.name().as_bytes() == name)
+    }
+
+    /// The namespace that `request` names. An unknown one is logged.
+    #[inline]
+    pub(super) fn namespace_of(&self, request: &Request<'_>) -> Option<&Arc<Namespace>> {
+        let namespace = self.known_namespace(request);
+        if namespace.is_none() {
+            warn_of_namespace(request.namespace);
+        }
+        namespace
+    }
+
+    /// Queues `request` for a pool thread, after earlier requests of its group.
+    pub(crate) fn submit_to_pool(&self, request: OwnedRequest) {
+        self.pool.submit(request);
+    }
+
+    /// Answers a request that was not carried out within its time.
+    pub(super) fn answer_late(&self, owned: &OwnedRequest, result: ResultCode, out: &mut Vec<u8>) {
+        let parsed = Request::parse(&owned.body).ok();
+        if let Some(namespace) = parsed.as_ref().and_then(|request| self.known_namespace(request)) {
+            namespace.metrics.count(owned.origin, Operation::Tsvc, result);
+        }
+        reply::write_header_only(out, &ReplyHeader::result(result));
+    }
+
+    /// The deadline of a request for one record. Time in which it waited for room does not count, unless its client has
+    /// set the limit.
+    pub(super) fn deadline_of(&self, request: &Request<'_>, owned: &OwnedRequest) -> Instant {
+        let put_off = if request.transaction_ttl_ms == 0 { owned.waited } else { Duration::ZERO };
+        owned.received + self.time_max(request) + put_off
+    }
+
+    /// Whether a request with this `deadline` may continue; its reply goes to `sink`.
+    pub(super) fn may_go_on(&self, request: &Request<'_>, deadline: Instant, sink: &dyn ReplySink) -> bool {
+        let only_reads = request.info2 & info2::WRITE == 0;
+        Instant::now() < deadline && !(only_reads && self.is_unheard(sink))
+    }
+
+    /// Whether there is no client for the results of reads for `sink`.
+    pub(super) fn is_unheard(&self, sink: &dyn ReplySink) -> bool {
+        self.is_stopping() || sink.is_closed()
+    }
+}
+
+/// Logs that a request names no namespace, or an unknown one.
+#[cold]
+fn warn_of_namespace(name: Option<&[u8]>) {
+    match name {
+        None => cf::warning_limited!(Tsvc, "request without a namespace"),
+        Some(name) => {
+            cf::warning_limited!(Tsvc, "request for unknown namespace '{}'", String::from_utf8_lossy(name));
+        }
+    }
+}
