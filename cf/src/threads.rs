@@ -76,10 +76,10 @@ pub fn spawn_restarting(
     })
 }
 
-/// Waits for threads to end, at most until `deadline`. Returns the number of those that still run; they are left alone. A
+/// Waits for threads to end, at most until `deadline`. Returns the names of those that still run; they are left alone. A
 /// thread that panicked has logged it.
-pub fn join_until(handles: impl IntoIterator<Item = Handle>, deadline: Instant) -> usize {
-    let mut running = 0;
+pub fn join_until(handles: impl IntoIterator<Item = Handle>, deadline: Instant) -> Vec<String> {
+    let mut running = Vec::new();
     for handle in handles {
         while !handle.is_finished() && Instant::now() < deadline {
             std::thread::sleep(JOIN_PERIOD);
@@ -87,7 +87,7 @@ pub fn join_until(handles: impl IntoIterator<Item = Handle>, deadline: Instant) 
         if handle.is_finished() {
             let _ = handle.join();
         } else {
-            running += 1;
+            running.push(handle.thread().name().unwrap_or_default().to_owned());
         }
     }
     running

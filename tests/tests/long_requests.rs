@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use ferrospike_tests::client::{Client, PATIENCE};
 use ferrospike_tests::figures::await_figures;
+use ferrospike_tests::report;
 use ferrospike_tests::server::{Server, stored_config_with};
 use ferrospike_tests::wire::{Message, Operation, field, info2, operation, result};
 
@@ -233,4 +234,36 @@ fn a_record_created_meanwhile_and_removed_does_not_come_back() {
     server.restart();
     let record = server.connect().ask(&Message { transaction_ttl: 60_000, ..Message::get("key") }).unwrap();
     assert_eq!((record.result, record.bin("b").map(<[u8]>::len)), (result::OK, Some(LARGE)));
+}
+
+/// A stop that does not wait for a thread any longer says so, loses nothing, and has the next start check the device.
+#[test]
+fn a_stop_with_a_thread_at_work_is_not_called_clean() {
+    if !cfg!(debug_assertions) || std::env::var_os("ASD").is_some() {
+        return report("skipped: no faults can be injected into this build");
+    }
+    let storage =
+        stored_config_with("test", &["max-record-size 8M"], "device", &["file {dir}/data", "filesize 1G"]);
+    let mut server = Server::start_with_faults(&storage);
+    server.allow("threads were still at work");
+    server.stall("commit-from-copy");
+    let mut slow = server.connect();
+    slow.send(&Message { transaction_ttl: 60_000, ..Message::put("large", vec![7; LARGE]) }.encode())
+        .unwrap();
+    let mut other = server.connect();
+    assert_eq!(other.ask(&Message::put("key", vec![1; 10])).unwrap().result, result::OK);
+    std::thread::sleep(Duration::from_millis(500));
+    assert!(!has_answer(&slow), "the point is on its way");
+    server.stop();
+    let log = server.log();
+    let last = log.trim_end().lines().last().unwrap();
+    assert!(last.contains("was not clean: threads were still at work (transaction-"), "{last}");
+    assert!(last.ends_with("the next start checks the devices as after a crash - exiting"), "{last}");
+    assert!(!log.contains("finished clean shutdown"));
+    server.release("commit-from-copy");
+    server.restart();
+    assert!(server.log().contains("prior shutdown not clean"));
+    assert_eq!(server.connect().ask(&Message::get("key")).unwrap().result, result::OK);
+    server.stop();
+    assert!(server.log().contains("finished clean shutdown"));
 }

@@ -23,6 +23,8 @@ const POLL: Duration = Duration::from_millis(10);
 const STOP_TIME_MAX: Duration = Duration::from_secs(15);
 /// The same for the threads of each kind when those of others have used that up.
 const STOP_TIME_MIN: Duration = Duration::from_millis(500);
+/// Most threads that are named one by one.
+const NAMED_MAX: usize = 8;
 
 /// Bounds how long a stop waits for the threads that serve clients: a function or an operation that does not end must not keep
 /// what is acknowledged from the disk.
@@ -39,14 +41,30 @@ impl StopPatience {
     }
 }
 
-/// Ends the threads that serve clients, but for those of info commands. Returns the number of those that still run.
-pub(crate) fn end_work(node: &Node, patience: &StopPatience) -> usize {
+/// Ends the threads that serve clients, but for those of info commands. Returns the names of those that still run.
+pub(crate) fn end_work(node: &Node, patience: &StopPatience) -> Vec<String> {
     let service = &node.service;
     let mut running = service.pool.stop_until(patience.deadline());
-    running += service.batches.workers.stop_until(patience.deadline());
-    running += service.transactions.pool.stop_until(patience.deadline());
-    running += service.compression.workers.stop_until(patience.deadline());
-    running + service.queries.stop_until(patience.deadline())
+    running.extend(service.batches.workers.stop_until(patience.deadline()));
+    running.extend(service.transactions.pool.stop_until(patience.deadline()));
+    running.extend(service.compression.workers.stop_until(patience.deadline()));
+    running.extend(service.queries.stop_until(patience.deadline()));
+    running
+}
+
+/// Says which threads have not ended, and what a start does after that if there `are_devices`. No device is marked as
+/// stopped cleanly then: such a thread may still write.
+pub(crate) fn still_at_work(running: &[String], are_devices: bool) -> String {
+    let (named, others) = running.split_at(running.len().min(NAMED_MAX));
+    let mut what = format!("threads were still at work ({}", named.join(", "));
+    if !others.is_empty() {
+        what.push_str(&format!(" and {} more", others.len()));
+    }
+    what.push(')');
+    if are_devices {
+        what.push_str("; all writes are on disk, and the next start checks the devices as after a crash");
+    }
+    what
 }
 
 /// Has other nodes take over what this one serves, for a bounded time. A single node does not wait.
@@ -121,4 +139,17 @@ fn passed_on(node: &Node) -> u64 {
         }
     }
     sum
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn threads_that_have_not_ended_are_named() {
+        let threads = |count: usize| -> Vec<String> { (0..count).map(|n| format!("batch-{n}")).collect() };
+        assert_eq!(still_at_work(&threads(2), false), "threads were still at work (batch-0, batch-1)");
+        let many = still_at_work(&threads(NAMED_MAX + 3), true);
+        assert!(many.contains("batch-7 and 3 more)") && many.ends_with("as after a crash"), "{many}");
+    }
 }

@@ -12,13 +12,13 @@ use cf::threads;
 
 use crate::config::Config;
 use crate::config::params::service::WORK_DIRECTORY_DEFAULT;
-use crate::daemon::Run;
+use crate::daemon::{Ending, Run};
 use crate::exporter;
 use crate::fabric::Cluster;
 use crate::health::Health;
 use crate::info;
 use crate::joining::join_others;
-use crate::leaving::{StopPatience, end_work, leave_others};
+use crate::leaving::{StopPatience, end_work, leave_others, still_at_work};
 use crate::metrics::{Heap, ServerMetrics, SystemUsage};
 use crate::namespace::{self, Namespace, NamespaceError};
 use crate::node::Node;
@@ -408,8 +408,11 @@ impl Server {
         Ok(())
     }
 
-    /// Stops everything; returns whether everything is on disk. The first call logs that.
-    fn stop_now(&mut self) -> bool {
+    /// Stops everything; the first call reports how.
+    ///
+    /// # Errors
+    /// When something is not on disk; the log says what.
+    fn stop_now(&mut self) -> Result<Ending, String> {
         leave_others(&self.node);
         self.stop_accepting.signal();
         // Operations that only read are not waited for.
@@ -429,23 +432,26 @@ impl Server {
         for namespace in self.node.namespaces.iter() {
             namespace.storage.stop();
         }
-        running += self.node.service.info.stop_until(patience.deadline());
-        if running > 0 {
-            cf::warning!(As, "stopping while {running} threads are still at work for clients");
-        }
+        running.extend(self.node.service.info.stop_until(patience.deadline()));
         if let Some(workers) = &self.node.service.security {
             workers.stop();
         }
         join(self.background_threads.drain(..).inspect(|thread| thread.thread().unpark()));
         if std::mem::replace(&mut self.is_closed, true) {
-            return true;
+            return Ok(Ending::Clean);
         }
         // Threads that are still at work may write later, also to blocks that a clean header would exclude.
-        let closed = self.node.namespaces.iter().map(|namespace| match running {
-            0 => namespace.storage.close(),
-            _ => namespace.storage.save(),
-        });
-        closed.fold(true, |all, one| all & one)
+        let close = |namespace: &Arc<Namespace>| {
+            if running.is_empty() { namespace.storage.close() } else { namespace.storage.save() }
+        };
+        if !self.node.namespaces.iter().map(close).fold(true, |all, one| all & one) {
+            return Err("acknowledged records are lost: see the lines before".to_owned());
+        }
+        if running.is_empty() {
+            return Ok(Ending::Clean);
+        }
+        let is_backed = self.node.namespaces.iter().any(|namespace| namespace.config().storage.is_backed());
+        Ok(Ending::Unclean(still_at_work(&running, is_backed)))
     }
 }
 
@@ -482,15 +488,15 @@ impl Run for Server {
         self.node.tls.reload();
     }
 
-    fn stop(mut self) -> Result<(), String> {
-        let is_saved = self.stop_now();
-        is_saved.then_some(()).ok_or_else(|| "acknowledged records are lost: see the lines before".to_owned())
+    fn stop(mut self) -> Result<Ending, String> {
+        self.stop_now()
     }
 }
 
 impl Drop for Server {
     fn drop(&mut self) {
-        self.stop_now();
+        // What is lost has been logged.
+        let _ = self.stop_now();
     }
 }
 

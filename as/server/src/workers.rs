@@ -234,8 +234,8 @@ impl<J: Send + 'static> Workers<J> {
         }
     }
 
-    /// As [`stop`](Self::stop), but waits until `deadline` at most. Returns the number of threads that still run.
-    pub(crate) fn stop_until(&self, deadline: Instant) -> usize {
+    /// As [`stop`](Self::stop), but waits until `deadline` at most. Returns the names of the threads that still run.
+    pub(crate) fn stop_until(&self, deadline: Instant) -> Vec<String> {
         threads::join_until(self.tell_to_end(), deadline)
     }
 
@@ -357,7 +357,7 @@ mod tests {
         };
         workers.start(2, new_body).expect("threads");
         [true, false, false].iter().for_each(|hangs| workers.submit(*hangs));
-        assert_eq!(workers.stop_until(Instant::now() + Duration::from_millis(100)), 1);
+        assert_eq!(workers.stop_until(Instant::now() + Duration::from_millis(100)).len(), 1);
         drop(hold);
     }
 

@@ -11,11 +11,11 @@ use std::process::{Child, Command, ExitCode, Stdio};
 use std::time::{Duration, Instant};
 
 use asd::cli::Options;
-use asd::daemon::{Run, run};
+use asd::daemon::{Ending, Run, run};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-/// The behaviour of the child's service: `good`, `slow-start`, `slow-stop` or `no-start`.
+/// The behaviour of the child's service: `good`, `slow-start`, `slow-stop`, `unclean-stop` or `no-start`.
 const BEHAVIOUR: &str = "ASD_TEST_SERVICE";
 const TOO_LONG: Duration = Duration::from_secs(20);
 
@@ -23,6 +23,7 @@ type Test = fn(&Folder);
 
 struct StandIn {
     slow_stop: bool,
+    ending: Ending,
 }
 
 impl Run for StandIn {
@@ -30,12 +31,12 @@ impl Run for StandIn {
         cf::info!(As, "the state of the stand-in");
     }
 
-    fn stop(self) -> Result<(), String> {
+    fn stop(self) -> Result<Ending, String> {
         cf::info!(As, "stand-in stops");
         if self.slow_stop {
             std::thread::sleep(TOO_LONG);
         }
-        Ok(())
+        Ok(self.ending)
     }
 }
 
@@ -52,7 +53,11 @@ fn child(behaviour: &str) -> ExitCode {
             _ => {}
         }
         cf::info!(As, "stand-in runs");
-        Ok(StandIn { slow_stop: behaviour == "slow-stop" })
+        let ending = match behaviour {
+            "unclean-stop" => Ending::Unclean("a thread was still at work".to_owned()),
+            _ => Ending::Clean,
+        };
+        Ok(StandIn { slow_stop: behaviour == "slow-stop", ending })
     })
 }
 
@@ -60,9 +65,10 @@ fn main() -> ExitCode {
     if let Ok(behaviour) = std::env::var(BEHAVIOUR) {
         return child(&behaviour);
     }
-    let tests: [(&str, Test); 9] = [
+    let tests: [(&str, Test); 10] = [
         ("rolls_dumps_and_stops", rolls_dumps_and_stops),
         ("second_request_ends_at_once", second_request_ends_at_once),
+        ("unclean_stop_is_not_called_clean", unclean_stop_is_not_called_clean),
         ("start_can_be_given_up", start_can_be_given_up),
         ("failing_to_start_is_a_critical_line", failing_to_start_is_a_critical_line),
         ("goes_on_in_the_background", goes_on_in_the_background),
@@ -202,6 +208,18 @@ fn second_request_ends_at_once(folder: &Folder) {
     });
     assert_eq!(end_of(child).0, Some(1));
     assert!(start.elapsed() < TOO_LONG);
+}
+
+fn unclean_stop_is_not_called_clean(folder: &Folder) {
+    folder.configure("");
+    let child = folder.daemon("unclean-stop", &["--foreground"]);
+    folder.wait_for("stand-in runs");
+    send(&child, Signal::SIGTERM);
+    assert_eq!(end_of(child).0, Some(0), "nothing is lost");
+    let log = folder.log();
+    let last = log.trim_end().lines().last().unwrap_or_default();
+    assert!(last.ends_with("was not clean: a thread was still at work - exiting"), "{log}");
+    assert!(last.contains("WARNING") && !log.contains("finished clean shutdown"), "{log}");
 }
 
 fn start_can_be_given_up(folder: &Folder) {

@@ -47,7 +47,15 @@ pub trait Run {
     ///
     /// # Errors
     /// When an acknowledged write is lost anyway.
-    fn stop(self) -> Result<(), String>;
+    fn stop(self) -> Result<Ending, String>;
+}
+
+/// How a service has stopped that has lost nothing.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Ending {
+    Clean,
+    /// Not all of it has ended; with a sentence that says what, and what follows from that.
+    Unclean(String),
 }
 
 /// Runs `start`'s service as `options` say, until somebody asks to stop.
@@ -175,9 +183,12 @@ fn run_configured<S: Run>(
     }
     tell_starter(STOPPING);
     cf::info!(As, "initiating clean shutdown ...");
-    running.stop().map_err(|reason| format!("the shutdown was not clean: {reason}"))?;
+    let ending = running.stop().map_err(|reason| format!("the shutdown was not clean: {reason}"))?;
     cf::log::logger().report_suppressed();
-    cf::info!(As, "finished clean shutdown - exiting");
+    match ending {
+        Ending::Clean => cf::info!(As, "finished clean shutdown - exiting"),
+        Ending::Unclean(what) => cf::warning!(As, "finished shutdown, which was not clean: {what} - exiting"),
+    }
     Ok(())
 }
 

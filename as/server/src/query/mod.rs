@@ -429,12 +429,12 @@ impl Queries {
         self.is_stopping.store(true, Ordering::Release);
     }
 
-    /// Ends all queries and waits for their threads, until `deadline` at most. None starts afterwards. Returns the number of
-    /// threads that still run.
-    pub(crate) fn stop_until(&self, deadline: Instant) -> usize {
+    /// Ends all queries and waits for their threads, until `deadline` at most. None starts afterwards. Returns the names of
+    /// the threads that still run.
+    pub(crate) fn stop_until(&self, deadline: Instant) -> Vec<String> {
         self.begin_stop();
         let threads = [&self.long_threads, &self.short_threads, &self.begun_threads];
-        threads.iter().map(|threads| threads.stop_until(deadline)).sum()
+        threads.iter().flat_map(|threads| threads.stop_until(deadline)).collect()
     }
 }
 

@@ -111,9 +111,9 @@ impl Threads {
         }
     }
 
-    /// Waits for all threads to end, until `deadline` at most. None starts afterwards. Returns the number of those that still
+    /// Waits for all threads to end, until `deadline` at most. None starts afterwards. Returns the names of those that still
     /// run.
-    pub(super) fn stop_until(&self, deadline: Instant) -> usize {
+    pub(super) fn stop_until(&self, deadline: Instant) -> Vec<String> {
         let handles = {
             let mut state = self.state.lock();
             state.is_stopped = true;
@@ -153,7 +153,7 @@ mod tests {
             }
         }
         assert_eq!(done.load(Acquire), 150);
-        assert_eq!(threads.stop_until(Instant::now() + Duration::from_secs(10)), 0);
+        assert!(threads.stop_until(Instant::now() + Duration::from_secs(10)).is_empty());
         assert!(!threads.try_spawn(3, Box::new(|| ())));
     }
 
@@ -169,7 +169,7 @@ mod tests {
         let done = Arc::new(AtomicUsize::new(0));
         let own = Arc::clone(&done);
         assert!(threads.try_spawn(1, Box::new(move || own.store(1, Release))));
-        assert_eq!(threads.stop_until(Instant::now() + Duration::from_secs(10)), 0);
+        assert!(threads.stop_until(Instant::now() + Duration::from_secs(10)).is_empty());
         assert_eq!(done.load(Acquire), 1);
     }
 }

@@ -95,8 +95,8 @@ impl ServicePool {
     }
 
     /// Ends all service threads, and waits for them until `deadline` at most. The sizing thread has ended before. Returns the
-    /// number of threads that still run.
-    pub(crate) fn stop_until(&self, deadline: Instant) -> usize {
+    /// names of the threads that still run.
+    pub(crate) fn stop_until(&self, deadline: Instant) -> Vec<String> {
         self.workers.read().iter().for_each(|worker| worker.mailbox.post(Mail::Stop));
         let handles = std::mem::take(&mut *self.handles.lock());
         threads::join_until(handles, deadline)

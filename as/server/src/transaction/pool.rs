@@ -131,11 +131,11 @@ impl Pool {
         self.groups().into_iter().for_each(|workers| workers.substitute(hanging));
     }
 
-    /// Ends all threads and waits for them, until `deadline` at most. What was submitted before is done. Returns the number of
+    /// Ends all threads and waits for them, until `deadline` at most. What was submitted before is done. Returns the names of the
     /// threads that still run.
-    pub(crate) fn stop_until(&self, deadline: Instant) -> usize {
+    pub(crate) fn stop_until(&self, deadline: Instant) -> Vec<String> {
         self.shares.close().into_iter().for_each(|request| self.functions.submit(request));
-        self.groups().into_iter().map(|workers| workers.stop_until(deadline)).sum()
+        self.groups().into_iter().flat_map(|workers| workers.stop_until(deadline)).collect()
     }
 
     /// Requests that no thread has taken yet, by group: operations, functions, functions of overdue modules, requests that met
