@@ -22,6 +22,7 @@ pub mod sys;
 #[cfg(test)]
 mod temp_folder;
 pub mod threads;
+pub mod turns;
 pub mod wyhash;
 pub mod zeroed;
 

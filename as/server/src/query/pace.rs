@@ -4,25 +4,24 @@
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
+use cf::turns::Turn;
+
 /// Period in which the rate is kept.
 const PERIOD: Duration = Duration::from_millis(50);
 
-/// A thread that has worked for so long lets others run that its processor is shared with: clients and service threads.
-/// Without it, they wait until the system takes the processor away, for up to four milliseconds.
-const TURN: Duration = Duration::from_micros(100);
 /// Records between two looks at the clock.
 const TURN_CHECK_RECORDS: u32 = 16;
 
 /// The turns of one thread.
 pub(super) struct Turns {
-    began: Instant,
+    turn: Turn,
     /// Records since the last look at the clock.
     records: u32,
 }
 
 impl Default for Turns {
     fn default() -> Self {
-        Turns { began: Instant::now(), records: 0 }
+        Turns { turn: Turn::begin(), records: 0 }
     }
 }
 
@@ -33,10 +32,7 @@ impl Turns {
         self.records += 1;
         if self.records >= TURN_CHECK_RECORDS {
             self.records = 0;
-            if self.began.elapsed() >= TURN {
-                std::thread::yield_now();
-                self.began = Instant::now();
-            }
+            self.turn.go_on(Instant::now());
         }
     }
 }

@@ -17,6 +17,7 @@ use std::time::{Duration, Instant};
 
 use cf::clock::StoredMillis;
 use cf::sys::epoll::{Epoll, Event, Events, Trigger};
+use cf::turns::{TURN, Turn};
 use proto::ResultCode;
 use proto::reply::{self, ReplyHeader};
 
@@ -41,13 +42,6 @@ const MAILBOX_TOKEN: u64 = u64::MAX;
 const TICK: Duration = Duration::from_secs(1);
 /// How often requests that are put off are tried again.
 const PUT_OFF_PERIOD: Duration = Duration::from_millis(10);
-
-/// A thread that has served for so long without a wait lets others run that its processor is shared with: clients, and
-/// service threads. Without it, they would wait until the system takes the processor away, for one to four
-/// milliseconds. It is also the time slice that the thread requests from the system.
-const TURN: Duration = Duration::from_micros(100);
-/// A wait for events longer than this has let others run.
-const RESTING_TIME: Duration = Duration::from_micros(20);
 
 /// Whether a connection stays open after it was served.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -110,8 +104,7 @@ pub(crate) struct ServiceThread {
     pub(super) now: StoredMillis,
     /// The monotonic clock at the last wake-up.
     pub(super) woken: Instant,
-    /// When this thread last let others run.
-    rested: Instant,
+    turn: Turn,
     next_tick: Instant,
     is_stopping: bool,
 }
@@ -148,7 +141,7 @@ impl ServiceThread {
             request_count: 0,
             now: StoredMillis::now(),
             woken: Instant::now(),
-            rested: Instant::now(),
+            turn: Turn::begin(),
             next_tick: Instant::now() + TICK,
             is_stopping: false,
         };
@@ -182,9 +175,7 @@ impl ServiceThread {
             self.now = StoredMillis::now();
             self.woken = Instant::now();
             self.activity.wake(self.woken);
-            if self.woken - done > RESTING_TIME {
-                self.rested = self.woken;
-            }
+            self.turn.waited(done, self.woken);
             if catch_unwind(AssertUnwindSafe(|| self.wake_up(happened))).is_err() {
                 self.recover();
             }
@@ -193,11 +184,7 @@ impl ServiceThread {
                 self.recover();
             }
             self.activity.sleep(done, std::mem::take(&mut self.request_count));
-            if done - self.rested > TURN {
-                std::thread::yield_now();
-                done = Instant::now();
-                self.rested = done;
-            }
+            done = self.turn.go_on(done);
         }
         for slot in 0..self.connections.slot_count() {
             self.close(slot);
