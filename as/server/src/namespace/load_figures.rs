@@ -10,7 +10,7 @@ use datamodel::packing::Unpacker;
 use parking_lot::Mutex;
 
 use super::commit::{RecordFigures, commit_loaded};
-use super::load_observer::LoadObserver;
+use super::load_observer::{LoadObserver, LoadedCopy};
 use super::sets::{SetChange, Sets};
 use super::truncate::LoadedTruncation;
 use crate::index::{PARTITION_COUNT, PartitionId, RecordMeta, SetId, WriteGuard};
@@ -137,7 +137,8 @@ impl LoadCommit for LoadThread<'_> {
             self.own.has_truncated[PartitionId::of(guard.digest()).index()] = true;
         }
         if let Some(observer) = self.observer {
-            observer.note(&guard, &mut after, copy, &mut self.unpacker);
+            let unpacker = &mut self.unpacker;
+            observer.note(LoadedCopy { guard: &guard, after: &mut after, copy, unpacker });
         }
         commit_loaded(guard, &after, &mut self.own);
     }

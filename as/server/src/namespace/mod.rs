@@ -41,7 +41,7 @@ pub(crate) use commit::{
     AfterCommit, Cause, Change, CommitObserver, ForObservers, NewVersion, Observed, Preparation,
     PreparedChange, Transition, stored_size,
 };
-pub(crate) use load_observer::LoadObserver;
+pub(crate) use load_observer::{LoadObserver, LoadedCopy};
 use nsup::{EvictionState, ExpiryState, RecordHistograms};
 pub(crate) use nsup::{
     IndexMemory, RecordHistogram, is_system_memory_short, spread, supervise, watch_stop_writes,

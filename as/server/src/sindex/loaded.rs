@@ -36,9 +36,9 @@ use super::observer::keys_of_record;
 use crate::config::NamespaceConfig;
 use crate::index::{
     ElementHandle, EntryTree, Index, LiveElements, Location, LooseEntries, PARTITION_COUNT, PartitionId,
-    ReadGuard, RecordMeta, SetId, Stub, WriteGuard,
+    ReadGuard, SetId, Stub,
 };
-use crate::namespace::{LoadObserver, Namespace, Sets, spread};
+use crate::namespace::{LoadObserver, LoadedCopy, Namespace, Sets, spread};
 use crate::smd::SmdItem;
 
 /// How an index came out of the load.
@@ -161,19 +161,13 @@ impl LoadObserver for LoadedIndexes {
         let _ = self.filling.set(Filling { indexes, parts, state: AtomicU8::new(state::GOES_ON), memory });
     }
 
-    fn note(
-        &self,
-        guard: &WriteGuard<'_>,
-        after: &mut RecordMeta,
-        copy: Option<&FlatRecord<'_>>,
-        unpacker: &mut Unpacker,
-    ) {
+    fn note(&self, loaded: LoadedCopy<'_>) {
         let Some(filling) = self.filling.get() else { return };
-        let is_known = guard.exists() && guard.location == after.location;
+        let is_known = loaded.guard.exists() && loaded.guard.location == loaded.after.location;
         if is_known || filling.state.load(Relaxed) != state::GOES_ON {
             return;
         }
-        let note = AssertUnwindSafe(|| filling.note(guard, after, copy, unpacker));
+        let note = AssertUnwindSafe(|| filling.note(loaded));
         if catch_unwind(note).is_err() {
             cf::critical!(Sindex, "filling indexes in a load failed on an internal error");
             filling.end(state::FAILED);
@@ -190,13 +184,7 @@ impl LoadObserver for LoadedIndexes {
 }
 
 impl Filling {
-    fn note(
-        &self,
-        guard: &WriteGuard<'_>,
-        after: &mut RecordMeta,
-        copy: Option<&FlatRecord<'_>>,
-        unpacker: &mut Unpacker,
-    ) {
+    fn note(&self, LoadedCopy { guard, after, copy, unpacker }: LoadedCopy<'_>) {
         let keys = copy.map_or_else(SmallVec::new, |copy| self.keys_of(copy, after.set_id, unpacker));
         let has_entries = keys.iter().any(|keys| !keys.is_empty());
         after.set_in_sindex(has_entries);

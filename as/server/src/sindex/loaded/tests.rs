@@ -8,7 +8,7 @@ use datamodel::{Bins, BytesType, Particle};
 
 use super::super::{SecondaryIndexes, populate_all};
 use super::*;
-use crate::index::{CreateOutcome, IndexEntry, RangeStart};
+use crate::index::{CreateOutcome, IndexEntry, RangeStart, RecordMeta};
 
 const KEYS: u64 = 40;
 
@@ -67,7 +67,8 @@ fn load(loaded: &LoadedIndexes, namespace: &Namespace, set_id: SetId, copy: &Fou
         // An older copy may still tell something of the record.
         let mut after = **guard;
         after.set_leaves_tombstone(true);
-        loaded.note(&guard, &mut after, None, &mut unpacker);
+        let copy = LoadedCopy { guard: &guard, after: &mut after, copy: None, unpacker: &mut unpacker };
+        loaded.note(copy);
         *guard.meta_mut() = after;
         return;
     }
@@ -90,7 +91,8 @@ fn load(loaded: &LoadedIndexes, namespace: &Namespace, set_id: SetId, copy: &Fou
         record.encode(bins, record.size(bins), &mut flat);
     }
     let record = copy.bins.as_ref().map(|_| FlatRecord::parse(&flat).expect("a record"));
-    loaded.note(&guard, &mut after, record.as_ref(), &mut unpacker);
+    let copy = record.as_ref();
+    loaded.note(LoadedCopy { guard: &guard, after: &mut after, copy, unpacker: &mut unpacker });
     *guard.meta_mut() = after;
 }
 
