@@ -116,9 +116,35 @@ impl TransactionBase {
     }
 }
 
+/// Finds the namespaces of requests one after the other: most name the same as the one before.
+pub(super) struct NamespaceFinder<'a, 'n> {
+    base: &'n TransactionBase,
+    last: Option<(&'a [u8], &'n Namespace)>,
+}
+
+impl<'a, 'n> NamespaceFinder<'a, 'n> {
+    pub(super) fn new(base: &'n TransactionBase) -> Self {
+        NamespaceFinder { base, last: None }
+    }
+
+    /// The namespace called `name`, if there is one.
+    #[inline]
+    pub(super) fn find(&mut self, name: &'a [u8]) -> Option<&'n Namespace> {
+        match self.last {
+            // Rows of a batch that repeat parameters refer to the very same bytes.
+            Some((last, namespace)) if std::ptr::eq(last, name) || last == name => Some(namespace),
+            _ => {
+                let found: &Namespace = self.base.namespace_called(name)?;
+                self.last = Some((name, found));
+                Some(found)
+            }
+        }
+    }
+}
+
 /// Logs that a request names no namespace, or an unknown one.
 #[cold]
-fn warn_of_namespace(name: Option<&[u8]>) {
+pub(super) fn warn_of_namespace(name: Option<&[u8]>) {
     match name {
         None => cf::warning_limited!(Tsvc, "request without a namespace"),
         Some(name) => {

@@ -11,6 +11,7 @@ use proto::message::{field, info1, info2};
 use proto::reply::{ReplyHeader, ReplyWriter};
 use smallvec::SmallVec;
 
+use super::base::{NamespaceFinder, warn_of_namespace};
 use super::batch_frames::{FrameSink, Frames};
 use super::call::{Call, Place, wait_of_refused};
 use super::context::TransactionContext;
@@ -136,19 +137,14 @@ impl TransactionContext {
     /// batch.
     fn read_window<'a, 'c>(&'c self, rows: &mut Rows<'a>, left: u32, window: &mut Window<'a, 'c>) -> bool {
         window.clear();
-        let mut last: Option<(&[u8], &Namespace)> = None;
+        let mut finder = NamespaceFinder::new(self);
         while window.len() < PREPARED_REQUESTS.min(left as usize) {
             let before = rows.position();
             let Ok(row) = rows.read() else { return false };
-            let name = row.request.namespace.unwrap_or_default();
-            let namespace = match last {
-                // Rows that repeat parameters refer to the very same bytes.
-                Some((known, namespace)) if std::ptr::eq(known, name) => namespace,
-                _ => {
-                    let Some(namespace) = self.namespace_of(&row.request) else { return false };
-                    last = Some((name, namespace));
-                    namespace
-                }
+            let name = row.request.namespace;
+            let Some(namespace) = name.and_then(|name| finder.find(name)) else {
+                warn_of_namespace(name);
+                return false;
             };
             window.push(PlacedRow { row, namespace, before, behind: rows.position() });
         }

@@ -11,6 +11,7 @@ use proto::message::{Request, field, info1, info2, info4};
 use proto::reply::{self, ReplyHeader};
 use smallvec::SmallVec;
 
+use super::base::NamespaceFinder;
 use super::call::{Call, INLINE_STEPS, Place, wait_of_refused};
 use super::context::TransactionContext;
 use super::measure::HeldTransactions;
@@ -197,18 +198,8 @@ impl Executor {
 
     /// Prefetches the records of the next requests, given as namespaces and digests. Changes nothing.
     pub(crate) fn prepare<'a>(&self, requests: impl Iterator<Item = (&'a [u8], Digest)>) {
-        self.context.prepare(requests);
-    }
-}
-
-impl TransactionContext {
-    fn prepare<'a>(&self, requests: impl Iterator<Item = (&'a [u8], Digest)>) {
-        let mut last: Option<&Namespace> = None;
-        prefetch_records(requests.filter_map(|(name, digest)| {
-            let known = last.filter(|last| last.name().as_bytes() == name);
-            last = known.or_else(|| self.namespace_called(name).map(|found| &**found));
-            last.map(|namespace| (namespace, digest))
-        }));
+        let mut finder = NamespaceFinder::new(&self.context);
+        prefetch_records(requests.filter_map(|(name, digest)| Some((finder.find(name)?, digest))));
     }
 }
 
