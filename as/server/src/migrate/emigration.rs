@@ -8,7 +8,7 @@
 use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::*};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::*};
 use std::time::{Duration, Instant};
 
 use cf::Digest;
@@ -66,6 +66,8 @@ pub(super) struct Emigration {
     next_insert_id: AtomicU64,
     acked: Condvar,
     is_stopped: AtomicBool,
+    /// How often it has ended in a panic.
+    panics: AtomicU32,
 }
 
 /// Sends a message on the bulk channel. If it is lost, the side that misses an answer sends again.
@@ -87,7 +89,13 @@ impl Emigration {
             next_insert_id: AtomicU64::new(0),
             acked: Condvar::new(),
             is_stopped: AtomicBool::new(false),
+            panics: AtomicU32::new(0),
         }
+    }
+
+    /// Notes that it has ended in a panic; returns how long to wait before it begins again.
+    pub(super) fn pause_after_panic(&self) -> Duration {
+        cf::threads::pause_after_panics(self.panics.fetch_add(1, Relaxed) + 1)
     }
 
     pub(super) fn stop(&self) {

@@ -39,8 +39,8 @@ use immigration::{Immigrations, Incoming};
 const NICENESS: i32 = 10;
 /// Pause before the cluster thread is told again if its inbox was full.
 const TELL_PAUSE: Duration = Duration::from_millis(5);
-/// Pause before an emigration that has panicked begins again.
-const AGAIN_PAUSE: Duration = Duration::from_millis(100);
+/// Longest pause before an emigration that has panicked begins again: its thread waits meanwhile.
+const AGAIN_PAUSE_MAX: Duration = Duration::from_secs(1);
 
 /// A job for a thread of the pool.
 enum Job {
@@ -101,7 +101,7 @@ impl Migrations {
             emigration.namespace.name(),
             emigration.partition.index()
         );
-        std::thread::sleep(AGAIN_PAUSE);
+        std::thread::sleep(emigration.pause_after_panic().min(AGAIN_PAUSE_MAX));
         if !emigration.is_stopped() {
             self.outgoing.lock().entry(emigration.id).or_insert_with(|| Arc::clone(emigration));
             self.workers.submit(job);
