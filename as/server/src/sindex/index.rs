@@ -5,6 +5,11 @@
 //! # Locking
 //! Each tree has a lock, taken under the lock of a sprig or alone, one at a time. A tree is closed when the index is
 //! dropped: it is empty from then on, before commits stop updating the index.
+//!
+//! A change of very many entries of a record lets other writers of the partition in between its slices. Whoever collects
+//! entries must not see the record halfway: it could miss the record or find it twice. So such a change has a second lock of
+//! the tree, which collectors share, and which is taken first. Other changes do not need it, nor do service threads, whose
+//! budget does not suffice for so many entries.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::*};
@@ -12,7 +17,7 @@ use std::time::Instant;
 
 use cf::Digest;
 use datamodel::sindex::{Key, Keys};
-use parking_lot::{Mutex, RwLock};
+use parking_lot::{Mutex, RwLock, RwLockWriteGuard};
 
 use super::definition::Definition;
 use crate::index::{
@@ -20,8 +25,15 @@ use crate::index::{
 };
 use crate::namespace::Namespace;
 
+/// A change of more entries is made in slices: more than a service thread may change.
+const ENTRIES_AT_ONCE_MAX: usize = 1000;
+/// Entries of a slice: about 50 µs.
+const SLICE_SIZE: usize = 250;
+
 /// The entries of one partition.
 struct PartitionTree {
+    /// Held exclusively by a change in slices, and shared by collectors. Taken before `entries`.
+    slices: RwLock<()>,
     /// `None`: closed.
     entries: RwLock<Option<EntryTree<Key, ElementHandle>>>,
     /// Counts removals of entries. Changed under the lock of `entries`.
@@ -30,7 +42,41 @@ struct PartitionTree {
 
 impl PartitionTree {
     fn new() -> Self {
-        PartitionTree { entries: RwLock::new(Some(EntryTree::new())), removals: AtomicU64::new(0) }
+        PartitionTree {
+            slices: RwLock::new(()),
+            entries: RwLock::new(Some(EntryTree::new())),
+            removals: AtomicU64::new(0),
+        }
+    }
+}
+
+/// A tree that a change of a record has locked.
+struct ChangingTree<'a> {
+    entries: RwLockWriteGuard<'a, Option<EntryTree<Key, ElementHandle>>>,
+    /// Entries that may still be changed before others get their turn.
+    left: usize,
+    /// Held if the change is made in slices.
+    slices: Option<RwLockWriteGuard<'a, ()>>,
+}
+
+impl<'a> ChangingTree<'a> {
+    /// Locks the tree for the change of `entry_count` entries.
+    fn lock(partition: &'a PartitionTree, entry_count: usize) -> Self {
+        let slices = (entry_count > ENTRIES_AT_ONCE_MAX).then(|| partition.slices.write());
+        ChangingTree { entries: partition.entries.write(), left: SLICE_SIZE, slices }
+    }
+
+    /// The tree, for one more entry; `None` if it is closed. If the slice is over, other writers get their turn first.
+    #[inline]
+    fn next(&mut self) -> Option<&mut EntryTree<Key, ElementHandle>> {
+        if self.slices.is_some() {
+            if self.left == 0 {
+                self.left = SLICE_SIZE;
+                RwLockWriteGuard::bump(&mut self.entries);
+            }
+            self.left -= 1;
+        }
+        self.entries.as_mut()
     }
 }
 
@@ -152,23 +198,23 @@ impl SecondaryIndex {
         if change.removed.is_empty() && change.added.is_empty() {
             return;
         }
-        let records = LiveElements(&namespace.index);
-        let (mut entries, mut memory) = (0i64, 0isize);
         let partition = self.tree_of(digest);
-        let mut tree = partition.entries.write();
-        let Some(tree) = &mut *tree else { return };
+        let mut tree = ChangingTree::lock(partition, change.removed.len() + change.added.len());
         if !change.removed.is_empty() {
             partition.removals.fetch_add(1, Relaxed);
         }
+        let records = LiveElements(&namespace.index);
+        let (mut entries, mut memory) = (0i64, 0isize);
         let mut is_exact = true;
         for key in &change.removed {
+            let Some(tree) = tree.next() else { break };
             let (was_there, grown) = tree.remove(*key, digest, &records);
             (entries, memory) = (entries - i64::from(was_there), memory + grown);
             is_exact &= was_there;
         }
         // An index that is being filled lacks entries.
         let is_wrong = !is_exact && self.is_readable();
-        if is_wrong {
+        if is_wrong && let Some(tree) = tree.next() {
             cf::warning_limited!(
                 Sindex,
                 "{{{}}} index {} had other values of a record than are stored: the record is damaged",
@@ -179,9 +225,11 @@ impl SecondaryIndex {
             (entries, memory) = (entries - removed as i64, memory + grown);
         }
         for key in if is_wrong { &change.all } else { &change.added } {
+            let Some(tree) = tree.next() else { break };
             let (is_new, grown) = tree.insert(*key, digest, handle, &records);
             (entries, memory) = (entries + i64::from(is_new), memory + grown);
         }
+        // A tree that was closed between two slices was counted with what they had changed.
         self.count(namespace, entries, memory);
     }
 
@@ -257,7 +305,9 @@ impl SecondaryIndex {
         max: usize,
         out: &mut Vec<IndexEntry<Key>>,
     ) -> bool {
-        let tree = self.trees[partition.index()].entries.read();
+        let partition_tree = &self.trees[partition.index()];
+        let _whole_records = partition_tree.slices.read();
+        let tree = partition_tree.entries.read();
         let Some(tree) = &*tree else { return false };
         let records = LiveElements(&namespace.index);
         let (begin, end) = (out.len(), out.len() + max);
@@ -301,4 +351,130 @@ impl SecondaryIndex {
 fn hash_of(value: &impl std::hash::Hash) -> u64 {
     use std::hash::{BuildHasher, BuildHasherDefault, DefaultHasher};
     BuildHasherDefault::<DefaultHasher>::default().hash_one(value)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::AtomicBool;
+
+    use datamodel::sindex::KeyType;
+
+    use super::*;
+
+    const NAMESPACE: &str = "namespace test {\n storage-engine memory {\n data-size 512M\n }\n}\n";
+    /// Entries of the record with many: some milliseconds.
+    const MANY: i64 = 40_000;
+    /// Changes by another writer in one of that record, to be sure that they came in between.
+    const BETWEEN: usize = 5;
+
+    fn keys(values: std::ops::Range<i64>) -> Keys {
+        values.map(|value| Key::from_bval(value, KeyType::Numeric)).collect()
+    }
+
+    /// An index, and two records of the same partition, with their handles.
+    fn two_records() -> (Arc<Namespace>, SecondaryIndex, [(ElementHandle, Digest); 2]) {
+        let (_, namespace) = Namespace::for_tests(NAMESPACE);
+        let definition = Definition::from_smd_key("test||l|L|I").expect("a definition");
+        let index = SecondaryIndex::new(definition, SetId::NONE, "index");
+        index.set_readable();
+        let records = [1u8, 2].map(|number| {
+            let mut digest = Digest([7; 20]);
+            digest.0[10] = number;
+            let (mut guard, _) = namespace.index.get_or_create(&digest).expect("room");
+            guard.meta_mut().generation = 1;
+            (guard.handle(), digest)
+        });
+        (namespace, index, records)
+    }
+
+    fn change(removed: Keys, added: Keys) -> KeyChange {
+        KeyChange { removed, all: added.clone(), added }
+    }
+
+    /// The number of entries of each record.
+    fn counts(
+        namespace: &Namespace,
+        index: &SecondaryIndex,
+        records: &[(ElementHandle, Digest); 2],
+    ) -> [usize; 2] {
+        let [low, high] = [i64::MIN, i64::MAX].map(|value| Key::from_bval(value, KeyType::Numeric));
+        let (mut found, partition) = (Vec::new(), PartitionId::of(&records[0].1));
+        let all = std::iter::once((RangeStart::From(low), high));
+        assert!(!index.collect(namespace, partition, all, usize::MAX >> 1, &mut found));
+        records.map(|(handle, _)| found.iter().filter(|entry| entry.handle == handle).count())
+    }
+
+    #[test]
+    fn other_writers_come_in_between_the_slices_of_a_change() {
+        let (namespace, index, records) = two_records();
+        let [(many, many_digest), (few, few_digest)] = records;
+        let partition = index.tree_of(&many_digest);
+        index.change(&namespace, few, &few_digest, &change(keys(0..0), keys(0..1)));
+        let is_over = AtomicBool::new(false);
+        cf::sync::scope(|scope| {
+            scope.spawn(|| {
+                let mut values = 0..0;
+                while !is_over.load(Acquire) {
+                    let next = if values.start == 0 { MANY..2 * MANY } else { 0..MANY };
+                    let change = change(keys(values), keys(next.clone()));
+                    index.change(&namespace, many, &many_digest, &change);
+                    values = next;
+                }
+            });
+            let (mut between, mut value) = (0, 0);
+            let started = Instant::now();
+            while between < BETWEEN {
+                assert!(started.elapsed().as_secs() < 60, "a change keeps all others out");
+                // All of this happens while the other change goes on, if that is so before and after it.
+                let is_going_on = partition.slices.try_read().is_none();
+                index.change(
+                    &namespace,
+                    few,
+                    &few_digest,
+                    &change(keys(value..value + 1), keys(value + 1..value + 2)),
+                );
+                value += 1;
+                between = if is_going_on && partition.slices.try_read().is_none() { between + 1 } else { 0 };
+            }
+            is_over.store(true, Release);
+        });
+        assert_eq!(counts(&namespace, &index, &records), [MANY as usize, 1]);
+        assert_eq!(index.entry_count(), MANY as u64 + 1);
+    }
+
+    #[test]
+    fn nobody_sees_a_record_in_the_middle_of_its_change() {
+        let (namespace, index, records) = two_records();
+        let (handle, digest) = records[0];
+        let count = 5 * ENTRIES_AT_ONCE_MAX as i64;
+        index.change(&namespace, handle, &digest, &change(keys(0..0), keys(0..count)));
+        let is_over = AtomicBool::new(false);
+        cf::sync::scope(|scope| {
+            scope.spawn(|| {
+                let mut values = 0..count;
+                while !is_over.load(Acquire) {
+                    let next = if values.start == 0 { count..2 * count } else { 0..count };
+                    index.change(&namespace, handle, &digest, &change(keys(values), keys(next.clone())));
+                    values = next;
+                }
+            });
+            for _ in 0..200 {
+                assert_eq!(counts(&namespace, &index, &records), [count as usize, 0]);
+            }
+            is_over.store(true, Release);
+        });
+    }
+
+    #[test]
+    fn an_index_that_is_dropped_between_two_slices_is_counted_right() {
+        for _ in 0..20 {
+            let (namespace, index, [(handle, digest), _]) = two_records();
+            cf::sync::scope(|scope| {
+                scope.spawn(|| index.change(&namespace, handle, &digest, &change(keys(0..0), keys(0..MANY))));
+                std::thread::yield_now();
+                index.close(&namespace);
+            });
+            assert_eq!((index.entry_count(), namespace.sindex_used_bytes.load(Relaxed)), (0, 0));
+        }
+    }
 }
