@@ -9,16 +9,23 @@
 //! - this node's side is *outvoted*: it sees another cluster than that of its partitions, with more nodes than its own
 //!   side still has, or as many and a higher principal; or more former members that are orphans now, which may still
 //!   serve their old partitions. Clients that reach both sides after a cut has healed then write only on the other one.
-//!   This lasts until the next rebalance, or until no foreign node is visible any more.
+//!   This lasts until the next rebalance, or until no foreign node is visible any more;
+//! - the partition is *incomplete*: no member had all its records at the rebalance, and a former member that may have
+//!   them is visible outside of the cluster. Whichever side has more votes, a record written here would lose against
+//!   the other side's, or replace it without its history. This lasts until a complete copy takes part in a rebalance,
+//!   until no former member is visible any more, or at most as long as an orphan serves: nodes that cannot merge must
+//!   not hold each other's writes for ever.
 //!
 //! The C server begins such writes, and occasionally loses acknowledged ones that way.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
+use datamodel::partition_version::PartitionVersion;
 use proto::peer::{ClusterKey, NodeId};
 
 use super::{Action, Node};
-use crate::balance::MEMBERS_MAX;
+use crate::balance::{MEMBERS_MAX, Plan};
+use crate::exchange::Committed;
 use crate::migration::PartitionId;
 
 /// The reasons for holding writes.
@@ -26,11 +33,16 @@ use crate::migration::PartitionId;
 pub(super) struct Hold {
     /// The members of the last rebalance.
     balanced: Vec<NodeId>,
+    balanced_key: ClusterKey,
+    /// The keys of the copies that members had before it. A member whose copy still has one of them was not to keep it.
+    replaced_keys: BTreeSet<u64>,
     /// Earlier members that have not come back.
     former: BTreeSet<NodeId>,
     /// Members that are in another cluster, or were recently.
     gone: BTreeSet<NodeId>,
     is_outvoted: bool,
+    /// Incomplete partitions, each with the end of its hold.
+    incomplete: BTreeMap<PartitionId, u64>,
     /// The state last given to the partitions.
     told: Told,
 }
@@ -39,15 +51,57 @@ pub(super) struct Hold {
 struct Told {
     all: bool,
     unreachable: BTreeSet<NodeId>,
+    /// Number of incomplete partitions that hold writes; it only shrinks until the next rebalance.
+    incomplete: usize,
 }
 
 impl Hold {
-    pub(super) fn rebalanced(&mut self, members: &[NodeId]) {
-        self.former.extend(std::mem::replace(&mut self.balanced, members.to_vec()));
+    /// Notes before a rebalance whether a partition is incomplete under its new plan. `awaits_records`: `self_node` was
+    /// to get records of others.
+    pub(super) fn planned(
+        &mut self,
+        id: PartitionId,
+        plan: &Plan,
+        self_node: NodeId,
+        awaits_records: bool,
+        until_ms: u64,
+    ) {
+        if self.balanced.is_empty() {
+            return;
+        }
+        let known = self.incomplete.remove(&id);
+        let copies = plan.nodes.iter().zip(&plan.versions);
+        let mut full =
+            copies.filter(|(_, version)| version.has_data() && !version.is_subset() && !version.is_evade());
+        let is_complete = full.any(|(node, version)| {
+            let key = version.cluster_key();
+            if !self.balanced.contains(node) {
+                true
+            } else if key == self.balanced_key.0 {
+                known.is_none() && !(awaits_records && *node == self_node)
+            } else {
+                !self.replaced_keys.contains(&key)
+            }
+        });
+        if !is_complete {
+            self.incomplete.insert(id, known.unwrap_or(until_ms));
+        }
+    }
+
+    pub(super) fn rebalanced(&mut self, committed: &Committed) {
+        let members = &committed.succession;
+        self.former.extend(std::mem::replace(&mut self.balanced, members.clone()));
         self.former.retain(|node| !members.contains(node));
         while self.former.len() > MEMBERS_MAX {
             self.former.pop_first();
         }
+        if self.former.is_empty() {
+            self.incomplete.clear();
+        }
+        let groups =
+            committed.data.values().flat_map(|data| &data.namespaces).flat_map(|data| &data.versions);
+        self.replaced_keys = groups.map(|group| PartitionVersion(group.version).cluster_key()).collect();
+        self.balanced_key = committed.cluster_key;
         self.gone.clear();
         self.is_outvoted = false;
         // The partitions are new and must be told again.
@@ -59,9 +113,12 @@ impl Node {
     /// Decides whether writes must wait, and tells the partitions.
     pub(super) fn update_hold(&mut self) {
         self.note_gone_members();
+        let now_ms = self.last_step_ms;
+        self.hold.incomplete.retain(|_, until_ms| now_ms < *until_ms);
         let told = Told {
             all: self.exchange.holds_writes() || self.is_outvoted(),
             unreachable: self.unreachable_members(),
+            incomplete: if self.sees_former_member() { self.hold.incomplete.len() } else { 0 },
         };
         if told == self.hold.told {
             return;
@@ -69,15 +126,22 @@ impl Node {
         for (namespace, of_namespace) in self.namespaces.iter_mut().enumerate() {
             for (number, partition) in of_namespace.partitions.iter_mut().enumerate() {
                 let is_unreachable = |node: &NodeId| told.unreachable.contains(node);
-                let holds = told.all || partition.replicas.iter().any(is_unreachable);
+                let id = PartitionId { namespace, partition: number as u16 };
+                let holds = told.all
+                    || partition.replicas.iter().any(is_unreachable)
+                    || told.incomplete != 0 && self.hold.incomplete.contains_key(&id);
                 if holds != partition.holds_writes {
                     partition.holds_writes = holds;
-                    let id = PartitionId { namespace, partition: number as u16 };
                     self.actions.push(Action::PartitionChanged(id));
                 }
             }
         }
         self.hold.told = told;
+    }
+
+    /// Whether a former member is visible: an orphan, which may still serve its old partitions, or in another cluster.
+    fn sees_former_member(&self) -> bool {
+        self.heartbeat.alive().any(|node| self.hold.former.contains(&node))
     }
 
     /// Whether a cluster is that of the partitions, or this node's next one.

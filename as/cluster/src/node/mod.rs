@@ -10,6 +10,8 @@
 //! ([`Node::may_serve`]), and it becomes an orphan with its next step.
 
 mod hold;
+#[cfg(test)]
+mod hold_tests;
 mod leaving;
 mod migrations;
 mod placement;

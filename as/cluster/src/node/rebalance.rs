@@ -59,9 +59,9 @@ impl Node {
             let view = self.view(index, committed);
             self.rebalance_namespace(index, &view, now_ms, &mut tasks);
         }
-        let succession = committed.succession.clone();
-        self.hold.rebalanced(&succession);
+        self.hold.rebalanced(committed);
         self.update_hold();
+        let succession = committed.succession.clone();
         self.actions.push(Action::Rebalanced { cluster_key: committed.cluster_key, succession });
         self.actions.push(Action::MapChanged);
         for task in tasks {
@@ -117,6 +117,7 @@ impl Node {
         let superfluous = if is_quiesced { Superfluous::BecomeSubset } else { Superfluous::Drop };
         // A node that is about to stop cannot delay records that only it can send.
         let is_leaving = self.heartbeat.is_leaving(self_node);
+        let held_until_ms = self.last_step_ms + self.settings.timing.orphan_serves_ms();
         let namespace = &mut self.namespaces[index];
         namespace.replication_factor = view.effective_replication_factor();
         namespace.placement = Placement::of(view);
@@ -124,6 +125,8 @@ impl Node {
             let id = PartitionId { namespace: index, partition: number as u16 };
             let plan = view.plan(number, row);
             let partition = &mut namespace.partitions[number];
+            let awaits_records = partition.pending_immigrations != 0;
+            self.hold.planned(id, &plan, self_node, awaits_records, held_until_ms);
             let (tree, emigrations) = partition.rebalance(&plan, self_node, now_ms, superfluous);
             if tree != Tree::Keep {
                 self.actions.push(Action::Tree { partition: id, tree });

@@ -25,6 +25,10 @@ use world::World;
 
 /// Number of runs in an ordinary test.
 const SEEDS: u64 = 320;
+/// Seeds that have failed:
+/// - 15171: two of four nodes form a cluster while the other two are orphans, and write partitions of which only those
+///   have copies.
+const FAILED_ONCE: [u64; 1] = [15171];
 
 fn number(name: &str) -> Option<u64> {
     std::env::var(name).ok()?.parse().ok()
@@ -41,7 +45,7 @@ fn the_cluster_survives_faults() {
     let count = number("SIM_SEEDS").unwrap_or(SEEDS);
     let mut sum = world::Figures::default();
     let mut failed = Vec::new();
-    for seed in first..first + count {
+    for seed in FAILED_ONCE.into_iter().chain(first..first + count) {
         match panic::catch_unwind(AssertUnwindSafe(|| World::new(seed, false).run())) {
             Ok(figures) => sum.add(&figures),
             Err(_) => {
@@ -55,6 +59,6 @@ fn the_cluster_survives_faults() {
             }
         }
     }
-    println!("{count} seeds: {sum:?}");
+    println!("{count} seeds from {first} on: {sum:?}");
     assert!(failed.is_empty(), "seeds that fail: {failed:?}");
 }
