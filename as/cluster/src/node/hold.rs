@@ -182,9 +182,11 @@ impl Node {
                 let theirs = (state.succession.len(), state.succession.first().copied());
                 is_outvoted |=
                     !state.cluster_key.is_none() && !self.is_own(state.cluster_key) && theirs > ours;
-                former_orphans +=
-                    usize::from(state.cluster_key.is_none() && self.hold.former.contains(&node));
             }
+            // An orphan that is no member of ours is not on our side, even if its pulse is older than our cluster.
+            let is_orphan =
+                self.heartbeat.peer(node).is_some_and(|peer| peer.clustering.cluster_key.is_none());
+            former_orphans += usize::from(is_orphan && self.hold.former.contains(&node));
         }
         is_outvoted |= former_orphans > side.len();
         self.hold.is_outvoted = is_outvoted || self.hold.is_outvoted && sees_strangers;

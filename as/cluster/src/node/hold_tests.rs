@@ -30,9 +30,13 @@ struct Scene {
 }
 
 impl Scene {
-    /// Node 2 of the cluster of nodes 1 to 4, which has just been formed, with two copies of each partition. `own` and
-    /// `version` are what the node and the others had before.
-    fn new(own: PartitionVersion, version: impl Fn(NodeId, usize) -> PartitionVersion) -> Self {
+    /// Node 2 of a cluster that has just been formed, with two copies of each partition. `own` and `version` are what
+    /// the node and the others had before.
+    fn new(
+        members: &[u64],
+        own: PartitionVersion,
+        version: impl Fn(NodeId, usize) -> PartitionVersion,
+    ) -> Self {
         let settings = NodeSettings {
             self_node: OWN,
             cluster_name: None,
@@ -53,8 +57,8 @@ impl Scene {
         let node =
             Node::new(settings, vec![vec![own; PARTITIONS]], Now { monotonic_ms: 1000, wall_ms: 1000 });
         let mut scene = Scene { node, time_ms: 1000, sequence: 1 << 20 };
-        scene.pulses(&[1, 3, 4]);
-        scene.form(BEFORE, &[4, 3, 2, 1], version);
+        scene.pulses(members);
+        scene.form(BEFORE, members, version);
         scene
     }
 
@@ -73,7 +77,7 @@ impl Scene {
 
     /// A pulse of each of these nodes: members of this node's cluster, and orphans.
     fn pulses(&mut self, nodes: &[u64]) {
-        for node in nodes {
+        for node in nodes.iter().filter(|node| NodeId(**node) != OWN) {
             let endpoint =
                 Endpoint { capabilities: 0, address: Address::V4([10, 0, 0, *node as u8]), port: 1 };
             let heartbeat = Heartbeat::new(NodeId(*node), None, vec![endpoint], 8, Timing::default());
@@ -180,7 +184,8 @@ fn full_copies(key: ClusterKey, replicas: &[Vec<NodeId>]) -> impl Fn(NodeId, usi
 /// Nodes 2 and 4 have a cluster of their own, while 1 and 3 are orphans that may still serve the old partitions. Returns
 /// the partitions of node 2 that had both copies on 1 and 3.
 fn split() -> (Scene, Vec<Vec<NodeId>>, Vec<usize>) {
-    let mut scene = Scene::new(PartitionVersion::default(), |_, _| PartitionVersion::default());
+    let mut scene =
+        Scene::new(&[4, 3, 2, 1], PartitionVersion::default(), |_, _| PartitionVersion::default());
     assert!(!scene.mastered().is_empty() && scene.held().is_empty(), "a first cluster waits for nobody");
     let before = scene.replicas();
     scene.pass(1000, &[1, 3, 4]);
@@ -239,7 +244,8 @@ fn a_copy_that_still_expected_records_is_not_complete() {
     // Before, this node had nothing, or older data, and node 3 was about to send it all.
     for own in [none, PartitionVersion::new(0x9, 0)] {
         let master = PartitionVersion::new(0xA, 0).with_master(true);
-        let mut scene = Scene::new(own, |node, _| if node == NodeId(3) { master } else { none });
+        let mut scene =
+            Scene::new(&[4, 3, 2, 1], own, |node, _| if node == NodeId(3) { master } else { none });
         let before = scene.replicas();
         let was_eventual_master = |partition: &usize| before[*partition][0] == OWN;
         scene.pass(1000, &[1, 3, 4]);
@@ -248,4 +254,17 @@ fn a_copy_that_still_expected_records_is_not_complete() {
         assert!(had_copy > PARTITIONS / 8, "{had_copy}");
         assert_eq!(scene.held(), scene.mastered(), "own copy before: {own}");
     }
+}
+
+#[test]
+fn more_orphans_than_members_outvote_at_once() {
+    let none = PartitionVersion::default();
+    let mut scene = Scene::new(&[5, 4, 3, 2, 1], none, |_, _| none);
+    let before = scene.replicas();
+    scene.pass(1000, &[1, 3, 4, 5]);
+    scene.form(HALF, &[5, 2], full_copies(BEFORE, &before));
+    assert!(scene.held().len() < scene.mastered().len());
+    // These pulses are too early to tell about members of the new cluster.
+    scene.pulses(&[1, 3, 4, 5]);
+    assert_eq!(scene.held(), scene.mastered());
 }
