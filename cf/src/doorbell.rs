@@ -14,13 +14,10 @@ use loom::sync::atomic::AtomicBool;
 
 use std::sync::atomic::Ordering::AcqRel;
 
-/// The object that a thread sleeps on.
+/// The object that a thread sleeps on. The end of a sleep uses up the signals until then.
 pub trait Wake {
     /// Ends the current sleep, or the next one at once.
     fn signal(&self);
-
-    /// Clears signals.
-    fn clear(&self);
 }
 
 /// The flag, and the reader's wake object.
@@ -46,7 +43,6 @@ impl<W: Wake> Doorbell<W> {
 
     /// The reader begins its check: a later post wakes it again.
     pub fn silence(&self) {
-        self.wake.clear();
         self.is_rung.swap(false, AcqRel);
     }
 

@@ -49,6 +49,11 @@ impl PeerFrames {
         Ok(size)
     }
 
+    /// Whether the last read filled all the room that there was: more may be available.
+    pub(crate) fn is_full(&self) -> bool {
+        self.filled == self.bytes.len()
+    }
+
     /// Passes each complete message to `each`, until that returns false. An incomplete message stays.
     ///
     /// # Errors

@@ -75,6 +75,8 @@ pub enum Trigger {
     Level,
     /// Each time it becomes readable or writable, or its peer hangs up.
     Edge,
+    /// Each time it is written to, for an eventfd: several signals before a wait are told once.
+    Signal,
 }
 
 /// An epoll instance.
@@ -96,6 +98,7 @@ impl Epoll {
     pub fn add(&self, fd: &impl AsFd, token: u64, trigger: Trigger) -> io::Result<()> {
         let flags = match trigger {
             Trigger::Level => EpollFlags::EPOLLIN,
+            Trigger::Signal => EpollFlags::EPOLLIN | EpollFlags::EPOLLET,
             Trigger::Edge => {
                 EpollFlags::EPOLLIN | EpollFlags::EPOLLOUT | EpollFlags::EPOLLRDHUP | EpollFlags::EPOLLET
             }
@@ -156,9 +159,18 @@ mod tests {
             assert_eq!(happened.iter().map(Event::token).collect::<Vec<_>>(), [7]);
             assert!(happened[0].is_readable() && !happened[0].is_writable() && !happened[0].is_broken());
         }
-        wake.clear();
-        wake.clear();
-        assert!(epoll.wait(&mut events, Some(Duration::ZERO)).expect("events").is_empty());
+    }
+
+    #[test]
+    fn signals_end_one_wait_each_though_nobody_reads_them() {
+        let (epoll, wake) = (Epoll::new().expect("a descriptor"), EventFd::new().expect("a descriptor"));
+        let mut events = Events::with_capacity(4);
+        epoll.add(&wake, 7, Trigger::Signal).expect("room");
+        for signals in [1, 1, 3] {
+            (0..signals).for_each(|_| wake.signal());
+            assert_eq!(epoll.wait(&mut events, None).expect("events").len(), 1);
+            assert!(epoll.wait(&mut events, Some(Duration::ZERO)).expect("events").is_empty());
+        }
     }
 
     #[test]

@@ -7,7 +7,7 @@ use nix::sys::eventfd::{self, EfdFlags};
 
 use crate::doorbell::Wake;
 
-/// Non-blocking eventfd.
+/// Non-blocking eventfd. It is never read: an epoll instance watches it for [signals](super::epoll::Trigger::Signal).
 pub struct EventFd(eventfd::EventFd);
 
 impl EventFd {
@@ -19,16 +19,10 @@ impl EventFd {
         Ok(EventFd(eventfd::EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)?))
     }
 
-    /// Makes the fd readable.
+    /// Makes the fd readable, and wakes who waits for signals.
     pub fn signal(&self) {
-        // The write fails only when the counter is full, and then the fd is readable already.
+        // The write fails only when the counter is full, after 2^64 signals.
         let _ = self.0.write(1);
-    }
-
-    /// Makes the fd unreadable until the next signal.
-    pub fn clear(&self) {
-        // The read fails only when the fd is clear already.
-        let _ = self.0.read();
     }
 }
 
@@ -41,9 +35,5 @@ impl AsFd for EventFd {
 impl Wake for EventFd {
     fn signal(&self) {
         EventFd::signal(self);
-    }
-
-    fn clear(&self) {
-        EventFd::clear(self);
     }
 }

@@ -7,30 +7,27 @@ use loom::thread;
 use crate::doorbell::{Doorbell, Wake};
 use crate::explore;
 
-/// An eventfd, and a thread that waits until it is readable.
+/// An eventfd, and a thread that waits for its signals.
 #[derive(Default)]
 struct Eventfd {
-    is_readable: Mutex<bool>,
+    is_signaled: Mutex<bool>,
     changed: Condvar,
 }
 
 impl Wake for Eventfd {
     fn signal(&self) {
-        *self.is_readable.lock().expect("no thread panics") = true;
+        *self.is_signaled.lock().expect("no thread panics") = true;
         self.changed.notify_all();
-    }
-
-    fn clear(&self) {
-        *self.is_readable.lock().expect("no thread panics") = false;
     }
 }
 
 impl Eventfd {
     fn wait(&self) {
-        let mut is_readable = self.is_readable.lock().expect("no thread panics");
-        while !*is_readable {
-            is_readable = self.changed.wait(is_readable).expect("no thread panics");
+        let mut is_signaled = self.is_signaled.lock().expect("no thread panics");
+        while !*is_signaled {
+            is_signaled = self.changed.wait(is_signaled).expect("no thread panics");
         }
+        *is_signaled = false;
     }
 }
 

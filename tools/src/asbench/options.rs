@@ -210,7 +210,7 @@ pub struct Options {
     pub(super) percentiles: Vec<f64>,
 
     /// Seconds between the lines of --latency
-    #[arg(long, alias = "outputPeriod", default_value_t = 1)]
+    #[arg(long = "output-period", aliases = ["outputPeriod", "output-period-s"], default_value_t = 1)]
     pub(super) output_period_s: u64,
 
     /// Process of the server on this machine, to measure its processor time and memory

@@ -1,8 +1,14 @@
 //! A connection to another node, as all threads see it, and the set of connections to a node.
 //!
+//! Its fabric thread sends what waits. A thread that [gathers](super::gathering) its messages sends them itself, unless
+//! another thread is sending there.
+//!
 //! # Locks
-//! One mutex for the outbox of each connection, held to append to it or to take its bytes.
+//! Two mutexes for each connection: one for its outbox, held to append to it or to take its bytes, and one for sending,
+//! taken before the other and held during system calls that do not wait. Threads that gather only try to take the
+//! second.
 
+use std::io::{self, Write};
 use std::net::TcpStream;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::*};
@@ -12,9 +18,11 @@ use parking_lot::Mutex;
 use proto::peer::NodeId;
 use proto::peer::hello::Channel;
 
+use super::gathering::{self, Gather};
 use super::postbox::Postbox;
 use crate::peer_frames::{PeerFrames, PeerPlace};
-use crate::tls::PeerSession;
+use crate::peer_traffic::FabricTraffic;
+use crate::tls::{PeerSession, PeerStream};
 
 /// Most bytes that wait to be sent on a connection, plus one message: so a stalled peer uses bounded memory.
 const OUTBOX_SIZE_MAX: usize = 16 << 20;
@@ -56,6 +64,15 @@ struct Outbox {
     is_closed: bool,
 }
 
+/// The sending side of a connection: bytes from the outbox, and how far they are sent.
+#[derive(Default)]
+pub(super) struct Sender {
+    bytes: Vec<u8>,
+    sent: usize,
+    /// Whether the socket may have room. An event for its fabric thread sets it again.
+    pub(super) may_write: bool,
+}
+
 /// A connection that is open or being opened.
 pub(super) struct Connection {
     pub(super) stream: TcpStream,
@@ -64,8 +81,12 @@ pub(super) struct Connection {
     /// Its token on its thread.
     pub(super) token: u64,
     thread: Arc<Postbox<Post>>,
+    traffic: Arc<FabricTraffic>,
+    /// With TLS only its thread sends, which owns the session.
+    uses_tls: bool,
+    pub(super) sender: Mutex<Sender>,
     outbox: Mutex<Outbox>,
-    /// Bytes in the outbox, and those that its thread is sending.
+    /// Bytes in the outbox, and those that are being sent.
     backlog: AtomicUsize,
     /// Whether the thread has been told to look at it.
     is_told: AtomicBool,
@@ -78,15 +99,19 @@ impl Connection {
         stream: TcpStream,
         peer: Arc<Peer>,
         channel: Channel,
-        token: u64,
-        thread: Arc<Postbox<Post>>,
+        (token, thread): (u64, &Arc<Postbox<Post>>),
+        traffic: &Arc<FabricTraffic>,
+        uses_tls: bool,
     ) -> Arc<Self> {
         Arc::new(Connection {
             stream,
             peer,
             channel,
             token,
-            thread,
+            thread: Arc::clone(thread),
+            traffic: Arc::clone(traffic),
+            uses_tls,
+            sender: Mutex::default(),
             outbox: Mutex::default(),
             backlog: AtomicUsize::new(0),
             is_told: AtomicBool::new(false),
@@ -105,7 +130,7 @@ impl Connection {
     }
 
     /// Queues a message behind the waiting ones.
-    fn queue(&self, message: &[u8]) -> Result<(), SendError> {
+    fn queue(self: &Arc<Self>, message: &[u8]) -> Result<(), SendError> {
         let mut outbox = self.outbox.lock();
         if outbox.is_closed {
             return Err(SendError::NotConnected);
@@ -116,35 +141,64 @@ impl Connection {
         self.backlog.fetch_add(message.len(), Relaxed);
         outbox.bytes.extend_from_slice(message);
         drop(outbox);
-        self.tell();
+        if !gathering::note(self) {
+            self.tell();
+        }
         Ok(())
     }
 
+    /// Has its thread send what waits.
     fn tell(&self) {
         if !self.is_told.swap(true, AcqRel) {
             self.thread.post(Post::Look(self.token));
         }
     }
 
-    /// Moves the waiting bytes to `sending`, which is empty, for its thread to send.
-    pub(super) fn take_outbox(&self, sending: &mut Vec<u8>) {
+    /// Its thread begins to look at what waits: it must be told of whatever is queued from now on.
+    pub(super) fn looked_at(&self) {
         self.is_told.swap(false, AcqRel);
-        std::mem::swap(&mut self.outbox.lock().bytes, sending);
+    }
+
+    /// Sends waiting bytes, as far as the socket takes them.
+    ///
+    /// # Errors
+    /// When the connection is broken; its thread is to close it.
+    pub(super) fn send(&self, sender: &mut Sender, mut tls: Option<&mut PeerSession>) -> io::Result<()> {
+        loop {
+            if sender.sent == sender.bytes.len() {
+                sender.bytes.clear();
+                sender.sent = 0;
+                std::mem::swap(&mut self.outbox.lock().bytes, &mut sender.bytes);
+                if sender.bytes.is_empty() {
+                    return Ok(());
+                }
+            }
+            if !sender.may_write {
+                return Ok(());
+            }
+            let mut stream = PeerStream { socket: &self.stream, tls: tls.as_deref_mut() };
+            match stream.write(&sender.bytes[sender.sent..]) {
+                Ok(size) => {
+                    sender.sent += size;
+                    self.backlog.fetch_sub(size, Relaxed);
+                    self.traffic.note_sent(self.channel, size);
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => sender.may_write = false,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    /// Sends `hello` before everything else, as soon as the socket has room.
+    pub(super) fn begin_with(&self, hello: &[u8]) {
+        self.backlog.fetch_add(hello.len(), Relaxed);
+        self.sender.lock().bytes.extend_from_slice(hello);
     }
 
     /// Whether it must be closed.
     pub(super) fn is_closed(&self) -> bool {
         self.outbox.lock().is_closed
-    }
-
-    /// Counts bytes that its thread sends and that were not queued here.
-    pub(super) fn expect(&self, size: usize) {
-        self.backlog.fetch_add(size, Relaxed);
-    }
-
-    /// Notes that some bytes were sent.
-    pub(super) fn sent(&self, size: usize) {
-        self.backlog.fetch_sub(size, Relaxed);
     }
 
     /// Ends sending; its thread closes it.
@@ -155,6 +209,19 @@ impl Connection {
         drop(outbox);
         // The thread may have been told already, and wait until the peer reads.
         self.thread.post(Post::Look(self.token));
+    }
+}
+
+impl Gather for Connection {
+    /// Has its thread send if that is sending already, or owns a TLS session.
+    fn send_gathered(&self) {
+        let is_sent = match self.sender.try_lock() {
+            Some(mut sender) if !self.uses_tls => self.send(&mut sender, None).is_ok(),
+            _ => false,
+        };
+        if !is_sent {
+            self.tell();
+        }
     }
 }
 

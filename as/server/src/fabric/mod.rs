@@ -8,7 +8,7 @@
 //! # Threads
 //! - A few fabric threads own the connections: those of the channels read-write and bulk are distributed over as many
 //!   as there are processors, control and metadata have one thread each. They read, call handlers, and write. Handlers
-//!   must not wait.
+//!   must not wait. Service threads [send](Gathering) their messages themselves.
 //! - The cluster thread (`driver`) owns the state of the cluster, `cluster::node::Node`.
 //! - The metadata thread (`metadata`) makes changes of system metadata on all nodes.
 //!
@@ -18,6 +18,7 @@ mod cluster;
 mod connection;
 mod driver;
 mod dump;
+mod gathering;
 mod membership;
 mod metadata;
 mod network;
@@ -32,6 +33,7 @@ pub(crate) use cluster::Cluster;
 pub(crate) use connection::SendError;
 pub(crate) use driver::{DriverEvent, Surroundings};
 pub(crate) use dump::Dump;
+pub(crate) use gathering::Gathering;
 pub(crate) use membership::Membership;
 pub(crate) use network::{ChannelFigures, Fabric};
 pub(crate) use peers::{FabricSettings, Handler, Handlers};

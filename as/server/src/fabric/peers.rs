@@ -97,7 +97,7 @@ type Postboxes = Vec<Arc<Postbox<Post>>>;
 pub(super) struct Peers {
     self_node: NodeId,
     pub(super) settings: FabricSettings,
-    pub(super) traffic: FabricTraffic,
+    pub(super) traffic: Arc<FabricTraffic>,
     peers: ArcSwap<BTreeMap<NodeId, Arc<Peer>>>,
     changing: Mutex<()>,
     /// By channel.
@@ -118,7 +118,7 @@ impl Peers {
             self_node,
             postboxes: [read_write?, control?, bulk?, metadata?],
             settings,
-            traffic: FabricTraffic::default(),
+            traffic: Arc::default(),
             peers: ArcSwap::default(),
             changing: Mutex::default(),
         })

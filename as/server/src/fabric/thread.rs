@@ -9,7 +9,7 @@
 //! connection, and the thread connects again if this node made it. The thread is essential: a panic elsewhere ends the process.
 
 use std::collections::{BTreeMap, HashMap};
-use std::io::{self, Write};
+use std::io;
 use std::net::{SocketAddr, TcpStream};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -21,6 +21,7 @@ use proto::peer::{HEADER_SIZE, MESSAGE_SIZE_MAX, MessageHeader, NodeId};
 use socket2::{Domain, Protocol, Socket, TcpKeepalive, Type};
 
 use super::connection::{Connection, Dial, Peer, Post};
+use super::gathering::Gathering;
 use super::peers::{Handlers, Peers};
 use super::postbox::Postbox;
 use crate::peer_frames::{PeerFrames, PeerPlace};
@@ -52,9 +53,6 @@ struct Link {
     /// The TLS session, if the connection uses TLS.
     tls: Option<Box<PeerSession>>,
     frames: PeerFrames,
-    /// Bytes from the outbox, sent up to `sent`.
-    sending: Vec<u8>,
-    sent: usize,
     /// Deadline of the connection attempt.
     connect_by: Option<Instant>,
     /// Deadline of a TLS handshake that this node has begun.
@@ -63,7 +61,8 @@ struct Link {
     is_ours: bool,
     failures: u32,
     may_read: bool,
-    may_write: bool,
+    /// Whether the peer sends nothing more.
+    is_ending: bool,
 }
 
 /// An accepted connection before its hello.
@@ -99,7 +98,7 @@ impl FabricThread {
         doors: Vec<PeerDoor>,
     ) -> io::Result<Self> {
         let epoll = Epoll::new()?;
-        epoll.add(&postbox.wake, WAKE_TOKEN, Trigger::Level)?;
+        epoll.add(&postbox.wake, WAKE_TOKEN, Trigger::Signal)?;
         for (at, door) in doors.iter().enumerate() {
             epoll.add(&door.listener, LISTENER_TOKEN + at as u64, Trigger::Level)?;
         }
@@ -127,12 +126,14 @@ impl FabricThread {
                 Err(error) => cf::fatal!("epoll of a fabric thread failed: {error}"),
             };
             self.postbox.wake_up();
+            let gathering = Gathering::begin();
             for event in happened {
                 self.guard(event.token(), |thread| thread.on_event(event));
             }
             for token in std::mem::take(&mut self.ready) {
                 self.guard(token, |thread| thread.read(token));
             }
+            drop(gathering);
             self.sweep();
         }
         for (_, link) in self.links.drain() {
@@ -181,7 +182,7 @@ impl FabricThread {
     fn on_event(&mut self, event: &Event) {
         let token = event.token();
         if token == WAKE_TOKEN {
-            self.postbox.wake.clear();
+            // The posts are handled before the next wait.
         } else if token >= LISTENER_TOKEN {
             self.accept((token - LISTENER_TOKEN) as usize);
         } else if self.greetings.contains_key(&token) {
@@ -189,11 +190,12 @@ impl FabricThread {
         } else if let Some(link) = self.links.get_mut(&token) {
             cf::fault_point!("fabric-event");
             link.may_read |= event.is_readable();
+            link.is_ending |= event.is_last_to_read();
             if event.is_broken() {
                 return self.close(token);
             }
             if event.is_writable() {
-                link.may_write = true;
+                link.connection.sender.lock().may_write = true;
                 if link.connect_by.take().is_some() {
                     if link.tls.is_some() {
                         link.handshake_by = Some(Instant::now() + CONNECT_TIME_MAX);
@@ -296,8 +298,9 @@ impl FabricThread {
             stream,
             Arc::clone(&peer),
             hello.channel,
-            postbox.new_token(),
-            Arc::clone(postbox),
+            (postbox.new_token(), postbox),
+            &self.peers.traffic,
+            tls.is_some(),
         );
         peer.attach(&connection);
         postbox.post(Post::Adopt(connection, frames, tls));
@@ -311,6 +314,7 @@ impl FabricThread {
         }
         let token = connection.token;
         connection.establish();
+        connection.sender.lock().may_write = true;
         self.peers.traffic.connections.note_opened();
         self.links.insert(token, Link::new(connection, frames, tls, None));
         // Handles the bytes that came with the hello.
@@ -365,14 +369,21 @@ impl FabricThread {
         self.prepare(&stream)?;
         let token = self.postbox.new_token();
         self.epoll.add(&stream, token, Trigger::Edge)?;
-        let postbox = Arc::clone(&self.postbox);
-        let connection = Connection::new(stream, Arc::clone(&dial.peer), dial.channel, token, postbox);
+        let connection = Connection::new(
+            stream,
+            Arc::clone(&dial.peer),
+            dial.channel,
+            (token, &self.postbox),
+            &self.peers.traffic,
+            tls.is_some(),
+        );
         let frames = PeerFrames::new(HEADER_SIZE + MESSAGE_SIZE_MAX);
         let mut link =
             Link::new(Arc::clone(&connection), frames, tls, Some(Instant::now() + CONNECT_TIME_MAX));
         link.failures = dial.failures;
-        Hello { node: self.peers.self_node(), channel: dial.channel }.encode(&mut link.sending);
-        connection.expect(link.sending.len());
+        let mut hello = Vec::new();
+        Hello { node: self.peers.self_node(), channel: dial.channel }.encode(&mut hello);
+        connection.begin_with(&hello);
         self.peers.traffic.connections.note_opened();
         self.links.insert(token, link);
         // Messages queued from now on are sent after the hello.
@@ -409,7 +420,7 @@ impl FabricThread {
                 link.handshake_by = None;
                 link.failures = 0;
                 link.connection.establish();
-                link.may_write = true;
+                link.connection.sender.lock().may_write = true;
             }
             if link.connection.channel == Channel::Bulk && received.is_ok() {
                 acknowledge_at_once(&link.connection.stream);
@@ -418,6 +429,8 @@ impl FabricThread {
                 Ok(0) => return self.close(token),
                 Ok(size) => {
                     self.peers.traffic.note_received(link.connection.channel, size);
+                    // Bytes that come later are told by an event. A closed connection may be told only once.
+                    link.may_read = link.tls.is_some() || link.is_ending || link.frames.is_full();
                     self.take_apart(token);
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => link.may_read = false,
@@ -467,36 +480,18 @@ impl FabricThread {
             return self.close(token);
         }
         cf::fault_point!("fabric-send");
+        link.connection.looked_at();
+        let mut sender = link.connection.sender.lock();
         // Bytes encrypted before go first.
-        let tls = link.tls.as_deref_mut().filter(|_| link.connect_by.is_none());
-        match tls.map(|tls| tls.flush(&link.connection.stream)) {
-            Some(Ok(false)) => link.may_write = false,
-            Some(Err(_)) => return self.close(token),
-            Some(Ok(true)) | None => {}
+        let mut tls = link.tls.as_deref_mut().filter(|_| link.connect_by.is_none());
+        let flushed = tls.as_deref_mut().map(|tls| tls.flush(&link.connection.stream));
+        if let Some(Ok(false)) = flushed {
+            sender.may_write = false;
         }
-        loop {
-            if link.sent == link.sending.len() {
-                link.sending.clear();
-                link.sent = 0;
-                link.connection.take_outbox(&mut link.sending);
-                if link.sending.is_empty() {
-                    return;
-                }
-            }
-            if !link.may_write || link.connect_by.is_some() {
-                return;
-            }
-            let mut stream = PeerStream { socket: &link.connection.stream, tls: link.tls.as_deref_mut() };
-            match stream.write(&link.sending[link.sent..]) {
-                Ok(size) => {
-                    link.sent += size;
-                    link.connection.sent(size);
-                    self.peers.traffic.note_sent(link.connection.channel, size);
-                }
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => link.may_write = false,
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(_) => return self.close(token),
-            }
+        let is_broken = matches!(flushed, Some(Err(_))) || link.connection.send(&mut sender, tls).is_err();
+        drop(sender);
+        if is_broken {
+            self.close(token);
         }
     }
 
@@ -545,13 +540,11 @@ impl Link {
             tls,
             handshake_by: None,
             frames,
-            sending: Vec::new(),
-            sent: 0,
             is_ours: connect_by.is_some(),
             connect_by,
             failures: 0,
             may_read: true,
-            may_write: true,
+            is_ending: false,
         }
     }
 }

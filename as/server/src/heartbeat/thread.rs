@@ -81,7 +81,7 @@ impl HeartbeatThread {
             HeartbeatSockets::Multicast(groups) => (Vec::new(), groups),
         };
         let epoll = Epoll::new()?;
-        epoll.add(shared.bell.wake(), WAKE_TOKEN, Trigger::Level)?;
+        epoll.add(shared.bell.wake(), WAKE_TOKEN, Trigger::Signal)?;
         for (at, door) in doors.iter().enumerate() {
             epoll.add(&door.listener, LISTENER_TOKEN + at as u64, Trigger::Level)?;
         }

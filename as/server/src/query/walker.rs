@@ -247,6 +247,10 @@ impl<'a> Walker<'a> {
         budget: &Budget<'_>,
     ) -> ControlFlow<(), Visited> {
         let (run, seen) = (self.run, found.seen());
+        if !run.has_samples() {
+            // No filter is asked any more, and so nothing is counted as filtered.
+            return ControlFlow::Break(());
+        }
         let asked = run.query.filter.as_ref().map_or(Ok(None), |filter| {
             let metadata = filter::metadata_of(&run.query.namespace, &seen.digest, &seen.meta, self.now);
             filter::ask(filter, metadata, budget)

@@ -12,6 +12,7 @@ use super::KEEP_SIZE_MAX;
 use super::connection_count::Admission;
 use super::delivery::Delivery;
 use super::presence::{DONE_PATIENCE, Presence};
+use super::release_watch::ReleaseWatch;
 use super::reply_budget::{Charge, ReplyBudget, Waiting};
 use super::stream_progress::StreamProgress;
 use crate::security::Standing;
@@ -48,6 +49,8 @@ pub(crate) struct Connection {
     pub(super) is_parked: bool,
     /// Whether some of its replies are held; no further request is carried out meanwhile.
     pub(super) is_held: bool,
+    /// Shared with the thread that sends the held replies, if it need not always wake this one.
+    pub(super) release_watch: Option<Arc<ReleaseWatch>>,
     /// Deliveries of other threads that arrived while replies were held.
     pub(super) behind_held: Vec<Delivery>,
     /// Whether to close it after the held replies are sent.
@@ -98,6 +101,7 @@ impl Connection {
             put_off_since: None,
             is_parked: false,
             is_held: false,
+            release_watch: None,
             behind_held: Vec::new(),
             is_last_held: false,
             stream_of_replies: None,
@@ -165,6 +169,11 @@ impl Connection {
     /// Whether replies may be written to the socket as they are.
     pub(super) fn is_clear(&self) -> bool {
         self.tls.is_none()
+    }
+
+    /// Whether nothing is known of that could be done for it next: its client is silent, and waits for no other reply.
+    pub(super) fn has_nothing_to_do(&self) -> bool {
+        !self.may_read && !self.peer_is_done && self.input.is_empty() && !self.is_parked && !self.is_last_held
     }
 
     /// Whether its next requests may be carried out.

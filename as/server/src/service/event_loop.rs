@@ -30,6 +30,7 @@ use super::handshakes::Handshakes;
 use super::mailbox::{Mail, Mailbox};
 use super::outbox::Outbox;
 use super::reply_budget::{Charge, STALLED_TIME_MAX};
+use crate::fabric::Gathering;
 use crate::index::NoSleep;
 use crate::metrics::ServerCounter;
 use crate::transaction::{Executor, PREPARED_REQUESTS};
@@ -121,7 +122,7 @@ impl ServiceThread {
     ) -> io::Result<()> {
         let (mailbox, activity) = (Mailbox::new()?, Arc::new(Activity::new()));
         let epoll = Epoll::new()?;
-        epoll.add(mailbox.bell.wake(), MAILBOX_TOKEN, Trigger::Level)?;
+        epoll.add(mailbox.bell.wake(), MAILBOX_TOKEN, Trigger::Signal)?;
         let thread = ServiceThread {
             context: Arc::clone(context),
             position,
@@ -193,7 +194,10 @@ impl ServiceThread {
 
     /// Handles everything that one wake-up brought.
     fn wake_up(&mut self, events: &[Event]) {
+        let gathering = Gathering::begin();
         self.executor.wake(self.woken);
+        // Some mail comes without a signal.
+        self.take_mail();
         for event in events {
             if event.token() == MAILBOX_TOKEN {
                 self.read_mail();
@@ -209,6 +213,8 @@ impl ServiceThread {
             // Keeps the allocation for reuse.
             self.ready = serving;
         }
+        // Replicas begin with their work while the replies are sent here.
+        drop(gathering);
         self.send_replies();
         self.go_on_with_handshakes();
         if self.woken >= self.next_tick {
@@ -222,7 +228,13 @@ impl ServiceThread {
 
     fn read_mail(&mut self) {
         self.mailbox.open();
-        while let Some(mail) = self.mailbox.take() {
+        self.take_mail();
+    }
+
+    fn take_mail(&mut self) {
+        while !self.mailbox.is_empty()
+            && let Some(mail) = self.mailbox.take()
+        {
             match mail {
                 Mail::Connection(connection) => self.add(*connection),
                 Mail::Delivery(token, delivery) => self.take_up(token, delivery),
@@ -293,6 +305,8 @@ impl ServiceThread {
             }
             if connection.is_handshaking {
                 thread.handshakes.wait(token);
+            } else if connection.is_held {
+                thread.want_release(slot);
             } else if !thread.hand_over(slot) {
                 thread.ready.push(slot);
             }
@@ -364,7 +378,8 @@ impl ServiceThread {
         self.ready.clear();
         self.put_off.clear();
         self.large_reply = None;
-        // Some mail may not have been handled yet.
+        // Some mail may not have been handled yet, and its signal is used up.
+        self.mailbox.open();
         self.mailbox.bell.ring();
         for slot in 0..self.connections.slot_count() {
             if let Some(connection) = self.connections.get(slot) {

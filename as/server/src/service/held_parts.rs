@@ -2,11 +2,13 @@
 
 use std::net::TcpStream;
 use std::sync::Arc;
+use std::time::Instant;
 
 use super::connection::send_some;
 use super::outbox::Outbox;
+use super::release_watch::ReleaseWatch;
 use super::reply_budget::Charge;
-use crate::transaction::HeldTransactions;
+use crate::transaction::{HeldTransactions, TransactionContext};
 
 /// Replies that were held together, of connections of one thread.
 pub(crate) struct HeldParts {
@@ -19,16 +21,24 @@ pub(crate) struct HeldParts {
     pub(super) socket: Option<Arc<TcpStream>>,
     /// Sent bytes of the first part.
     pub(super) sent: usize,
+    /// Whether its thread must be woken when the replies of the only connection are sent; without it, it must.
+    pub(super) watch: Option<Arc<ReleaseWatch>>,
 }
 
 impl HeldParts {
     /// Sends the replies of the only connection, as far as its socket takes them. A thread other than the connection's
     /// may do this: while its replies are held, nobody else sends to it. This saves a single client the wake-up of the
-    /// connection's thread; with many clients, that thread sends while this one writes to the disk again.
-    pub(super) fn send_directly(&mut self) {
+    /// connection's thread; with many clients, that thread sends while this one writes to the disk again. Returns the
+    /// watch of the connection if all is sent.
+    pub(super) fn send_directly(&mut self, context: &TransactionContext) -> Option<Arc<ReleaseWatch>> {
         if let Some(socket) = self.socket.take() {
             // The connection's own thread notices a broken connection.
             self.sent = send_some(&socket, &self.outbox.replies).unwrap_or(0);
         }
+        if self.sent < self.outbox.replies.len() {
+            return None;
+        }
+        self.transactions.end(context, Instant::now());
+        self.watch.take()
     }
 }

@@ -49,6 +49,16 @@ impl Mailbox {
         self.post(Mail::Delivery(token, delivery));
     }
 
+    /// Adds `mail` that the thread takes when it wakes up for another reason.
+    pub(super) fn post_quietly(&self, mail: Mail) {
+        self.queue.push(mail);
+    }
+
+    /// Whether there is no mail.
+    pub(super) fn is_empty(&self) -> bool {
+        self.queue.is_empty()
+    }
+
     /// Starts reading: later posts wake the thread again.
     pub(super) fn open(&self) {
         self.bell.silence();

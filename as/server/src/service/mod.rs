@@ -28,6 +28,7 @@ mod outbox;
 mod park;
 mod pool;
 mod presence;
+mod release_watch;
 mod reply_budget;
 mod reply_handle;
 mod requests;

@@ -4,6 +4,10 @@
 //! replies of that connection, which leave the outbox, and continues with other connections. The thread that flushes
 //! the records then posts the replies back to this thread. Until then no further request of the connection is carried
 //! out, and replies from other threads wait behind. So each connection gets its replies in the order of its requests.
+//!
+//! The replies of a single connection are sent by the thread that releases them: the flush thread of a disk, or the
+//! fabric thread that receives the last acknowledgement of a replica. The mail about that usually
+//! [wakes nobody](super::release_watch).
 
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -103,31 +107,38 @@ impl ServiceThread {
             true
         });
         let transactions = self.executor.take_held();
-        let socket = match parts.part_count() {
+        let room = self.large_reply.take();
+        let connection = match parts.part_count() {
             1 => self
                 .find(parts.part(0).0)
                 .filter(|connection| connection.is_clear() && !connection.is_blocked()),
             _ => None,
         };
-        let socket = socket.map(|connection| Arc::clone(&connection.stream));
-        let room = self.large_reply.take();
-        let held_parts = HeldParts { outbox: parts, transactions, room, socket, sent: 0 };
+        let socket = connection.as_ref().map(|connection| Arc::clone(&connection.stream));
+        let watch = connection.filter(|connection| room.is_none() && connection.has_nothing_to_do());
+        let watch = watch.map(|connection| Arc::clone(connection.release_watch.insert(Arc::default())));
+        let held_parts = HeldParts { outbox: parts, transactions, room, socket, sent: 0, watch };
         self.post_when_settled(held_parts, &held);
     }
 
     fn post_when_settled(&self, mut held: HeldParts, unsettled: &[Unsettled]) {
-        let mailbox = Arc::clone(&self.mailbox);
+        let (mailbox, context) = (Arc::clone(&self.mailbox), Arc::clone(self.executor.context()));
         let replies = std::mem::take(&mut held.outbox.replies);
         self.executor.hold(replies, unsettled, move |replies| {
             held.outbox.replies = replies;
-            held.send_directly();
-            mailbox.post(Mail::Released(Box::new(held)));
+            let watch = held.send_directly(&context);
+            let mail = Mail::Released(Box::new(held));
+            let Some(watch) = watch else { return mailbox.post(mail) };
+            mailbox.post_quietly(mail);
+            if watch.release() {
+                mailbox.bell.ring();
+            }
         });
     }
 
     /// Sends held replies, and resumes their connections.
     pub(super) fn release(&mut self, held: HeldParts) {
-        let HeldParts { outbox, transactions, room, mut sent, .. } = held;
+        let HeldParts { outbox, mut transactions, room, mut sent, .. } = held;
         for part in 0..outbox.part_count() {
             let (token, range) = outbox.part(part);
             self.guard(token, |thread, slot| {
@@ -144,13 +155,14 @@ impl ServiceThread {
         }
         drop(room);
         outbox.tokens().for_each(|token| self.go_on_after_held(token));
-        self.executor.measure_held(transactions, Instant::now());
+        transactions.end(self.executor.context(), Instant::now());
     }
 
     /// Resumes a connection whose held replies are sent; does nothing for one that is already resumed.
     fn go_on_after_held(&mut self, token: ConnectionToken) {
         let Some(connection) = self.find(token).filter(|connection| connection.is_held) else { return };
         connection.is_held = false;
+        connection.release_watch = None;
         let behind = std::mem::take(&mut connection.behind_held);
         self.guard(token, |thread, slot| {
             thread.ready.push(slot);
@@ -163,8 +175,20 @@ impl ServiceThread {
     /// Closes a connection, after its held replies are sent.
     pub(super) fn close_behind_held(&mut self, slot: u32) {
         match self.connections.get(slot) {
-            Some(connection) if connection.is_held => connection.is_last_held = true,
+            Some(connection) if connection.is_held => {
+                connection.is_last_held = true;
+                self.want_release(slot);
+            }
             _ => self.close(slot),
+        }
+    }
+
+    /// Something of a connection waits until its held replies are sent.
+    pub(super) fn want_release(&mut self, slot: u32) {
+        let watch = self.connections.get(slot).and_then(|connection| connection.release_watch.as_ref());
+        if watch.is_some_and(|watch| watch.want()) {
+            // The mail about it is there, and its signal was spared.
+            self.mailbox.bell.ring();
         }
     }
 }

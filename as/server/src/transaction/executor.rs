@@ -172,9 +172,9 @@ impl Executor {
         self.workspace.stopwatch.woken = woken;
     }
 
-    /// The replies of `held` were sent at `now`.
-    pub(crate) fn measure_held(&self, held: HeldTransactions, now: Instant) {
-        held.end(&self.context, now);
+    /// What its transactions are carried out with.
+    pub(crate) fn context(&self) -> &Arc<TransactionContext> {
+        &self.context
     }
 
     /// The transactions whose replies are held; they are [measured](Self::measure_held) when these are sent.

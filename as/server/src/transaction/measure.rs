@@ -72,9 +72,11 @@ impl HeldTransactions {
         HeldTransactions { woken, ..self }
     }
 
-    /// Their replies were sent at `now`.
-    pub(super) fn end(mut self, base: &TransactionBase, now: Instant) {
-        self.tally.measure(base, self.woken, now);
+    /// Their replies were sent at `now`; on any thread, and only the first call counts.
+    pub(crate) fn end(&mut self, base: &TransactionBase, now: Instant) {
+        if !self.tally.is_empty {
+            self.tally.measure(base, self.woken, now);
+        }
         self.answered.end(base);
     }
 }

@@ -123,7 +123,7 @@ impl Executor {
         if !self.has_unsettled() {
             return sink.finish(reply);
         }
-        let (unsettled, transactions) = (self.take_unsettled(), self.take_held());
+        let (unsettled, mut transactions) = (self.take_unsettled(), self.take_held());
         let context = Arc::clone(&self.context);
         self.hold(reply, &unsettled, move |reply| {
             sink.finish(reply);

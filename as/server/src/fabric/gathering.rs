@@ -1,0 +1,55 @@
+//! Messages of one turn of a thread leave together, sent by that thread: it need not wake a fabric thread.
+//!
+//! A thread that [gathers](Gathering) notes the connections on which it queues messages, and sends on them at the end of
+//! its turn. Messages of other threads are sent by the fabric thread of the connection.
+
+use std::cell::{Cell, RefCell};
+use std::marker::PhantomData;
+use std::sync::Arc;
+
+thread_local! {
+    static IS_GATHERING: Cell<bool> = const { Cell::new(false) };
+    /// Those with messages of this turn.
+    static GATHERED: RefCell<Vec<Arc<dyn Gather>>> = const { RefCell::new(Vec::new()) };
+}
+
+/// A connection on which messages are queued.
+pub(super) trait Gather {
+    /// Sends what is queued, without waiting.
+    fn send_gathered(&self);
+}
+
+/// A turn of this thread, at whose end its messages are sent, also if it panics.
+pub(crate) struct Gathering {
+    /// It belongs to its thread.
+    of_thread: PhantomData<*const ()>,
+}
+
+impl Gathering {
+    /// Begins a turn.
+    pub(crate) fn begin() -> Self {
+        IS_GATHERING.set(true);
+        Gathering { of_thread: PhantomData }
+    }
+}
+
+impl Drop for Gathering {
+    fn drop(&mut self) {
+        IS_GATHERING.set(false);
+        GATHERED
+            .with_borrow_mut(|gathered| gathered.drain(..).for_each(|connection| connection.send_gathered()));
+    }
+}
+
+/// Notes that a message is queued on `connection`; returns whether this thread gathers and so will send it.
+pub(super) fn note<G: Gather + 'static>(connection: &Arc<G>) -> bool {
+    let gathers = IS_GATHERING.get();
+    if gathers {
+        GATHERED.with_borrow_mut(|gathered| {
+            if !gathered.iter().any(|noted| std::ptr::addr_eq(Arc::as_ptr(noted), Arc::as_ptr(connection))) {
+                gathered.push(Arc::<G>::clone(connection));
+            }
+        });
+    }
+    gathers
+}
