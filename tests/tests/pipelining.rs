@@ -3,7 +3,7 @@
 
 use std::iter;
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use ferrospike_tests::client::Client;
 use ferrospike_tests::random::Random;
@@ -227,6 +227,29 @@ fn many_conversations(server: &Server) {
             });
         }
     });
+}
+
+/// Replies are held while some requests behind them have not been carried out: the release must wake their thread.
+#[test]
+fn requests_behind_held_replies_are_answered_at_once() {
+    let storage = ["file {dir}/test.dat", "filesize 256M", "commit-to-device true"];
+    let server = Server::start(&stored_config("test", "device", &storage));
+    let mut client = server.connect();
+    assert_eq!(client.ask(&Message::put("large", vec![7; 10 << 10])).expect("an answer").result, result::OK);
+    let mut shortest = Duration::MAX;
+    for _ in 0..5 {
+        let reads = 60;
+        let mut requests = Message::put("held", b"value".to_vec()).encode();
+        (0..reads).for_each(|_| requests.extend(Message::get("large").encode()));
+        let begun = Instant::now();
+        client.send(&requests).expect("it is read");
+        for _ in 0..=reads {
+            assert_eq!(client.receive_message().expect("an answer").result, result::OK);
+        }
+        shortest = shortest.min(begun.elapsed());
+    }
+    // A thread that nobody wakes looks once a second.
+    assert!(shortest < Duration::from_millis(500), "{shortest:?}");
 }
 
 #[test]

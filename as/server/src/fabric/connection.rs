@@ -140,8 +140,10 @@ impl Connection {
         }
         self.backlog.fetch_add(message.len(), Relaxed);
         outbox.bytes.extend_from_slice(message);
+        let is_much = outbox.bytes.len() >= BUSY_SIZE;
         drop(outbox);
-        if !gathering::note(self) {
+        // A turn may be long: what is much is sent beside it.
+        if !gathering::note(self) || is_much {
             self.tell();
         }
         Ok(())

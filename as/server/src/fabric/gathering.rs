@@ -36,9 +36,14 @@ impl Gathering {
 impl Drop for Gathering {
     fn drop(&mut self) {
         IS_GATHERING.set(false);
-        GATHERED
-            .with_borrow_mut(|gathered| gathered.drain(..).for_each(|connection| connection.send_gathered()));
+        send_gathered();
     }
+}
+
+/// Sends the messages of this turn so far: before the thread does something that may take long.
+pub(crate) fn send_gathered() {
+    let gathered = GATHERED.take();
+    gathered.iter().for_each(|connection| connection.send_gathered());
 }
 
 /// Notes that a message is queued on `connection`; returns whether this thread gathers and so will send it.

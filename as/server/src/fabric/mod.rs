@@ -33,7 +33,7 @@ pub(crate) use cluster::Cluster;
 pub(crate) use connection::SendError;
 pub(crate) use driver::{DriverEvent, Surroundings};
 pub(crate) use dump::Dump;
-pub(crate) use gathering::Gathering;
+pub(crate) use gathering::{Gathering, send_gathered};
 pub(crate) use membership::Membership;
 pub(crate) use network::{ChannelFigures, Fabric};
 pub(crate) use peers::{FabricSettings, Handler, Handlers};

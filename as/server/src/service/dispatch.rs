@@ -204,12 +204,14 @@ impl ServiceThread {
         verdict
     }
 
-    /// Queues a connection that has more to read.
+    /// Queues a connection that has more to read. If its replies were held before all of its requests were carried out,
+    /// the rest waits for their release.
     fn queue_if_ready(&mut self, slot: u32) {
-        if let Some(connection) = self.connections.get(slot)
-            && connection.may_read
-            && connection.may_serve()
-        {
+        let Some(connection) = self.connections.get(slot) else { return };
+        let has_more = connection.may_read || !connection.input.is_empty();
+        if connection.is_held && has_more {
+            self.want_release(slot);
+        } else if connection.may_read && connection.may_serve() {
             self.ready.push(slot);
         }
     }

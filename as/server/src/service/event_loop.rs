@@ -386,6 +386,7 @@ impl ServiceThread {
                 connection.may_read = true;
                 connection.put_off = None;
                 let is_handshaking = connection.is_handshaking;
+                self.want_release(slot);
                 match self.connections.token(slot) {
                     Some(token) if is_handshaking => self.handshakes.wait(token),
                     _ => self.ready.push(slot),

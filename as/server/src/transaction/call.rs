@@ -19,6 +19,7 @@ use proto::reply::{ReplyHeader, ReplyWriter};
 use super::context::TransactionContext;
 use super::filter::CompiledFilter;
 use super::wait::{Patience, RecordKey, Wait};
+use crate::fabric;
 use crate::index::{NotLocked, PartitionId, ReadGuard, RecordMeta, WriteGuard};
 use crate::metrics::{Operation, Origin};
 use crate::namespace::{Inside, Namespace, Refused, Section};
@@ -192,7 +193,12 @@ impl<'a> Call<'a> {
     fn fetch_unread(&self, read: &mut ReadBuffer) -> bool {
         let fetch_count = &self.patience.fetch_count;
         fetch_count.set(fetch_count.get() + 1);
-        fetch_count.get() <= FETCHES_MAX && self.namespace.storage.fetch(read)
+        if fetch_count.get() > FETCHES_MAX {
+            return false;
+        }
+        // Replicas need not wait for the disk.
+        fabric::send_gathered();
+        self.namespace.storage.fetch(read)
     }
 
     /// The wait of a transaction whose result is not valid because its budget ran out on a service thread. In a pool
