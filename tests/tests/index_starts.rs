@@ -3,13 +3,18 @@
 #![expect(clippy::unwrap_used, reason = "a test")]
 
 use std::collections::BTreeSet;
+use std::ops::Range;
 use std::thread;
 use std::time::Duration;
 
 use ferrospike_tests::client::Client;
-use ferrospike_tests::figures::figures;
+use ferrospike_tests::damage::DataFile;
+use ferrospike_tests::device_file::{RECORD_MAGIC, WBLOCK_SIZE};
+use ferrospike_tests::figures::{await_figures, figures};
 use ferrospike_tests::server::{Server, stored_config};
-use ferrospike_tests::wire::{Message, Operation, field, info2, integer_range, operation, result};
+use ferrospike_tests::wire::{
+    Message, Operation, digest, field, info2, info3, integer_range, operation, result,
+};
 
 const LIST: u8 = 1;
 const LIST_PARTICLE: u8 = 20;
@@ -125,4 +130,74 @@ fn on_a_device() {
 #[test]
 fn in_memory_with_compressed_records() {
     starts("memory", &["compression lz4"]);
+}
+
+/// The place in the middle of the bytes of the record of `key`, of which `file` holds one copy.
+fn middle_of(file: &DataFile, key: &str) -> Range<u64> {
+    let (bytes, digest) = (file.bytes(), digest("rig", key));
+    let is_head = |at: &usize| {
+        bytes[*at..].starts_with(&RECORD_MAGIC.to_le_bytes()) && bytes[at + 8..].starts_with(&digest)
+    };
+    let start = (WBLOCK_SIZE..bytes.len()).step_by(16).find(is_head).unwrap();
+    let flags = u32::from_le_bytes(*bytes[start + 4..].first_chunk().unwrap());
+    let size = ((flags & 0x7_ffff) as usize + 1) * 16;
+    let middle = (start + size / 2) as u64;
+    middle..middle + 8
+}
+
+/// A record that cannot be read when an index is made is counted, read again, and found by queries as soon
+/// as it can be read, or when it is replaced.
+#[test]
+fn records_that_cannot_be_read_are_added_later() {
+    let lines =
+        ["file {dir}/test.dat", "filesize 128M", "compression lz4", "post-write-cache 0", "defrag-lwm-pct 1"];
+    let mut server = Server::start(&stored_config("test", "device", &lines));
+    server.allow("damaged").allow("checksum").allow("records that cannot be read");
+    let mut client = server.connect();
+    let create = |client: &mut Client, name: &str| {
+        let command =
+            format!("sindex-create:namespace=test;set=rig;indexname={name};indexdata={name},numeric");
+        assert_eq!(client.info_value(&command).unwrap(), "ok");
+    };
+    let put = |key: u32| {
+        let pad: String = (0..300).map(|n| format!("the value of {} ", n * 7 + key)).collect();
+        Message::write(&key.to_string())
+            .with_operation(Operation::integer(operation::WRITE, "n", key.into()))
+            .with_operation(Operation::integer(operation::WRITE, "m", key.into()))
+            .with_operation(Operation::string(operation::WRITE, "pad", &pad))
+    };
+    send(&mut client, &(0..100).map(put).collect::<Vec<_>>());
+    drop(client);
+    server.stop();
+    let file = DataFile::of(&server, "test.dat");
+    let places = ["3", "7", "50"].map(|key| middle_of(&file, key));
+    server.restart();
+    let mut client = server.connect();
+    for (key, place) in ["3", "7", "50"].iter().zip(&places) {
+        file.flip(place.clone());
+        assert_eq!(client.ask(&Message::get(key)).unwrap().result, result::UNKNOWN, "{key} is damaged");
+    }
+    create(&mut client, "n");
+    create(&mut client, "m");
+    let stat = |name: &str| format!("sindex-stat:namespace=test;indexname={name}");
+    for name in ["n", "m"] {
+        await_figures(&mut client, &stat(name), |now| now["load_pct"] == 100 && now["entries"] == 97);
+        assert_eq!(figures(&mut client, &stat(name))["unread_recs"], 3);
+        server.await_log(&format!("index {name} may lack 3 records"));
+        assert_eq!(rows(&mut client, name, 0, 9).len(), 8);
+    }
+    send(&mut client, &[Message { info3: info3::CREATE_OR_REPLACE, ..put(50) }]);
+    file.flip(places[0].clone());
+    for name in ["n", "m"] {
+        await_figures(&mut client, &stat(name), |now| now["entries"] == 99 && now["unread_recs"] == 1);
+        assert_eq!(rows(&mut client, name, 0, 9).len(), 9);
+    }
+    file.flip(places[1].clone());
+    for name in ["n", "m"] {
+        await_figures(&mut client, &stat(name), |now| {
+            now["entries"] == 100 && !now.contains_key("unread_recs")
+        });
+        server.await_log(&format!("index {name} lacks no record any more"));
+        assert_eq!(rows(&mut client, name, 0, 99).len(), 100);
+    }
 }

@@ -257,7 +257,7 @@ impl Server {
         }
         let (node, is_stopping) = (Arc::clone(&self.node), Arc::clone(&self.is_stopping));
         self.background_threads.push(restarting("sindex-build", move || {
-            sindex::run_builder(&node.indexes, &node.config, &is_stopping);
+            sindex::run_builder(&node.namespaces, &node.indexes, &node.config, &is_stopping);
         })?);
         let (node, is_stopping) = (Arc::clone(&self.node), Arc::clone(&self.is_stopping));
         self.background_threads.push(restarting("sindex-sweep", move || {

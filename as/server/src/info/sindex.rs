@@ -120,6 +120,10 @@ fn write_figures(index: &SecondaryIndex, out: &mut String) {
     pairs.pair("load_pct", index.load_pct.load(Relaxed));
     pairs.pair("load_time", index.load_time_ms.load(Relaxed));
     pairs.pair("stat_gc_recs", index.gc_cleaned.load(Relaxed));
+    let unread = index.unread_records.load(Relaxed);
+    if unread > 0 {
+        pairs.pair("unread_recs", unread);
+    }
 }
 
 pub(super) fn exists(node: &Node, arguments: Arguments<'_>, out: &mut String) -> InfoResult {

@@ -1,5 +1,6 @@
 //! Estimates of the numbers of different keys and of records in an index: one HyperLogLog for each.
 
+use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
@@ -35,13 +36,16 @@ impl CardinalitySketch {
     }
 }
 
-/// Notes the average number of entries of `index` per key and per record.
-pub(super) fn estimate(index: &SecondaryIndex) {
+/// Notes the average number of entries of `index` per key and per record; leaves them as they are when `is_stopping`.
+pub(super) fn estimate(index: &SecondaryIndex, is_stopping: &AtomicBool) {
     let (mut keys, mut records) = (CardinalitySketch::new(), CardinalitySketch::new());
-    index.for_each_hash(|key, record| {
+    let is_complete = index.for_each_hash(is_stopping, |key, record| {
         keys.add(key);
         records.add(record);
     });
+    if !is_complete {
+        return;
+    }
     let entries = index.entry_count();
     index.entries_per_bval.store(average(entries, keys.estimate()), Relaxed);
     let is_default = index.definition.value.index_type == IndexType::Default;

@@ -110,6 +110,8 @@ pub(crate) struct SecondaryIndex {
     pub(super) estimated: Mutex<Option<(Instant, u64)>>,
     /// Number of entries of damaged records that were swept.
     pub(crate) gc_cleaned: AtomicU64,
+    /// Number of records that it may lack, because they could not be read when it was filled, see `unread.rs`.
+    pub(crate) unread_records: AtomicU64,
 }
 
 impl SecondaryIndex {
@@ -130,6 +132,7 @@ impl SecondaryIndex {
             entries_per_rec: AtomicU64::new(0),
             estimated: Mutex::default(),
             gc_cleaned: AtomicU64::new(0),
+            unread_records: AtomicU64::new(0),
         }
     }
 
@@ -338,13 +341,17 @@ impl SecondaryIndex {
     }
 
     /// Calls `visit` with a hash of the key and one of the record of each entry, partition by partition, each under the
-    /// lock of its tree, shared.
-    pub(super) fn for_each_hash(&self, mut visit: impl FnMut(u64, u64)) {
+    /// lock of its tree, shared. Returns whether it was all of them: it ends early when `is_stopping`.
+    pub(super) fn for_each_hash(&self, is_stopping: &AtomicBool, mut visit: impl FnMut(u64, u64)) -> bool {
         for tree in &self.trees {
+            if is_stopping.load(Acquire) {
+                return false;
+            }
             if let Some(tree) = &*tree.entries.read() {
                 tree.for_each(|key, handle| visit(hash_of(&key), hash_of(&handle)));
             }
         }
+        true
     }
 }
 

@@ -11,7 +11,8 @@
 //!
 //! # Failures
 //! When the memory of the system is short, all indexes of the namespace are given up. After a panic they are filled as
-//! others are, see `populate.rs`.
+//! others are, see `populate.rs`. Records whose newest copy could not be read are read again after the load, and then again
+//! and again, see `unread.rs`.
 //!
 //! # Locks
 //! `parts` have a lock each, taken under the lock of a sprig, or alone.
@@ -73,6 +74,8 @@ struct Filling {
     parts: Box<[Mutex<Part>]>,
     state: AtomicU8,
     memory: MemoryWatch,
+    /// Records of which a copy could not be read; a newer one may have been found since. Taken alone, when trees are built.
+    unread: Mutex<Vec<(Digest, SetId)>>,
 }
 
 /// What the load has found of a partition.
@@ -83,6 +86,8 @@ struct Part {
     replaced: HashSet<ElementHandle>,
     /// Entries of their further copies.
     later: Vec<LaterEntry>,
+    /// As in [`Filling`].
+    unread: Vec<(Digest, SetId)>,
 }
 
 struct LaterEntry {
@@ -97,7 +102,7 @@ struct LaterEntry {
 impl Part {
     fn new(index_count: usize) -> Self {
         let entries = (0..index_count).map(|_| LooseEntries::new()).collect();
-        Part { entries, replaced: HashSet::new(), later: Vec::new() }
+        Part { entries, replaced: HashSet::new(), later: Vec::new(), unread: Vec::new() }
     }
 }
 
@@ -140,6 +145,11 @@ impl LoadedIndexes {
             _ => LoadOutcome::NotFilled,
         }
     }
+
+    /// The records that the filled indexes may lack, once.
+    pub(super) fn take_unread(&self) -> Vec<(Digest, SetId)> {
+        self.filling.get().map_or_else(Vec::new, |filling| std::mem::take(&mut filling.unread.lock()))
+    }
 }
 
 impl LoadObserver for LoadedIndexes {
@@ -157,8 +167,9 @@ impl LoadObserver for LoadedIndexes {
         }
         let parts = (0..PARTITION_COUNT).map(|_| Mutex::new(Part::new(indexes.len()))).collect();
         let memory = MemoryWatch::new(config.params.stop_writes_sys_memory_pct.get());
+        let (state, unread) = (AtomicU8::new(state::GOES_ON), Mutex::default());
         // A load begins once.
-        let _ = self.filling.set(Filling { indexes, parts, state: AtomicU8::new(state::GOES_ON), memory });
+        let _ = self.filling.set(Filling { indexes, parts, state, memory, unread });
     }
 
     fn note(&self, loaded: LoadedCopy<'_>) {
@@ -185,16 +196,26 @@ impl LoadObserver for LoadedIndexes {
 
 impl Filling {
     fn note(&self, LoadedCopy { guard, after, copy, unpacker }: LoadedCopy<'_>) {
-        let keys = copy.map_or_else(SmallVec::new, |copy| self.keys_of(copy, after.set_id, unpacker));
+        let is_wanted = !after.is_tombstone() && self.indexes.iter().any(|index| index.is_for(after.set_id));
+        let keys = match copy {
+            _ if !is_wanted => Some(SmallVec::new()),
+            None => None,
+            Some(copy) => self.keys_of(copy, after.set_id, unpacker),
+        };
+        let is_unread = keys.is_none();
+        let keys = keys.unwrap_or_default();
         let has_entries = keys.iter().any(|keys| !keys.is_empty());
         after.set_in_sindex(has_entries);
         let (handle, digest, is_further) = (guard.handle(), guard.digest(), guard.exists());
         let had_entries = is_further && guard.is_in_sindex();
-        if !(has_entries || had_entries) {
+        if !(has_entries || had_entries || is_unread) {
             return;
         }
         let mut locked = self.parts[PartitionId::of(digest).index()].lock();
         let part = &mut *locked;
+        if is_unread {
+            part.unread.push((*digest, after.set_id));
+        }
         if had_entries {
             part.replaced.insert(handle);
         }
@@ -215,19 +236,21 @@ impl Filling {
         }
     }
 
-    /// The keys of a copy in each index. One that cannot be unpacked has none.
-    fn keys_of(&self, copy: &FlatRecord<'_>, set_id: SetId, unpacker: &mut Unpacker) -> SmallVec<[Keys; 4]> {
-        if copy.bin_count == 0 || !self.indexes.iter().any(|index| index.is_for(set_id)) {
-            return SmallVec::new();
-        }
+    /// The keys of a copy in each index; `None` if it is damaged.
+    fn keys_of(
+        &self,
+        copy: &FlatRecord<'_>,
+        set_id: SetId,
+        unpacker: &mut Unpacker,
+    ) -> Option<SmallVec<[Keys; 4]>> {
         let keys_of = |record: &FlatRecord<'_>| {
             self.indexes.iter().map(|index| keys_of_record(index, record, set_id)).collect()
         };
         if copy.is_compressed() {
             let plain = unpacker.unpack(copy).and_then(FlatRecord::parse);
-            plain.map_or_else(|_| SmallVec::new(), |plain| keys_of(&plain))
+            keys_of(&plain.ok()?)
         } else if copy.packing.is_some() && copy.verify().is_err() {
-            SmallVec::new()
+            None
         } else {
             keys_of(copy)
         }
@@ -255,8 +278,11 @@ impl Filling {
 
     fn build_partition(&self, index: &Index, partition: PartitionId) {
         let none = Part::new(0);
-        let Part { mut entries, replaced, later } =
+        let Part { mut entries, replaced, later, unread } =
             std::mem::replace(&mut *self.parts[partition.index()].lock(), none);
+        if !unread.is_empty() {
+            self.unread.lock().extend(unread);
+        }
         if !replaced.is_empty() {
             entries.iter_mut().for_each(|entries| entries.retain(|handle| !replaced.contains(&handle)));
         }

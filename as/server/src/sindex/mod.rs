@@ -8,10 +8,12 @@
 //! loaded       filling indexes while a start loads the records
 //! populate     filling an index from the records that are there already; memory_watch: as far as there is memory
 //! cardinality  estimates of different keys and records
+//! unread       records that could not be read when indexes were filled
 //! sweep        what damaged records have left behind
 //! ```
 //! An index is exact: its entries always match the existing records. It is only in memory; a start fills all indexes
-//! again, from what it reads of the records anyway, before clients are served.
+//! again, from what it reads of the records anyway, before clients are served. The exception are records that cannot be read
+//! then: each index counts those that it may lack, until they can be read or are replaced.
 
 mod cardinality;
 mod definition;
@@ -25,6 +27,7 @@ mod registry;
 mod sweep;
 #[cfg(test)]
 mod tests;
+mod unread;
 
 pub(crate) use definition::{CONTEXT_TEXT_SIZE, ContextTextError, Definition, can_be, context_of_text};
 pub(crate) use index::SecondaryIndex;

@@ -237,11 +237,18 @@ fn difference(old: &Keys, new: Keys) -> KeyChange {
     }
 }
 
-/// The keys of a whole record of `set_id` in `index`.
-pub(super) fn keys_of_record(index: &SecondaryIndex, record: &FlatRecord<'_>, set_id: SetId) -> Keys {
-    let bin = record.bins().map_while(Result::ok).find(|bin| *bin.name == *index.definition.value.bin);
-    let value = bin.filter(|_| index.is_for(set_id));
-    // The budget is unlimited: the result must be complete, as later removals rely on it. The size of a record bounds
-    // it.
-    keys_of(index, value.as_ref().map(|bin| &bin.particle), &Budget::unlimited())
+/// The keys of a whole record of `set_id` in `index`; `None` if its bins cannot be read as far as the indexed one.
+pub(super) fn keys_of_record(index: &SecondaryIndex, record: &FlatRecord<'_>, set_id: SetId) -> Option<Keys> {
+    if !index.is_for(set_id) {
+        return Some(Keys::new());
+    }
+    for bin in record.bins() {
+        let bin = bin.ok()?;
+        if *bin.name == *index.definition.value.bin {
+            // The budget is unlimited: the result must be complete, as later removals rely on it. The size of a record
+            // bounds it.
+            return Some(keys_of(index, Some(&bin.particle), &Budget::unlimited()));
+        }
+    }
+    Some(Keys::new())
 }

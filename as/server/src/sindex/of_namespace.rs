@@ -11,6 +11,7 @@ use datamodel::sindex::IndexedValue;
 use parking_lot::RwLock;
 
 use super::index::SecondaryIndex;
+use super::unread::UnreadRecords;
 use crate::index::SetId;
 
 /// The indexes that commits update. Reading them takes no lock and counts no reference.
@@ -23,6 +24,8 @@ pub(crate) struct NamespaceIndexes {
     has_any: AtomicBool,
     /// Changed under the lock of `slots`.
     active: ArcSwap<Vec<Arc<SecondaryIndex>>>,
+    /// Records that the indexes may lack.
+    pub(super) unread: UnreadRecords,
 }
 
 impl NamespaceIndexes {
@@ -31,6 +34,7 @@ impl NamespaceIndexes {
             slots: RwLock::default(),
             has_any: AtomicBool::new(false),
             active: ArcSwap::default(),
+            unread: UnreadRecords::default(),
         }
     }
 

@@ -8,14 +8,19 @@
 //! Adding an entry twice does nothing.
 //!
 //! # Threads
-//! One thread fills one index after the other, with `sindex-builder-threads` threads that share the partitions. Should one of
-//! these panic, the index is filled again, after longer and longer pauses. At a start all indexes of a namespace are filled
-//! together, in as many threads as there are processors.
+//! One thread fills one index after the other, with `sindex-builder-threads` threads that share the partitions. At a start all
+//! indexes of a namespace are filled together, in as many threads as there are processors.
+//!
+//! # Failures
+//! Should a thread panic, the index is filled again, after longer and longer pauses, until that succeeds or it is dropped.
+//! A record that cannot be read is left out: the log has its place, the index counts it, and it is read again, see
+//! `unread.rs`.
 //!
 //! # Memory
 //! While clients are served, filling ends when a limit of memory is breached that stops writes; at a start, when that of the
 //! system's memory is. The index has failed then: queries cannot use it, and it stays so until it is dropped.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::*};
 use std::time::{Duration, Instant};
@@ -27,10 +32,12 @@ use smallvec::SmallVec;
 
 use super::cardinality;
 use super::index::{KeyChange, SecondaryIndex};
-use super::loaded::{LoadOutcome, remove_gone};
+use super::loaded::{LoadOutcome, LoadedIndexes, remove_gone};
 use super::memory_watch::MemoryWatch;
 use super::observer::keys_of_record;
+use super::of_namespace::NamespaceIndexes;
 use super::registry::{PopulateJob, SecondaryIndexes};
+use super::unread::{FAILURES_MAX, Rounds, UnreadRecords};
 use crate::config::Config;
 use crate::index::{Element, PARTITION_COUNT, PartitionId, ReadGuard, RecordMeta, SetId, WriteGuard};
 use crate::namespace::{LOCKED_SIZE_MAX, Namespace, stored_size};
@@ -42,33 +49,37 @@ const LOOKS_MAX: u32 = 64;
 const LOOK_PERIOD: Duration = Duration::from_millis(200);
 /// How much less weight builder threads have than service threads, see [`cf::threads::lower_own_priority`].
 const NICENESS: i32 = 10;
-/// Fills indexes as they are made, until `is_stopping`.
-pub(crate) fn run_builder(indexes: &SecondaryIndexes, config: &Config, is_stopping: &AtomicBool) {
-    // Those that are to be filled again, and when.
-    let mut failed: Vec<(Instant, PopulateJob)> = Vec::new();
+
+/// Fills indexes as they are made, and reads unread records again, until `is_stopping`.
+pub(crate) fn run_builder(
+    namespaces: &[Arc<Namespace>],
+    indexes: &SecondaryIndexes,
+    config: &Config,
+    is_stopping: &AtomicBool,
+) {
+    let mut rounds = Rounds::new();
+    let mut last_read = vec![None; namespaces.len()];
     while !is_stopping.load(Acquire) {
-        let due = failed.iter().position(|(at, _)| *at <= Instant::now());
-        let job = match due {
-            Some(due) => failed.swap_remove(due).1,
+        let unread_count = namespaces.iter().map(|namespace| indexes.of(namespace).unread.count()).sum();
+        if rounds.is_due(unread_count, Instant::now()) {
+            for (namespace, last) in namespaces.iter().zip(&mut last_read) {
+                let is_wanted = || !is_stopping.load(Acquire) && indexes.queue.is_empty();
+                read_again(namespace, indexes.of(namespace), last, &is_wanted);
+            }
+        }
+        let job = match indexes.next_failed(Instant::now()) {
+            Some(job) => job,
             None => match indexes.queue.recv_timeout(LOOK_PERIOD) {
                 Ok(job) => job,
                 Err(_) => continue,
             },
         };
         let thread_count = config.service.sindex_builder_threads.get() as usize;
-        let populating =
-            Populating::new(&job.namespace, std::slice::from_ref(&job.index), is_stopping, NICENESS);
+        let own = std::slice::from_ref(&job.index);
+        let unread = &indexes.of(&job.namespace).unread;
+        let populating = Populating::new(&job.namespace, own, unread, is_stopping, NICENESS);
         if !populating.run(thread_count) {
-            let job = PopulateJob { failures: job.failures + 1, ..job };
-            let pause = cf::threads::pause_after_panics(job.failures);
-            cf::info!(
-                Sindex,
-                "{{{}}} index {} is filled again in {} ms",
-                job.namespace.name(),
-                job.index.name(),
-                pause.as_millis()
-            );
-            failed.push((Instant::now() + pause, job));
+            indexes.populate_again(job, Instant::now());
         }
     }
 }
@@ -77,36 +88,123 @@ pub(crate) fn run_builder(indexes: &SecondaryIndexes, config: &Config, is_stoppi
 pub(crate) fn populate_all(namespaces: &[Arc<Namespace>], indexes: &SecondaryIndexes) {
     let never = AtomicBool::new(false);
     for namespace in namespaces {
-        let mut all = indexes.of(namespace).all();
+        let of_namespace = indexes.of(namespace);
+        let mut all = of_namespace.all();
         if let Some(loaded) = indexes.take_loaded(namespace) {
-            all.retain(|index| match loaded.outcome_of(index) {
-                LoadOutcome::Filled => {
-                    remove_gone(namespace, index);
-                    set_ready(namespace, index, loaded.started(), ", with the load of the records");
-                    false
-                }
-                LoadOutcome::OutOfMemory => {
+            let (filled, others) =
+                all.into_iter().partition(|index| loaded.outcome_of(index) == LoadOutcome::Filled);
+            all = others;
+            finish_loaded(namespace, of_namespace, &loaded, filled);
+            all.retain(|index| {
+                let is_given_up = loaded.outcome_of(index) == LoadOutcome::OutOfMemory;
+                if is_given_up {
                     give_up(namespace, index);
-                    false
                 }
-                LoadOutcome::NotFilled => true,
+                !is_given_up
             });
         }
-        if !all.is_empty() && !Populating::new(namespace, &all, &never, 0).run(cf::threads::cpu_count()) {
+        let populating = Populating::new(namespace, &all, &of_namespace.unread, &never, 0);
+        if !all.is_empty() && !populating.run(cf::threads::cpu_count()) {
             // They are there a little later.
             for index in all {
-                indexes.populate_again(PopulateJob::new(namespace, index));
+                indexes.populate_again(PopulateJob::new(namespace, index), Instant::now());
             }
         }
     }
 }
 
+/// Ends the filling of the indexes that a load has filled.
+fn finish_loaded(
+    namespace: &Arc<Namespace>,
+    of_namespace: &NamespaceIndexes,
+    loaded: &LoadedIndexes,
+    filled: Vec<Arc<SecondaryIndex>>,
+) {
+    if filled.is_empty() {
+        return;
+    }
+    filled.iter().for_each(|index| remove_gone(namespace, index));
+    // Most often the disk gives on the second attempt what it did not give on the first.
+    of_namespace.unread.add(loaded.take_unread());
+    read_again(namespace, of_namespace, &mut None, &|| true);
+    for index in filled {
+        report_unread(namespace, &index, &of_namespace.unread);
+        set_ready(
+            namespace,
+            &index,
+            loaded.started(),
+            ", with the load of the records",
+            &AtomicBool::new(false),
+        );
+    }
+}
+
+/// Reads unread records again, beginning after `last`, and adds what they have to all indexes. Ends after some failures, and
+/// when `is_wanted` returns false.
+fn read_again(
+    namespace: &Arc<Namespace>,
+    of_namespace: &NamespaceIndexes,
+    last: &mut Option<Digest>,
+    is_wanted: &(dyn Fn() -> bool + Sync),
+) {
+    let (all, unread, never) = (of_namespace.all(), &of_namespace.unread, AtomicBool::new(false));
+    let populating = Populating::new(namespace, &all, unread, &never, NICENESS);
+    let read = || {
+        let (mut scratch, mut failures) = (ReadBuffer::new(), 0);
+        for _ in 0..unread.count() {
+            let Some(digest) = unread.after(last.as_ref()).filter(|_| failures < FAILURES_MAX && is_wanted())
+            else {
+                break;
+            };
+            *last = Some(digest);
+            match populating.put(&digest, &mut scratch) {
+                Ok(()) => unread.remove(&digest),
+                Err(Unread(set_id)) => {
+                    unread.add([(digest, set_id)]);
+                    failures += 1;
+                }
+            }
+        }
+    };
+    if catch_unwind(AssertUnwindSafe(read)).is_err() {
+        cf::critical!(Sindex, "{{{}}} reading records again failed on an internal error", namespace.name());
+    }
+    for index in all {
+        let (count, before) = (unread.count_in(&index), index.unread_records.load(Relaxed));
+        index.unread_records.store(count, Relaxed);
+        if before > 0 && count == 0 {
+            cf::info!(Sindex, "{{{}}} index {} lacks no record any more", namespace.name(), index.name());
+        }
+    }
+}
+
+/// Counts and reports the records that `index`, which is filled now, lacks.
+fn report_unread(namespace: &Namespace, index: &SecondaryIndex, unread: &UnreadRecords) {
+    let count = unread.count_in(index);
+    index.unread_records.store(count, Relaxed);
+    if count > 0 {
+        cf::warning!(
+            Sindex,
+            "{{{}}} index {} may lack {count} records that cannot be read: they are added when they can be read, and \
+             when they are replaced",
+            namespace.name(),
+            index.name()
+        );
+    }
+}
+
 /// Lets queries read an index that is filled, since `started`; `how` is for the log.
-fn set_ready(namespace: &Namespace, index: &SecondaryIndex, started: Instant, how: &str) {
+fn set_ready(
+    namespace: &Namespace,
+    index: &SecondaryIndex,
+    started: Instant,
+    how: &str,
+    is_stopping: &AtomicBool,
+) {
     let elapsed_ms = started.elapsed().as_millis() as u64;
     index.load_time_ms.store(elapsed_ms, Relaxed);
     index.set_readable();
-    cardinality::estimate(index);
+    cardinality::estimate(index, is_stopping);
     cf::info!(
         Sindex,
         "{{{}}} index {} ready: {} entries in {elapsed_ms} ms{how}",
@@ -127,9 +225,14 @@ fn give_up(namespace: &Namespace, index: &SecondaryIndex) {
     );
 }
 
+/// A record of this set is there, and cannot be read.
+struct Unread(SetId);
+
 struct Populating<'a> {
     namespace: &'a Namespace,
     indexes: &'a [Arc<SecondaryIndex>],
+    /// Records that were left out.
+    unread: &'a UnreadRecords,
     is_stopping: &'a AtomicBool,
     /// Above 0 while clients are served: threads have less weight then.
     niceness: i32,
@@ -145,6 +248,7 @@ impl<'a> Populating<'a> {
     fn new(
         namespace: &'a Namespace,
         indexes: &'a [Arc<SecondaryIndex>],
+        unread: &'a UnreadRecords,
         is_stopping: &'a AtomicBool,
         niceness: i32,
     ) -> Self {
@@ -153,6 +257,7 @@ impl<'a> Populating<'a> {
         Populating {
             namespace,
             indexes,
+            unread,
             is_stopping,
             niceness,
             next_partition,
@@ -176,11 +281,6 @@ impl<'a> Populating<'a> {
             threads.into_iter().map(std::thread::ScopedJoinHandle::join).filter(Result::is_err).count()
         });
         if panics > 0 {
-            cf::critical!(
-                Sindex,
-                "{{{}}} filling indexes failed on an internal error",
-                self.namespace.name()
-            );
             return false;
         }
         let is_complete = self.partitions_done.load(Acquire) == PARTITION_COUNT;
@@ -189,7 +289,8 @@ impl<'a> Populating<'a> {
             indexes.for_each(|index| give_up(self.namespace, index));
         }
         for index in self.indexes.iter().filter(|index| is_complete && !index.is_dropped()) {
-            set_ready(self.namespace, index, self.started, "");
+            report_unread(self.namespace, index, self.unread);
+            set_ready(self.namespace, index, self.started, "", self.is_stopping);
         }
         true
     }
@@ -224,7 +325,9 @@ impl<'a> Populating<'a> {
                     if let Some(ahead) = portion.get(at + 8) {
                         self.namespace.storage.prefetch(ahead.meta.location);
                     }
-                    self.put(&found.digest, &mut scratch);
+                    if let Err(Unread(set_id)) = self.put(&found.digest, &mut scratch) {
+                        self.unread.add([(found.digest, set_id)]);
+                    }
                 }
                 if self.must_end() {
                     return;
@@ -250,48 +353,57 @@ impl<'a> Populating<'a> {
     }
 
     /// Adds the entries of the record of `digest`, if there is one.
-    fn put(&self, digest: &Digest, scratch: &mut ReadBuffer) {
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    fn put(&self, digest: &Digest, scratch: &mut ReadBuffer) -> Result<(), Unread> {
         let Namespace { index, storage, .. } = self.namespace;
         for _ in 0..LOOKS_MAX {
             let find = || index.get(digest).filter(|guard| self.is_wanted(guard)).ok_or(());
-            let Ok(guard) = storage.find_readable(find, |_| true, scratch) else { return };
+            let Ok(guard) = storage.find_readable(find, |_| true, scratch) else { return Ok(()) };
             let version = **guard;
-            let keys = self.keys_of_found(guard, scratch);
+            let keys = self.keys_of_found(guard, scratch)?;
             if keys.iter().all(SmallVec::is_empty) {
-                return;
+                return Ok(());
             }
-            let Some(guard) = index.get_exclusive(digest) else { return };
+            let Some(guard) = index.get_exclusive(digest) else { return Ok(()) };
             if guard.is_version_of(&version) {
                 self.add(guard, keys);
-                return;
+                return Ok(());
             }
         }
         let find = || index.get_exclusive(digest).filter(|guard| self.is_wanted(guard)).ok_or(());
         if let Ok(guard) = storage.find_readable(find, |_| true, scratch) {
-            let keys = self.keys(&guard, scratch);
+            let keys = self.keys(&guard, scratch)?;
             self.add(guard, keys);
         }
+        Ok(())
     }
 
     /// The keys of a record in each index. Those of a large one may take long: they are computed from a copy, without its lock.
-    fn keys_of_found(&self, guard: ReadGuard<'_>, scratch: &mut ReadBuffer) -> SmallVec<[Keys; 2]> {
+    fn keys_of_found(
+        &self,
+        guard: ReadGuard<'_>,
+        scratch: &mut ReadBuffer,
+    ) -> Result<SmallVec<[Keys; 2]>, Unread> {
         if stored_size(&guard) <= LOCKED_SIZE_MAX {
             return self.keys(&guard, scratch);
         }
         let (digest, set_id) = (*guard.digest(), guard.set_id);
-        let Ok(copy) = self.namespace.copy_of(guard, scratch) else { return SmallVec::new() };
-        match FlatRecord::parse(&copy) {
-            Ok(record) if record.digest == digest => {
-                self.indexes.iter().map(|index| keys_of_record(index, &record, set_id)).collect()
-            }
-            _ => SmallVec::new(),
-        }
+        let copy = self.namespace.copy_of(guard, scratch).map_err(|_| Unread(set_id))?;
+        let record = FlatRecord::parse(&copy).ok().filter(|record| record.digest == digest);
+        record.and_then(|record| self.keys_of_record(&record, set_id)).ok_or(Unread(set_id))
     }
 
-    /// The keys of a record in each index. One that cannot be read has none.
-    fn keys(&self, element: &Element, scratch: &mut ReadBuffer) -> SmallVec<[Keys; 2]> {
-        let Ok(record) = self.namespace.record(element, scratch) else { return SmallVec::new() };
-        self.indexes.iter().map(|index| keys_of_record(index, &record, element.set_id)).collect()
+    /// The keys of a record in each index.
+    fn keys(&self, element: &Element, scratch: &mut ReadBuffer) -> Result<SmallVec<[Keys; 2]>, Unread> {
+        let unread = |_| Unread(element.set_id);
+        let record = self.namespace.record(element, scratch).map_err(unread)?;
+        self.keys_of_record(&record, element.set_id).ok_or(Unread(element.set_id))
+    }
+
+    fn keys_of_record(&self, record: &FlatRecord<'_>, set_id: SetId) -> Option<SmallVec<[Keys; 2]>> {
+        self.indexes.iter().map(|index| keys_of_record(index, record, set_id)).collect()
     }
 
     fn add(&self, mut guard: WriteGuard<'_>, keys: SmallVec<[Keys; 2]>) {

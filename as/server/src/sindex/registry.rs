@@ -11,6 +11,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::*;
+use std::time::{Duration, Instant};
 
 use crossbeam::channel::{Receiver, Sender, unbounded};
 use parking_lot::Mutex;
@@ -26,6 +27,15 @@ use crate::smd::SmdItem;
 
 /// Most indexes of a namespace.
 pub(crate) const INDEX_COUNT_MAX: usize = 256;
+
+/// The pause after the first failure to fill an index, and the longest one.
+const PAUSE_MIN: Duration = Duration::from_millis(100);
+const PAUSE_MAX: Duration = Duration::from_secs(600);
+
+/// The pause after a failure to fill an index that failed `before` times already.
+fn pause_after_failures(before: u32) -> Duration {
+    PAUSE_MIN.saturating_mul(1u32.checked_shl(before).unwrap_or(u32::MAX)).min(PAUSE_MAX)
+}
 
 /// An index to be filled.
 pub(super) struct PopulateJob {
@@ -47,6 +57,8 @@ pub(crate) struct SecondaryIndexes {
     namespaces: Box<[Arc<NamespaceIndexes>]>,
     jobs: Sender<PopulateJob>,
     pub(super) queue: Receiver<PopulateJob>,
+    /// Those whose filling ended in a panic, and when they are filled again. Taken alone and briefly.
+    failed: Mutex<Vec<(Instant, PopulateJob)>>,
     /// Indexes that loads have filled, by position of the namespace. Taken alone and briefly.
     loaded: Mutex<HashMap<usize, Arc<LoadedIndexes>>>,
 }
@@ -56,13 +68,34 @@ impl SecondaryIndexes {
     pub(crate) fn new(namespace_count: usize) -> Self {
         let (jobs, queue) = unbounded();
         let namespaces = (0..namespace_count).map(|_| Arc::new(NamespaceIndexes::new())).collect();
-        SecondaryIndexes { namespaces, jobs, queue, loaded: Mutex::default() }
+        SecondaryIndexes { namespaces, jobs, queue, failed: Mutex::default(), loaded: Mutex::default() }
     }
 
-    /// Queues an index to be filled that is not queued otherwise. Adding an entry again does nothing.
-    pub(super) fn populate_again(&self, job: PopulateJob) {
-        // The queue is open as long as this value lives.
-        let _ = self.jobs.send(job);
+    /// Has an index filled again whose filling ended at `now` in a panic. The pauses become longer; the log says so once.
+    pub(super) fn populate_again(&self, mut job: PopulateJob, now: Instant) {
+        let pause = pause_after_failures(job.failures);
+        if job.failures == 0 {
+            cf::critical!(
+                Sindex,
+                "{{{}}} filling index {} failed on an internal error: it is tried again, after longer and longer pauses, \
+                 until it succeeds or the index is dropped",
+                job.namespace.name(),
+                job.index.name()
+            );
+        } else {
+            let (namespace, index) = (job.namespace.name(), job.index.name());
+            cf::info!(Sindex, "{{{namespace}}} index {index} is filled again in {} ms", pause.as_millis());
+        }
+        job.failures = job.failures.saturating_add(1);
+        self.failed.lock().push((now + pause, job));
+    }
+
+    /// An index that is to be filled again by `now`. Those that were dropped are forgotten.
+    pub(super) fn next_failed(&self, now: Instant) -> Option<PopulateJob> {
+        let mut failed = self.failed.lock();
+        failed.retain(|(_, job)| !job.index.is_dropped());
+        let due = failed.iter().position(|(at, _)| *at <= now)?;
+        Some(failed.swap_remove(due).1)
     }
 
     /// Prepares the filling of the indexes that system metadata defines for namespace number `position`, while its records

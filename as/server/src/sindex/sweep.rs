@@ -54,7 +54,7 @@ pub(crate) fn run_sweep(
                 }
                 if Instant::now() >= next_estimate {
                     let started = Instant::now();
-                    estimate_averages(namespaces, indexes);
+                    estimate_averages(namespaces, indexes, is_stopping);
                     let pause = started.elapsed().saturating_mul(PAUSE_FACTOR);
                     next_estimate = Instant::now() + pause.max(ESTIMATE_LOOK_PERIOD);
                 }
@@ -72,13 +72,17 @@ pub(crate) fn run_sweep(
     }
 }
 
-/// Estimates the averages of the index that has been due for longest.
-pub(super) fn estimate_averages(namespaces: &[Arc<Namespace>], indexes: &SecondaryIndexes) {
+/// Estimates the averages of the index that has been due for longest, unless `is_stopping`.
+pub(super) fn estimate_averages(
+    namespaces: &[Arc<Namespace>],
+    indexes: &SecondaryIndexes,
+    is_stopping: &AtomicBool,
+) {
     let all = namespaces.iter().flat_map(|namespace| indexes.of(namespace).all());
     let due = all.filter(|index| index.is_readable() && cardinality::is_due(index));
     let last_estimate = |index: &Arc<SecondaryIndex>| index.estimated.lock().map(|(at, _)| at);
     if let Some(index) = due.min_by_key(last_estimate) {
-        cardinality::estimate(&index);
+        cardinality::estimate(&index, is_stopping);
     }
 }
 

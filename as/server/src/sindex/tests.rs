@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::*};
+use std::time::{Duration, Instant};
 
 use cf::Digest;
 use cf::clock::StoredMillis;
@@ -11,6 +12,7 @@ use datamodel::sindex::{Key, KeyType, Keys};
 use datamodel::{Bins, Budget, BytesType, Particle};
 
 use super::index::KeyChange;
+use super::registry::PopulateJob;
 use super::*;
 use crate::config::{self, Config};
 use crate::index::{PartitionId, RangeStart};
@@ -47,7 +49,7 @@ impl Rig {
     fn build(&self) {
         let is_stopping = AtomicBool::new(false);
         cf::sync::scope(|scope| {
-            scope.spawn(|| run_builder(&self.indexes, &self.config, &is_stopping));
+            scope.spawn(|| run_builder(&self.namespaces, &self.indexes, &self.config, &is_stopping));
             while self.indexes.of(self.namespace()).all().iter().any(|index| !index.is_readable()) {
                 std::thread::yield_now();
             }
@@ -310,7 +312,9 @@ fn averages_follow_the_entries() {
         [&index.entries_per_bval, &index.entries_per_rec].map(|average| average.load(Relaxed))
     };
     assert_eq!((averages(&numbers), averages(&lists)), ([0, 0], [0, 0]));
-    let estimate = || (0..2).for_each(|_| sweep::estimate_averages(&rig.namespaces, &rig.indexes));
+    let estimate = || {
+        (0..2).for_each(|_| sweep::estimate_averages(&rig.namespaces, &rig.indexes, &AtomicBool::new(false)));
+    };
     // 37.5 entries of each value, rounded up.
     (0..300).for_each(|key| rig.put(key, b"s", key as i64 % 8));
     estimate();
@@ -326,6 +330,49 @@ fn averages_follow_the_entries() {
     (0..800).for_each(|key| rig.delete(key, false));
     estimate();
     assert_eq!((averages(&numbers), averages(&lists)), ([0, 0], [0, 0]));
+}
+
+#[test]
+fn estimates_end_with_the_server() {
+    let rig = Rig::new();
+    let index = rig.create("test|s|n|.|I", "a");
+    (0..10_000).for_each(|key| rig.put(key, b"s", key as i64 % 8));
+    let is_stopping = AtomicBool::new(false);
+    // The stop comes while the entries are gone through.
+    let mut seen = 0;
+    let is_complete = index.for_each_hash(&is_stopping, |_, _| {
+        seen += 1;
+        is_stopping.store(seen >= 100, Release);
+    });
+    assert!(!is_complete && seen < 200, "{seen} of 10,000 entries");
+    is_stopping.store(true, Release);
+    sweep::estimate_averages(&rig.namespaces, &rig.indexes, &is_stopping);
+    assert_eq!(index.entries_per_bval.load(Relaxed), 0, "the averages are those from before");
+    sweep::estimate_averages(&rig.namespaces, &rig.indexes, &AtomicBool::new(false));
+    assert!(index.entries_per_bval.load(Relaxed) > 1_000);
+}
+
+/// An index whose filling fails again and again is tried at longer and longer intervals, until it is dropped.
+#[test]
+fn failures_to_fill_an_index_are_repeated_less_and_less_often() {
+    let rig = Rig::new();
+    let index = rig.create("test|s|n|.|I", "a");
+    rig.put(1, b"s", 1);
+    let (start, mut now) = (Instant::now(), Instant::now());
+    rig.indexes.populate_again(PopulateJob::new(&rig.namespaces[0], Arc::clone(&index)), now);
+    let mut pauses = Vec::new();
+    while now - start < Duration::from_secs(3_600) {
+        let Some(job) = rig.indexes.next_failed(now) else {
+            now += Duration::from_millis(100);
+            continue;
+        };
+        pauses.push((now - start).as_millis() as u64 / 100);
+        rig.indexes.populate_again(job, now);
+    }
+    assert_eq!(pauses[..6], [1, 3, 7, 15, 31, 63]);
+    assert!(pauses.len() < 20, "{pauses:?}");
+    rig.indexes.apply(&rig.namespaces, "test|s|n|.|I", None, false);
+    assert!(rig.indexes.next_failed(now + Duration::from_secs(3_600)).is_none());
 }
 
 #[test]
@@ -461,7 +508,7 @@ fn changes_that_were_prepared_are_those_of_the_indexes_that_are_there() {
 
 #[test]
 fn the_sweep_keeps_to_the_collection_period() {
-    let millis = std::time::Duration::from_millis;
+    let millis = Duration::from_millis;
     let is_due = |period, since, took| sweep::is_due(period, millis(since), millis(took));
     assert!(is_due(10, 900, 0) && !is_due(10, 899, 0));
     assert!(is_due(1, 90, 0) && !is_due(100, 900, 0));

@@ -206,6 +206,10 @@ fn indexes_match_the_newest_copies_in_whatever_order_they_are_found() {
                 guard.remove();
             }
         }
+        // They are in no storage, so none can be read after the load.
+        let unread: HashSet<_> = rig.loaded.take_unread().into_iter().map(|(digest, _)| digest).collect();
+        let is_unread = |copy: &&FoundCopy| unread.contains(&digest_of(copy.key));
+        assert!(newest.values().copied().filter(|copy| copy.bins.is_none()).all(|copy| is_unread(&copy)));
         let indexes = rig.start();
         for index in &indexes {
             assert!(index.is_readable());
@@ -234,6 +238,39 @@ fn indexes_are_given_up_if_the_memory_is_short() {
     for index in rig.start() {
         assert!(index.has_failed() && !index.is_readable() && index.entry_count() == 0);
     }
+}
+
+/// A record that only the load could not read is in the indexes when the start ends.
+#[test]
+fn what_the_load_cannot_read_is_read_after_it() {
+    let rig = Rig::new(0);
+    let namespace = rig.namespace();
+    for key in 0..3u64 {
+        let digest = digest_of(key);
+        let (guard, _) = namespace.index.get_or_create(&digest).expect("room");
+        let mut meta = RecordMeta::new(rig.set_id());
+        meta.generation = 1;
+        meta.set_last_update_time(1);
+        let mut bins = Bins::new();
+        bins.set(b"n", Particle::Integer(key as i64));
+        namespace.write_for_tests(guard, meta, (b"s", &bins)).expect("room");
+        // As if the load had found it just now, and could read the first record only.
+        let mut guard = namespace.index.get_exclusive(&digest).expect("it is there");
+        let mut after = **guard;
+        let mut scratch = crate::storage::ReadBuffer::new();
+        let bytes = namespace.storage.record_bytes(&guard, &mut scratch).expect("a record").to_vec();
+        let copy = (key == 0).then(|| FlatRecord::parse(&bytes).expect("a record"));
+        let filling = rig.loaded.filling.get().expect("it has begun");
+        let unpacker = &mut Unpacker::default();
+        filling.note(LoadedCopy { guard: &guard, after: &mut after, copy: copy.as_ref(), unpacker });
+        *guard.meta_mut() = after;
+    }
+    rig.loaded.finish(&namespace.index);
+    let [number, _] = rig.start();
+    let values: Vec<i64> = entries(namespace, &number).iter().map(|(value, _)| *value).collect();
+    assert_eq!((values, number.unread_records.load(Relaxed)), (vec![0, 1, 2], 0));
+    let is_indexed = |key| namespace.index.get(&digest_of(key)).expect("it is there").is_in_sindex();
+    assert!((0..3).all(is_indexed));
 }
 
 #[test]
