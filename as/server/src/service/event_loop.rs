@@ -232,9 +232,7 @@ impl ServiceThread {
     }
 
     fn take_mail(&mut self) {
-        while !self.mailbox.is_empty()
-            && let Some(mail) = self.mailbox.take()
-        {
+        while let Some(mail) = self.mailbox.take() {
             match mail {
                 Mail::Connection(connection) => self.add(*connection),
                 Mail::Delivery(token, delivery) => self.take_up(token, delivery),
