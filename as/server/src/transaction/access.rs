@@ -37,7 +37,7 @@ fn needed_by_single(request: &Request<'_>) -> (Permissions, Charge) {
 
 /// Permissions and charge of a query.
 fn needed_by_query(request: &Request<'_>) -> (Permissions, Charge) {
-    /// A UDF of a query that changes records, instead of one that makes a result of them.
+    /// The value of the UDF op field for a background UDF, which changes records; an aggregation has another value.
     const BACKGROUND: &[u8] = &[2];
     let is_write = request.info2 & info2::WRITE != 0;
     if request.has_field(field::UDF_FILE) {
@@ -166,7 +166,8 @@ pub(super) fn check_row(
     check_single(logged_in(standing, request)?.as_ref(), request, Some(digest))
 }
 
-/// Checks whether a query is allowed; returns the right that it must keep while it runs. `None` without access control.
+/// Checks whether a query is allowed. Returns the permit that is checked again while the query runs; `None` without
+/// access control.
 ///
 /// # Errors
 /// As [`LoggedIn::check`].

@@ -1,4 +1,4 @@
-//! The parts that everything in transactions builds on: namespaces, settings, counters, functions and the pool.
+//! State that all transaction code uses: namespaces, settings, counters, registered functions and the pool.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -17,7 +17,7 @@ use crate::metrics::{Operation, ServerMetrics};
 use crate::namespace::Namespace;
 use crate::udf::Functions;
 
-/// What everything in transactions builds on.
+/// State that all transaction code uses.
 pub(crate) struct TransactionBase {
     pub(crate) config: Arc<Config>,
     pub(crate) namespaces: Arc<[Arc<Namespace>]>,
@@ -97,8 +97,8 @@ impl TransactionBase {
         reply::write_header_only(out, &ReplyHeader::result(result));
     }
 
-    /// The deadline of a request for one record. Time in which it waited for room does not count, unless its client has
-    /// set the limit.
+    /// The deadline of a request for one record. It does not include the time in which the request waited for room,
+    /// unless the client has set the limit.
     pub(super) fn deadline_of(&self, request: &Request<'_>, owned: &OwnedRequest) -> Instant {
         let put_off = if request.transaction_ttl_ms == 0 { owned.waited } else { Duration::ZERO };
         owned.received + self.time_max(request) + put_off
@@ -116,7 +116,8 @@ impl TransactionBase {
     }
 }
 
-/// Finds the namespaces of requests one after the other: most name the same as the one before.
+/// Finds the namespaces of successive requests. It remembers the last one found, because most requests name the same
+/// namespace as the request before.
 pub(super) struct NamespaceFinder<'a, 'n> {
     base: &'n TransactionBase,
     last: Option<(&'a [u8], &'n Namespace)>,

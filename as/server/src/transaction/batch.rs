@@ -1,12 +1,12 @@
 //! Batches: rows that are single-record requests, answered as they are done, with the row's number.
 //!
 //! A small batch begins on the service thread that read it, a larger one on the [batch threads](super::batch_pool).
-//! These also get the rest of a small one when its steps are used up, its replies have grown large, or a row would have to
-//! wait.
+//! The batch threads also take the rest of a small batch when it has used up its steps, its replies have grown large,
+//! or a row has to wait.
 //!
-//! Every row is carried out, whatever the results of others, until the time of the batch is over. Unless the client
-//! asks for all replies, the first row's error (other than "not found" and "filtered out") ends the reply: before the
-//! frame with that error or, if the client asks for the failing row, after it.
+//! Every row is carried out until the deadline of the batch, whatever the results of other rows. Unless the client
+//! asks for all replies, the first error of a row (other than "not found" and "filtered out") ends the reply. The
+//! frame with that error is sent only if the client asks for the failing row.
 
 use cf::clock::StoredMillis;
 use datamodel::Budget;
@@ -132,7 +132,7 @@ impl Executor {
         };
         let extent = workspace.execute_rows(context, &shared, &mut rows, count, &mut frames);
         if matches!(extent, Extent::UntilBad) {
-            // Unsent frames are not sent.
+            // Frames that are not sent yet are dropped.
             outcome.end(ResultCode::Parameter);
         }
         if let Extent::Paused(first, count) = extent {

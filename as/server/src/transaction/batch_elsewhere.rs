@@ -1,5 +1,6 @@
-//! Rows of a batch that are not carried out with the others: another node serves their partition, no write may begin there
-//! now, or others have reserved their record. Their replies arrive on other threads, and join those of the batch.
+//! Rows of a batch that are not carried out with the others: another node serves their partition, no write of it may
+//! begin now, or another request has reserved their record. Their replies arrive on other threads and are added to
+//! the batch.
 //!
 //! # Locks
 //! The lock of the batch, under which frames are posted to the client's thread.

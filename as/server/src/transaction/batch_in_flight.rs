@@ -147,8 +147,8 @@ impl BatchInFlight {
     /// Compiles the filter for rows without their own, if necessary; there is no other turn at that time.
     ///
     /// # Errors
-    /// Why it is invalid; `Timeout` if compiling takes longer than the batch may, or nobody waits for the batch any
-    /// more.
+    /// Why it is invalid; `Timeout` if compiling takes longer than the batch may take, or nobody waits for the batch
+    /// any more.
     pub(super) fn prepare_filter(&self, context: &TransactionContext) -> Result<(), ResultCode> {
         if self.filter.get().is_some() {
             return Ok(());
@@ -239,7 +239,8 @@ impl BatchInFlight {
         }
     }
 
-    /// Begins a turn. There is none while the client is behind; then the next one comes when it has read.
+    /// Begins a turn and takes its rows. `None` while the client is behind: the next turn then comes when the client
+    /// has read.
     pub(super) fn begin_turn(self: &Arc<Self>, watch: &mut Watch) -> Option<InHand> {
         if !self.outcome.has_ended() && self.sink.is_behind() {
             self.progress.lock().behind_since = Some(Instant::now());
@@ -323,7 +324,7 @@ impl BatchInFlight {
             return false;
         }
         cf::warning_limited!(Batch, "a batch is given up: its client has not read answers for too long");
-        // The order matters: a reply that ends well must not lack a frame.
+        // The result is set before the client is given up, so that a reply without an error never lacks a frame.
         self.outcome.end(ResultCode::Timeout);
         self.sink.give_up();
         true

@@ -2,16 +2,16 @@
 //!
 //! The threads work on a batch in turns: a turn takes the next rows and lasts until they are done, a time slice is
 //! over, or the client is behind with reading. A batch has at most one turn in the queue of all batches, and its next
-//! turn is queued behind the others. So a large batch waits behind small ones, while several threads may work on it if
-//! nothing else is to be done. A batch of at most [`ORDERED_ROWS_MAX`] rows that asks for in-order processing has one
+//! turn is queued behind the others. So a large batch waits behind small ones, but several threads may work on it if
+//! they have no other work. A batch of at most [`ORDERED_ROWS_MAX`] rows that asks for in-order processing has one
 //! turn at a time: its replies come in the order of its rows, as on the C server.
 //!
 //! Rows of partitions that other nodes serve are passed on to them (`batch_elsewhere.rs`); the batch continues with its
 //! other rows meanwhile, and ends when all are answered.
 //!
-//! No thread waits for a client. A batch whose client is behind with reading has no turn until the client has read, is
-//! gone, or is given up because it has read nothing for as long as its request may take. If the client no longer
-//! listens, or the server stops, rows that only read are skipped.
+//! No thread waits for a client. A batch whose client is behind with reading has no turn until the client has read,
+//! is gone, or is given up because it has read nothing for as long as its request may take. If the client is gone or
+//! the server stops, rows that only read are skipped.
 //!
 //! # Locks
 //! One mutex for each batch, held while a turn begins or ends. A row is never carried out under it.
@@ -48,7 +48,7 @@ use crate::security::Standing;
 use crate::storage::DiskCaller;
 use crate::workers::{Work, Workers};
 
-/// Most rows of a batch answered in order: for so few rows one turn at a time is as quick.
+/// Most rows of a batch that is answered in order. One turn at a time takes no longer for so few rows.
 const ORDERED_ROWS_MAX: u32 = 4 * TURN_ROWS;
 /// Length of a turn; the current row is finished after it.
 const TURN_TIME: Duration = Duration::from_millis(2);
@@ -230,7 +230,8 @@ impl Executor {
         };
         let extent = workspace.execute_rows(context, &shared, &mut rows, in_hand.count, &mut frames);
         match extent {
-            // Replies of one turn go together with those of the next, as the error of a row ends them all.
+            // The next turn continues the partial frame, because the error of a row ends the whole frame with its
+            // replies.
             Extent::Paused(..) if !batch.is_parallel => batch.progress.lock().partial = frames.take_partial(),
             Extent::UntilBad => {
                 batch.outcome.end(ResultCode::Parameter);

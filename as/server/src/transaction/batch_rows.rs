@@ -161,7 +161,8 @@ impl RowsContext<'_> {
         }
     }
 
-    /// Whether `row` changes a record that must be on disk before the reply: a service thread must not wait for that.
+    /// Whether `row` writes a record that must be on disk or on replicas before the reply. A service thread must not
+    /// wait for that.
     fn must_not_wait_for(&self, namespace: &Namespace, row: &Row<'_>) -> bool {
         matches!(self.place, RowsPlace::Service(_))
             && row.request.info2 & info2::WRITE != 0
@@ -223,7 +224,7 @@ impl Workspace {
         frames: &mut Frames<'_, S>,
     ) -> Extent {
         let mut filters = RowFilters::new(shared.filter);
-        // Requests before the batch may have replies that wait for the disk too.
+        // Requests before the batch may also have replies that wait for the disk.
         let settled = self.buffers.unsettled.len();
         let (mut left, mut window) = (count, Window::new());
         let mut starts = SmallVec::<[usize; PREPARED_REQUESTS]>::new();
@@ -240,7 +241,7 @@ impl Workspace {
                 let is_last = at + 1 == window.len();
                 let is_skipped = skips_reads && row.request.info2 & info2::WRITE == 0;
                 if shared.must_not_wait_for(namespace, row) {
-                    // A row on a service thread must not leave replies waiting among those of others.
+                    // On a service thread no row may leave an unsettled reply among those of other rows.
                     assert_eq!(self.buffers.unsettled.len(), settled, "a row on a service thread is settled");
                     starts.drain(..).for_each(|start| frames.row_done(start));
                     return Extent::Paused(*before, left);
@@ -344,8 +345,8 @@ impl Workspace {
                     refuse_row(namespace, row, ResultCode::Timeout, out);
                     return RowStep::Answered;
                 }
-                // A row that is too long for this runs again on a copy of its record, without a lock. So does one whose
-                // record is reserved, which may be free by then.
+                // A row that needs more steps than this runs again on a copy of its record, without a lock. A row
+                // whose record is reserved runs again too, because the record may be free by then.
                 let short = Budget::new(INLINE_STEPS);
                 match self.run(&call(Place::Service, tree_id, filter, &short), out) {
                     None => return RowStep::Answered,

@@ -1,8 +1,8 @@
-//! How long the steps of a transaction take, for namespaces whose `enable-benchmarks-…` asks for it. For all others it costs
-//! one load.
+//! Measures the steps of transactions in namespaces with an `enable-benchmarks-…` parameter. Other namespaces pay one
+//! load per transaction.
 //!
-//! A step ends where the next begins, and the clock is read there. The first begins when the thread woke up for the
-//! request; the last ends when the replies of that wake-up are sent.
+//! A step ends where the next begins, and the clock is read there. The first step begins when the thread wakes up for
+//! the request; the last step ends when the replies of that wake-up are sent.
 
 use std::time::Instant;
 
@@ -15,8 +15,8 @@ use super::workspace::Workspace;
 use crate::metrics::{Benchmark, BenchmarkStep, Origin};
 use crate::namespace::Namespace;
 
-/// A transaction that is measured. Nothing is noted before it has an answer: it may have to run again on another
-/// thread.
+/// A transaction that is measured. Its steps are counted only when it has an answer, because until then it may have
+/// to run again on another thread.
 pub(super) struct Measured {
     benchmark: Benchmark,
     /// The step in which its record is read or changed, and its start.

@@ -1,9 +1,9 @@
 //! A transaction with its inputs, what it may wait for, and how it reaches its record.
 //!
 //! # Locks
-//! The lock of the record's sprig. A service thread does not sleep until it is free: another thread may hold it while it copies
-//! a large record, or changes many entries of indexes. It gives up after a few microseconds, and the request runs
-//! [in the pool](Wait::Lock).
+//! The lock of the record's sprig. A service thread does not sleep for it, because another thread may hold it while
+//! it copies a large record or changes many index entries. The service thread gives up after a few microseconds, and
+//! the request runs [in the pool](Wait::Lock).
 
 use std::time::Instant;
 
@@ -45,7 +45,8 @@ pub(crate) const INLINE_STEPS: u64 = 200_000;
 /// The kind of thread that a transaction runs on.
 #[derive(Clone, Copy)]
 pub(super) enum Place {
-    /// A service thread, or another that carries out a short request like one: it works on the record under the lock.
+    /// A service thread, or another thread that carries out a short request in the same way: on the record, under the
+    /// lock.
     Service,
     /// A thread of a pool, which may take until `deadline`.
     Pool { deadline: Instant },
@@ -71,9 +72,9 @@ pub(super) struct Call<'a> {
     /// The budget of its work.
     pub(super) budget: &'a Budget<'a>,
     pub(super) patience: Patience<'a>,
-    /// Whether the next write of the record is this one's turn.
+    /// Whether this transaction has the turn for the next write of the record.
     pub(super) has_turn: bool,
-    /// Whether it has lost to other writers of the record, and reserves the record at once.
+    /// Whether it has lost to other writers of the record. It then reserves the record at once.
     pub(super) has_lost: bool,
 }
 
@@ -81,8 +82,7 @@ impl<'a> Call<'a> {
     /// The record, for reading, if there is one.
     ///
     /// # Errors
-    /// When its lock is not free and the thread does not sleep until it is; the transaction
-    /// [waits](Self::wait_of_failed).
+    /// When its lock is not free and the thread may not sleep for it; the transaction [waits](Self::wait_of_failed).
     #[inline]
     pub(super) fn get(&self) -> Result<Option<ReadGuard<'a>>, ResultCode> {
         let found = self.namespace.index.get_within(&self.digest, self.patience.lock_wait);
@@ -115,13 +115,15 @@ impl<'a> Call<'a> {
         })
     }
 
-    /// Notes that another thread has the lock of the record's sprig. Returns a result that no client gets.
+    /// Notes that another thread has the lock of the record's sprig. Returns a placeholder that is never sent to a
+    /// client.
     #[cold]
     fn meets_lock(&self) -> ResultCode {
         self.must_wait(Wait::Lock(self.record_key()))
     }
 
-    /// Notes what the transaction has to wait for before it changes anything. Returns a result that no client gets.
+    /// Notes what the transaction has to wait for before it changes anything. Returns a placeholder that is never
+    /// sent to a client.
     pub(super) fn must_wait(&self, wait: Wait) -> ResultCode {
         self.patience.refused.set(Some(wait));
         ResultCode::Timeout
@@ -162,9 +164,10 @@ impl<'a> Call<'a> {
         ResultCode::DeviceOverload
     }
 
-    /// The wait of a failed transaction, if it failed because its record was locked, reserved or not in memory, its partition is
-    /// gone, writes of it are held, a disk does not answer, or its device or its reply lacks room. `None` for another reason, or
-    /// if it may not wait. A record that was not in memory is read here: the transaction holds no guard any more.
+    /// The wait of a failed transaction. It waits if its record was locked, reserved or not in memory, its partition
+    /// is served by another node, writes of the partition are held, a disk does not answer, or there is no room on
+    /// its device or for its reply. `None` if it failed for another reason, or may not wait. A record that was not in
+    /// memory is read here, when the transaction holds no guard any more.
     #[inline]
     pub(super) fn wait_of_failed(&self, read: &mut ReadBuffer) -> Option<Wait> {
         if self.fetch(read) {
@@ -196,19 +199,19 @@ impl<'a> Call<'a> {
         if fetch_count.get() > FETCHES_MAX {
             return false;
         }
-        // Replicas need not wait for the disk.
+        // The gathered replica writes are sent first, because they need not wait for the disk.
         fabric::send_gathered();
         self.namespace.storage.fetch(read)
     }
 
     /// The wait of a transaction whose result is not valid because its budget ran out on a service thread. In a pool
-    /// the budget ends at the deadline, and the result is the answer.
+    /// the budget ends at the deadline, so there the result is final.
     #[inline]
     pub(super) fn wait_of_exhausted(&self) -> Option<Wait> {
         (self.budget.is_exhausted() && matches!(self.place, Place::Service)).then_some(Wait::Pool)
     }
 
-    /// The key of the record among those of all namespaces.
+    /// The key of the record in tables for all namespaces.
     #[inline]
     pub(super) fn record_key(&self) -> RecordKey {
         RecordKey { namespace: self.namespace.position(), digest: self.digest }
@@ -229,9 +232,9 @@ impl<'a> Call<'a> {
         if self.has_turn { replicas.is_in_flight(key) } else { replicas.is_busy(key) }
     }
 
-    /// Checks that the transaction may commit its change of `record`: since it began the partition may have gone to
-    /// another node, or be about to, or other nodes may have newer copies. The caller holds the record's sprig lock,
-    /// and keeps the returned value until it has committed.
+    /// Checks that the transaction may commit its change of `record`. Since it began, the partition may have moved to
+    /// another node, may be about to move, or other nodes may have newer copies. The caller holds the record's sprig
+    /// lock, and keeps the returned value until it has committed.
     ///
     /// # Errors
     /// `Unavailable` if so; nothing has changed, and the transaction [waits](Self::wait_of_failed).
@@ -314,7 +317,7 @@ impl<'a> Call<'a> {
         self.start_reply(out).finish(&self.header(result, generation, void_time));
     }
 
-    /// Counts the end of the transaction under its client's kind.
+    /// Counts the result of the transaction by its origin.
     #[inline]
     pub(super) fn count(&self, operation: Operation, result: ResultCode) {
         let metrics = &self.namespace.metrics;

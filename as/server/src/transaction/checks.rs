@@ -21,8 +21,8 @@ const PARTICLE_TYPE_INTEGER: u8 = 1;
 /// A stored integer key: its type byte and eight bytes.
 const INTEGER_KEY_SIZE: usize = 9;
 
-/// Most bytes of the answer to one request for a record, the same as the limit of a request. A few ops could ask for
-/// the same large bin again and again.
+/// Largest reply to a request for one record, equal to the largest request. Without this limit a few ops could make a
+/// huge reply by reading the same large bin again and again.
 const REPLY_SIZE_MAX: usize = proto::frame::BODY_SIZE_MAX as usize;
 
 /// Checks after each op that the reply does not get too large.
@@ -56,7 +56,7 @@ impl Call<'_> {
     pub(super) fn check_set(&self, record: &RecordMeta) -> Result<(), ResultCode> {
         let name = self.namespace.set_of(record).map_or(&[][..], |set| &set.name);
         let is_own = matches!(self.origin, Origin::OpsSub | Origin::UdfSub);
-        // A command of the server itself is for a record that it has found.
+        // A background query takes the record from the index, so its set needs no check.
         if is_own || name == self.request.set_name() {
             return Ok(());
         }
@@ -88,8 +88,8 @@ impl Call<'_> {
         Err(ResultCode::Generation)
     }
 
-    /// Applies the filter, if there is one, to a record that has not been read. Returns the question that only the
-    /// record itself can answer.
+    /// Evaluates the filter, if there is one, on the metadata of a record that has not been read. Returns an open
+    /// question if the metadata does not decide.
     #[inline]
     pub(super) fn check_filter(&self, record: &RecordMeta) -> Result<Option<OpenQuestion<'_>>, ResultCode> {
         match self.filter {
@@ -144,7 +144,7 @@ fn default_ttl(namespace: &Namespace, set: Option<&Set>) -> u32 {
     }
 }
 
-/// The TTL of a write, checked. `is_new`: there is no live record whose void-time could be kept.
+/// The TTL of a write, checked. `is_new`: there is no live record, so no void-time can be kept.
 pub(super) fn checked_ttl(call: &Call<'_>, set: Option<&Set>, is_new: bool) -> Result<u32, ResultCode> {
     checked_ttl_of(call, call.request.record_ttl, set, is_new)
 }
@@ -181,8 +181,9 @@ pub(super) fn checked_ttl_of(
     Ok(ttl)
 }
 
-/// The void-time that `ttl` gives a record whose void-time is `present`, `None` if the record is new. Without
-/// `apply-ttl-reductions` it never becomes earlier; "never" counts as earlier than any other, as it does in the C server.
+/// The void-time that `ttl` gives a record whose void-time is `present`; `None` if the record is new. Without
+/// `apply-ttl-reductions` the void-time never becomes earlier. "Never" counts as earlier than any other void-time, as
+/// in the C server.
 pub(super) fn void_time_after(call: &Call<'_>, set: Option<&Set>, ttl: u32, present: Option<u32>) -> u32 {
     let void_time = wanted_void_time(call, set, ttl, present.unwrap_or(0));
     match present {

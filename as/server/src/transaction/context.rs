@@ -13,7 +13,8 @@ use crate::config::Config;
 use crate::metrics::ServerMetrics;
 use crate::namespace::Namespace;
 
-/// State shared by all transactions of a server: its base, and the tables of what waits.
+/// State shared by all transactions of a server: its base, and the tables of waiting requests and unanswered
+/// messages.
 pub(crate) struct TransactionContext {
     base: TransactionBase,
     /// Requests that wait for a record reserved by a pool thread.

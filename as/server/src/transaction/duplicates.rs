@@ -1,12 +1,13 @@
-//! Duplicate resolution: before a master reads or changes a record of which other nodes may have newer copies, it asks them.
+//! Duplicate resolution: if other nodes may have newer copies of a record, the master asks them before it reads or
+//! changes the record.
 //!
-//! After a change of the cluster several nodes may have diverging copies of a partition, until they have migrated to
-//! its master. Each of these *duplicates* is asked whether its copy is newer than the master's; the newest is stored
-//! here, and then the transaction runs. Meanwhile its request is parked. Nodes that do not answer are asked again,
-//! until the time of the first request is over.
+//! After a change of the cluster several nodes may have diverging copies of a partition, until these are migrated to
+//! its master. The master asks each of these *duplicates* whether its copy of the record is newer. It stores the
+//! newest copy, and then runs the transaction, whose request is parked meanwhile. Nodes that do not answer are asked
+//! again, until the deadline of the first request.
 //!
-//! A resolved record stays resolved until the cluster changes, because only the master takes writes. So the result is
-//! remembered.
+//! The result is remembered: a resolved record stays resolved until the cluster changes, because only the master
+//! takes writes.
 //!
 //! # Locks
 //! Those of the [table](super::pending). The caller holds no sprig lock.
@@ -62,7 +63,7 @@ struct Resolved(HashMap<RecordKey, u64>);
 impl Resolved {
     fn note(&mut self, key: RecordKey, rebalance: u64) {
         if self.0.len() >= RESOLVED_MAX {
-            // A lookup that finds nothing only asks again.
+            // A record that is forgotten here is only asked for again.
             self.0.clear();
         }
         self.0.insert(key, rebalance);
@@ -122,7 +123,7 @@ impl Duplicates {
         }
         // Results from before the rebalance that made the duplicates are not valid.
         let (cutoff, rebalance) = namespace.partitions.duplicate_cutoff(id);
-        // A record written long after the rebalance was resolved then.
+        // A record updated after the cutoff was written, and so resolved, since the rebalance.
         local.is_none_or(|time| time <= cutoff) && self.0.shard(key).more.0.get(key) != Some(&rebalance)
     }
 
@@ -131,7 +132,8 @@ impl Duplicates {
         let Some(links) = self.0.links() else { return asker.go_on(base) };
         let (namespace, id) = (&base.namespaces[key.namespace], PartitionId::of(&key.digest));
         let (nodes, rebalance) = namespace.partitions.duplicates(id);
-        // If another thread has its lock now, the others send their copies: they are compared when one is stored.
+        // If another thread has the lock now, the question is sent without our version. The nodes then send their
+        // copies, which are compared when they are stored.
         let found = namespace.index.get_within(&key.digest, LockWait::Spin).ok().flatten();
         let own = found.map(|guard| OwnCopy {
             generation: guard.generation.into(),
@@ -174,8 +176,8 @@ impl Duplicates {
         shard.pending.insert(key, question);
     }
 
-    /// Handles a node's answer: its copy if that is newer, and the time of the last removal that it knows of. After the
-    /// last answer the newest copy is stored here and the askers resume.
+    /// Handles a node's answer: its copy if that is newer, and the time of the last removal that it knows of. After
+    /// the last answer the newest copy is stored here, and the askers resume.
     ///
     /// # Errors
     /// When the answer holds no valid record.
@@ -226,8 +228,8 @@ impl Duplicates {
         Ok(())
     }
 
-    /// Repeats questions that have long not been answered. A question that is late, or was asked in another cluster, is
-    /// dropped: its askers check again.
+    /// Sends unanswered questions again when they are due. Drops questions past their deadline or from before the
+    /// last rebalance: their askers then check again.
     pub(super) fn resend(&self, base: &TransactionBase) {
         let Some(links) = self.0.links().filter(|_| self.count() != 0) else { return };
         let now = Instant::now();

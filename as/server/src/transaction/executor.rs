@@ -61,10 +61,10 @@ pub(super) struct Asked<'a> {
 }
 
 impl Workspace {
-    /// Keeps the partition of `digest` in service here: on a service thread while that is in its section, in a pool
-    /// until the returned value is dropped. Also returns the tree id, except for reads in a section, which need none. A
-    /// transaction that has to wait before it has changed anything is in no section and has no reservation meanwhile;
-    /// it checks again when it runs again, as the partition may have gone to another node.
+    /// Keeps the partition of `digest` in service on this node: a service thread enters its section, a pool thread
+    /// gets a reservation that lasts until it is dropped. Also returns the tree id, except for reads in a section,
+    /// which do not need it. A transaction that waits before it has changed anything keeps neither. When it runs
+    /// again it checks again, because the partition may have moved to another node.
     ///
     /// # Errors
     /// When this node does not serve the partition.
@@ -93,7 +93,7 @@ impl Workspace {
         }
     }
 
-    /// Leaves the thread's sections: it has no work, or is going to wait.
+    /// Leaves the thread's sections. The thread has no work, or is going to wait.
     #[inline]
     pub(super) fn leave_sections(&mut self) {
         self.sections.iter_mut().for_each(Section::leave);
@@ -154,7 +154,7 @@ impl Executor {
             reply::write_header_only(out, &ReplyHeader::result(result));
             return Step::Done;
         }
-        // A single request has not waited for others: it is late only if it may take no time at all.
+        // The request was received just now, so it is late only if its time limit is 0.
         if context.time_max(request).is_zero() {
             namespace.metrics.count(Origin::Client, Operation::Tsvc, ResultCode::Timeout);
             reply::write_header_only(out, &ReplyHeader::result(ResultCode::Timeout));
@@ -184,7 +184,7 @@ impl Executor {
         held.woken_at(self.workspace.stopwatch.woken)
     }
 
-    /// Ends a wake-up: all transactions since the last call took from when the thread [woke up](Self::wake) until
+    /// Ends a wake-up: counts all transactions since the last call with the time from the [wake-up](Self::wake) to
     /// `now`.
     #[inline]
     pub(crate) fn measure(&mut self, now: Instant) {
@@ -280,7 +280,8 @@ impl Workspace {
         }
     }
 
-    /// Carries out a request that is known to read or write. If it has to wait first, nothing has changed.
+    /// Carries out a request that reads or writes. Returns the wait if it has to wait first; nothing has changed
+    /// then.
     pub(super) fn run(&mut self, call: &Call<'_>, out: &mut Vec<u8>) -> Option<Wait> {
         let (settled, start) = (self.buffers.unsettled.len(), out.len());
         let measured = self.start_measuring(call);

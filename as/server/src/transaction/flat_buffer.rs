@@ -39,7 +39,7 @@ impl FlatBuffer {
         &self.plain
     }
 
-    /// The form to be stored, if it is another one.
+    /// The form to be stored, if it differs from the flat record.
     pub(super) fn packed(&self) -> Option<&[u8]> {
         self.is_packed.then(|| self.packer.packed())
     }

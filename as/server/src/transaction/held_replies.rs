@@ -1,4 +1,4 @@
-//! Replies of service and pool threads that wait: they are released by the threads that make their records safe.
+//! Held replies of service and pool threads. The threads that make their records safe release them.
 
 use smallvec::SmallVec;
 

@@ -1,6 +1,6 @@
 //! Durations of transactions, from the wake-up of their thread until their replies were sent.
 //!
-//! The clock is read once for all transactions of a wake-up, not for each; until then they are tallied.
+//! The clock is read once for all transactions of a wake-up. Until then the transactions are tallied.
 
 use std::time::Instant;
 
@@ -72,7 +72,8 @@ impl HeldTransactions {
         HeldTransactions { woken, ..self }
     }
 
-    /// Their replies were sent at `now`; on any thread, and only the first call counts.
+    /// Measures the transactions: their replies were sent at `now`. Any thread may call this; only the first call
+    /// counts.
     pub(crate) fn end(&mut self, base: &TransactionBase, now: Instant) {
         if !self.tally.is_empty {
             self.tally.measure(base, self.woken, now);

@@ -1,8 +1,9 @@
-//! How many function threads the calls of one module may have at a time: all but some. The calls of a module whose first
-//! ones do not end, which nobody knows yet, leave these to other modules.
+//! Limits how many function threads the calls of one module may have at a time: all except some. If the calls of a
+//! module never end, which is unknown during its first calls, the remaining threads serve other modules.
 //!
-//! A call beyond its module's share waits for another one of it to end or to be put off. Calls of modules that are known as
-//! quick need no share, nor does a call whose turn it is to write a record: others wait for that.
+//! A call beyond its module's share waits until another call of the module ends or is put off. Calls of modules that
+//! are known as quick or as overdue need no share. Neither does a call with the turn to write a record, because other
+//! requests wait for it.
 //!
 //! # Locking
 //! `modules` is taken alone and briefly. It holds only modules that have calls.
@@ -13,7 +14,7 @@ use parking_lot::Mutex;
 
 use super::wait::{ModuleShare, OwnedRequest};
 
-/// Of this many threads one is kept from each module.
+/// One of this many threads is kept free of each module.
 const THREADS_PER_KEPT: usize = 4;
 
 #[derive(Default)]
@@ -26,7 +27,7 @@ struct Calls {
 #[derive(Default)]
 struct Modules {
     calls: HashMap<Box<[u8]>, Calls>,
-    /// Whether no call waits any more, as the threads end.
+    /// Whether the threads end, so that no call waits any more.
     is_closed: bool,
 }
 
@@ -43,7 +44,7 @@ impl ModuleShares {
         ModuleShares { admitted_max: thread_count.saturating_sub(kept).max(1), modules: Mutex::default() }
     }
 
-    /// Admits a call of `module`, with its part of the share; `None` if it waits instead.
+    /// Admits a call of `module` and gives it a place in the share. Returns `None` if the call waits instead.
     pub(super) fn admit(&self, module: Box<[u8]>, mut request: OwnedRequest) -> Option<OwnedRequest> {
         let mut modules = self.modules.lock();
         if modules.is_closed {
@@ -59,9 +60,9 @@ impl ModuleShares {
         Some(request)
     }
 
-    /// Gives back a part of a share. The next call that waits takes it over, and is returned. If the module `is_known` by now,
-    /// as quick or as overdue, its calls need no share: all that wait are returned, without one. So calls wait only while all
-    /// parts of the share are taken.
+    /// Gives back a call's place in the share. The next waiting call takes the place and is returned. If the module
+    /// `is_known` by now, as quick or as overdue, its calls need no share: all waiting calls are returned, without a
+    /// place. So a call waits only while all places of the share are taken.
     pub(super) fn give_back(
         &self,
         share: &ModuleShare,
@@ -82,7 +83,7 @@ impl ModuleShares {
         released
     }
 
-    /// From now on no call waits. Returns those that did.
+    /// Returns all waiting calls. From now on no call waits.
     pub(super) fn close(&self) -> Vec<OwnedRequest> {
         let mut modules = self.modules.lock();
         modules.is_closed = true;

@@ -8,11 +8,11 @@ use crate::index::Element;
 use crate::namespace::{Change, Namespace, Preparation, PreparedChange};
 use crate::storage::{ReadBuffer, StorageError};
 
-/// The place that the old record was read to.
+/// Where the old record was read to.
 pub(super) enum OldRecord<'a> {
-    /// If read from a disk, the thread's buffer; else its place.
+    /// The thread's read buffer if it was read from a disk, otherwise its place in memory.
     LastRead,
-    /// This copy of its flat form; observers have looked at the change ahead.
+    /// A copy of its flat form. Observers have prepared the change with it.
     Copied(&'a [u8], PreparedChange),
 }
 
@@ -25,7 +25,7 @@ impl<'a> OldRecord<'a> {
         OldRecord::Copied(old, call.namespace.prepare(&preparation))
     }
 
-    /// Its flat form for observers of its change, who get it from its place if this is `None`.
+    /// Its flat form for the observers of its change. If this is `None`, they read it from its place in memory.
     ///
     /// # Errors
     /// `Timeout` when it has to be fetched first.

@@ -2,8 +2,8 @@
 //! changed since the copy.
 //!
 //! An attempt that loses to another writer is repeated. After [`LOSSES_MAX`] losses the record is reserved: other
-//! writers wait until this one is done. No thread waits for that, nor for a write of the record that is on its way to
-//! replicas: the request is parked, so that one slow function does not take the threads of all.
+//! writers wait until this one is done. No thread waits for a reserved record, nor for a write of the record that is
+//! on its way to replicas: the request is parked. So one slow function does not take all threads.
 
 use super::wait::{RecordReservation, Wait};
 use super::{Call, Failure, Place};

@@ -24,7 +24,7 @@ use crate::config::Config;
 use crate::fabric::{Cluster, Fabric};
 
 const SHARD_COUNT: usize = 64;
-/// Pause before a node is asked again that does not know its partition yet, or any more.
+/// Pause before a message is sent again to a node that does not know its partition yet, or no longer.
 pub(super) const REFUSED_PAUSE: Duration = Duration::from_millis(5);
 /// Longest pause between two sendings; the pause doubles with each.
 const PAUSE_MAX: Duration = Duration::from_secs(10);
@@ -69,7 +69,7 @@ impl<T> Pending<T> {
         let (now, service) = (Instant::now(), &links.config.service);
         let time_max = Duration::from_millis(service.transaction_max_ms.get());
         let pause = Duration::from_millis(service.transaction_retry_ms.get().max(1).into());
-        // A lost message is sent again before it is late.
+        // A lost message is sent again well before its deadline.
         let pause = pause.min(time_max / 4).max(REFUSED_PAUSE);
         Pending {
             transaction_id,
@@ -85,7 +85,7 @@ impl<T> Pending<T> {
     /// Sends it to all nodes that have not answered.
     pub(super) fn send(&self, key: &RecordKey, links: &Links) {
         for node in &self.unanswered {
-            // An unanswered message is sent again, so a failure does not matter.
+            // A failure does not matter, because an unanswered message is sent again.
             let _ = links.fabric.send_in_order(*node, &key.digest, &self.message);
         }
     }
@@ -134,11 +134,11 @@ impl<T, M: Default> PendingTable<T, M> {
     pub(super) fn connect(&self, base: &TransactionBase, fabric: &Arc<Fabric>, cluster: &Arc<Cluster>) {
         let (fabric, cluster) = (Arc::clone(fabric), Arc::clone(cluster));
         let (config, pool) = (Arc::clone(&base.config), Arc::downgrade(&base.pool));
-        // A node joins others once, so the cell is empty.
+        // This is called once, so the cell is empty.
         let _ = self.links.set(Links { config, fabric, cluster, pool });
     }
 
-    /// `None` on a node that looks for no others.
+    /// `None` on a node that does not join a cluster.
     pub(super) fn links(&self) -> Option<&Links> {
         self.links.get()
     }

@@ -1,19 +1,21 @@
 //! The transaction pool: threads for requests that are too long for a service thread.
 //!
 //! A request runs here from its start, on a copy of its record. Its budget ends at its deadline, or when nobody waits
-//! for it any more: when the client of a request that only reads is gone, or when the server stops. One that is here
-//! only because a service thread would have slept until a lock is free does that here, and then runs as there, with the
-//! budget of a service thread.
+//! for it any more: when the client of a request that only reads is gone, or when the server stops. A request that is
+//! here only because it met a lock sleeps on its pool thread until the lock is free. Then it runs as on a service
+//! thread, with the budget of one.
 //!
 //! # Threads
-//! [`thread_count`] threads share one queue. There are more of them than processors, so that a request of a millisecond
+//! [`thread_count`] threads share one queue. They are more than the processors, so that a request of a millisecond
 //! does not wait for one of a second; the system divides the processors among them, with lower priority than the
-//! service threads. Functions have threads of their own, and those of a module whose last call used up its time have a
-//! few others: an endless loop in one module delays neither operations nor functions of other modules for long. As long as
-//! nobody knows how a module's calls end, they have no more than their [share](super::module_shares) of the threads.
+//! service threads. Functions have threads of their own, and functions of a module whose last call used up its time
+//! have a few others. So an endless loop in one module delays neither operations nor functions of other modules for
+//! long. While it is unknown how a module's calls end, they have no more than their [share](super::module_shares) of
+//! the threads.
 //!
-//! [`LOCK_TURN_THREADS`] threads, with the priority of service threads, take the requests that met a lock. All that they
-//! run is short, so such a request never waits behind a long one. One that turns out long is queued for the others.
+//! [`LOCK_TURN_THREADS`] threads, with the priority of service threads, take the requests that met a lock. They run
+//! only short requests, so a request that met a lock never waits behind a long one. A request that turns out to be
+//! long is queued for the other threads.
 
 use std::io;
 use std::sync::Arc;
@@ -54,7 +56,7 @@ pub(crate) struct Pool {
     overdue_functions: Workers<OwnedRequest>,
     /// For short requests that met the lock of their record's sprig.
     pub(super) lock_lines: Arc<LockLines>,
-    /// Knows how the calls of modules end.
+    /// The functions, which know how the calls of each module end.
     registry: Arc<Functions>,
 }
 
@@ -100,7 +102,8 @@ impl Pool {
             Ok(Some(module)) => module,
             Ok(None) | Err(_) => return self.operations.submit(request),
         };
-        // Others wait for the one whose turn it is to write a record: it does not wait behind endless loops.
+        // A call with the turn to write a record does not wait behind endless loops, because other requests wait for
+        // it.
         let pace = if request.has_turn() { ModulePace::Quick } else { self.registry.pace(module) };
         match pace {
             ModulePace::Quick => self.functions.submit(request),
@@ -114,7 +117,7 @@ impl Pool {
         }
     }
 
-    /// Gives back the share of a call that needs no thread any more, to the next call of its module.
+    /// Gives back the share of a call that needs no thread any more. The next call of its module takes it.
     pub(super) fn give_back_share(&self, share: &ModuleShare) {
         let is_known = |module: &[u8]| self.registry.pace(module) != ModulePace::Unknown;
         for next in self.shares.give_back(share, is_known) {
@@ -131,8 +134,8 @@ impl Pool {
         self.groups().into_iter().for_each(|workers| workers.substitute(hanging));
     }
 
-    /// Ends all threads and waits for them, until `deadline` at most. What was submitted before is done. Returns the names of the
-    /// threads that still run.
+    /// Ends all threads and waits for them, until `deadline` at most. They carry out the requests that were submitted
+    /// before. Returns the names of the threads that still run.
     pub(crate) fn stop_until(&self, deadline: Instant) -> Vec<String> {
         self.shares.close().into_iter().for_each(|request| self.functions.submit(request));
         self.groups().into_iter().flat_map(|workers| workers.stop_until(deadline)).collect()

@@ -32,7 +32,7 @@ impl PoolWorker {
     }
 }
 
-/// Gives a share back when the call has left its thread, in whatever way.
+/// Gives the call's place in the share back when it is dropped, however the call leaves its thread.
 struct Admitted(Arc<Pool>, ModuleShare);
 
 impl Drop for Admitted {
@@ -95,7 +95,8 @@ impl Executor {
         if owned.has_lock_turn() {
             let short = Budget::new(INLINE_STEPS);
             let step = self.run_asked(namespace, &asked, (&short, Place::Service), owned, out);
-            // A long one needs no lock for most of its time: it is queued again, and its turn passes to the next.
+            // A long request needs the lock only for a small part of its time. It is queued again, and its lock turn
+            // passes to the next request.
             return if matches!(step, Step::Restart(Wait::Pool)) { Some(Wait::Pool) } else { wait_of(step) };
         }
         let budget = Budget::with_refill(PORTION_STEPS, &may_go_on);
@@ -132,7 +133,7 @@ impl Executor {
     }
 }
 
-/// What a request has to wait for that ran in the pool, if it is not done.
+/// The wait of a request that ran in the pool; `None` if it is done.
 fn wait_of(step: Step) -> Option<Wait> {
     match step {
         Step::Done => None,

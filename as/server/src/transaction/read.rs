@@ -16,7 +16,8 @@ use crate::index::RecordMeta;
 use crate::metrics::Operation;
 use crate::storage::ReadBuffer;
 
-/// From this many ops on, the bins are looked up in a table instead of searching the stored record for each.
+/// With at least this many ops, the bins are looked up in a table instead of by a search of the stored record for
+/// each.
 const OPS_FOR_TABLE: u16 = 4;
 
 pub(super) fn run(call: &Call<'_>, buffers: &mut Buffers, out: &mut Vec<u8>) -> Option<Wait> {

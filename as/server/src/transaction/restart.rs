@@ -1,4 +1,5 @@
-//! What becomes of a request that has to wait: it is put where the end of its wait finds it, and runs again in the pool.
+//! Parks requests that have to wait: each is put into the table of what it waits for, and runs again in the pool when
+//! the wait ends.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -17,7 +18,7 @@ use crate::storage::RoomWait;
 impl TransactionContext {
     /// Runs a request again from its start after the wait.
     pub(crate) fn restart(self: &Arc<Self>, wait: Wait, mut request: OwnedRequest) {
-        // Others have their turn meanwhile.
+        // The next request in line gets the lock turn meanwhile.
         request.end_lock_turn();
         request.has_lost |= matches!(wait, Wait::Reservation(_));
         let resumed = match wait {
@@ -66,8 +67,8 @@ impl TransactionContext {
         }
     }
 
-    /// Resumes `waiting` after `wait`, which is for a device. If too many wait for that, it resumes at once and may not
-    /// wait again.
+    /// Resumes `waiting` after `wait`, which is for a device. If too many requests wait for the device, `waiting`
+    /// resumes at once and may not wait again.
     pub(super) fn wait_for_device(&self, wait: Wait, waiting: RoomWait) {
         let refused = match wait {
             Wait::Room(key) => self.namespaces[key.namespace].storage.when_room(&key.digest, waiting).err(),
@@ -81,7 +82,8 @@ impl TransactionContext {
         }
     }
 
-    /// Runs a request again after `wait`, which is for its device, or at its deadline; then it may not wait again.
+    /// Runs a request again after `wait`, which is for its device. At its deadline it runs anyway, and may not wait
+    /// again.
     fn put_off(self: &Arc<Self>, wait: Wait, mut request: OwnedRequest) {
         let since = Instant::now();
         let own_ms = Request::parse(&request.body).map_or(0, |parsed| parsed.transaction_ttl_ms);

@@ -1,13 +1,13 @@
-//! Replies that wait for the disk: with `commit-to-device` no reply reports a record that a crash could take back.
+//! Replies that wait for the disk: with `commit-to-device` no reply reports a record that a crash could undo.
 //!
-//! A transaction changes the index at once and notes the record as unsettled. A read of a record that is not on disk
-//! yet does the same. The handling of the reply depends on the thread:
+//! A transaction changes the index at once and notes the record as unsettled. A read notes a record that is not on
+//! disk yet as unsettled too. The handling of the reply depends on the thread:
 //!
 //! - Service and pool threads do not wait. They [hold](super::Executor::hold) the replies with unsettled records, and continue
 //!   with other requests. The disk's flush thread writes the records, with one flush for all waiting replies, and
 //!   releases the replies.
-//! - A batch thread waits: one flush for the rows that it has carried out together. So a row on a service thread leaves
-//!   nothing unsettled; a row that would do so goes to a batch thread.
+//! - A batch thread waits, with one flush for all rows that it has carried out together. A service thread leaves no
+//!   unsettled row: a row that would be unsettled goes to a batch thread.
 
 use crossbeam::channel::bounded;
 use proto::ResultCode;
@@ -70,8 +70,8 @@ impl Call<'_> {
         }
     }
 
-    /// The wait of a row that a service thread must not wait for: its record at `location` is not on disk yet, or its
-    /// change must be on disk or on replicas before the reply. The row then runs on a batch thread.
+    /// The wait of a row on a service thread whose record at `location` is not on disk yet, or whose change must be
+    /// on disk or on replicas before the reply. The service thread must not wait, so the row runs on a batch thread.
     #[inline]
     pub(super) fn wait_of_unsettled_row(&self, location: Location, changes_it: bool) -> Option<Wait> {
         let storage = &self.namespace.storage;

@@ -1,24 +1,24 @@
 //! Destination of a request's replies, for threads other than the connection's.
 //!
-//! A maker with a thread of its own [sends](ReplySink::send) and waits while the client is behind. One that shares its
-//! thread with others [posts](ReplySink::post), looks whether the client [is behind](ReplySink::is_behind), and is
-//! [called](ReplySink::when_read) when it no longer is.
+//! Code with a thread of its own [sends](ReplySink::send) replies, and waits while the client is behind. Code that
+//! shares its thread with others [posts](ReplySink::post) them, checks whether the client
+//! [is behind](ReplySink::is_behind), and is [called](ReplySink::when_read) when it no longer is.
 
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::time::Instant;
 
 use proto::peer::NodeId;
 
-/// The client is gone or does not read: the maker of replies stops.
+/// The client is gone or does not read: no more replies are made.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct SinkClosed;
 
-/// Counts the threads of a limited number that wait for their clients to read: meanwhile other threads may work in
-/// their place.
+/// Counts the threads of a limited number that wait for their clients to read. Other threads may work in their place
+/// meanwhile.
 #[derive(Default)]
 pub(crate) struct StalledSenders {
     count: AtomicUsize,
-    /// Number of threads that are wanted back, as no further ones may be started.
+    /// Number of waiting threads that are asked to give up, because no further threads may be started.
     wanted: AtomicUsize,
 }
 
@@ -44,7 +44,8 @@ impl StalledSenders {
 pub(crate) struct Stalled<'a>(&'a StalledSenders);
 
 impl Stalled<'_> {
-    /// Whether this thread is the one that must give up, among those that may.
+    /// Whether this thread must give up: true for the first thread that asks after
+    /// [`want_one`](StalledSenders::want_one).
     pub(crate) fn must_give_up(&self) -> bool {
         self.0.wanted.swap(0, Relaxed) != 0
     }

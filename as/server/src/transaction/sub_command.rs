@@ -1,5 +1,5 @@
-//! Commands of the server itself for one record after the other, as background queries issue them. They run like those
-//! of clients, on the thread that issues them.
+//! Commands of the server itself for single records, as background queries issue them. They run like those of
+//! clients, on the thread that issues them.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -28,7 +28,7 @@ const PORTION_STEPS: u64 = 1_000_000;
 /// Time between checks whether there is room.
 const ROOM_PERIOD: Duration = Duration::from_millis(10);
 
-/// Time between checks whether a record is free that others change.
+/// Time between checks whether a record that others change is free.
 const RECORD_PERIOD: Duration = Duration::from_millis(1);
 
 /// A command for one record.
@@ -101,8 +101,8 @@ impl SubCommands {
         let deadline =
             Instant::now() + Duration::from_millis(self.context.config.service.transaction_max_ms.get());
         let place = Place::Pool { deadline };
-        // A command that is too long for this runs again on a copy of the record, without a lock. So does one whose
-        // record is reserved, which may be free by then.
+        // A command that needs more steps than this runs again on a copy of the record, without a lock. A command
+        // whose record is reserved runs again too, because the record may be free by then.
         let short = Budget::new(INLINE_STEPS);
         let may_go_on = || Instant::now() < deadline;
         let long = Budget::with_refill(PORTION_STEPS, &may_go_on);

@@ -1,7 +1,8 @@
 //! The record that a transaction works on: in place under a lock, or a copy.
 //!
 //! A service thread works on the record in place; its budget bounds how long it holds the lock. A pool thread takes a
-//! copy under the lock and works on that, as a touch does everywhere. Neither reads a disk under the lock (`storage/fetch.rs`).
+//! copy under the lock and works on that. A read-touch works on a copy on any thread. No disk is read under the lock
+//! (`storage/fetch.rs`).
 
 use datamodel::flat::{FlatError, FlatRecord};
 use proto::ResultCode;
@@ -23,8 +24,8 @@ impl RecordCopy {
         RecordCopy { meta: RecordMeta::default(), bytes: Ok(Vec::new()) }
     }
 
-    /// An unpacked copy of the call's record as it is now. A record that is not in memory is read from its disk, without a
-    /// lock. `seen` is called with the element under the guard, each time that the record is looked for.
+    /// An unpacked copy of the call's record as it is now. A record that is not in memory is read from its disk,
+    /// without a lock. `seen` is called with the element under the guard, each time that the record is looked up.
     ///
     /// # Errors
     /// As [`Call::get`].
@@ -55,7 +56,7 @@ impl RecordCopy {
         RecordCopy { meta: **element, bytes }
     }
 
-    /// The copy with its record unpacked, which may take long: without a lock.
+    /// The copy with its record unpacked. Unpacking may take long, so it is done without a lock.
     pub(super) fn unpacked(self, call: &Call<'_>, scratch: &mut ReadBuffer) -> Self {
         let RecordCopy { meta, bytes } = self;
         let bytes = bytes.and_then(|stored| {

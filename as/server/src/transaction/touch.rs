@@ -1,5 +1,5 @@
-//! Read-touch: a read late in a record's life renews its time to live. The renewed record is made from a copy, without a lock,
-//! and stored if the record has not changed meanwhile.
+//! Read-touch: a read late in a record's life renews its time to live. The renewed record is made from a copy,
+//! without a lock, and stored if the record has not changed meanwhile.
 
 use std::time::Instant;
 
@@ -58,8 +58,8 @@ pub(super) fn check(call: &Call<'_>, element: &Element) -> Result<Option<Touch>,
     Ok(due.then_some(Touch { ttl_seconds }))
 }
 
-/// Renews the record, unless it was changed meanwhile. Returns what the request has to wait for first: it has changed nothing,
-/// and reads the record again afterwards.
+/// Renews the record, unless it was changed meanwhile. Returns the wait if the request has to wait first. It has
+/// changed nothing then, and reads the record again afterwards.
 pub(super) fn run(call: &Call<'_>, touch: Touch, buffers: &mut Buffers) -> Option<Wait> {
     let (metrics, started) = (&call.namespace.metrics, Instant::now());
     let ended = match renew(call, touch, buffers) {
@@ -75,7 +75,8 @@ pub(super) fn run(call: &Call<'_>, touch: Touch, buffers: &mut Buffers) -> Optio
     None
 }
 
-/// Renews the record. Returns how that ended. A record that changes all the time is left to the next read.
+/// Renews the record. Returns the counter of the result. After several attempts that lost to writers, it leaves the
+/// record to the next read.
 fn renew(call: &Call<'_>, touch: Touch, buffers: &mut Buffers) -> Result<NamespaceCounter, ResultCode> {
     for _ in 0..LOOKS_MAX {
         if let Attempt::Committed(ended) = renew_copied(call, touch, buffers)? {
@@ -119,7 +120,8 @@ fn renew_copied(
     if !copy.is_version(&guard) {
         return Ok(Attempt::Lost);
     }
-    // A replica that is not the master answers reads, and changes nothing: the master may be about to.
+    // Only the master renews a record. Another replica answers the read but changes nothing, because the master may
+    // be about to.
     let Ok(_committing) = call.begin_commit(&guard, commits) else {
         // The read is answered anyway.
         call.patience.refused.set(None);

@@ -1,10 +1,10 @@
-//! A user-defined function on one record: in a pool, on a copy of the record. If all recent calls of a module were
-//! short, its functions are first tried on the service thread, for a fraction of a millisecond; if that is not enough,
-//! their effects are dropped, and they run again in the pool.
+//! Runs a user-defined function on one record: in a pool, on a copy of the record. If all recent calls of a module
+//! were short, its functions are first tried on the service thread, for a fraction of a millisecond. If that is not
+//! enough, their effects are dropped, and they run again in the pool.
 //!
-//! The function runs without a lock. The bins that it has saved are stored when it has ended, as one write, if the
-//! record has not changed since; otherwise it runs again. Its result is the value of a bin `SUCCESS` in the reply, its
-//! error that of a bin `FAILURE`. A failed save has a code of its own and no bin.
+//! The function runs without a lock. When it has ended, the bins that it has saved are stored as one write, if the
+//! record has not changed since; otherwise it runs again. Its result is the value of a bin `SUCCESS` in the reply,
+//! its error that of a bin `FAILURE`. A failed save has a code of its own and no bin.
 
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
@@ -30,10 +30,10 @@ use crate::udf::{self, EndedCall, FoundRecord, FunctionCall, Lease, Output, Reco
 const NAME_SIZE_MAX: usize = 128;
 /// Longest run of a function on a service thread.
 const INLINE_TIME_MAX: Duration = Duration::from_micros(200);
-/// Its charge on the budget of its request, taken before it begins: after some calls the rest of a batch goes
-/// elsewhere.
+/// Steps that a call on a service thread draws from the budget of its request before it begins. So after some calls
+/// the rest of a batch goes to a batch thread.
 const INLINE_CALL_STEPS: u64 = 20_000;
-/// Most bytes of its record and of its arguments.
+/// Most bytes of the record, and most bytes of the arguments, of a call on a service thread.
 const INLINE_SIZE_MAX: u64 = 64 << 10;
 /// Longest run of a function, whatever its client's time limit.
 const RUN_TIME_MAX: Duration = Duration::from_secs(10);
@@ -208,8 +208,8 @@ fn attempt(
     Ok(Attempt::Committed(Done::Answered(ResultCode::Ok)))
 }
 
-/// The record for the function, after the checks of the request. Its bytes are those of the copy, which gets them back
-/// in the end.
+/// Opens the record for the function, after the checks of the request. It uses the bytes of the copy, which gets them
+/// back in the end.
 fn open(
     call: &Call<'_>,
     copy: &mut RecordCopy,
@@ -314,7 +314,7 @@ fn make_next(
         let is_gone = is_live && state.old_bin_count() > 0;
         return if is_gone { Ok((Next::Gone, generation, void_time)) } else { Err(ResultCode::NotFound) };
     }
-    // The function may have run for long: the record changes now.
+    // The record changes now, which may be long after the request came.
     let now = namespace.partitions.update_time(StoredMillis::now().max(call.now).0);
     let now = if is_live { now } else { namespace.creation_time(&call.digest, base.set_id, now) };
     let key = state.key();

@@ -1,7 +1,7 @@
 //! Writes: load the record's bins, let the ops change them, store the result.
 //!
-//! The bins borrow from the stored record and the request; the new flat record is made in the thread's buffer and then
-//! committed. Until then nothing has changed.
+//! The bins borrow from the stored record and the request. The new flat record is made in the thread's buffer and
+//! then committed; until then nothing has changed.
 
 use std::sync::atomic::Ordering::Relaxed;
 
@@ -120,9 +120,9 @@ fn write_from_copy(
     Ok(Attempt::Committed(Done::Written))
 }
 
-/// Whether a record that was created and removed since `copy` was taken is newer than `next`, so that at a start its
-/// copy on disk would replace `next`. Also true if a truncation hides `next`. Others cannot create or remove the record
-/// while it is reserved.
+/// Whether a record that was created and removed since `copy` was taken is newer than `next`, so that its copy on
+/// disk would replace `next` at a start. Also true if a truncation hides `next`. While the record is reserved, others
+/// cannot create or remove it.
 pub(super) fn is_overtaken(call: &Call<'_>, turn: Turn, copy: &RecordCopy, next: &Next) -> bool {
     let Next::Record { meta, .. } = next else { return false };
     if call.namespace.is_truncated(meta) {
@@ -215,7 +215,7 @@ pub(super) fn commit(
     Ok(())
 }
 
-/// The checks that need the element but not its record. They set the set of a record being created. Returns the
+/// The checks that need the element but not its record. They set the set of a record that is created. Returns the
 /// filter's open question.
 fn check_target<'c>(
     call: &'c Call<'_>,
@@ -364,8 +364,8 @@ fn make_next(
     Ok(Next::Record { meta, key_stored: key.is_some() })
 }
 
-/// The record to change. If it is to be replaced, only its key is needed, so it may be damaged; then its key is lost.
-/// An error results if the record cannot be read in time.
+/// The record to change. If it is to be replaced, only its key is needed, so a damaged record is accepted and its key
+/// is lost. Fails if the record cannot be read in time.
 #[inline(always)]
 fn old_record<'g>(
     call: &Call<'g>,

@@ -144,7 +144,8 @@ impl PassedOn {
         entry.request.sink.finish(frame);
     }
 
-    /// Handles the return of a request that `from` does not serve either; `from` believes that `better` serves it.
+    /// Handles a request that `from` has sent back because it does not serve the partition either. `from` names
+    /// `better` as the node that serves it.
     pub(super) fn returned(&self, (from, id): (NodeId, u32), better: NodeId, own: NodeId) {
         let mut entries = self.shard(id).lock();
         let Some(entry) = entries.get_mut(&id) else { return };
@@ -159,8 +160,8 @@ impl PassedOn {
         }
     }
 
-    /// Answers late requests, and writes that were sent to a node that is gone. Tries others again that nobody has
-    /// begun, or that only read and were sent to such a node.
+    /// Answers requests past their deadline, and writes that were sent to a node that is gone. Tries requests again
+    /// that no node has begun to carry out, and reads that were sent to such a node.
     pub(in crate::transaction) fn look_after(&self, base: &TransactionBase) {
         let Some(fabric) = self.fabric() else { return };
         let now = Instant::now();

@@ -19,10 +19,10 @@ use crate::transaction::flat_buffer::FlatBuffer;
 /// Field of a message with a record.
 const RECORD_FIELD: u16 = 6;
 
-/// Stores a copy of a record of `partition` in the form that nodes send, if it is newer by `conflict-resolution-policy`
-/// than the present one, or if that was last updated before `removed_at`. Returns [`ResultCode::Ok`] if it did,
-/// `RecordExists` if this version exists already, `Generation` if the present one is newer or the copy is from before a
-/// removal.
+/// Stores a copy of a record of `partition` in the form that nodes send, if the copy is newer than the present record
+/// by `conflict-resolution-policy`, or if the present record was last updated before `removed_at`. Returns
+/// [`ResultCode::Ok`] if it is stored, `RecordExists` if this version exists already, `Generation` if the present
+/// record is newer or the copy is from before a removal.
 ///
 /// # Errors
 /// When it is no valid record, or belongs to another partition.
@@ -43,8 +43,8 @@ pub(crate) fn take_copy(
     store_copy(namespace, &record, &reservation, Via::Migration { removed_at })
 }
 
-/// Applies a removal of a record of `partition` at `removed_at`, reported by another node: an earlier copy here is
-/// removed.
+/// Applies a removal of a record of `partition` at `removed_at`, reported by another node: a copy here that is older
+/// is removed.
 ///
 /// # Errors
 /// When the record belongs to another partition.
@@ -88,8 +88,8 @@ pub(super) fn age_of(meta: &RecordMeta) -> CopyAge {
 /// Parses a record in the form that nodes send, without end mark and padding; `padded` gets it with room for these.
 pub(super) fn parse<'p>(bytes: &[u8], padded: &'p mut Vec<u8>) -> Result<FlatRecord<'p>, FlatError> {
     let size = FlatRecord::stated_size(bytes).ok_or(FlatError::Size)?;
-    // The stated size includes an end mark and padding. It must not exceed the received bytes by more, so a wrong size
-    // reserves no memory.
+    // The stated size includes an end mark and padding. It must not exceed the received bytes by more than these, so
+    // that a wrong size cannot reserve memory.
     if size < bytes.len() || size - bytes.len() > 2 * datamodel::flat::RBLOCK_SIZE {
         return Err(FlatError::Size);
     }
@@ -135,7 +135,7 @@ impl StoredCopy {
 pub(super) enum Via {
     /// The master has written it.
     ReplicaWrite,
-    /// A C server as the master has written it. Such a master does not ensure that a write after a removal has a later
+    /// A C server has written it as the master. A C server does not ensure that a write after a removal has a later
     /// time.
     ReplicaWriteOfCServer,
     /// Another node had an earlier copy: sent by migration, or as an answer to a question for duplicates. It may know
@@ -180,7 +180,7 @@ pub(super) fn store_copy(
     };
     let mut scratch = ReadBuffer::new();
     for look in 1.. {
-        // The slow part is done before the lock is taken, for the record that is present now.
+        // The slow part is done before the lock is taken, with the record as it is now.
         let seen = namespace.see(&record.digest, 0, &mut scratch);
         let may_count = loses_to(namespace, &record.digest, &seen.meta, age_of(&meta), via).is_none();
         let ahead = may_count.then(|| {

@@ -1,9 +1,9 @@
 //! Writes on their way to replicas: which replicas have not acknowledged them, and which requests wait.
 //!
 //! A commit on the master sends the new record to the other replicas while the record's lock is held, and notes it
-//! here. Its reply is [held](Hold) until all have answered; other writers of the record wait in [line](super::line), so
-//! that replicas get a record's writes in order. An unanswered write is sent again, to the replicas of that time. At
-//! the deadline the client gets a timeout: the write may last.
+//! here. Its reply is [held](Hold) until all have answered. Other writers of the record wait in [line](super::line),
+//! so that replicas get a record's writes in order. An unanswered write is sent again, to the nodes that are replicas
+//! by then. At the deadline the client gets a timeout, although the write may persist.
 //!
 //! # Threads
 //! `replica-resend` checks every few milliseconds which writes to send again.
@@ -30,7 +30,7 @@ use crate::transaction::wait::{HeldTurn, Hold, OwnedRequest, RecordKey};
 
 /// Pause before a replica that could not store a write is asked again.
 const FAILED_PAUSE: Duration = Duration::from_millis(50);
-/// Time after the late end of a write in which a reply may still begin to wait for it.
+/// How long a write that ended late is remembered, so that a reply that begins to wait for it gets a timeout.
 const LATE_KEPT: Duration = Duration::from_secs(60);
 /// Most writes that are listed one by one.
 const DESCRIBED_MAX: usize = 100;
@@ -45,7 +45,7 @@ struct InFlight {
     holds: Vec<(Hold, Instant)>,
 }
 
-/// The server stops before all replicas have answered: the write may last.
+/// When the server stops before all replicas have answered, the held replies become timeouts: the write may persist.
 impl Drop for InFlight {
     fn drop(&mut self) {
         self.holds.drain(..).for_each(|(hold, _)| hold.time_out());
@@ -157,8 +157,8 @@ impl ReplicaWrites {
         self.0.count() != 0 && self.0.shard(key).pending.contains_key(key)
     }
 
-    /// The transaction of the record's write that was just committed and sent: its reply [waits](Self::hold) for that.
-    /// `None` if all replicas have acknowledged it already.
+    /// The transaction id of the record's write that was just committed and sent; its reply [waits](Self::hold) for
+    /// that write. `None` if all replicas have acknowledged it already.
     pub(in crate::transaction) fn sent(&self, key: &RecordKey) -> Option<u32> {
         let writes = self.0.shard(key);
         let on_its_way = writes.pending.get(key).map(|write| write.transaction_id);
@@ -200,7 +200,7 @@ impl ReplicaWrites {
         let mut write = Pending::new(links, message, nodes.iter().copied(), InFlight::default());
         let mut writes = self.0.shard(&key);
         match writes.pending.remove(&key) {
-            // The record has been written again: replies that wait for the former write now wait for this one, which
+            // The record has been written again. Replies that wait for the former write now wait for this one, which
             // follows it.
             Some(mut former) => write.of.holds = std::mem::take(&mut former.of.holds),
             None => self.0.add(1),
@@ -381,8 +381,7 @@ impl ReplicaWrites {
 }
 
 impl Pending<InFlight> {
-    /// As the master in a later cluster, this node sends the write under that cluster's key: replicas refuse other
-    /// keys.
+    /// Sets the key of the cluster in which this node is the master now, because replicas refuse other keys.
     fn set_cluster(&mut self, cluster_key: ClusterKey) {
         let Ok(Replication { namespace_index, transaction_id, body }) = Replication::decode(&self.message)
         else {
@@ -405,7 +404,7 @@ impl Pending<InFlight> {
         }
     }
 
-    /// Updates the replicas, which may have changed. While this node is not the master no further node is asked.
+    /// Updates the replicas, which may have changed. While this node is not the master, no further nodes are asked.
     fn refresh(&mut self, key: RecordKey, namespaces: &[Arc<Namespace>], cluster: &Cluster) {
         let Some(namespace) = namespaces.get(key.namespace) else { return };
         let own = cluster.node_id;

@@ -1,8 +1,8 @@
-//! Writers of one record in a line: they wait while a write of it is on its way to replicas, and until those before
-//! them have had their turn.
+//! Writers of one record in a line. They wait while a write of the record is on its way to replicas, and until the
+//! writers before them have had their turn.
 //!
-//! When a write has ended, the first in line gets the turn: nobody else begins a write of the record
-//! until that request has begun its own, or ends without one. So no thread waits, and no request is overtaken.
+//! When a write has ended, the first request in line gets the turn: no other request begins a write of the record
+//! until that one has begun its own, or ends without one. So no thread waits, and no request is overtaken.
 //!
 //! # Locks
 //! That of the record's shard.

@@ -52,15 +52,14 @@ impl Hold {
         Hold { held: Arc::clone(&self.held), results_at, has_ended: false }
     }
 
-    /// Ends the hold: its records are safe, except `lost`, positions in its list of results; these replies get an
-    /// error.
+    /// Ends the hold: its records are safe, except those at the positions `lost` in its list of results. Their
+    /// replies get an error.
     pub(crate) fn end(mut self, lost: &[usize]) {
         self.has_ended = true;
         self.fail(lost.iter().copied());
     }
 
-    /// Ends the hold after its time is over, when it is unknown whether its records are safe: all its replies get a
-    /// timeout.
+    /// Ends the hold at its deadline, when it is unknown whether its records are safe: all its replies get a timeout.
     pub(crate) fn time_out(mut self) {
         self.has_ended = true;
         self.set_results(0..self.results_at.len(), ResultCode::Timeout);

@@ -1,8 +1,8 @@
 //! Requests that met the lock of their record's sprig, in a line for each record, and the threads that sleep for them.
 //!
-//! The first in line goes to one of these threads and sleeps there until the lock is free; those behind it wait here, without
-//! a thread, for their [turn](LockTurn). So a record in high demand, or one that is locked for long, takes one of
-//! these threads.
+//! The first request in line goes to one of these threads and sleeps there until the lock is free. The requests
+//! behind it wait here for their [turn](LockTurn), without a thread. So a record in high demand, or one that is
+//! locked for long, takes one thread.
 //!
 //! # Locks
 //! One mutex for each shard, taken alone.
@@ -18,7 +18,7 @@ use crate::workers::Workers;
 
 const SHARD_COUNT: usize = 16;
 
-/// The lines of a server. The first in line is not in it, but has the turn.
+/// The lines of a server. A line does not contain its first request, which has the turn.
 pub(in crate::transaction) struct LockLines {
     shards: [Mutex<HashMap<RecordKey, VecDeque<OwnedRequest>>>; SHARD_COUNT],
     /// Threads for the requests that have their turn.
@@ -53,7 +53,7 @@ impl LockLines {
         self.run_in_turn(key, request);
     }
 
-    /// Takes the next in line; without one the line is gone.
+    /// Takes the next request in line. An empty line is removed.
     fn next(&self, key: &RecordKey) -> Option<OwnedRequest> {
         let mut lines = self.shard(key).lock();
         let next = lines.get_mut(key)?.pop_front();

@@ -3,11 +3,12 @@
 //! A transaction waits either before it has changed anything or after it is done:
 //!
 //! - Before: its *request* waits. It is copied, its connection is parked, and the request runs again from its start
-//!   when the [`Wait`] is over. It waits for a pool thread, for the lock of a sprig, for a reserved record, for a disk to
-//!   answer, for room on a device or for its reply, for the versions of other nodes, or for the node to which it is passed on.
+//!   when the [`Wait`] is over. It waits for a pool thread, the lock of a sprig, a reserved record, a disk that does
+//!   not answer, room on a device or for its reply, the versions of other nodes, or the node to which it is passed
+//!   on.
 //! - Afterwards: its *reply* waits under a [`Hold`] until its records are safe: on disk, and on replicas.
 //!
-//! In neither case does a service thread wait: it continues with other connections, and the thread that ends the wait
+//! A service thread waits in neither case: it continues with other connections, and the thread that ends the wait
 //! posts the reply to it.
 
 mod held;
@@ -49,7 +50,7 @@ pub(crate) enum Wait {
     ReplyRoom(usize),
     /// Nothing more: the record was not in memory and has been read from its disk. The request runs again at once.
     Fetched,
-    /// A disk that does not answer: the one of device number `device` of namespace number `namespace`.
+    /// A disk that does not answer: that of device number `device` in namespace number `namespace`.
     Disk { namespace: usize, device: u8 },
     /// The answer of the node that serves the partition, to which the request is passed on.
     OtherNode(NodeId),
@@ -60,7 +61,7 @@ pub(crate) enum Wait {
 /// Longest wait for room of a request whose client has set no time limit.
 pub(super) const ROOM_WAIT_MAX: Duration = Duration::from_secs(10);
 
-/// Reserves room for a reply of at most this many bytes; `false` while there is none. It may be called again for the
+/// Reserves room for a reply of at most this many bytes; `false` while there is none. May be called again for the
 /// same reply.
 pub(crate) type TakeReplyRoom<'a> = &'a dyn Fn(usize) -> bool;
 
@@ -75,8 +76,8 @@ pub(super) struct Patience<'a> {
     pub(super) stuck_device: Cell<Option<u8>>,
     /// Called before a large reply is made; `None` if replies have a limit of their own.
     pub(super) take_reply_room: Option<TakeReplyRoom<'a>>,
-    /// Set if it cannot reach or change its record now: this node is no longer the master of its partition, or soon may not
-    /// be, or others are changing the record.
+    /// Set if it cannot reach or change its record now: this node is no longer the master of its partition or may
+    /// soon not be, or others are changing the record.
     pub(super) refused: Cell<Option<Wait>>,
     /// Largest size of the reply that lacks room; 0 = there is none.
     pub(super) lacking_reply_size: Cell<usize>,

@@ -1,4 +1,4 @@
-//! A request that waits, with all that it takes along until it runs again.
+//! A request that waits, with all that it needs to run again.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -8,14 +8,14 @@ use cf::Digest;
 use crate::metrics::Origin;
 use crate::transaction::sink::ReplySink;
 
-/// The turn of a request: whoever gave it learns of its end when it is dropped.
+/// The turn of a request. Dropping it tells the line that gave it that the turn has ended.
 pub(in crate::transaction) trait HeldTurn: Send + Sync {
-    /// Whether it is the turn among those that met the lock of their record: the request is short, as far as is known, and
-    /// goes to a thread that may sleep until the lock is free. Otherwise it is the right to the next write of the record.
+    /// Whether it is the turn for the lock of the record's sprig: the request is short, as far as is known, and goes
+    /// to a thread that may sleep until the lock is free. Otherwise it is the turn for the next write of the record.
     fn is_for_lock(&self) -> bool;
 }
 
-/// A call's part in the share that its module has of the threads: the name of the module.
+/// A call's place in its module's share of the threads: the name of the module.
 pub(in crate::transaction) struct ModuleShare(pub(in crate::transaction) Box<[u8]>);
 
 /// A waiting request, with its own copy of the client's message.
@@ -37,7 +37,7 @@ pub(crate) struct OwnedRequest {
     turn: Option<Box<dyn HeldTurn>>,
     /// Whether it has lost to other writers of its record.
     pub(in crate::transaction) has_lost: bool,
-    /// Its part of the threads that the calls of its module may have.
+    /// Its place in its module's share of the threads.
     pub(in crate::transaction) share: Option<ModuleShare>,
 }
 
@@ -57,23 +57,23 @@ impl OwnedRequest {
         }
     }
 
-    /// The same in its turn.
+    /// The same, with a turn.
     pub(in crate::transaction) fn in_turn(self, turn: Box<dyn HeldTurn>) -> Self {
         OwnedRequest { turn: Some(turn), ..self }
     }
 
-    /// Whether the next write of its record is its turn.
+    /// Whether it has the turn for the next write of its record.
     pub(in crate::transaction) fn has_turn(&self) -> bool {
         self.turn.as_ref().is_some_and(|turn| !turn.is_for_lock())
     }
 
-    /// Whether it is its turn among those that met the lock of its record. With the right to the next write it needs none: it
-    /// runs where locks are slept for.
+    /// Whether it has the turn for the lock of its record's sprig. A request with the turn for the next write does
+    /// not need it: it runs on a thread that may sleep for locks.
     pub(in crate::transaction) fn has_lock_turn(&self) -> bool {
         self.turn.as_ref().is_some_and(|turn| turn.is_for_lock())
     }
 
-    /// Ends its turn among those that met the lock of its record, if it has that.
+    /// Ends its turn for the lock of its record's sprig, if it has one.
     pub(in crate::transaction) fn end_lock_turn(&mut self) {
         drop(self.turn.take_if(|turn| turn.is_for_lock()));
     }

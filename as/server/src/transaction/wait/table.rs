@@ -1,8 +1,8 @@
 //! Records that are reserved for a change, and the requests that wait for them.
 //!
-//! A thread of the pool computes a long change from a copy of the record, without a lock. If other writers keep changing
-//! the record meanwhile, it reserves the record: the requests of other writers wait here until it is done. Readers and threads
-//! never wait.
+//! A pool thread computes a long change from a copy of the record, without a lock. If other writers keep changing the
+//! record meanwhile, it reserves the record: the requests of other writers wait here until it is done. Readers never
+//! wait, and no thread does.
 //!
 //! # Invariants
 //! - A thread that reserves a record reads it afterwards. A thread that changes a record checks the reservation while
@@ -49,13 +49,13 @@ impl WaitTable {
         &self.shards[key.shard(SHARD_COUNT)]
     }
 
-    /// Whether a change of the record must wait. Whoever changes it holds its sprig lock meanwhile.
+    /// Whether a change of the record must wait. The caller holds its sprig lock, and keeps it during the change.
     #[inline]
     pub(crate) fn is_reserved(&self, key: &RecordKey) -> bool {
         self.count.load(Ordering::Acquire) != 0 && self.shard(key).lock().contains_key(key)
     }
 
-    /// Reserves a record; `None` if it is reserved already. `resume` gets the requests that come to wait for it. The caller
+    /// Reserves a record; `None` if it is reserved already. `resume` gets the requests that wait for it. The caller
     /// holds no sprig lock.
     pub(crate) fn reserve<'a>(
         &'a self,
