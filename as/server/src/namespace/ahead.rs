@@ -1,9 +1,9 @@
-//! Changes that are prepared before the record's guard is taken, by threads that have no transaction: copies from other nodes,
-//! and what nsup, truncations and partitions that leave remove.
+//! Prepares changes before the record's guard is taken, for threads without a transaction: those that store copies
+//! from other nodes, and those that remove records for nsup, truncations and partitions that leave this node.
 //!
-//! What observers find out of a change takes long where the record is large. So it is found out from a copy of the record, and
-//! counts if the record is still of that version under its guard. A record that changes all the time is looked at a few times;
-//! then all is done under the guard.
+//! Observers may take long to analyse the change of a large record. So they analyse it on a copy of the record, and
+//! the result is used if the record still has that version under its guard. After a few attempts on a record that
+//! changes all the time, all of the work is done under the guard.
 
 use cf::Digest;
 use cf::clock::StoredMillis;
@@ -15,12 +15,12 @@ use super::tombstones::Removal;
 use crate::index::{Element, RecordMeta, WriteGuard};
 use crate::storage::{ReadBuffer, StorageError};
 
-/// Looks at a record that changes all the time before it is changed without a preparation.
+/// Attempts to prepare the change of a record that changes all the time, before it is changed without a preparation.
 pub(crate) const LOOKS_MAX: u32 = 4;
-/// Bytes of a record that may be looked at, and whose index keys may be computed, under its guard.
+/// Largest record that may be read, and whose index keys may be computed, under its guard.
 pub(crate) const LOCKED_SIZE_MAX: u64 = 4 << 10;
 
-/// A record, or the fact that there is none, as it was a moment ago.
+/// A record, or the absence of one, as it was when it was looked up.
 #[derive(Default)]
 pub(crate) struct Seen {
     pub(crate) meta: RecordMeta,
@@ -37,7 +37,7 @@ impl Seen {
     }
 }
 
-/// The findings about a change, computed ahead of it.
+/// The results of observers about a change, computed ahead of it.
 pub(crate) struct Ahead {
     seen: Seen,
     prepared: PreparedChange,
@@ -64,7 +64,7 @@ impl Namespace {
         Seen { meta, old }
     }
 
-    /// Lets observers look ahead at `change` of the record of `digest` that was `seen`.
+    /// Lets observers prepare `change` of the record of `digest` that was `seen`.
     pub(crate) fn look_ahead(&self, digest: &Digest, seen: Seen, change: &Change<'_>) -> Ahead {
         let budget = Budget::unlimited();
         let Seen { meta, old } = &seen;
@@ -72,8 +72,8 @@ impl Namespace {
         Ahead { seen, prepared }
     }
 
-    /// Removes the record of `digest`, if there is one and `cause_for` gives a cause for it under its guard. Returns what the index
-    /// said of it, and how it went; the log tells of a failure.
+    /// Removes the record of `digest`, if there is one and `cause_for` gives a cause for it under its guard. Returns
+    /// its metadata, the cause and the result. A failure is logged.
     pub(in crate::namespace) fn sweep_out(
         &self,
         digest: &Digest,

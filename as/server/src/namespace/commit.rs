@@ -39,7 +39,7 @@ use crate::storage::{RBLOCK_SIZE, ReadBuffer, Room, StorageError};
 pub(crate) struct NewVersion<'a> {
     /// Its flat form, not packed.
     pub(crate) flat: &'a [u8],
-    /// The form to be stored, if it is another one.
+    /// The form to be stored, if it differs from `flat`.
     pub(crate) packed: Option<&'a [u8]>,
     /// Its metadata for the index. The commit fills in the location.
     pub(crate) meta: RecordMeta,
@@ -85,11 +85,11 @@ pub(crate) struct ForObservers<'a> {
     pub(crate) old: Option<&'a [u8]>,
     /// Budget of the observers' work before the change; `None` if it is not limited.
     pub(crate) budget: Option<&'a Budget<'a>>,
-    /// The findings of observers about this change of this version of the record, computed ahead.
+    /// The results of observers about this change of this version of the record, computed ahead.
     pub(crate) prepared: Option<&'a PreparedChange>,
 }
 
-/// A change that observers look at ahead, without the record's guard.
+/// A change that observers prepare without the record's guard.
 pub(crate) struct Preparation<'a> {
     pub(crate) digest: &'a Digest,
     /// Metadata of the old record.
@@ -100,7 +100,7 @@ pub(crate) struct Preparation<'a> {
     pub(crate) change: &'a Change<'a>,
 }
 
-/// The findings of the observers ahead of a change, in their order.
+/// The results of the observers computed ahead of a change, in the order of the observers.
 #[derive(Default)]
 pub(crate) struct PreparedChange(SmallVec<[Option<Box<dyn Any>>; 2]>);
 
@@ -109,7 +109,7 @@ pub(crate) struct PreparedChange(SmallVec<[Option<Box<dyn Any>>; 2]>);
 pub(crate) struct Transition<'a> {
     /// The old record, in its guard. Generation 0: there is none.
     pub(crate) before: &'a Element,
-    /// Its flat form, not packed, if somebody has read it.
+    /// Its flat form, not packed, if it has been read.
     pub(crate) old: Option<&'a [u8]>,
     /// Budget for looking at the change.
     pub(crate) budget: &'a Budget<'a>,
@@ -117,7 +117,7 @@ pub(crate) struct Transition<'a> {
     pub(crate) handle: ElementHandle,
     pub(crate) change: &'a Change<'a>,
     pub(crate) cause: Cause,
-    /// The findings of the observer, computed ahead.
+    /// The result of this observer, computed ahead.
     pub(crate) prepared: Option<&'a dyn Any>,
     /// Time of the removal, if the record is removed.
     pub(crate) removed_at: u64,
@@ -242,9 +242,9 @@ impl Namespace {
         self.observers.iter().any(|observer| observer.reads_old(before))
     }
 
-    /// The record that `find` returns, [ready to change](Self::is_ready_to_change). [`old_record`](Self::old_record)
-    /// returns what was read of it. If it could not be made ready it is returned all the same: observers then take it for
-    /// damaged.
+    /// The record that `find` returns, made [ready to change](Self::is_ready_to_change).
+    /// [`old_record`](Self::old_record) returns what was read of it. A record that cannot be made ready is returned
+    /// too; observers then treat it as damaged.
     ///
     /// # Errors
     /// Those of `find`.
@@ -306,7 +306,8 @@ impl Namespace {
         self.observers.push(observer);
     }
 
-    /// Stores `version` in place of the record of `element`, whose bytes stay. Returns its metadata for the index.
+    /// Stores `version` in place of the record of `guard`, whose bytes are not freed yet. Returns the new metadata
+    /// for the index.
     fn place(
         &self,
         guard: &mut WriteGuard<'_>,
@@ -321,9 +322,9 @@ impl Namespace {
     }
 }
 
-/// Commits a record that a load found on its device: `after` describes the newest copy so far of the record of `guard`.
-/// Nothing is stored, and observers do not see a load: their data is built from the index when all records are loaded.
-/// The other steps are those of [`Namespace::commit`].
+/// Commits a record that a load found on its device: `after` describes the newest copy so far of the record of
+/// `guard`. Nothing is stored, and observers of commits are not called: their data is built by an observer of the
+/// load, or from the index when all records are loaded. The other steps are those of [`Namespace::commit`].
 #[inline]
 pub(super) fn commit_loaded(mut guard: WriteGuard<'_>, after: &RecordMeta, figures: &mut impl RecordFigures) {
     let before = std::mem::replace(guard.meta_mut(), *after);

@@ -1,9 +1,9 @@
 //! Records that were removed while other nodes may have older copies of them.
 //!
-//! A plain removal leaves nothing behind, but an older copy may still come: with a migration, from a node that was away
-//! with its disk, from one that was cut off, or in a delayed message. It would bring the record back, or replace one
-//! that was written anew. So the time of a removal is noted here, and copies last updated before it are ignored. The
-//! notes of a partition move to other nodes with its records. The C server keeps no such notes.
+//! A plain removal leaves nothing behind, but an older copy may still come: with a migration, from a node that was
+//! away with its disk, from a node that was cut off, or in a delayed message. It would bring the record back, or
+//! replace a record that was written anew. So the time of a removal is noted here, and copies last updated before it
+//! are ignored. The notes of a partition move to other nodes with its records. The C server keeps no such notes.
 //!
 //! Each partition keeps its newest notes, up to [`NOTES_MAX`]; they are lost at a restart.
 //!

@@ -21,7 +21,7 @@ use crate::storage::LoadCommit;
 pub(super) struct VoidTimes {
     /// Records with a void-time.
     pub(super) expirable: i64,
-    /// No record has an earlier one, nor has any copy that was replaced by a newer one.
+    /// No record has an earlier void-time, and no copy that was replaced by a newer one has.
     pub(super) earliest: u32,
 }
 

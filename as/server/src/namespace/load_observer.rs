@@ -1,4 +1,4 @@
-//! What follows the load of a namespace's records, as observers of commits follow their changes later.
+//! Observers of the load of a namespace's records. Observers of commits follow the later changes.
 
 use datamodel::flat::FlatRecord;
 use datamodel::packing::Unpacker;
@@ -18,7 +18,7 @@ pub(crate) struct LoadedCopy<'a> {
     pub(crate) unpacker: &'a mut Unpacker,
 }
 
-/// A part of the server that builds something of the records while they are loaded. Several threads call it.
+/// A part of the server that builds data from the records while they are loaded. Several threads call it.
 pub(crate) trait LoadObserver: Sync {
     /// Prepares for the load of the namespace that has the sets `sets`, before its first record.
     fn begin(&self, config: &NamespaceConfig, sets: &Sets);
@@ -26,6 +26,6 @@ pub(crate) trait LoadObserver: Sync {
     /// Notes the newest copy so far of a record. Another copy may have been noted before. Older ones are not noted.
     fn note(&self, loaded: LoadedCopy<'_>);
 
-    /// All copies were found; `index` has the newest ones. Nothing was removed yet, or moved.
+    /// Called when all copies are found and `index` has the newest ones. No record has been removed or moved yet.
     fn finish(&self, index: &Index);
 }

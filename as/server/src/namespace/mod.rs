@@ -280,8 +280,8 @@ impl Namespace {
         set.map(|set| set.id).map_err(|_| ResultCode::Parameter)
     }
 
-    /// The last-update-time of a record created in set `set_id` now, in milliseconds since 2010-01-01: `now`, or later
-    /// if needed to come after records removed under its digest, here or on other nodes, and to be not truncated.
+    /// The last-update-time of a record created in set `set_id` now, in milliseconds since 2010-01-01: `now`, or
+    /// later so that it comes after records removed under its digest, here or on other nodes, and is not truncated.
     #[inline]
     pub(crate) fn creation_time(&self, digest: &Digest, set_id: SetId, now: u64) -> u64 {
         let now = now.max(self.partitions.removed_at(digest).unwrap_or(0));

@@ -2,16 +2,17 @@
 //!
 //! There are two halves. A word for each partition holds what every transaction must know (this node's role, tree id)
 //! and counts the reservations, so that reserving is one atomic operation that sees both at once. Transactions on
-//! service threads do not even reserve: they are in a [section](super::sections). The rows behind the lock hold the
-//! rest (versions, replicas, migrations); only the cluster thread changes them, info answers read them.
+//! service threads need no reservation: they are in a [section](super::sections). The rows behind the lock hold the
+//! rest (versions, replicas, migrations); only the cluster thread changes them, and info commands read them.
 //!
 //! Each word has a cache line of its own. Threads with different records rarely meet in one of 4096 lines, while a
 //! common counter, or several words in a line, would move from processor to processor with every transaction. The words
 //! take 256 KiB per namespace, which stay in the second-level cache.
 //!
-//! A partition that gains data is in the device headers before that takes effect here: a device never holds records of
-//! a partition that its header lacks. Other changes of versions are written a little later, together: a start treats
-//! every version as incomplete and not master, so after a crash copies can only count as older than they are.
+//! A partition that gains data is written to the device headers before the change takes effect here, so a device
+//! never holds records of a partition that its header lacks. Other changes of versions are written together, a little
+//! later. A start treats every version as incomplete and not master, so after a crash a copy can only count as older
+//! than it is.
 
 mod clustered;
 mod row;
@@ -220,14 +221,14 @@ impl Partitions {
         self.commits.join()
     }
 
-    /// The commits under way; called after the flag that forbids new writes is visible. Later ones will be
+    /// The commits under way. Called after the flag that forbids new writes is visible; later commits are
     /// [judged](Self::judge_commit).
     pub(crate) fn commits_under_way(&self) -> Leaving {
         self.commits.leaving()
     }
 
-    /// Checks whether this node answers reads of a partition, for a transaction in `section`, which the thread enters
-    /// unless it is inside. Until it leaves, the partition's records are not dropped.
+    /// Checks, for a transaction in `section`, whether this node answers reads of a partition. The thread enters the
+    /// section unless it is inside. The partition's records are not dropped until the thread leaves.
     ///
     /// # Errors
     /// As [`reserve`](Self::reserve).
@@ -270,7 +271,7 @@ impl Partitions {
     }
 
     /// Takes a partition out of service as [`take_over`](Self::take_over) does, and waits for at most `longest` until
-    /// nobody is in it; returns whether that is so. For tests.
+    /// no thread is in it; returns whether all have left. For tests.
     #[cfg(test)]
     pub(crate) fn isolate(&self, id: PartitionId, longest: Duration) -> bool {
         self.served.publish(id.index(), self.partitions[id.index()].isolate());
@@ -438,7 +439,7 @@ impl Partitions {
         self.change(&mut changing, |entries| storage.write_partitions(entries), Vec::new(), true).map(drop)
     }
 
-    /// The sums.
+    /// The sums over the partitions.
     pub(crate) fn figures(&self) -> PartitionFigures {
         self.table.lock().figures
     }

@@ -1,9 +1,9 @@
 //! Latest last-update-time of the records removed from each partition.
 //!
-//! A removed record leaves no trace in the index, but its copies stay on disk until their blocks are overwritten. At
-//! the next start a record created later under the same digest must win against them, even if it was created in the
-//! millisecond in which the other was last updated. So a record is never created at or before the last-update-time of
-//! one that was removed from its partition. Only namespaces on disk need this.
+//! A removed record leaves no trace in the index, but its copies stay on disk until their blocks are overwritten. A
+//! record created later under the same digest must win against these copies at the next start, even if it was created
+//! in the millisecond in which the removed one was last updated. So a record is never created at or before the
+//! last-update-time of a record that was removed from its partition. Only namespaces on disk need this.
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 

@@ -1,9 +1,10 @@
-//! Whether a thread is in a section, and whether it has left the one it was in: one word, which only that thread
-//! writes.
+//! A word that tells whether a thread is in a section, and whether it has left an earlier one. Only that thread
+//! writes it.
 //!
-//! The word works together with something that is hidden: a thread enters, then looks for it; the hiding thread hides
-//! it, then checks who is inside. Each has a fence between its two steps, so one of them sees the other: either the
-//! thread does not find the hidden thing, or it is seen inside.
+//! The word protects state that another thread hides, such as the fact that a partition is in service. A thread
+//! enters its section, then reads the state. The other thread hides the state, then checks which threads are inside.
+//! Each has a fence between its two steps, so at least one sees the other: either the entering thread finds the state
+//! hidden, or the hiding thread sees it inside.
 //!
 //! `tests/loom` runs the code of this file through all orders of its steps, so it uses nothing else of the crate.
 
@@ -25,8 +26,8 @@ pub(crate) struct SectionWord(AtomicU64);
 pub(crate) struct SectionState(u64);
 
 impl SectionWord {
-    /// Enters a section; the word's own thread calls this while in none. Either it sees what was hidden before, or the
-    /// hiding thread sees that it is inside.
+    /// Enters a section. Only the word's own thread calls this, while it is in no section. Either this thread then
+    /// finds the state hidden, or the hiding thread sees this thread inside.
     #[inline]
     pub(crate) fn enter(&self) {
         let before = self.0.load(Relaxed);

@@ -1,17 +1,18 @@
 //! Sections: stretches of work in which a thread may rely on the partitions that it finds in service, without reserving
 //! each.
 //!
-//! A reservation is counted in the partition's word: two atomic operations on a line that other threads change too, and
-//! 256 KiB of such lines, were a tenth of the cost of a pipelined read. A section costs one fence for all transactions
-//! of a wake-up; each read costs a look at a bitmap of 512 bytes and each write one at a table of 4 KiB, which rarely
-//! change.
+//! A reservation costs two atomic operations on a cache line that other threads change too. There are 256 KiB of such
+//! lines, and reserving was measured as a tenth of the cost of a pipelined read. A section costs one fence for all
+//! transactions of a wake-up. In it, each read costs a look at a bitmap of 512 bytes and each write one at a table of
+//! 4 KiB, which rarely change.
 //!
 //! In return, a thread that takes a partition out of service waits for every thread in a section, whatever it does
 //! there. So sections are for service threads and for short turns of others; work that may take until its deadline
 //! reserves.
 //!
-//! Every committing thread is also in a section of another kind, from its last check that it may commit until after the
-//! commit: a thread that forbids new writes can wait until those under way have ended or will check again.
+//! Every committing thread is also in a section of another kind, from its last check that it may commit until after
+//! the commit. So a thread that forbids new writes can wait until the commits under way have ended; all later ones
+//! check again.
 //!
 //! # Locks
 //! The list of threads is behind a mutex, taken when a thread joins or goes and when a partition is taken out of
@@ -31,7 +32,7 @@ const POLL_PERIOD: Duration = Duration::from_millis(1);
 #[derive(Default)]
 pub(super) struct Sections(Mutex<Vec<Arc<SectionWord>>>);
 
-/// The handle with which one thread enters sections; it starts in none. Dropping it leaves the section.
+/// The handle with which one thread enters sections. It starts outside; dropping it leaves the section.
 pub(crate) struct Section {
     word: Arc<SectionWord>,
     is_inside: bool,
@@ -102,8 +103,8 @@ impl Sections {
         Section { word, is_inside: false }
     }
 
-    /// Waits until all sections that threads were in at the call have been left, or until `deadline`; returns whether
-    /// they have. Call it after hiding what threads must not find any more.
+    /// Waits until all sections that threads were in at the call have been left, or until `deadline`. Returns whether
+    /// all have been left. Call it after hiding what threads must not find any more.
     pub(super) fn await_left(&self, deadline: Instant) -> bool {
         let mut leaving = self.leaving();
         while !leaving.is_over() {

@@ -1,10 +1,10 @@
 //! Tombstones: left by durable deletes, so that older copies of the record on disk do not come back at a start.
 //!
-//! A record created over a tombstone replaces it, on disk too. From then on the record carries a mark, in the index and
-//! on disk, that it leaves a tombstone when it is removed in any way: by a plain delete, by expiry or by eviction. So
-//! no copy from before a durable delete ever comes back. A record that got a shorter time to live has the same mark:
-//! otherwise its older copies on disk, which live longer, would come back after it has expired. Memory without a disk
-//! has no older copies.
+//! A record created over a tombstone replaces it, on disk too. From then on the record carries a mark, in the index
+//! and on disk, that it leaves a tombstone when it is removed in any way: by a plain delete, by expiry or by
+//! eviction. So no copy from before a durable delete ever comes back. A record whose time to live was shortened has
+//! the same mark: otherwise its older copies on disk, which live longer, would come back after it has expired. Memory
+//! without a disk has no older copies.
 //!
 //! # Locks
 //! Everything happens under the sprig lock that the guard holds.
@@ -106,8 +106,8 @@ impl Namespace {
         void_time != 0 && (old_void_time == 0 || old_void_time > void_time) && self.storage.is_on_disk()
     }
 
-    /// Logs that a record changed now gets the last-update-time `last_update_time`, if that is far from `now`: the
-    /// clock was ahead at an earlier change of the record, or of a removed record of its partition.
+    /// Logs if `last_update_time`, which a record changed now gets, is far ahead of `now`: the clock was ahead at an
+    /// earlier change of the record, or of a removed record of its partition.
     pub(crate) fn warn_of_clock(&self, last_update_time: u64, now: StoredMillis) {
         let ahead_seconds = last_update_time.saturating_sub(now.0) / 1000;
         if ahead_seconds > CLOCK_AHEAD_MAX {

@@ -74,7 +74,7 @@ impl Namespace {
         self.truncation.of_namespace.last_update_time().max(of_set)
     }
 
-    /// Whether a record created in set `set_id` now would be truncated: then another node's clock is ahead of this
+    /// Whether a record created in set `set_id` now would be truncated, because another node's clock is ahead of this
     /// one's.
     pub(crate) fn truncates_new_records(&self, set_id: SetId, now: StoredMillis) -> bool {
         // `now` may be the time of a request that came long ago.

@@ -19,7 +19,7 @@ use crate::index::PartitionId;
 use crate::metrics::NamespaceCounter;
 use crate::namespace::{Namespace, stored_size};
 
-/// Least number of buckets when evicting after a load, which evicts as much at once as needed.
+/// Least number of buckets for an eviction after a load, which evicts as much as needed at once.
 const LOAD_BUCKETS_MIN: u32 = 100_000;
 
 /// The records that can be evicted, by void-time.

@@ -1,8 +1,8 @@
-//! The void-times of each partition, so that nsup looks only where something is due.
+//! The void-times of each partition. They let nsup skip partitions where nothing is due.
 //!
 //! # Locks
 //! A record's void-time changes under its sprig's lock, and is noted there. A pass clears the partition's mark before
-//! it takes that lock, so it sees either the change or the mark.
+//! it takes that lock. So a pass sees each change, or the change sets the mark again.
 
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::*};
 

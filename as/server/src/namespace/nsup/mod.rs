@@ -47,8 +47,8 @@ const TOO_MUCH_DELETED_PCT: f64 = 1.0;
 /// Makes all nodes evict records that expire before a void-time, or clear that time. Returns whether they agreed.
 pub(crate) type AgreeEviction<'a> = &'a dyn Fn(Option<u32>) -> bool;
 
-/// Body of the supervisor thread of a namespace; ends once `stopping` is set and the thread is unparked. An eviction
-/// becomes an order to the eviction state of this namespace by way of `agree`.
+/// Body of the supervisor thread of a namespace; ends once `stopping` is set and the thread is unparked. `agree`
+/// turns an eviction into an order to the eviction state of this namespace.
 pub(crate) fn supervise(namespace: &Namespace, stopping: &AtomicBool, agree: AgreeEviction<'_>) {
     let params = &namespace.config().params;
     let is_time = |last: Instant, period: u32| last.elapsed() >= Duration::from_secs(period.into());

@@ -34,10 +34,10 @@ impl Partitions {
         others_of(self.replicas[id.index()].load().as_deref(), own)
     }
 
-    /// Checks a write again before it commits under the record's lock; it began when this node was the working master
-    /// of the partition. While the mastership is handed over, such writes may still commit; while the cluster re-forms,
-    /// they may not. From before this call until after the commit the thread is in a section of
-    /// [commits](Self::join_commits).
+    /// Checks a write again before it commits under the record's lock. When it began, this node was the working
+    /// master of the partition. While the mastership is handed over, such writes may still commit; while the cluster
+    /// re-forms, they may not. The thread is in a section of [commits](Self::join_commits) from before this call
+    /// until after the commit.
     ///
     /// # Errors
     /// As [`reserve`](Self::reserve).
@@ -210,8 +210,8 @@ impl Partitions {
         Ok(())
     }
 
-    /// Waits until no reservation of the partition is left and every thread has left the section it was in at the call,
-    /// or until `deadline`; returns whether that is so. Call it after the partition is out of service.
+    /// Waits until no reservation of the partition is left and every thread has left the section it was in at the
+    /// call, or until `deadline`. Returns whether all have left. Call it after the partition is out of service.
     pub(crate) fn await_left(&self, id: PartitionId, deadline: Instant) -> bool {
         while self.partitions[id.index()].observe().reservations() > 0 {
             if Instant::now() >= deadline {
@@ -227,8 +227,8 @@ impl Partitions {
 }
 
 impl Namespace {
-    /// Removes all records of a partition that is out of service and unused; returns their number. Nothing of them
-    /// remains: records on devices belong to an ended life of the partition.
+    /// Removes all records of a partition that is out of service and unused; returns their number. Their copies on
+    /// devices do not come back, because they belong to an ended life of the partition.
     pub(crate) fn remove_partition(&self, id: PartitionId) -> u64 {
         let (mut count, mut scratch) = (0, ReadBuffer::new());
         let mut cursor = self.index.cursor(id, None);

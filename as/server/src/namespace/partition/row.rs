@@ -29,7 +29,7 @@ pub(crate) struct PartitionRow {
     pub(crate) replicas: Vec<Replica>,
     /// The working master if it is this node or the final master; 0 otherwise.
     pub(crate) working_master: u64,
-    /// The node to which requests go that this node does not serve.
+    /// The node to which this node passes on requests that it does not serve.
     pub(crate) proxy_destination: u64,
     pub(crate) duplicates: Vec<u64>,
     /// Whether this node gives up its mastership: no write begins here any more.

@@ -131,8 +131,8 @@ impl WordOfPartition {
         PartitionWord(self.0.fetch_or(PartitionWord::ISOLATED, AcqRel) | PartitionWord::ISOLATED)
     }
 
-    /// Counts a reservation, whatever the word says, and returns the word. Counted before the check, so that an isolating thread
-    /// sees the reservation, or this one sees the isolation.
+    /// Counts a reservation, whatever the word says, and returns the word. The count comes before the check, so that
+    /// either an isolating thread sees the reservation, or this thread sees the isolation.
     #[inline]
     pub(super) fn reserve(&self) -> PartitionWord {
         let word = PartitionWord(self.0.fetch_add(1, Acquire));
@@ -154,8 +154,9 @@ impl std::fmt::Debug for WordOfPartition {
     }
 }
 
-/// The same state for transactions in sections, which count nothing, in small tables that rarely change. Reads use a bitmap of
-/// so few cache lines that it stays in the first-level cache. Partitions have numbers below `PARTITIONS` = 64 × `READ_WORDS`.
+/// The same state in small tables that rarely change, for transactions in sections, which count nothing. Reads use a
+/// bitmap of so few cache lines that it stays in the first-level cache. Partitions have numbers below `PARTITIONS` =
+/// 64 × `READ_WORDS`.
 pub(super) struct ServedTable<const READ_WORDS: usize, const PARTITIONS: usize> {
     /// By partition, whether reads are answered here.
     reads: [AtomicU64; READ_WORDS],

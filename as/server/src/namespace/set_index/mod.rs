@@ -44,7 +44,7 @@ enum Phase {
     Ready,
 }
 
-/// A phase, and how often the index was switched before: that number identifies each life of the index.
+/// A phase, and the number of switches of the index so far, which identifies each life of the index.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 struct State(u64);
 
@@ -117,7 +117,8 @@ impl SetIndex {
 
     /// Removes all entries and closes the trees.
     fn close(&self) {
-        // No walk uses an index that is not ready, so none mistakes a tree that is opened again later for a full one.
+        // The phase changes first. A walk uses only a ready index, so it never mistakes a tree that is opened again
+        // later for a complete one.
         self.state.store(State::new(self.state().switches() + 1, Phase::Off).0, Release);
         for tree in &self.trees {
             let closed = tree.write().take();

@@ -2,8 +2,8 @@
 //!
 //! # Beside writers
 //! Commits change an index before the builder begins. The builder adds the entry of a record under the record's sprig
-//! lock, shared, if the record still belongs to the set: so a later removal finds the entry. Adding one twice has no
-//! effect.
+//! lock, shared, if the record still belongs to the set. So a later removal finds the entry. Adding an entry twice
+//! has no effect.
 //!
 //! # Threads
 //! One thread for each namespace fills all waiting indexes in one walk on [`THREAD_COUNT`] threads. At a start all are
@@ -66,7 +66,7 @@ impl Namespace {
                 continue;
             }
             cf::fault_point!("set-index");
-            // From now on commits change the indexes; the walk sees the changes of earlier ones.
+            // From now on commits change the indexes; the walk sees the changes of earlier commits.
             self.index.wait_for_writers();
             if self.fill(&tasks, THREAD_COUNT, NICENESS, stopping) {
                 failures = 0;
@@ -93,8 +93,8 @@ impl Namespace {
         tasks.filter(|task| task.state.phase() == Phase::Populating).collect()
     }
 
-    /// Fills the indexes of `tasks`, unless `stopping`. Indexes that were switched meanwhile stay unchanged. Returns false if
-    /// a thread panicked: then the indexes are not filled yet.
+    /// Fills the indexes of `tasks`, unless `stopping`. Indexes that were switched meanwhile stay unchanged. Returns
+    /// false if a thread panicked; the indexes are not filled then.
     fn fill(&self, tasks: &[Task<'_>], thread_count: usize, niceness: i32, stopping: &AtomicBool) -> bool {
         let started = Instant::now();
         let label = |task: &Task<'_>| format!("{{{}|{}}}", self.name(), task.set.display_name());

@@ -28,7 +28,7 @@ pub(crate) struct SetWalk<'a> {
     partition: PartitionId,
     /// All records that are not taken from the index yet are before this digest.
     bound: Option<Digest>,
-    /// Those that were taken last are before this one.
+    /// The bound before the last digests were taken.
     taken_from: Option<Digest>,
     has_more: bool,
     digests: Vec<Digest>,
@@ -63,7 +63,7 @@ impl Namespace {
 }
 
 impl RecordWalk<'_> {
-    /// The same, with locks that are waited for as [`Cursor::within`] says.
+    /// The same, waiting for locks as [`Cursor::within`] describes.
     pub(crate) fn within(self, wait: LockWait) -> Self {
         match self {
             RecordWalk::Primary(cursor) => RecordWalk::Primary(cursor.within(wait)),
