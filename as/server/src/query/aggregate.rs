@@ -3,11 +3,11 @@
 //! the query.
 //!
 //! # Bounds
-//! Records are copied one at a time under their sprig's lock, shared, and read from a disk before that; the function runs
-//! without a lock and without a reservation of the partition. Its interpreter bounds memory, and the time between two
-//! records or values. A value that the client does not take yet stops the function, and other functions run in its place
-//! meanwhile. If the partition goes to another node while the function runs, the query fails: a result over a part of the
-//! records is useless.
+//! Records are copied one at a time under their sprig's lock, shared, after they are read from a disk if necessary.
+//! The function runs without a lock and without a reservation of the partition. Its interpreter bounds memory, and
+//! the time between two records or values. While the client does not take a value, the function waits, and other
+//! functions run in its place. If the partition goes to another node while the function runs, the query fails,
+//! because a result over a part of the records is useless.
 
 use std::sync::Arc;
 
@@ -86,7 +86,7 @@ impl Walker<'_> {
         reply.finish(&ReplyHeader::result(ResultCode::Ok));
     }
 
-    /// A copy of a record for the function; `None` if it does not belong to the query, or no longer.
+    /// A copy of a record for the function; `None` if the record does not belong to the query, or no longer does.
     fn record_input(&mut self, digest: &Digest, condition: Option<&Condition>) -> Option<RecordInput> {
         let run = self.run;
         let namespace = &*run.query.namespace;

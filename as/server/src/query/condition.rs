@@ -142,8 +142,9 @@ impl Condition {
         self.index.as_ref().map_or(0, |index| index.removals(partition))
     }
 
-    /// Whether a record must be checked itself, because its entry does not tell everything or may be stale: entries of
-    /// its partition were removed since the count was `removals`. The caller holds the lock of the record's sprig.
+    /// Whether the record itself must be checked, because its entry does not decide the condition, or may be stale:
+    /// entries of its partition were removed since the count was `removals`. The caller holds the lock of the
+    /// record's sprig.
     #[inline]
     pub(super) fn must_check(&self, partition: PartitionId, removals: u64) -> bool {
         !self.predicate.is_exact() || self.removals(partition) != removals

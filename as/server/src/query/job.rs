@@ -91,7 +91,8 @@ impl End {
             End::ClientGone | End::Unread | End::IndexDropped | End::PartitionLost | End::Failed => {
                 counters[1]
             }
-            // A short query is aborted only by the end of the server or of a right, and a long one is never late.
+            // A short query is aborted only by the end of the server or of its user's right. A long query is never
+            // late.
             End::TimedOut | End::Aborted | End::Refused(_) => counters[2],
         }
     }

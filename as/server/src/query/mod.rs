@@ -1,10 +1,10 @@
-//! Queries: requests that concern many records. Basic queries, which send them, by primary or secondary index, as a whole
-//! or page by page; aggregations, which send what a function makes of them; background queries, which change them.
+//! Queries: requests for many records. Basic queries send the records, by primary or secondary index, as a whole or
+//! page by page; aggregations send values that a function computes from them; background queries change them.
 //!
 //! ```text
 //! request      what a request asks for, checked
 //! operations   what is to be done with the records
-//! condition    what is asked of a secondary index
+//! condition    the predicate on a secondary index
 //! run          one query in one or several threads; threads, pace: those threads and the rate
 //! walker       the work of one of these threads; walked: the partition it works on, reserved meanwhile
 //! primary      a partition, walked by the primary index; secondary: by a secondary index
@@ -12,7 +12,7 @@
 //! row          one record as a message
 //! background   operations that change records
 //! aggregate    stream functions that make values of records
-//! job          what others see of a query
+//! job          a query as info commands show it
 //! ```
 //!
 //! # Threads
@@ -76,7 +76,7 @@ const ONE_THREAD_RATE_MAX: u32 = 20_000;
 
 /// Longest wait of a background query's client for the reply that it has begun.
 const BEGUN_TIME_MAX: Duration = Duration::from_millis(250);
-/// Most clients that may wait so at a time; others get the reply at once.
+/// Most clients that may wait for this at a time; others get the reply at once.
 const BEGUN_THREADS_MAX: usize = 16;
 
 /// Including threads that wait for their clients, there may be this many times `query-threads-limit` threads.
@@ -198,8 +198,8 @@ impl Queries {
         if self.short_threads.try_spawn(limit, task) { Ok(()) } else { Err(ResultCode::Forbidden) }
     }
 
-    /// The whole answer to `query` of `client`, if its namespace answers short queries inline and this one takes no
-    /// longer than a service thread may.
+    /// The whole answer to `query` of `client`, if its namespace answers short queries inline and the query takes no
+    /// longer than a service thread may take.
     ///
     /// # Errors
     /// The query, to be [started](Self::start): nothing has changed.
@@ -217,10 +217,10 @@ impl Queries {
         Ok(answer)
     }
 
-    /// Starts `query` of `requester`. Its replies, with the last one, go to `sink`.
+    /// Starts `query` of `requester`. Its replies, including the last one, go to `sink`.
     ///
+    /// # Errors
     /// `Forbidden` at the limit of threads, `Parameter` if a query with its number exists; then `sink` gets nothing.
-    /// `sink`.
     pub(crate) fn start(
         self: &Arc<Self>,
         query: Query,
@@ -267,8 +267,8 @@ impl Queries {
         Ok(())
     }
 
-    /// Tells the client of a background query that it has begun: when it has ended, or after [`BEGUN_TIME_MAX`]. So a
-    /// client that changes few records in the background finds them changed.
+    /// Tells the client of a background query that it has begun, as soon as the query has ended, or after
+    /// [`BEGUN_TIME_MAX`]. So a client that changes few records in the background finds them changed.
     fn tell_begun(&self, run: &Arc<QueryRun>, sink: Arc<dyn ReplySink>) {
         let (own, told) = (Arc::clone(run), Arc::clone(&sink));
         let wait = Box::new(move || {
@@ -297,8 +297,8 @@ impl Queries {
         limit.min(self.threads_max()).saturating_sub(self.at_work())
     }
 
-    /// Whether `query` needs a disk that does not answer while queries already use half of their threads: the others
-    /// are for other namespaces.
+    /// Whether `query` gets no thread, because its disk does not answer and queries already use half of their
+    /// threads. The other half is for other namespaces.
     fn has_its_share(&self, query: &Query) -> bool {
         let share = (self.config.service.query_threads_limit.get() as usize).div_ceil(2);
         query.namespace.storage.is_stuck() && self.at_work() >= share

@@ -1,12 +1,12 @@
-//! Which rows a query by an index sends of a record that has several entries in its ranges: a list with several elements
-//! there, for instance.
+//! Decides which rows a query by an index sends for a record with several entries in its ranges, such as a list with
+//! several elements there.
 //!
-//! A basic query sends what the C server sends, as its clients count rows, and `sample-max` counts them too. The C server
-//! takes a hundred entries of a range at a time, and sends each of their records once. So a record comes again with the
-//! next hundred entries, with the next range (a region has several), and on the next page, where the hundreds begin
-//! anew.
+//! A basic query sends the same rows as the C server, because clients count rows, and `sample-max` counts them too.
+//! The C server takes a hundred entries of a range at a time, and sends each of their records once. So a record comes
+//! again with the next hundred entries, with the next range (a region has several), and on the next page, where the
+//! hundreds begin anew.
 //!
-//! Whatever changes records or makes a value of them takes each record once.
+//! Background queries and aggregations take each record once.
 
 use std::collections::HashSet;
 
@@ -20,7 +20,7 @@ use crate::index::{ElementHandle, IndexEntry};
 /// Entries among which a record is sent once.
 const BURST_SIZE: usize = 100;
 
-/// What is known of the rows of a partition so far.
+/// State of the decision about the rows of a partition.
 pub(super) enum Repeats {
     /// Each record has one entry.
     Unlikely,
@@ -49,15 +49,15 @@ impl Repeats {
         }
     }
 
-    /// The entries come in several portions, of several moments: a record may change its key between two of them, and so
-    /// come again. To be called before the first one.
+    /// Prepares for entries that come in several portions, collected at different moments: a record may change its
+    /// key between two of them, and so come again. Called before the first entry.
     pub(super) fn expect_portions(&mut self) {
         if let Repeats::Unlikely = self {
             *self = Repeats::Never(HashSet::new());
         }
     }
 
-    /// Whether the record of `entry` is to be taken. To be asked for each entry, in order; `ranges` are those of the
+    /// Whether the record of `entry` is to be taken. Called for each entry, in order; `ranges` are those of the
     /// condition.
     #[inline]
     pub(super) fn is_due(&mut self, entry: &IndexEntry<Key>, ranges: &[(Key, Key)]) -> bool {

@@ -140,7 +140,7 @@ impl Query {
         self.time_max.is_some()
     }
 
-    /// Whether the index alone can answer the query for a record; if so, the parts to send.
+    /// The parts to send, if the index alone can answer the query for a record.
     pub(super) fn asks_only_index(&self, meta: &RecordMeta) -> Option<&Projection> {
         match &self.kind {
             QueryKind::Basic(projection)
@@ -331,7 +331,7 @@ impl Condition {
     }
 }
 
-/// Which of the partitions named by its client a query reads here: a short one reads what exists.
+/// The partitions, among those that the client named, that a query reads here. A short query reads whatever exists.
 fn access_of(request: &Request<'_>) -> QueryAccess {
     let is_relaxed = request.info2 & info2::RELAX_AP_LONG_QUERY != 0;
     if is_relaxed || request.info1 & info1::SHORT_QUERY != 0 {

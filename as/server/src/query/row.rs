@@ -72,7 +72,7 @@ impl<'a> VisitedRecord<'a> {
         }
     }
 
-    /// The stored record. It is not unpacked in place if that exceeds `budget`.
+    /// The stored record. It is not unpacked in place if unpacking would exceed `budget`.
     fn record(
         &self,
         namespace: &'a Namespace,
@@ -115,8 +115,8 @@ pub(super) enum Written {
 }
 
 impl<'a> QueryRow<'a> {
-    /// Appends the record as a message, if it belongs to the query and `is_counted` returns true, which means that
-    /// there are not enough yet.
+    /// Appends the record as a message, if it belongs to the query and `is_counted` returns true, that is, if there
+    /// are not enough records yet.
     ///
     /// # Errors
     /// `FilteredOut` if it does not pass `question`, `Timeout` if the budget does not suffice, others if it cannot be

@@ -24,7 +24,7 @@ pub(super) struct QueryRun {
     pub(super) query: Query,
     pub(super) job: Arc<Job>,
     pub(super) sink: Option<Arc<dyn ReplySink>>,
-    /// The right that its user must keep.
+    /// The permit of its user, checked again while it runs.
     permit: Option<Permit>,
     pub(super) transactions: Arc<TransactionContext>,
     /// Counts waiting threads; others may run in their place.
@@ -41,7 +41,7 @@ pub(super) struct QueryRun {
     end: OnceLock<End>,
     /// Number of threads that work on it; 0 when it has ended.
     threads: AtomicUsize,
-    /// Whether no more work is to be done for it. Taken alone and briefly.
+    /// Whether all work for it is done. Taken alone and briefly.
     has_ended: Mutex<bool>,
     ended: Condvar,
 }
@@ -92,7 +92,7 @@ impl QueryRun {
         let _ = self.end.set(end);
     }
 
-    /// Ends the query like one whose client does not read: others need its resources.
+    /// Ends the query as if its client did not read, because others need its resources.
     pub(super) fn give_up_client(&self) {
         self.end_with(End::Unread);
         if let Some(sink) = &self.sink {

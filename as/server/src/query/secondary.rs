@@ -2,17 +2,17 @@
 //!
 //! # Beside writers
 //! The entries of a partition are collected at one moment, up to [`PORTION_SIZE_MAX`] of them. At that moment each
-//! record has its keys, so a record that matches throughout the query is among them once for each of its keys. How often
-//! it is sent then, `repeats.rs` says. If there are more entries than one portion holds, a record may change its key
-//! between two portions.
+//! record has its keys, so a record that matches throughout the query is among them once for each of its keys;
+//! `repeats.rs` decides how often it is sent. If there are more entries than one portion holds, a record may change
+//! its key between two portions.
 //!
-//! Nothing is remembered from one page of a client to the next, and a record could not tell either: a value of it that
-//! comes before the end of the last page may be newer than that page. So a record appears again on each page where it
-//! has a value.
+//! No state is kept from one page of a client to the next. A record does not show either whether an earlier page had
+//! it: one of its values before the end of the last page may be newer than that page. So a record appears on each
+//! page where it has a value.
 //!
-//! Records are read later, when an entry may have been removed. An integer entry tells everything about the condition,
-//! so the record is not checked if no entry of the partition was removed since they were collected. Last-update-times
-//! do not tell that: a copy that another node sends now may be old.
+//! Records are read later, when their entries may have been removed. An integer entry decides the condition, so a
+//! record is not checked if no entry of the partition was removed since the entries were collected. The
+//! last-update-time of the record cannot replace that count, because a copy that another node sends now may be old.
 
 use std::ops::ControlFlow;
 

@@ -1,9 +1,9 @@
 //! The partition that a thread of a query walks through. It is reserved while the thread works on it, so that its
-//! records are not dropped, and not while the thread waits for its client, for a disk, or for the rate.
+//! records are not dropped. It is not reserved while the thread waits for its client, for a disk, or for the rate.
 //!
 //! A thread that takes the partition out of service waits for the reservation. The walking thread notices that at its
-//! next record and gives the partition up. If the partition has begun another life, with another tree id, while it was
-//! not reserved, it counts as lost too.
+//! next record and gives the partition up. The partition also counts as lost if it has begun another life, with
+//! another tree id, while it was not reserved.
 
 use super::job::End;
 use crate::index::PartitionId;

@@ -4,10 +4,10 @@
 //! One thread walks a partition, so its records are sent in order.
 //!
 //! # Locks
-//! Cursors and indexes return the digests of a portion of records. Each record is read under its sprig's lock, shared,
-//! without any other; a record that is not in memory is read from its disk before that, without a lock. A filter that
-//! takes longer than [`LOCKED_STEPS`] works on a copy of the record, without a lock. While a thread waits for the client it
-//! holds no lock and no reservation of the partition.
+//! Cursors and indexes return the digests of a portion of records. Each record is read under its sprig's lock,
+//! shared, without any other lock. A record that is not in memory is read from its disk before that, without a lock.
+//! A filter that takes longer than [`LOCKED_STEPS`] works on a copy of the record, without a lock. While a thread
+//! waits for the client it holds no lock and no reservation of the partition.
 
 use std::ops::ControlFlow;
 use std::sync::Arc;
@@ -47,7 +47,7 @@ const DISK_PATIENCE: Duration = Duration::from_secs(10);
 
 impl QueryRun {
     /// Tries to carry the query out on the service thread of its client, for at most [`INLINE_TIME_MAX`], into one
-    /// frame. Returns the query, with nothing done, if that is not enough.
+    /// frame. If that is not enough, returns the query, and nothing has been done.
     pub(super) fn answer_inline(mut self) -> Result<Vec<u8>, Box<Query>> {
         self.inline_until = Some(self.started + INLINE_TIME_MAX);
         let run = Arc::new(self);
@@ -71,7 +71,7 @@ impl QueryRun {
 
     /// The work of one thread. Returns how the query ended, if this was the last thread.
     pub(super) fn run_thread(self: &Arc<Self>) -> Option<End> {
-        // The first reason is kept, as the budget that it ended does not come back.
+        // The first reason is kept, because the budget that it ended stays exhausted.
         let may_go_on = || match self.reason_to_end() {
             Some(end) => {
                 self.end_with(end);
@@ -106,9 +106,9 @@ pub(super) struct Walker<'a> {
     pub(super) chunk: Vec<u8>,
     /// Records since the last check of the rate.
     since_look: u64,
-    /// Lets clients and service threads run that its processor is shared with.
+    /// Lets clients and service threads run that share its processor.
     turns: Turns,
-    /// Records sent that are not noted in the job yet, which all threads share.
+    /// Records sent that are not counted yet in the job, which all threads share.
     sent: u64,
     pub(super) now: StoredMillis,
     pub(super) scratch: ReadBuffer,
@@ -172,8 +172,8 @@ impl<'a> Walker<'a> {
         if self.walked.is_some() { Ok(()) } else { Err(Stop::PartitionLost) }
     }
 
-    /// Reports a part that is not read here, or not to its end. A client that has named it asks another node for the
-    /// rest. In a query for all partitions each node reads its own.
+    /// Reports a part that is not read here, or not to its end. A client that has named the partition asks another
+    /// node for the rest. In a query for all partitions each node reads its own.
     fn tell_lost(&mut self, part: &Part) {
         let query = &self.run.query;
         if query.has_parts {
@@ -218,8 +218,8 @@ impl<'a> Walker<'a> {
             && !self.run.query.namespace.is_gone(element, self.now.seconds())
     }
 
-    /// Processes the record of `guard` if it passes; breaks when there are enough. `entry` is the index entry that led
-    /// to it. Others need the record's lock meanwhile: long work uses a copy.
+    /// Processes the record of `guard` if it passes; breaks when there are enough. `entry` is the index entry that
+    /// led to it. Long work uses a copy of the record, because other threads need its lock.
     pub(super) fn visit(
         &mut self,
         guard: ReadGuard<'_>,
@@ -234,7 +234,7 @@ impl<'a> Walker<'a> {
         }
         let copy = CopiedRecord::of(&self.run.query.namespace, guard, &mut self.scratch);
         if self.scratch.is_unread() {
-            // It is read first, and looked at again: nothing may count yet.
+            // The record is read from its disk first and visited again, so nothing is counted yet.
             return ControlFlow::Continue(Visited::LeftOut);
         }
         self.look_at(VisitedRecord::Copied(&copy), entry, self.budget)
@@ -248,7 +248,7 @@ impl<'a> Walker<'a> {
     ) -> ControlFlow<(), Visited> {
         let (run, seen) = (self.run, found.seen());
         if !run.has_samples() {
-            // No filter is asked any more, and so nothing is counted as filtered.
+            // No filter is evaluated any more, so nothing is counted as filtered.
             return ControlFlow::Break(());
         }
         let asked = run.query.filter.as_ref().map_or(Ok(None), |filter| {
@@ -328,8 +328,8 @@ impl<'a> Walker<'a> {
         }
     }
 
-    /// Continues after a record, whose lock is released: changes it if the query does that, sends a full chunk, and
-    /// keeps the rate.
+    /// Continues after a record, whose lock is released: changes the record in a background query, sends a full
+    /// chunk, and keeps the rate.
     pub(super) fn go_on(&mut self, digest: &cf::Digest) -> Result<(), Stop> {
         if self.changer.is_some() {
             self.release_partition();
@@ -360,8 +360,9 @@ impl<'a> Walker<'a> {
         self.walked.as_mut().map_or(Ok(()), WalkedPartition::go_on)
     }
 
-    /// If the last record was not in memory, reads it from its disk; then the caller, which holds no guard, must look for it
-    /// again. If the disk does not answer, waits until it does; others may run in the place of this thread meanwhile.
+    /// Whether the caller, which holds no guard, must look up the last record again: the record was not in memory,
+    /// and has now been read from its disk. While the disk does not answer, this thread waits, and others may run in
+    /// its place.
     #[inline]
     pub(super) fn must_look_again(&mut self) -> Result<bool, Stop> {
         if self.scratch.is_unread() { self.fetch() } else { Ok(false) }
@@ -402,7 +403,8 @@ impl<'a> Walker<'a> {
         self.since_look += 1;
     }
 
-    /// Keeps the rate, if a check is due, the length of turns, and the partition's reservation.
+    /// Keeps the rate if a check is due, lets other threads run if the turn is over, and keeps the partition's
+    /// reservation.
     pub(super) fn rest(&mut self) -> Result<(), Stop> {
         // A service thread does not yield here: other clients wait for it.
         if self.run.inline_until.is_none() {
@@ -436,7 +438,8 @@ impl<'a> Walker<'a> {
         Ok(())
     }
 
-    /// Sends the last chunk, and waits to keep the rate. All is sent then, so whatever ends the wait does not change the result.
+    /// Sends the last chunk, and waits to keep the rate. Everything is sent before the wait, so a reason to end the
+    /// wait does not change the result.
     pub(super) fn keep_last_pace(&mut self) -> Result<(), End> {
         self.send()?;
         self.run.pace.add(std::mem::take(&mut self.since_look));
