@@ -54,12 +54,14 @@ pub(super) fn estimate(index: &SecondaryIndex, is_stopping: &AtomicBool) {
     *index.estimated.lock() = Some((Instant::now(), entries));
 }
 
-/// `entries` for each of an estimated number of things, rounded; half a thing or an entry counts as one.
+/// The average number of `entries` per thing, for an estimated number of things. Both numbers are rounded, to at
+/// least 1; without entries the average is 0.
 fn average(entries: u64, things: f64) -> u64 {
     if entries == 0 { 0 } else { ((entries as f64 / things.round().max(1.0)).round() as u64).max(1) }
 }
 
-/// Whether the averages of `index` are old, or of an index of another size.
+/// Whether the averages of `index` must be estimated again: its size has changed by more than half, or has changed at
+/// all and the estimate is old.
 pub(super) fn is_due(index: &SecondaryIndex) -> bool {
     let entries = index.entry_count();
     index.estimated.lock().is_none_or(|(at, before)| {

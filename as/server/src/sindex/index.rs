@@ -4,12 +4,12 @@
 //!
 //! # Locking
 //! Each tree has a lock, taken under the lock of a sprig or alone, one at a time. A tree is closed when the index is
-//! dropped: it is empty from then on, before commits stop updating the index.
+//! dropped, before commits stop updating the index; it is empty from then on.
 //!
-//! A change of very many entries of a record lets other writers of the partition in between its slices. Whoever collects
-//! entries must not see the record halfway: it could miss the record or find it twice. So such a change has a second lock of
-//! the tree, which collectors share, and which is taken first. Other changes do not need it, nor do service threads, whose
-//! budget does not suffice for so many entries.
+//! A change of very many entries of a record lets other writers of the partition in between its slices. A collector
+//! of entries must not see the record halfway through the change, because it could miss the record or find it twice.
+//! So the change first takes a second lock of the tree, which collectors share. Other changes do not need that lock.
+//! Service threads never make a change in slices, because their budget does not suffice for so many entries.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::*};
@@ -25,7 +25,7 @@ use crate::index::{
 };
 use crate::namespace::Namespace;
 
-/// A change of more entries is made in slices: more than a service thread may change.
+/// A change of more entries than this is made in slices. A service thread may not change so many.
 const ENTRIES_AT_ONCE_MAX: usize = 1000;
 /// Entries of a slice: about 50 µs.
 const SLICE_SIZE: usize = 250;
@@ -100,7 +100,7 @@ pub(crate) struct SecondaryIndex {
     /// Whether it contains all records that existed before it.
     is_readable: AtomicBool,
     is_dropped: AtomicBool,
-    /// Filling ended as memory was short; it is not tried again.
+    /// Filling ended because memory was short; it is not tried again.
     has_failed: AtomicBool,
     pub(crate) load_pct: AtomicU32,
     pub(crate) load_time_ms: AtomicU64,
@@ -163,7 +163,7 @@ impl SecondaryIndex {
         self.has_failed.load(Relaxed)
     }
 
-    /// Marks it as failed, until it is dropped. Its entries go, and it takes no others: it must not use the memory that is short.
+    /// Marks it as failed until it is dropped. Removes its entries and takes no others, because memory is short.
     pub(super) fn set_failed(&self, namespace: &Namespace) {
         self.has_failed.store(true, Relaxed);
         self.empty(namespace);
@@ -189,8 +189,8 @@ impl SecondaryIndex {
     }
 
     /// Changes the keys of the record of `digest` at `handle`. The caller holds its sprig's lock exclusively. If the
-    /// entry of a removed key is missing, all entries of the record are removed and those of its present keys are
-    /// added.
+    /// entry of a removed key is missing, all entries of the record are removed, and then those of its present keys
+    /// are added.
     pub(super) fn change(
         &self,
         namespace: &Namespace,
@@ -232,7 +232,8 @@ impl SecondaryIndex {
             let (is_new, grown) = tree.insert(*key, digest, handle, &records);
             (entries, memory) = (entries + i64::from(is_new), memory + grown);
         }
-        // A tree that was closed between two slices was counted with what they had changed.
+        // Counted even if the tree was closed between two slices, because the close subtracted the changes of the
+        // earlier slices.
         self.count(namespace, entries, memory);
     }
 
@@ -242,8 +243,8 @@ impl SecondaryIndex {
         tree.as_ref().map_or_else(Vec::new, |tree| tree.handles().collect())
     }
 
-    /// Removes the entries of `partition` for which `is_stale` returns true; it is called while nothing can be added.
-    /// Returns the number of removed entries.
+    /// Removes the entries of `partition` for which `is_stale` returns true; no entry can be added while it is
+    /// called. Returns the number of removed entries.
     pub(super) fn remove_stale(
         &self,
         namespace: &Namespace,
@@ -269,7 +270,8 @@ impl SecondaryIndex {
         self.count(namespace, -(count as i64), grown);
     }
 
-    /// Takes all entries of `partition`, of which it has none, before it belongs to a namespace.
+    /// Takes all entries of `partition` from a load. Called before the index belongs to a namespace, when it has none
+    /// of the partition.
     pub(super) fn adopt(&self, partition: PartitionId, tree: EntryTree<Key, ElementHandle>) {
         self.entries.fetch_add(tree.len() as u64, Relaxed);
         self.used_bytes.fetch_add(tree.memory() as u64, Relaxed);
@@ -340,8 +342,8 @@ impl SecondaryIndex {
         }
     }
 
-    /// Calls `visit` with a hash of the key and one of the record of each entry, partition by partition, each under the
-    /// lock of its tree, shared. Returns whether it was all of them: it ends early when `is_stopping`.
+    /// Calls `visit` with a hash of the key and one of the record of each entry, partition by partition, each under
+    /// the lock of its tree, shared. Returns false if it ended early because of `is_stopping`.
     pub(super) fn for_each_hash(&self, is_stopping: &AtomicBool, mut visit: impl FnMut(u64, u64)) -> bool {
         for tree in &self.trees {
             if is_stopping.load(Acquire) {

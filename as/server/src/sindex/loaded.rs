@@ -1,18 +1,18 @@
-//! Indexes that are filled while a start loads the records of a namespace: each record is in memory then anyway, and
-//! nothing need be read again.
+//! Fills indexes while a start loads the records of a namespace. Each record is in memory then, so no record has to
+//! be read again.
 //!
-//! A load finds the copies of a record in any order. The entries of a record's first copy are collected, in no order;
-//! most records have no other copy. A newer copy makes the record a replaced one: none of its collected entries counts
-//! any more, and those of this copy and of further ones are collected with the place of the copy. When all copies were
-//! found, the entries of copies that are not the newest are left out, and the trees are built.
+//! A load finds the copies of a record in any order. The entries of a record's first copy are collected, unsorted;
+//! most records have no other copy. A newer copy marks the record as replaced: its collected entries no longer count,
+//! and the entries of this copy and of further ones are collected together with the location of their copy. When all
+//! copies are found, entries of copies that are not the newest are left out, and the trees are built.
 //!
-//! Records that the start removes after the load, as they have expired for instance, are not read for that. Their entries
-//! are found by their elements, when the index is one of the namespace.
+//! The start removes some records after the load, for instance expired ones. It does not read them for that. Their
+//! entries are found by their elements, when the index is one of the namespace.
 //!
 //! # Failures
-//! When the memory of the system is short, all indexes of the namespace are given up. After a panic they are filled as
-//! others are, see `populate.rs`. Records whose newest copy could not be read are read again after the load, and then again
-//! and again, see `unread.rs`.
+//! When the memory of the system is short, all indexes of the namespace are given up. After a panic they are filled
+//! like other indexes, see `populate.rs`. Records whose newest copy could not be read are read again after the load,
+//! repeatedly if necessary, see `unread.rs`.
 //!
 //! # Locks
 //! `parts` have a lock each, taken under the lock of a sprig, or alone.
@@ -47,7 +47,7 @@ use crate::smd::SmdItem;
 pub(super) enum LoadOutcome {
     Filled,
     OutOfMemory,
-    /// It was not there, nothing was loaded, or there was a panic.
+    /// The index was not among those of the load, nothing was loaded, or there was a panic.
     NotFilled,
 }
 
@@ -74,7 +74,8 @@ struct Filling {
     parts: Box<[Mutex<Part>]>,
     state: AtomicU8,
     memory: MemoryWatch,
-    /// Records of which a copy could not be read; a newer one may have been found since. Taken alone, when trees are built.
+    /// Records of which a copy could not be read, even if a newer copy was found later. Taken alone, when trees are
+    /// built.
     unread: Mutex<Vec<(Digest, SetId)>>,
 }
 
@@ -110,7 +111,7 @@ impl LoadedIndexes {
     /// Those that `items` of the system metadata define for `namespace`, at most `count_max`.
     pub(super) fn new(namespace: &str, items: &[SmdItem], count_max: usize) -> Self {
         let defined = items.iter().filter_map(|item| {
-            // Whatever is wrong is reported when the indexes are made.
+            // Invalid definitions are reported when the indexes are made.
             let definition = Definition::from_smd_key(&item.key).ok()?;
             (definition.namespace == namespace).then_some((definition, item.value.clone()?))
         });
@@ -256,7 +257,7 @@ impl Filling {
         }
     }
 
-    /// Ends it for `reason`, unless it has ended. What was collected goes.
+    /// Ends the filling for `reason`, unless it has ended, and drops the collected entries.
     fn end(&self, reason: u8) {
         if self.state.compare_exchange(state::GOES_ON, reason, AcqRel, Relaxed).is_ok() {
             for part in &self.parts {

@@ -1,4 +1,4 @@
-//! Whether the system has memory left for indexes that are filled at a start, when nobody else watches it.
+//! Checks whether the system has memory left while a start fills indexes, when no other thread watches it.
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Instant;
@@ -8,7 +8,7 @@ use crate::namespace::is_system_memory_short;
 /// How often the system is asked.
 const PERIOD_MS: u64 = 50;
 
-/// Asks now and then, however many threads want to know.
+/// Asks the system at most once in a period, however many threads call it.
 pub(super) struct MemoryWatch {
     limit_pct: u32,
     started: Instant,
@@ -22,7 +22,7 @@ impl MemoryWatch {
         MemoryWatch { limit_pct, started: Instant::now(), next_ms: AtomicU64::new(0) }
     }
 
-    /// Whether the system, if it is asked now, uses more memory than the limit.
+    /// Whether the system uses more memory than the limit; false if the system is not asked now.
     pub(super) fn is_short(&self) -> bool {
         let (now_ms, due_ms) = (self.started.elapsed().as_millis() as u64, self.next_ms.load(Relaxed));
         let is_due = now_ms >= due_ms

@@ -4,16 +4,16 @@
 //! definition   what an index is for, and its key in system metadata
 //! registry     the indexes of each namespace: made, renamed, dropped
 //! index        one index: its trees (`index/entry_tree.rs`) and figures
-//! observer     what commits change in records, changes entries
+//! observer     changes entries as commits change records
 //! loaded       filling indexes while a start loads the records
-//! populate     filling an index from the records that are there already; memory_watch: as far as there is memory
+//! populate     filling an index from existing records; memory_watch: the memory that is left for that
 //! cardinality  estimates of different keys and records
 //! unread       records that could not be read when indexes were filled
-//! sweep        what damaged records have left behind
+//! sweep        removal of entries that damaged records have left behind
 //! ```
-//! An index is exact: its entries always match the existing records. It is only in memory; a start fills all indexes
-//! again, from what it reads of the records anyway, before clients are served. The exception are records that cannot be read
-//! then: each index counts those that it may lack, until they can be read or are replaced.
+//! An index is exact: its entries always match the existing records. It is only in memory. A start fills all indexes
+//! again before clients are served, from the records that it reads anyway. The exception are records that cannot be
+//! read then: each index counts those that it may lack, until they can be read or are replaced.
 
 mod cardinality;
 mod definition;

@@ -1,12 +1,12 @@
 //! Keeps indexes up to date: a commit that changes a record changes its entries.
 //!
-//! A record with many keys takes long, which draws on the budget of the transaction: if that is too much for a service
-//! thread, a thread of the pool repeats the transaction.
+//! Changing the entries of a record with many keys takes long, and draws on the budget of the transaction. If that is
+//! too much for a service thread, a pool thread repeats the transaction.
 //!
-//! The keys of the old and of the new record are computed before the commit, while the old one can still be read; a
-//! thread of a pool does that before it takes the record's lock. A record whose element says that it has no entries is
-//! not read. Entries are removed and added after the commit, under the record's sprig lock: so whenever that lock is
-//! free, the entries of an index match exactly the records that existed or changed since the index was made.
+//! The keys of the old and of the new record are computed before the commit, while the old record can still be read;
+//! a pool thread computes them before it takes the record's lock. A record whose element says that it has no entries
+//! is not read. Entries are removed and added after the commit, under the record's sprig lock. So whenever that lock
+//! is free, the entries of an index match exactly the records that existed or changed since the index was made.
 //!
 //! # Damage
 //! A record whose bytes rotted on a device no longer shows which entries it has. If a record cannot be read, or lacks
@@ -35,7 +35,7 @@ const ENTRY_STEPS: u64 = 200;
 /// Changes of keys, each with the place of its index.
 type Changes = SmallVec<[(usize, KeyChange); 3]>;
 
-/// Tells the indexes of a namespace of its commits.
+/// Passes the commits of a namespace on to its indexes.
 pub(super) struct IndexObserver(pub(super) Arc<NamespaceIndexes>);
 
 /// The changes in indexes that follow from a change of a record.
@@ -49,7 +49,7 @@ struct EntryChanges {
     is_damaged: bool,
 }
 
-/// The same, computed ahead.
+/// Entry changes that were computed ahead.
 struct PreparedEntries(Cell<Option<EntryChanges>>);
 
 impl CommitObserver for IndexObserver {
@@ -110,7 +110,7 @@ fn changes_in_place(
         None => namespace.record(before, &mut scratch).map(Some),
     };
     if old.is_some() && read.is_err() {
-        // The bytes read from its disk are not the record.
+        // The bytes that were read from its disk are not those of the record.
         namespace.report_damage(before, &StorageError::Damaged);
     }
     let old = match &read {

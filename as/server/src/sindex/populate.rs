@@ -1,24 +1,25 @@
 //! Filling indexes from the records that are there already.
 //!
 //! # Beside writers
-//! Commits tell an index of changes before the builder begins. The builder computes the keys of a record under the
-//! record's shared lock; a record that is not in memory is read from its disk before that. It adds the entries under the
-//! exclusive lock if the record still has that version; otherwise it begins with the record again. So an entry is never
-//! added for what a record no longer has, and none is missing: what the builder passed was not there or is in the index.
-//! Adding an entry twice does nothing.
+//! Commits update an index before the builder begins. The builder computes the keys of a record under the record's
+//! shared lock; a record that is not in memory is read from its disk before that. It adds the entries under the
+//! exclusive lock if the record still has that version; otherwise it begins with the record again. So no entry is
+//! added for a key that the record no longer has. No entry is missing either: the builder adds those of each record
+//! that exists when it passes, and commits add those of later records. Adding an entry twice does nothing.
 //!
 //! # Threads
 //! One thread fills one index after the other, with `sindex-builder-threads` threads that share the partitions. At a start all
 //! indexes of a namespace are filled together, in as many threads as there are processors.
 //!
 //! # Failures
-//! Should a thread panic, the index is filled again, after longer and longer pauses, until that succeeds or it is dropped.
-//! A record that cannot be read is left out: the log has its place, the index counts it, and it is read again, see
-//! `unread.rs`.
+//! If a thread panics, the index is filled again, after longer and longer pauses, until that succeeds or it is
+//! dropped. A record that cannot be read is left out: its location is logged, the index counts it, and it is read
+//! again, see `unread.rs`.
 //!
 //! # Memory
-//! While clients are served, filling ends when a limit of memory is breached that stops writes; at a start, when that of the
-//! system's memory is. The index has failed then: queries cannot use it, and it stays so until it is dropped.
+//! While clients are served, filling ends when a limit of memory that stops writes is breached. At a start it ends
+//! when the limit of the system's memory is breached. The index has failed then: queries cannot use it, and it stays
+//! so until it is dropped.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -43,7 +44,8 @@ use crate::index::{Element, PARTITION_COUNT, PartitionId, ReadGuard, RecordMeta,
 use crate::namespace::{LOCKED_SIZE_MAX, Namespace, stored_size};
 use crate::storage::ReadBuffer;
 
-/// Looks at a record that changes all the time before it is kept from changing while its keys are computed.
+/// Attempts to compute the keys of a record that changes all the time, before they are computed under its exclusive
+/// lock.
 const LOOKS_MAX: u32 = 64;
 /// Interval at which the builder checks whether the server stops.
 const LOOK_PERIOD: Duration = Duration::from_millis(200);
@@ -84,7 +86,7 @@ pub(crate) fn run_builder(
     }
 }
 
-/// Fills all indexes of all namespaces, at a start, but for those that the load has [filled](super::loaded).
+/// Fills all indexes of all namespaces at a start, except those that the load has [filled](super::loaded).
 pub(crate) fn populate_all(namespaces: &[Arc<Namespace>], indexes: &SecondaryIndexes) {
     let never = AtomicBool::new(false);
     for namespace in namespaces {
@@ -105,7 +107,7 @@ pub(crate) fn populate_all(namespaces: &[Arc<Namespace>], indexes: &SecondaryInd
         }
         let populating = Populating::new(namespace, &all, &of_namespace.unread, &never, 0);
         if !all.is_empty() && !populating.run(cf::threads::cpu_count()) {
-            // They are there a little later.
+            // The builder fills them a little later.
             for index in all {
                 indexes.populate_again(PopulateJob::new(namespace, index), Instant::now());
             }
@@ -124,7 +126,7 @@ fn finish_loaded(
         return;
     }
     filled.iter().for_each(|index| remove_gone(namespace, index));
-    // Most often the disk gives on the second attempt what it did not give on the first.
+    // A second read often succeeds where the first one failed.
     of_namespace.unread.add(loaded.take_unread());
     read_again(namespace, of_namespace, &mut None, &|| true);
     for index in filled {
@@ -139,8 +141,8 @@ fn finish_loaded(
     }
 }
 
-/// Reads unread records again, beginning after `last`, and adds what they have to all indexes. Ends after some failures, and
-/// when `is_wanted` returns false.
+/// Reads unread records again, beginning after `last`, and adds their entries to all indexes. Ends after
+/// [`FAILURES_MAX`] failures, and when `is_wanted` returns false.
 fn read_again(
     namespace: &Arc<Namespace>,
     of_namespace: &NamespaceIndexes,
@@ -178,7 +180,7 @@ fn read_again(
     }
 }
 
-/// Counts and reports the records that `index`, which is filled now, lacks.
+/// Counts and reports the records that the newly filled `index` lacks.
 fn report_unread(namespace: &Namespace, index: &SecondaryIndex, unread: &UnreadRecords) {
     let count = unread.count_in(index);
     index.unread_records.store(count, Relaxed);
@@ -193,7 +195,7 @@ fn report_unread(namespace: &Namespace, index: &SecondaryIndex, unread: &UnreadR
     }
 }
 
-/// Lets queries read an index that is filled, since `started`; `how` is for the log.
+/// Lets queries read an index whose filling began at `started` and has ended; `how` is for the log.
 fn set_ready(
     namespace: &Namespace,
     index: &SecondaryIndex,
@@ -225,7 +227,7 @@ fn give_up(namespace: &Namespace, index: &SecondaryIndex) {
     );
 }
 
-/// A record of this set is there, and cannot be read.
+/// A record of this set exists but cannot be read.
 struct Unread(SetId);
 
 struct Populating<'a> {
@@ -268,7 +270,7 @@ impl<'a> Populating<'a> {
         }
     }
 
-    /// Returns false if a thread panicked: then it is all to be done again.
+    /// Fills the indexes. Returns false if a thread panicked; they must be filled again then.
     fn run(&self, thread_count: usize) -> bool {
         let run_thread = || {
             if self.niceness > 0 {
@@ -380,7 +382,8 @@ impl<'a> Populating<'a> {
         Ok(())
     }
 
-    /// The keys of a record in each index. Those of a large one may take long: they are computed from a copy, without its lock.
+    /// The keys of a record in each index. Those of a large record are computed from a copy, without its lock,
+    /// because that may take long.
     fn keys_of_found(
         &self,
         guard: ReadGuard<'_>,

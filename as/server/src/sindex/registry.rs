@@ -71,7 +71,8 @@ impl SecondaryIndexes {
         SecondaryIndexes { namespaces, jobs, queue, failed: Mutex::default(), loaded: Mutex::default() }
     }
 
-    /// Has an index filled again whose filling ended at `now` in a panic. The pauses become longer; the log says so once.
+    /// Queues an index again whose filling ended in a panic at `now`. The pauses become longer. The first panic is
+    /// logged as critical, each later one at level info.
     pub(super) fn populate_again(&self, mut job: PopulateJob, now: Instant) {
         let pause = pause_after_failures(job.failures);
         if job.failures == 0 {
@@ -98,8 +99,8 @@ impl SecondaryIndexes {
         Some(failed.swap_remove(due).1)
     }
 
-    /// Prepares the filling of the indexes that system metadata defines for namespace number `position`, while its records
-    /// are loaded. They are indexes of the namespace when [`apply`](Self::apply) makes them.
+    /// Prepares the filling of the indexes that system metadata defines for namespace number `position`, while its
+    /// records are loaded. They become indexes of the namespace when [`apply`](Self::apply) makes them.
     pub(crate) fn to_load(&self, position: usize, namespace: &str, items: &[SmdItem]) -> Arc<LoadedIndexes> {
         let loaded = Arc::new(LoadedIndexes::new(namespace, items, INDEX_COUNT_MAX));
         self.loaded.lock().insert(position, Arc::clone(&loaded));
@@ -183,7 +184,7 @@ impl SecondaryIndexes {
         if is_start {
             return;
         }
-        // From now on commits update the index; figures and the builder see the changes of earlier ones.
+        // From now on commits update the index; figures and the builder see the changes of earlier commits.
         namespace.index.wait_for_writers();
         let object_count = set.map_or_else(|| namespace.object_count(), |set| set.objects.load(Relaxed));
         if object_count == 0 {

@@ -1,5 +1,5 @@
-//! Finds and removes stale entries, which belong to no record any more, and keeps the averages of indexes up to date; it runs
-//! slowly all the time.
+//! Finds and removes stale entries, which belong to no record any more, and keeps the averages of indexes up to date.
+//! It runs slowly all the time.
 //!
 //! Commits remove the entries of removed records (`observer.rs`). If a record's bytes rotted so that it seems to have
 //! no value for an index, or another one, its entry is not found. Such an entry leads to a free element, or to that of
@@ -7,9 +7,9 @@
 //!
 //! # Locks
 //! The handles of a partition are copied under the lock of its tree. Each is then looked up by the digest at its
-//! element, under the lock of that sprig, which is released again. An entry that seems stale is checked once more under
-//! the exclusive lock of the tree, under which no commit can add entries. The lock of a sprig comes before that of a
-//! tree, so here it is only tried.
+//! element, under the lock of that sprig, which is released again. An entry that seems stale is checked once more
+//! under the exclusive lock of the tree, under which no commit can add entries. There the lock of a sprig is only
+//! tried, because it comes before that of a tree in the lock order.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::*};

@@ -1,5 +1,5 @@
-//! Records that could not be read while indexes were filled: the indexes lack them. They are read again, after longer and
-//! longer pauses, until they can be read, are replaced, or are gone.
+//! Records that the indexes lack, because they could not be read while indexes were filled. They are read again,
+//! after longer and longer pauses, until they can be read, are replaced, or are gone.
 //!
 //! # Locks
 //! `records` is taken alone and briefly.
@@ -44,7 +44,7 @@ impl UnreadRecords {
         self.records.lock().values().filter(|set_id| index.is_for(**set_id)).count() as u64
     }
 
-    /// The record after `last`, in a circle.
+    /// The record after `last`. The first record comes after the last one.
     pub(super) fn after(&self, last: Option<&Digest>) -> Option<Digest> {
         let records = self.records.lock();
         let after = last.map_or(Bound::Unbounded, Bound::Excluded);
@@ -57,7 +57,7 @@ impl UnreadRecords {
 pub(super) struct Rounds {
     due: Instant,
     pause: Duration,
-    /// Number of unread records at the last look.
+    /// Number of unread records at the last check.
     count: usize,
 }
 
