@@ -77,7 +77,7 @@ impl<'a> Cursor<'a> {
         Cursor { index, partition, sprigs_left, bound, portion: Vec::new(), wait: LockWait::Sleep }
     }
 
-    /// The same, with locks that are waited for like this: `Spin` ends a portion where a lock is not free.
+    /// The same, waiting for locks as `wait` says. With `Spin` a portion ends where a lock is not free.
     pub(crate) fn within(self, wait: LockWait) -> Self {
         Cursor { wait, ..self }
     }

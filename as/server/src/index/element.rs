@@ -1,8 +1,8 @@
 //! One index element: 64 bytes, one cache line.
 //!
-//! The holder of the sprig's lock may read an element, the holder of the exclusive lock may change it. Threads that have its
-//! handle from an index entry read its digest without that lock. So the digest consists of atomics, and no `&mut` to it ever
-//! exists: elements are changed part by part, through pointers.
+//! The holder of the sprig's lock may read an element; the holder of the exclusive lock may change it. Threads that
+//! have its handle from an index entry read its digest without that lock. So the digest consists of atomics, and no
+//! `&mut` to it ever exists: elements are changed part by part, through pointers.
 
 use std::ops::Deref;
 use std::ptr::NonNull;
@@ -122,14 +122,14 @@ pub(crate) struct Element {
 
 const _: () = assert!(size_of::<Element>() == 64 && size_of::<RecordMeta>() == 24);
 
-/// The bytes of a digest, which others may read while they are replaced.
+/// The bytes of a digest, which other threads may read while they are replaced.
 #[repr(C)]
 struct SharedDigest {
     head: [AtomicU64; 2],
     tail: AtomicU32,
 }
 
-/// The same as numbers, which lie in memory as the bytes do.
+/// The digest as integers that have its bytes in memory.
 #[inline]
 fn words_of(digest: &Digest) -> ([u64; 2], u32) {
     let ([first, second], []) = digest.0[..16].as_chunks() else { unreachable!("16 bytes are two words") };
@@ -173,15 +173,16 @@ mod flag {
 }
 
 impl Element {
-    /// Makes what is at `element` the element of `digest`, without a record.
+    /// Makes the memory at `element` the element of `digest`, without a record.
     ///
     /// # Safety
-    /// There is an element of an arena, free or not, and the caller alone may change it; no reference to it exists.
+    /// `element` points to an element of an arena, free or not. Only the caller may change it, and no reference to it
+    /// exists.
     #[expect(unsafe_code, reason = "its digest may be looked at meanwhile")]
     pub(super) unsafe fn begin(element: NonNull<Element>, digest: &Digest) {
         let element = element.as_ptr();
-        // SAFETY: an element is there, and nobody else writes to it (caller). The digest, at which others may look, is borrowed
-        // shared, and consists of atomics; nobody else looks at the rest.
+        // SAFETY: `element` points to an element, and no other thread writes to it (caller). The digest, which other
+        // threads may read, is borrowed shared and consists of atomics; no other thread reads the rest.
         unsafe {
             (&raw const (*element).digest).as_ref_unchecked().store(digest);
             (&raw mut (*element).children).write([Handle::NULL; FANOUT]);
@@ -189,15 +190,16 @@ impl Element {
         }
     }
 
-    /// The digest at `element` as it is now: that of its record, or any one if the element is free or is made that of another
-    /// record just now.
+    /// The present digest at `element`: that of its record, or an arbitrary one if the element is free or is just
+    /// being made that of another record.
     ///
     /// # Safety
-    /// There is an element of an arena, free or not.
+    /// `element` points to an element of an arena, free or not.
     #[inline]
     #[expect(unsafe_code, reason = "only the digest is looked at, as others may change the rest")]
     pub(super) unsafe fn digest_at(element: NonNull<Element>) -> Digest {
-        // SAFETY: an element is there (caller), or zeros. Only its digest is borrowed, shared, and consists of atomics.
+        // SAFETY: `element` points to an element (caller), or to zeros. Only its digest is borrowed, shared; it
+        // consists of atomics.
         unsafe { (&raw const (*element.as_ptr()).digest).as_ref_unchecked() }.load()
     }
 
@@ -205,8 +207,8 @@ impl Element {
     #[inline]
     #[expect(unsafe_code, reason = "a digest that nobody changes is borrowed as such")]
     pub(crate) fn digest(&self) -> &Digest {
-        // SAFETY: the words lie in memory as the bytes of the digest do. They are written only by `begin`, while no reference
-        // to the element exists; this one does.
+        // SAFETY: the words have the bytes of the digest in memory. They are written only by `begin`, while no
+        // reference to the element exists; `self` is such a reference.
         unsafe { &*(&raw const self.digest).cast::<Digest>() }
     }
 

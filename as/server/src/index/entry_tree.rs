@@ -50,9 +50,9 @@ impl RecordDigests for LiveElements<'_> {
     #[inline]
     #[expect(unsafe_code, reason = "elements are reached through the arena")]
     fn digest(&self, handle: ElementHandle) -> Digest {
-        // The commit that has the element released takes the lock of the tree first, to remove the entry. So the digest is that
-        // of the record, but for the entry that a damaged record has left behind, for which it may be any.
-        // SAFETY: a tree has handles of elements of the index that it is for.
+        // The commit that releases an element takes the lock of the tree first, to remove the entry. So the digest is
+        // that of the record. Only for an entry that a damaged record has left behind it may be any digest.
+        // SAFETY: a tree holds handles of elements of the index that it belongs to.
         unsafe { self.0.digest_at(handle) }
     }
 
@@ -115,7 +115,7 @@ pub(crate) enum RangeStart<K> {
     Behind(K, Digest),
 }
 
-/// Entries of a tree to be, in any order.
+/// Entries of a tree that is not built yet, in any order.
 pub(crate) struct LooseEntries<K, H>(Vec<TreeEntry<K, H>>);
 
 impl<K: Copy + Ord, H: Copy + PartialEq> LooseEntries<K, H> {
@@ -284,7 +284,8 @@ impl<K: Copy + Ord, H: Copy + PartialEq> EntryTree<K, H> {
         })
     }
 
-    /// Restores leaf `at` after it lost entries: it is not empty, not small for long, not much larger than its content.
+    /// Restores the properties of leaf `at` after it lost entries: it is not empty, does not stay small, and takes
+    /// not much more memory than its entries need.
     fn mend(&mut self, at: usize) -> isize {
         let leaf = &mut self.leaves[at];
         let before = leaf.memory();
@@ -346,7 +347,7 @@ impl<K: Copy + Ord, H: Copy + PartialEq> EntryTree<K, H> {
                     records.prefetch(ahead.handle);
                 }
                 let digest = records.digest(handle);
-                // An entry that should have been removed leads to another record.
+                // A stale entry leads to another record.
                 if Stub::of(&digest) == stub {
                     left -= 1;
                     out.push(IndexEntry { key, digest, handle });

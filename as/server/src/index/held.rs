@@ -1,5 +1,6 @@
-//! The rules for threads that take sprig locks, checked in builds with debug assertions: a thread takes one at a time, holds none
-//! while it reads a disk or does other long work, and a service thread never sleeps until one is free.
+//! The rules for threads that take sprig locks, checked in builds with debug assertions: a thread takes one at a
+//! time, and holds none while it reads a disk or does other long work. A service thread never sleeps until one is
+//! free.
 
 use std::marker::PhantomData;
 
@@ -34,11 +35,11 @@ impl Drop for HeldLock {
     }
 }
 
-/// Forbids its thread to sleep until a sprig lock is free, for as long as this lives: service threads have one.
+/// Forbids its thread to sleep for a sprig lock, for as long as this lives. Service threads have one.
 pub(crate) struct NoSleep(PhantomData<*const ()>);
 
 impl NoSleep {
-    /// Forbids it to the calling thread.
+    /// Forbids the calling thread to sleep for a sprig lock.
     pub(crate) fn for_this_thread() -> Self {
         #[cfg(debug_assertions)]
         MUST_NOT_SLEEP.with(|must_not| must_not.set(true));
@@ -53,7 +54,8 @@ impl Drop for NoSleep {
     }
 }
 
-/// Asserts, in builds with debug assertions, that the thread may sleep until a lock is free. It holds even if the lock is free now.
+/// Asserts, in builds with debug assertions, that the thread may sleep until a lock is free. This is asserted even if
+/// the lock is free now.
 #[inline]
 pub(super) fn assert_may_sleep() {
     #[cfg(debug_assertions)]
@@ -61,7 +63,8 @@ pub(super) fn assert_may_sleep() {
         .with(|must_not| assert!(!must_not.get(), "a service thread waits for the lock of a sprig"));
 }
 
-/// Asserts, in builds with debug assertions, that the thread holds no sprig lock: it is going to wait for a disk, or to do long work.
+/// Asserts, in builds with debug assertions, that the thread holds no sprig lock. The thread is going to wait for a
+/// disk, or to do long work.
 #[inline]
 pub(crate) fn assert_no_lock_held() {
     #[cfg(debug_assertions)]

@@ -1,9 +1,9 @@
 //! The set of elements of one sprig: a four-way digital search tree.
 //!
 //! An element hangs at the first free place on the path given by its digest, two bits a step, the most significant
-//! first. So a search takes log₄ of the sprig's size, nothing is ever rebalanced, and no choice of digests makes a path
-//! longer than the 80 steps of 160 bits. The bits that choose partition and sprig are equal for all digests of a sprig,
-//! so the path starts after them.
+//! first. So a search takes log₄ of the sprig's size, the tree is never rebalanced, and no choice of digests makes a
+//! path longer than the 80 steps of 160 bits. The bits that choose partition and sprig are equal for all digests of a
+//! sprig, so the path starts after them.
 //!
 //! Invariant: all digests of a subtree begin with the bits that lead to it. So of two children of an element, one holds
 //! the greater digests; the element's own digest may lie anywhere among those of its subtree.
@@ -78,8 +78,8 @@ impl SprigTree<'_> {
         unsafe { (&raw mut (*self.arena.resolve(handle).as_ptr()).children).write(children) };
     }
 
-    /// Makes the element that the caller has got from the arena just now that of `digest`, at the place that
-    /// [`find`](Self::find) gave.
+    /// Makes `handle`, which the caller has just got from the arena, the element of `digest`, at the place that
+    /// [`find`](Self::find) returned.
     #[expect(unsafe_code, reason = "elements are reached through the arena; the sprig lock guards them")]
     pub(super) fn insert(&mut self, (parent, branch): (Handle, usize), handle: Handle, digest: &Digest) {
         // SAFETY: the arena has given the handle to the caller, so nobody else changes the element, and it is in no tree yet:

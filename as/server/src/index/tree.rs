@@ -5,7 +5,8 @@
 //! most one sprig lock at a time. Under it the arena's and the storage engine's locks may be taken, never the other way
 //! round.
 //!
-//! A service thread does not [sleep](LockWait) until a lock is free: others may hold it while they copy a large record.
+//! A service thread does not [sleep](LockWait) until a lock is free, because others may hold it while they copy a
+//! large record.
 
 use std::ops::Deref;
 use std::ptr::NonNull;
@@ -35,7 +36,7 @@ pub(super) struct Sprig {
 }
 
 impl Sprig {
-    /// Locks it shared; returns whether it could, which only `Spin` may not.
+    /// Locks it shared. Returns whether it is locked; only `Spin` can fail.
     #[inline]
     fn lock_shared(&self, wait: LockWait) -> bool {
         wait.check();
@@ -53,7 +54,7 @@ impl Sprig {
         }
     }
 
-    /// Locks it exclusively; returns whether it could, which only `Spin` may not.
+    /// Locks it exclusively. Returns whether it is locked; only `Spin` can fail.
     #[inline]
     fn lock_exclusive(&self, wait: LockWait) -> bool {
         wait.check();
@@ -123,7 +124,7 @@ impl LockWait {
     }
 }
 
-/// The lock of the record's sprig was not free soon.
+/// The lock of the record's sprig did not become free within a few microseconds.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct LockBusy;
 
@@ -134,7 +135,7 @@ pub(crate) enum NotLocked {
     Full,
 }
 
-/// Whether the record that a write wants existed.
+/// Whether the record that is written existed before.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum CreateOutcome {
     Existed,
@@ -181,7 +182,7 @@ impl Index {
     /// The record of `digest`, for reading.
     ///
     /// # Errors
-    /// [`LockBusy`] if its lock is not free, and the thread does not wait for that.
+    /// [`LockBusy`] if its lock is not free, and `wait` is not to sleep for it.
     #[inline]
     pub(crate) fn get_within(
         &self,
@@ -267,7 +268,7 @@ impl Index {
     /// As [`get_or_create`](Self::get_or_create).
     ///
     /// # Errors
-    /// `Full` as there; `Busy` if its lock is not free, and the thread does not wait for that.
+    /// `Full` as there; `Busy` if its lock is not free, and `wait` is not to sleep for it.
     #[inline]
     pub(crate) fn get_or_create_within(
         &self,
@@ -315,7 +316,7 @@ impl Index {
         WriteGuard { index: self, sprig, handle, element, _held: HeldLock::new() }
     }
 
-    /// The digest of the record at `handle`. If that has left the index it is any digest.
+    /// The digest of the record at `handle`. If the record has left the index, this may be any digest.
     ///
     /// # Safety
     /// The handle was taken from a guard of this index.
@@ -326,12 +327,12 @@ impl Index {
         unsafe { Element::digest_at(self.arena.resolve(handle.0)) }
     }
 
-    /// The digest now at `handle`, which was taken from a guard earlier. The element may be free by now, or belong to
-    /// another record and be half written; then this may be any digest.
+    /// The digest now at `handle`, which was taken from a guard earlier. This may be any digest if the element is
+    /// free by now, or belongs to another record and is half written.
     #[expect(unsafe_code, reason = "elements are reached through the arena")]
     pub(crate) fn digest_seen_at(&self, handle: ElementHandle) -> Option<Digest> {
         let element = self.arena.find(handle.0)?;
-        // SAFETY: there is memory of an element.
+        // SAFETY: `find` returns memory of an element.
         Some(unsafe { Element::digest_at(element) })
     }
 
@@ -457,7 +458,7 @@ impl Index {
     }
 }
 
-/// Whoever sleeps until a lock is free gets it.
+/// A thread that sleeps until a lock is free gets it.
 #[cold]
 fn never(busy: LockBusy) -> ! {
     unreachable!("{busy:?} after sleeping until the lock was free");
@@ -487,11 +488,11 @@ impl Drop for SharedLock<'_> {
     }
 }
 
-/// A record that others may read but nobody changes.
+/// A record that others may read but nobody changes while the guard exists.
 pub(crate) struct ReadGuard<'a> {
     sprig: &'a Sprig,
     handle: Handle,
-    /// What is there.
+    /// The element at `handle`.
     element: NonNull<Element>,
     _held: HeldLock,
 }
@@ -510,8 +511,8 @@ impl Deref for ReadGuard<'_> {
     #[inline]
     #[expect(unsafe_code, reason = "elements are reached through the arena")]
     fn deref(&self) -> &Element {
-        // SAFETY: this guard holds the sprig's lock shared, under which the element was found in the sprig's tree: it lives, and
-        // nobody changes it.
+        // SAFETY: this guard holds the sprig's lock shared, under which the element was found in the sprig's tree. So
+        // the element lives, and nobody changes it.
         unsafe { self.element.as_ref() }
     }
 }
@@ -528,7 +529,7 @@ pub(crate) struct WriteGuard<'a> {
     index: &'a Index,
     sprig: &'a Sprig,
     handle: Handle,
-    /// What is there.
+    /// The element at `handle`.
     element: NonNull<Element>,
     _held: HeldLock,
 }
@@ -538,8 +539,8 @@ impl WriteGuard<'_> {
     #[inline]
     #[expect(unsafe_code, reason = "elements are reached through the arena")]
     pub(crate) fn meta_mut(&mut self) -> &mut RecordMeta {
-        // SAFETY: as for `deref`, and `&mut self` excludes other borrows through this guard. Nothing but the metadata is
-        // borrowed, as others may look at the digest.
+        // SAFETY: as for `deref`, and `&mut self` excludes other borrows through this guard. Only the metadata is
+        // borrowed, because other threads may read the digest.
         unsafe { &mut (*self.element.as_ptr()).meta }
     }
 
@@ -578,8 +579,8 @@ impl Deref for WriteGuard<'_> {
     #[inline]
     #[expect(unsafe_code, reason = "elements are reached through the arena")]
     fn deref(&self) -> &Element {
-        // SAFETY: this guard holds the sprig's lock exclusively, under which the element was found in the sprig's tree or put
-        // there: it lives, and only this guard changes it, which is borrowed.
+        // SAFETY: this guard holds the sprig's lock exclusively, under which the element was found in the sprig's
+        // tree or put there. So the element lives, and only this guard, which is borrowed, changes it.
         unsafe { self.element.as_ref() }
     }
 }
