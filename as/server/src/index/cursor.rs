@@ -6,7 +6,7 @@
 //! changed by then, so the caller checks again whether it exists and is wanted.
 //!
 //! A record that exists during the whole walk is found exactly once. A record that comes or goes meanwhile is found
-//! once or not at all; so is one that is removed and created again, as it has the same digest.
+//! once or not at all; so is a record that is removed and created again, because it has the same digest.
 
 use std::cmp::Reverse;
 

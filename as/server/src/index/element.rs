@@ -111,8 +111,8 @@ pub(crate) struct RecordMeta {
 
 /// A node of a sprig's tree: the digest of a record, its place in the tree, and its metadata.
 ///
-/// It is not `Copy`, as digest and children belong to the tree. The holder of a guard can change only the record's
-/// metadata.
+/// It is not `Copy`, because digest and children belong to the tree. The holder of a guard can change only the
+/// record's metadata.
 #[repr(C, align(64))]
 pub(crate) struct Element {
     digest: SharedDigest,

@@ -73,8 +73,8 @@ impl SprigTree<'_> {
 
     #[expect(unsafe_code, reason = "elements are reached through the arena; the sprig lock guards them")]
     fn set_children(&mut self, handle: Handle, children: [Handle; FANOUT]) {
-        // SAFETY: as in `element`, and the caller of a `&mut self` method holds the lock exclusively. Only the children are
-        // touched, as others may look at the digest.
+        // SAFETY: as in `element`, and the caller of a `&mut self` method holds the lock exclusively. Only the
+        // children are written, because other threads may read the digest.
         unsafe { (&raw mut (*self.arena.resolve(handle).as_ptr()).children).write(children) };
     }
 
@@ -82,8 +82,8 @@ impl SprigTree<'_> {
     /// [`find`](Self::find) returned.
     #[expect(unsafe_code, reason = "elements are reached through the arena; the sprig lock guards them")]
     pub(super) fn insert(&mut self, (parent, branch): (Handle, usize), handle: Handle, digest: &Digest) {
-        // SAFETY: the arena has given the handle to the caller, so nobody else changes the element, and it is in no tree yet:
-        // no reference to it exists.
+        // SAFETY: the arena has given the handle to the caller, so no other thread changes the element. It is in no
+        // tree yet, so no reference to it exists.
         unsafe { Element::begin(self.arena.resolve(handle), digest) };
         self.set_child(parent, branch, handle);
     }

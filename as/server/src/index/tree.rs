@@ -268,7 +268,8 @@ impl Index {
     /// As [`get_or_create`](Self::get_or_create).
     ///
     /// # Errors
-    /// `Full` as there; `Busy` if its lock is not free, and `wait` is not to sleep for it.
+    /// `Full` if the record does not exist and there is no room; `Busy` if its lock is not free, and `wait` is not to
+    /// sleep for it.
     #[inline]
     pub(crate) fn get_or_create_within(
         &self,
@@ -488,7 +489,7 @@ impl Drop for SharedLock<'_> {
     }
 }
 
-/// A record that others may read but nobody changes while the guard exists.
+/// A record that other threads may read but no thread changes while the guard exists.
 pub(crate) struct ReadGuard<'a> {
     sprig: &'a Sprig,
     handle: Handle,
@@ -524,7 +525,8 @@ impl Drop for ReadGuard<'_> {
     }
 }
 
-/// A record that nobody else reads or changes. If it is dropped while its generation is 0, it removes the element.
+/// A record that no other thread reads or changes while the guard exists. A guard that is dropped while the
+/// generation is 0 removes the element.
 pub(crate) struct WriteGuard<'a> {
     index: &'a Index,
     sprig: &'a Sprig,

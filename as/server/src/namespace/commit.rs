@@ -5,9 +5,9 @@
 //! The caller holds the record's guard and has made the new flat record. The commit then takes these steps, in this
 //! order:
 //!
-//! 1. Observers look at the change while the old record can still be read. The caller has read it from its disk before it
-//!    took the guard ([`find_to_change`](Namespace::find_to_change)). A caller that computed the change from a copy of the
-//!    record lets them look at it [ahead](Namespace::prepare), without the guard.
+//! 1. Observers analyse the change while the old record can still be read. The caller has read the record from its
+//!    disk before it took the guard ([`find_to_change`](Namespace::find_to_change)). A caller that computed the
+//!    change from a copy of the record lets observers [prepare](Namespace::prepare) it without the guard.
 //! 2. Storage gets the new flat record. This is the only step that can fail; then nothing has changed.
 //! 3. The index element gets the new metadata.
 //! 4. The figures of set, expiry, tombstones and removals are updated.
@@ -111,7 +111,7 @@ pub(crate) struct Transition<'a> {
     pub(crate) before: &'a Element,
     /// Its flat form, not packed, if it has been read.
     pub(crate) old: Option<&'a [u8]>,
-    /// Budget for looking at the change.
+    /// Budget for the analysis of the change.
     pub(crate) budget: &'a Budget<'a>,
     /// The record's place in the index.
     pub(crate) handle: ElementHandle,
@@ -145,14 +145,14 @@ pub(crate) type AfterCommit<'a> = Box<dyn FnOnce(&Namespace, &Committed) + 'a>;
 
 /// A part of the server that follows every change of a namespace's records, such as secondary indexes and replicas.
 pub(crate) trait CommitObserver: Send + Sync {
-    /// Looks at a change ahead, if that saves time under the record's lock. [`observe`](Self::observe) gets the result
-    /// if the record still has that version. The result is ignored if the budget is exhausted.
+    /// Analyses a change ahead, if that saves time under the record's lock. [`observe`](Self::observe) gets the
+    /// result if the record still has that version. The result is ignored if the budget is exhausted.
     fn prepare(&self, _: &Preparation<'_>) -> Option<Box<dyn Any>> {
         None
     }
 
-    /// Looks at a change before it happens. The storage still holds the old record. The result is ignored if the budget
-    /// is exhausted.
+    /// Analyses a change before it happens. The storage still holds the old record. The result is ignored if the
+    /// budget is exhausted.
     fn observe<'a>(&'a self, namespace: &Namespace, transition: &Transition<'_>) -> Observed<'a>;
 
     /// Whether it reads the old record, whose metadata is `before`, when it observes a change.
@@ -183,7 +183,7 @@ impl Namespace {
     /// As [`commit`](Self::commit), with input for observers.
     ///
     /// # Errors
-    /// As there; `Refused` if the budget of observers is exhausted.
+    /// As [`commit`](Self::commit), and `Refused` if the budget of observers is exhausted.
     pub(crate) fn commit_with(
         &self,
         mut guard: WriteGuard<'_>,
@@ -273,8 +273,8 @@ impl Namespace {
         .ok()
     }
 
-    /// Lets observers look at a change ahead, for [`ForObservers`]. For callers that computed the change from a copy of
-    /// the record, before they take the guard.
+    /// Lets observers prepare a change; the result is for [`ForObservers`]. Callers that computed the change from a
+    /// copy of the record call this before they take the guard.
     pub(crate) fn prepare(&self, preparation: &Preparation<'_>) -> PreparedChange {
         PreparedChange(self.observers.iter().map(|observer| observer.prepare(preparation)).collect())
     }

@@ -323,7 +323,7 @@ impl Namespace {
     /// for unpacking.
     ///
     /// # Errors
-    /// As there.
+    /// As [`record`](Self::record).
     #[inline(always)]
     pub(crate) fn record_within<'g>(
         &'g self,

@@ -134,8 +134,9 @@ pub(crate) struct Partitions {
 }
 
 impl Partitions {
-    /// The partitions on node `own_node`, not 0, from its device headers: they have their data, but are not in service
-    /// until they are [dealt](Self::deal). None is master any more, and other nodes may have written since.
+    /// The partitions on node `own_node`, not 0, from its device headers: they have their data, but are not in
+    /// service until they are [dealt](Self::deal). This node is master of none of them any more, and other nodes may
+    /// have written since.
     pub(crate) fn load(own_node: u64, entries: &[PartitionEntry]) -> Self {
         assert_eq!(entries.len(), PARTITION_COUNT, "entries of all partitions");
         let row = |entry: &PartitionEntry| PartitionRow {
@@ -244,7 +245,7 @@ impl Partitions {
     /// As [`check_read`](Self::check_read), for a write. Returns the tree id.
     ///
     /// # Errors
-    /// As there.
+    /// As [`check_read`](Self::check_read).
     #[inline]
     pub(crate) fn check_write(&self, section: &mut Section, id: PartitionId) -> Result<u8, Refused> {
         section.enter();

@@ -3,8 +3,8 @@
 //!
 //! A reservation costs two atomic operations on a cache line that other threads change too. There are 256 KiB of such
 //! lines, and reserving was measured as a tenth of the cost of a pipelined read. A section costs one fence for all
-//! transactions of a wake-up. In it, each read costs a look at a bitmap of 512 bytes and each write one at a table of
-//! 4 KiB, which rarely change.
+//! transactions of a wake-up. In it, each read costs a lookup in a bitmap of 512 bytes and each write one in a table
+//! of 4 KiB, which rarely change.
 //!
 //! In return, a thread that takes a partition out of service waits for every thread in a section, whatever it does
 //! there. So sections are for service threads and for short turns of others; work that may take until its deadline

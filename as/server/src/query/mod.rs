@@ -429,8 +429,8 @@ impl Queries {
         self.is_stopping.store(true, Ordering::Release);
     }
 
-    /// Ends all queries and waits for their threads, until `deadline` at most. None starts afterwards. Returns the names of
-    /// the threads that still run.
+    /// Ends all queries and waits for their threads, until `deadline` at most. No query starts afterwards. Returns
+    /// the names of the threads that still run.
     pub(crate) fn stop_until(&self, deadline: Instant) -> Vec<String> {
         self.begin_stop();
         let threads = [&self.long_threads, &self.short_threads, &self.begun_threads];

@@ -9,13 +9,13 @@ use cf::turns::Turn;
 /// Period in which the rate is kept.
 const PERIOD: Duration = Duration::from_millis(50);
 
-/// Records between two looks at the clock.
+/// Records between two reads of the clock.
 const TURN_CHECK_RECORDS: u32 = 16;
 
 /// The turns of one thread.
 pub(super) struct Turns {
     turn: Turn,
-    /// Records since the last look at the clock.
+    /// Records since the last read of the clock.
     records: u32,
 }
 

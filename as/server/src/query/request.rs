@@ -90,7 +90,7 @@ pub(crate) struct Query {
     pub(super) parts: Vec<Part>,
     /// Whether the client named the partitions.
     pub(super) has_parts: bool,
-    /// Those of the partitions that this node reads.
+    /// Which of the partitions this node reads.
     pub(super) access: QueryAccess,
     /// The index condition; `None` selects all records.
     pub(super) condition: Option<Condition>,

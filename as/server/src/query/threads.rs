@@ -111,8 +111,8 @@ impl Threads {
         }
     }
 
-    /// Waits for all threads to end, until `deadline` at most. None starts afterwards. Returns the names of those that still
-    /// run.
+    /// Waits for all threads to end, until `deadline` at most. No thread starts afterwards. Returns the names of
+    /// those that still run.
     pub(super) fn stop_until(&self, deadline: Instant) -> Vec<String> {
         let handles = {
             let mut state = self.state.lock();

@@ -61,7 +61,7 @@ mod state {
 
 /// The indexes of one namespace, filled by its load.
 pub(crate) struct LoadedIndexes {
-    /// With their names.
+    /// The definitions, with the names of the indexes.
     definitions: Vec<(Definition, String)>,
     /// Present if there is anything to load, and any index.
     filling: OnceLock<Filling>,
@@ -79,7 +79,7 @@ struct Filling {
     unread: Mutex<Vec<(Digest, SetId)>>,
 }
 
-/// What the load has found of a partition.
+/// The results of the load for one partition.
 struct Part {
     /// By index, of records with one copy so far.
     entries: Vec<LooseEntries<Key, ElementHandle>>,
@@ -108,7 +108,7 @@ impl Part {
 }
 
 impl LoadedIndexes {
-    /// Those that `items` of the system metadata define for `namespace`, at most `count_max`.
+    /// The indexes that `items` of the system metadata define for `namespace`, at most `count_max`.
     pub(super) fn new(namespace: &str, items: &[SmdItem], count_max: usize) -> Self {
         let defined = items.iter().filter_map(|item| {
             // Invalid definitions are reported when the indexes are made.

@@ -17,7 +17,7 @@ pub(super) struct MemoryWatch {
 }
 
 impl MemoryWatch {
-    /// With a limit of the used part, `stop-writes-sys-memory-pct`.
+    /// A watch with the limit `stop-writes-sys-memory-pct`, a percentage of the system's memory.
     pub(super) fn new(limit_pct: u32) -> Self {
         MemoryWatch { limit_pct, started: Instant::now(), next_ms: AtomicU64::new(0) }
     }

@@ -245,8 +245,8 @@ pub(super) fn keys_of_record(index: &SecondaryIndex, record: &FlatRecord<'_>, se
     for bin in record.bins() {
         let bin = bin.ok()?;
         if *bin.name == *index.definition.value.bin {
-            // The budget is unlimited: the result must be complete, as later removals rely on it. The size of a record
-            // bounds it.
+            // The budget is unlimited: the result must be complete, because later removals rely on it. The size of a
+            // record bounds it.
             return Some(keys_of(index, Some(&bin.particle), &Budget::unlimited()));
         }
     }

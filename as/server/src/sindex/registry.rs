@@ -5,8 +5,8 @@
 //! to the builder (`populate.rs`), a thread that fills one index after the other.
 //!
 //! # Order
-//! An index is in `active` before the builder begins, so commits update it. It is closed, and so empty, before it
-//! leaves `active`.
+//! An index is in `active` before the builder begins, so commits update it. A dropped index is closed, and so empty,
+//! before it leaves `active`.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -57,7 +57,7 @@ pub(crate) struct SecondaryIndexes {
     namespaces: Box<[Arc<NamespaceIndexes>]>,
     jobs: Sender<PopulateJob>,
     pub(super) queue: Receiver<PopulateJob>,
-    /// Those whose filling ended in a panic, and when they are filled again. Taken alone and briefly.
+    /// Indexes whose filling ended in a panic, and when they are filled again. Taken alone and briefly.
     failed: Mutex<Vec<(Instant, PopulateJob)>>,
     /// Indexes that loads have filled, by position of the namespace. Taken alone and briefly.
     loaded: Mutex<HashMap<usize, Arc<LoadedIndexes>>>,
@@ -91,7 +91,7 @@ impl SecondaryIndexes {
         self.failed.lock().push((now + pause, job));
     }
 
-    /// An index that is to be filled again by `now`. Those that were dropped are forgotten.
+    /// An index that is to be filled again by `now`. Dropped indexes are forgotten.
     pub(super) fn next_failed(&self, now: Instant) -> Option<PopulateJob> {
         let mut failed = self.failed.lock();
         failed.retain(|(_, job)| !job.index.is_dropped());

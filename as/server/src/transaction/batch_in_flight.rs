@@ -159,7 +159,7 @@ impl BatchInFlight {
         let may_go_on = || Instant::now() < deadline && !is_vain();
         let budget = Budget::with_refill(PORTION_STEPS, &may_go_on);
         let filter = budget.check(compile_filter(&request, &budget))?;
-        // It is set once.
+        // The filter is set once, so the cell is empty.
         let _ = self.filter.set(filter.map(|filter| filter.map(Filter::into_owned)));
         Ok(())
     }
@@ -179,7 +179,7 @@ impl BatchInFlight {
         }
     }
 
-    /// Suspends the batch, as a row has to wait for its device: the next turn comes after the wait.
+    /// Suspends the batch, because a row has to wait for its device. The next turn comes after the wait.
     pub(super) fn wait_for_device(self: &Arc<Self>, context: &TransactionContext, wait: Wait) {
         if std::mem::replace(&mut self.progress.lock().is_put_off, true) {
             return;
@@ -193,8 +193,8 @@ impl BatchInFlight {
         context.wait_for_device(wait, waiting);
     }
 
-    /// Suspends the batch, as other nodes may have newer copies of records; `count` rows are left from `first` on. The
-    /// next turn comes when the next records are resolved.
+    /// Suspends the batch, because other nodes may have newer copies of records; `count` rows are left from `first`
+    /// on. The next turn comes when the next records are resolved.
     pub(super) fn resolve_duplicates(
         self: &Arc<Self>,
         context: &TransactionContext,

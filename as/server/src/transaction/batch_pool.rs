@@ -128,7 +128,7 @@ pub(crate) struct BatchWorker {
 }
 
 impl BatchWorker {
-    /// One that carries rows out by `executor`.
+    /// A worker that carries rows out with `executor`.
     pub(crate) fn new(executor: Executor) -> Self {
         BatchWorker { executor: executor.for_pool(DiskCaller::Batches), watch: Watch::new() }
     }

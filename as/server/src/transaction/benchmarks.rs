@@ -63,7 +63,7 @@ impl Workspace {
         Some(Measured { benchmark, step, since: Instant::now() })
     }
 
-    /// Ends the last step of commands of the server itself, whose replies nobody waits for.
+    /// Ends the last step of commands of the server itself, which send no replies.
     #[inline]
     pub(super) fn measure_unsent(&mut self, base: &TransactionBase) {
         self.stopwatch.answered.end(base);

@@ -186,7 +186,7 @@ impl<'a> Call<'a> {
         }
     }
 
-    /// Reads the record from its disk, if it was not in memory; returns whether to look for it again.
+    /// Reads the record from its disk, if it was not in memory; returns whether to look it up again.
     #[inline]
     pub(super) fn fetch(&self, read: &mut ReadBuffer) -> bool {
         read.is_unread() && self.fetch_unread(read)

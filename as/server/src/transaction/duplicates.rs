@@ -10,7 +10,7 @@
 //! takes writes.
 //!
 //! # Locks
-//! Those of the [table](super::pending). The caller holds no sprig lock.
+//! The locks of the [table](super::pending). The caller holds no sprig lock.
 
 use std::cmp::Ordering::Greater;
 use std::collections::HashMap;

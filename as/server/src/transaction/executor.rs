@@ -172,7 +172,7 @@ impl Executor {
         self.workspace.stopwatch.woken = woken;
     }
 
-    /// What its transactions are carried out with.
+    /// The state shared by its transactions.
     pub(crate) fn context(&self) -> &Arc<TransactionContext> {
         &self.context
     }

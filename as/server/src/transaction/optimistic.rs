@@ -36,8 +36,8 @@ impl Turn {
 /// Repeats attempts until one is committed or fails.
 ///
 /// # Errors
-/// Those of an attempt, or what the request [waits](Call::wait_of_failed) for if others have reserved the record or a write
-/// of it is on its way.
+/// Those of an attempt. If others have reserved the record, or a write of it is on its way to replicas, the request
+/// [waits](Call::wait_of_failed).
 pub(super) fn until_committed<T>(
     call: &Call<'_>,
     mut attempt: impl FnMut(Turn) -> Result<Attempt<T>, Failure>,

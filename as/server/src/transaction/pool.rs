@@ -6,12 +6,12 @@
 //! thread, with the budget of one.
 //!
 //! # Threads
-//! [`thread_count`] threads share one queue. They are more than the processors, so that a request of a millisecond
-//! does not wait for one of a second; the system divides the processors among them, with lower priority than the
-//! service threads. Functions have threads of their own, and functions of a module whose last call used up its time
-//! have a few others. So an endless loop in one module delays neither operations nor functions of other modules for
-//! long. While it is unknown how a module's calls end, they have no more than their [share](super::module_shares) of
-//! the threads.
+//! [`thread_count`] threads share one queue. There are more of them than processors, so that a request of a
+//! millisecond does not wait for one of a second; the system divides the processors among them, with lower priority
+//! than the service threads. Functions have threads of their own, and functions of a module whose last call used up
+//! its time have a few others. So an endless loop in one module delays neither operations nor functions of other
+//! modules for long. While it is unknown how a module's calls end, they have no more than their
+//! [share](super::module_shares) of the threads.
 //!
 //! [`LOCK_TURN_THREADS`] threads, with the priority of service threads, take the requests that met a lock. They run
 //! only short requests, so a request that met a lock never waits behind a long one. A request that turns out to be

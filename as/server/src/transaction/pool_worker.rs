@@ -26,7 +26,7 @@ pub(crate) struct PoolWorker {
 }
 
 impl PoolWorker {
-    /// One that carries requests out by `executor`.
+    /// A worker that carries requests out with `executor`.
     pub(crate) fn new(executor: Executor) -> Self {
         PoolWorker { executor: executor.for_pool(DiskCaller::Transactions) }
     }

@@ -60,8 +60,8 @@ impl Call<'_> {
         }
     }
 
-    /// Whether the client gets its reply only when all replicas have the change: unless it asks for the master only, or
-    /// the namespace overrides that.
+    /// Whether the client gets its reply only when all replicas have the change. The override of the namespace
+    /// decides; without one, the client may ask for the master only.
     fn waits_for_replicas(&self) -> bool {
         match self.namespace.config().params.write_commit_level_override.get() {
             WriteCommitLevel::All => true,

@@ -77,7 +77,7 @@ impl RecordCopy {
     /// Takes its flat form out, as [`bytes`](Self::bytes) returns it.
     ///
     /// # Errors
-    /// As there.
+    /// As [`bytes`](Self::bytes).
     pub(super) fn take_bytes(&mut self) -> Result<Vec<u8>, ResultCode> {
         self.bytes.as_mut().map(std::mem::take).map_err(|result| *result)
     }

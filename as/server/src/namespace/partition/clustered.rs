@@ -29,7 +29,7 @@ impl Partitions {
         self.partitions[id.index()].load().0 & PartitionWord::OTHERS != 0
     }
 
-    /// The replicas of a partition except node `own`. Takes no lock, as each commit calls it.
+    /// The replicas of a partition except node `own`. Takes no lock, because each commit calls it.
     pub(crate) fn other_replicas(&self, id: PartitionId, own: u64) -> ReplicaNodes {
         others_of(self.replicas[id.index()].load().as_deref(), own)
     }

@@ -24,7 +24,7 @@ pub(crate) enum RecordAccess {
 /// The partitions that a query reads on this node.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum QueryAccess {
-    /// Those that this node is the working master of: each partition is read on one node of the cluster.
+    /// Partitions of which this node is the working master: each partition is read on one node of the cluster.
     Master,
     /// Partitions of which this node has all records.
     Full,

@@ -32,7 +32,7 @@ const PREFETCH_DISTANCE: usize = 8;
 pub(crate) struct SetIndexBuilder(Mutex<Option<Thread>>);
 
 impl SetIndexBuilder {
-    /// Wakes the thread, as an index is to be filled.
+    /// Wakes the thread to fill an index.
     pub(super) fn wake(&self) {
         if let Some(thread) = &*self.0.lock() {
             thread.unpark();

@@ -109,7 +109,7 @@ impl PassedOn {
         let Some(entry) = new_entry(base, (id, cluster_key), request) else { return };
         self.count.fetch_add(1, AcqRel);
         let mut entries = self.shard(id).lock();
-        // Noted before it is sent, as the answer may come at once.
+        // Noted before it is sent, because the answer may come at once.
         let entry = entries.entry(id).or_insert(entry);
         if let Some(node) = node {
             self.send(entry, node);

@@ -205,7 +205,7 @@ impl ReplicaWrites {
             Some(mut former) => write.of.holds = std::mem::take(&mut former.of.holds),
             None => self.0.add(1),
         }
-        // Noted before it is sent, as an answer may come at once.
+        // Noted before it is sent, because an answer may come at once.
         writes.pending.entry(key).or_insert(write).send(&key, links);
     }
 

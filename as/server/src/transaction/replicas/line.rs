@@ -5,7 +5,7 @@
 //! until that one has begun its own, or ends without one. So no thread waits, and no request is overtaken.
 //!
 //! # Locks
-//! That of the record's shard.
+//! The lock of the record's shard.
 
 use std::collections::VecDeque;
 

@@ -48,7 +48,7 @@ pub(crate) enum Wait {
     Room(RecordKey),
     /// Room for a reply of at most this many bytes.
     ReplyRoom(usize),
-    /// Nothing more: the record was not in memory and has been read from its disk. The request runs again at once.
+    /// No further wait: the record was not in memory and has been read from its disk. The request runs again at once.
     Fetched,
     /// A disk that does not answer: that of device number `device` in namespace number `namespace`.
     Disk { namespace: usize, device: u8 },
