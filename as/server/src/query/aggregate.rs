@@ -1,6 +1,6 @@
-//! Aggregations: the server's part of a stream function runs over the records of each partition that has some, and the
-//! values that it yields are sent as messages with a bin `SUCCESS`. An error is the value of a bin `FAILURE`, and ends
-//! the query.
+//! Aggregations: the server's part of a stream function runs over the records of each partition that has records. The
+//! values that it yields are sent as messages with a bin `SUCCESS`. An error is the value of a bin `FAILURE`, and
+//! ends the query.
 //!
 //! # Bounds
 //! Records are copied one at a time under their sprig's lock, shared, after they are read from a disk if necessary.

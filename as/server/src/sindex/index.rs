@@ -301,7 +301,8 @@ impl SecondaryIndex {
     }
 
     /// Adds the entries of `partition` in `ranges`, at most `max` of them, to `out`, range by range in order. A range
-    /// goes from its start to its highest key. All entries are of one moment. Returns whether there may be more.
+    /// goes from its start to its highest key. All entries are collected at one moment. Returns whether there may be
+    /// more.
     pub(crate) fn collect(
         &self,
         namespace: &Namespace,

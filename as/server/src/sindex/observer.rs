@@ -11,7 +11,7 @@
 //! # Damage
 //! A record whose bytes rotted on a device no longer shows which entries it has. If a record cannot be read, or lacks
 //! an entry that it should have, all its entries are searched and removed when it changes or is removed. `sweep.rs`
-//! finds entries that remain even so.
+//! finds entries that remain in spite of that.
 
 use std::any::Any;
 use std::cell::Cell;

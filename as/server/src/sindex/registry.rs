@@ -123,7 +123,7 @@ impl SecondaryIndexes {
     }
 
     /// Makes, renames or, without a `name`, drops the index that `key` of system metadata defines. An index of an
-    /// unknown namespace is ignored. At the start indexes are not filled yet.
+    /// unknown namespace is ignored. At the start new indexes are not filled here.
     pub(crate) fn apply(&self, namespaces: &[Arc<Namespace>], key: &str, name: Option<&str>, is_start: bool) {
         let definition = match Definition::from_smd_key(key) {
             Ok(definition) => definition,

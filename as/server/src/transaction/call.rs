@@ -237,7 +237,7 @@ impl<'a> Call<'a> {
     /// lock, and keeps the returned value until it has committed.
     ///
     /// # Errors
-    /// `Unavailable` if so; nothing has changed, and the transaction [waits](Self::wait_of_failed).
+    /// `Unavailable` in each of these cases; nothing has changed, and the transaction [waits](Self::wait_of_failed).
     #[inline]
     pub(super) fn begin_commit<'b>(
         &self,

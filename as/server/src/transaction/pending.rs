@@ -1,5 +1,5 @@
 //! Messages about records that other nodes have not answered yet: at most one for each record, sent again until all
-//! have answered or its time is over.
+//! nodes have answered or its deadline has passed.
 //!
 //! Replica writes and questions for duplicates are both kept in such a table. They define the additional state of a
 //! message (`T`) and of a shard's records (`M`).

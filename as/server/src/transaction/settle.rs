@@ -28,8 +28,8 @@ use crate::storage::DiskCaller;
 const RESULT_OFFSET: usize = 5;
 
 impl Call<'_> {
-    /// An entry that makes the reply wait for `awaited`; the [position](Workspace::note_replies) of its result is known
-    /// when it is made.
+    /// An entry that makes the reply wait for `awaited`; the [position](Workspace::note_replies) of the result is set
+    /// when the reply is made.
     fn waits_for(&self, awaited: Awaited) -> Unsettled {
         Unsettled { namespace: self.namespace.position(), awaited, result_at: 0 }
     }

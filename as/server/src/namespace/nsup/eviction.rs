@@ -1,9 +1,9 @@
 //! Eviction: removes the records that would expire soonest when a limit is breached.
 //!
 //! A histogram of all void-times gives the void-time below which the wanted number of records lies; a sweep then
-//! removes those records. It never removes all: the bucket in which the wanted number is reached stays. Records without
-//! a void-time and those of sets with `disable-eviction` are left out; this is looked up when a run begins and costs
-//! writers nothing.
+//! removes those records. It never removes all: the bucket in which the wanted number is reached stays. Records
+//! without a void-time and those of sets with `disable-eviction` are left out. The sets are looked up when a run
+//! begins, so that they cost writers nothing.
 //!
 //! # Locks
 //! As for expiry: one sprig lock at a time.

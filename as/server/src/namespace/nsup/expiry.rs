@@ -62,8 +62,8 @@ impl std::ops::AddAssign for Removed {
     }
 }
 
-/// Walks through a partition: returns the digests of the records that `is_picked` accepts, and takes the figures of all
-/// others.
+/// Walks through a partition: returns the digests of the records that `is_picked` accepts, and sets the partition's
+/// figures by the void-times of all others.
 fn pick_records(
     namespace: &Namespace,
     partition: PartitionId,
