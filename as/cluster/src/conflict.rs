@@ -1,4 +1,5 @@
-//! Decides which of two copies of a record counts: in duplicate resolution, in migrations, and on replicas.
+//! Conflict resolution: decides which of two copies of a record wins, in duplicate resolution, in migrations,
+//! and on replicas.
 
 use std::cmp::Ordering;
 
@@ -13,15 +14,15 @@ pub struct CopyAge {
 /// `conflict-resolution-policy`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub enum ConflictPolicy {
-    /// The larger generation, then the later last-update-time: the copy with more writes.
+    /// The larger generation wins, then the later last-update-time: the copy with more writes.
     #[default]
     Generation,
-    /// The later last-update-time, then the newer generation.
+    /// The later last-update-time wins, then the larger generation.
     LastUpdateTime,
 }
 
 impl ConflictPolicy {
-    /// Compares two copies; the greater one counts.
+    /// Compares two copies; the greater one wins.
     #[must_use]
     pub fn compare(self, left: CopyAge, right: CopyAge) -> Ordering {
         let by_time = left.last_update_time.cmp(&right.last_update_time);
@@ -40,7 +41,7 @@ impl ConflictPolicy {
     }
 }
 
-/// The order of a record's generations, which wrap: the shorter distance decides.
+/// Compares generations, which wrap: the one that is a shorter distance ahead is greater.
 fn compare_generations(left: u16, right: u16) -> Ordering {
     match left.wrapping_sub(right) {
         0 => Ordering::Equal,
@@ -106,7 +107,7 @@ mod tests {
         let (often, late) = (age(5, 100), age(4, 200));
         assert_eq!(ConflictPolicy::Generation.compare(often, late), Ordering::Greater);
         assert_eq!(ConflictPolicy::LastUpdateTime.compare(often, late), Ordering::Less);
-        // One policy compares plainly, the other with wrapping.
+        // One policy compares generations as plain numbers, the other with wrapping.
         let (wrapped, before) = (age(1, 100), age(65_535, 100));
         assert_eq!(ConflictPolicy::Generation.compare(wrapped, before), Ordering::Less);
         assert_eq!(ConflictPolicy::LastUpdateTime.compare(wrapped, before), Ordering::Greater);

@@ -1,21 +1,21 @@
-//! Exchange: after each change of the cluster every member tells all others which versions of which partitions it has;
-//! once each has heard from all, the principal lets them rebalance.
+//! Exchange: after each change of the cluster every member tells all others which versions of which
+//! partitions it has. When each has heard from all, the principal lets them rebalance.
 //!
-//! States: *resting* (balanced, or never in a cluster), *exchanging* (data is being sent), *awaiting writes* (this node
-//! has all data, and writes under the old table are still to be applied), *ready to commit* (the principal waits for
-//! others), *orphaned* (without a cluster).
-//! - ExchangeData is sent to all members until they acknowledge it, with growing pauses. A node that has all data and
-//!   all acknowledgements tells the principal, which sends *commit* when all have; a node that gets it rebalances at
-//!   once.
-//! - Messages for a cluster that this node has not learnt of yet are kept, the last two of each peer, and processed
-//!   later. The C server drops them and waits for the repetition.
-//! - Different replication factors or incompatible members end the round; the data stays as it is until the next change
-//!   of the cluster.
+//! States: *resting* (balanced, or never in a cluster), *exchanging* (data is being sent), *awaiting writes*
+//! (this node has all data, and writes under the old table are still to be applied), *ready to commit* (the
+//! principal waits for others), *orphaned* (without a cluster).
+//! - A node sends ExchangeData to all members until they acknowledge it, with growing pauses. When it has all
+//!   data and all acknowledgements, it tells the principal. When all members have told it so, the principal
+//!   sends *commit*, and a node that gets it rebalances at once.
+//! - A node keeps messages for a cluster that it has not learnt of yet, the last two of each peer, and
+//!   processes them later. The C server drops them and waits for the repetition.
+//! - Different replication factors or incompatible members end the round; the data stays as it is until the
+//!   next change of the cluster.
 //! - An orphan continues with its old partitions for five quantum intervals, then freezes them.
 //!
-//! A node applies no writes from before its *ready to commit* to its rebalance ([`Exchange::holds_writes`]): other
-//! members may have rebalanced already, and a write under the old table that ends after one under the new would be
-//! lost.
+//! Between its *ready to commit* and its rebalance a node applies no writes ([`Exchange::holds_writes`]).
+//! Other members may have rebalanced already, and a write under the old table that ends after one under the
+//! new table would be lost.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
@@ -41,9 +41,9 @@ pub enum ExchangeAction {
     },
     /// Rebalance with the data of all members.
     Commit(Committed),
-    /// The node has been an orphan for too long and must not serve any more.
+    /// The node has been an orphan for too long and must serve nothing any more.
     Freeze,
-    /// Report when no write that began under the old table is still to be applied.
+    /// Report when no write that began under the old table is left to be applied.
     AwaitWrites,
     /// The members are incompatible.
     Abandoned(Unfit),
@@ -71,7 +71,7 @@ pub enum Unfit {
 enum ExchangeState {
     Resting,
     Exchanging,
-    /// Ready, except for writes that began under the old table and are still to be applied.
+    /// The node has all data, but writes that began under the old table are still to be applied.
     AwaitingWrites,
     ReadyToCommit,
     Orphaned {
@@ -105,7 +105,7 @@ pub struct Exchange {
 }
 
 impl Exchange {
-    /// A node starts as an orphan that has never served.
+    /// Makes the state of a node that starts: an orphan that has never served.
     #[must_use]
     pub fn new(self_node: NodeId, timing: Timing) -> Self {
         Exchange {
@@ -149,7 +149,7 @@ impl Exchange {
         self.holds_writes
     }
 
-    /// All members have applied a cluster: sends them this node's data.
+    /// Sends this node's data to all members, because all have applied a cluster.
     pub fn cluster_changed(
         &mut self,
         cluster_key: ClusterKey,
@@ -176,7 +176,7 @@ impl Exchange {
         std::mem::take(&mut self.actions)
     }
 
-    /// The node has lost its cluster. With `at_once` it stops serving immediately.
+    /// Records that the node has lost its cluster. With `at_once` it stops serving immediately.
     pub fn orphaned(&mut self, at_once: bool, now: Now) -> Vec<ExchangeAction> {
         let is_frozen = matches!(self.state, ExchangeState::Orphaned { is_frozen: true, .. });
         self.state = ExchangeState::Orphaned { since_ms: now.monotonic_ms, is_frozen };
@@ -213,7 +213,7 @@ impl Exchange {
         std::mem::take(&mut self.actions)
     }
 
-    /// A node departed: drops its early messages.
+    /// Drops the early messages of a node that has departed.
     pub fn departed(&mut self, node: NodeId) {
         self.early.remove(&node);
     }
@@ -287,8 +287,8 @@ impl Exchange {
         }
     }
 
-    /// No write that began under the old table is still to be applied: the answer to the request made for the cluster
-    /// with this key.
+    /// Records that no write that began under the old table is left to be applied: the answer to the request
+    /// made for the cluster with this key.
     pub fn writes_ended(&mut self, cluster_key: ClusterKey, now: Now) -> Vec<ExchangeAction> {
         if self.state == ExchangeState::AwaitingWrites && cluster_key == self.cluster_key {
             self.state = ExchangeState::ReadyToCommit;
@@ -333,7 +333,7 @@ impl Exchange {
         }));
     }
 
-    /// Checks that the members are compatible.
+    /// Checks that the members are compatible and agree on the replication factors.
     fn check(&self) -> Result<(), Unfit> {
         let old = self.received.iter().find(|(_, data)| data.compatibility_id < COMPATIBILITY_ID_MIN);
         if let Some((node, _)) = old {
@@ -342,7 +342,7 @@ impl Exchange {
         let mut factors: BTreeMap<&[u8], u32> = BTreeMap::new();
         for namespace in self.received.values().flat_map(|data| &data.namespaces) {
             let first = *factors.entry(&namespace.name).or_insert(namespace.replication_factor);
-            // Members before version 6.0 do not send it.
+            // Members before version 6.0 do not send the replication factor.
             let is_known = first != 0 && namespace.replication_factor != 0;
             if is_known && first != namespace.replication_factor {
                 return Err(Unfit::ReplicationFactor { namespace: namespace.name.clone() });
@@ -351,7 +351,7 @@ impl Exchange {
         Ok(())
     }
 
-    /// Processes the passing of time.
+    /// Repeats messages that are due, and freezes partitions when the node has been an orphan for too long.
     pub fn tick(&mut self, now: Now) -> Vec<ExchangeAction> {
         match self.state {
             ExchangeState::Exchanging if self.resend_at_ms <= now.monotonic_ms => self.send_data(now),

@@ -9,7 +9,7 @@ pub struct Now {
     pub wall_ms: u64,
 }
 
-/// The intervals of the cluster. All nodes should have the same.
+/// The intervals of the cluster. All nodes should use the same ones.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Timing {
     /// Interval between two pulses: `heartbeat` `interval`.
@@ -38,13 +38,14 @@ impl Timing {
         self.interval_ms * self.timeout_intervals
     }
 
-    /// Time until a fact that a node notices is known to another by pulses.
+    /// Time until another node knows, by pulses, a fact that a node notices.
     #[must_use]
     pub const fn told_by_pulse_ms(&self) -> u64 {
         self.interval_ms + self.latency_ms
     }
 
-    /// The quantum interval: the cluster changes at most once in it, so that simultaneous events are handled together.
+    /// The quantum interval. The cluster changes at most once in it, so that simultaneous events are handled
+    /// together.
     #[must_use]
     pub fn quantum_ms(&self) -> u64 {
         let max = Self::QUANTUM_MAX_MS.max(2 * self.interval_ms);
@@ -76,7 +77,7 @@ impl Timing {
         (self.interval_ms / 2).min(self.quantum_ms() / 2)
     }
 
-    /// Time before which a principal is not asked again.
+    /// Time during which a principal is not asked again.
     #[must_use]
     pub fn join_blackout_ms(&self) -> u64 {
         (self.quantum_ms() / 2).min(2 * self.interval_ms)
@@ -100,15 +101,16 @@ impl Timing {
         Self::TICK_MS.max(self.interval_ms / 2)
     }
 
-    /// Time after which an orphan without a cluster stops serving.
+    /// Time for which a node without a cluster continues to serve.
     #[must_use]
     pub fn orphan_serves_ms(&self) -> u64 {
         5 * self.quantum_ms()
     }
 }
 
-/// A hybrid logical clock: milliseconds since 1970 in the upper 48 bits, a counter in the lower 16. It never goes back,
-/// and an event after the receipt of a message is later than its sending, whatever the wall clocks say.
+/// A hybrid logical clock: milliseconds since 1970 in the upper 48 bits, a counter in the lower 16. It never
+/// goes back, and an event after the receipt of a message is later than its sending, whatever the wall clocks
+/// say.
 #[derive(Clone, Debug, Default)]
 pub struct Hlc {
     last: u64,
@@ -117,14 +119,14 @@ pub struct Hlc {
 const COUNTER_BITS: u32 = 16;
 
 impl Hlc {
-    /// The time of an event that happens now; all are different.
+    /// The time of an event that happens now. All returned times are different.
     pub fn tick(&mut self, now: Now) -> u64 {
         self.last = (self.last + 1).max(now.wall_ms << COUNTER_BITS);
         self.last
     }
 
-    /// Takes a peer's clock into account, unless it is further ahead than `ahead_max_ms`: a peer's bytes must not carry
-    /// the clock away.
+    /// Takes a peer's clock into account, unless it is further ahead than `ahead_max_ms`, so that a peer's
+    /// bytes cannot carry the clock away.
     pub fn received(&mut self, remote: u64, now: Now, ahead_max_ms: u64) {
         let limit = (now.wall_ms + ahead_max_ms) << COUNTER_BITS;
         if remote <= limit {
@@ -132,7 +134,7 @@ impl Hlc {
         }
     }
 
-    /// The latest time that it has returned or received.
+    /// The latest time that the clock has returned or received.
     #[must_use]
     pub const fn last(&self) -> u64 {
         self.last

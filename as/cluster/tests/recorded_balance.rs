@@ -1,9 +1,10 @@
-//! Compares partition tables with those of the C server: node sequences of clusters of 1 to 8 nodes, and every node's
-//! state in 57 rebalances for joins, kills, returns, cuts and merges, most of them in the middle of migrations.
+//! Compares partition tables with those of the C server: node sequences of clusters of 1 to 8 nodes, and
+//! every node's state in 57 rebalances for joins, kills, returns, cuts and merges, most of them in the middle
+//! of migrations.
 //!
-//! The recordings are in `tests/corpora/cluster/balance`: `shapes-*` hold replica lists, in which each digit is an
-//! index into the succession list; `steps-*` hold the versions before and `partition-info` and client maps after each
-//! rebalance.
+//! The recordings are in `tests/corpora/cluster/balance`. `shapes-*` hold replica lists, in which each digit
+//! is an index into the succession list. `steps-*` hold the versions before each rebalance, and
+//! `partition-info` and the client maps after it.
 #![expect(clippy::unwrap_used, reason = "a test")]
 
 use std::fs::{self, File};

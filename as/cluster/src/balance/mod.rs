@@ -1,21 +1,24 @@
-//! Partition balance: the nodes that keep a partition, its master, older copies, and the migrations needed. It is a
-//! pure function of the cluster's members and the versions of their data, so that every node computes the same result.
+//! Partition balance: computes the nodes that keep a partition, its master, the duplicates, and the necessary
+//! migrations. It is a pure function of the cluster's members and their partition versions, so every node
+//! computes the same result.
 //!
 //! Terms:
 //! - *Succession list*: the members in descending order of ids; the first is the principal.
 //! - *Sequence* of a partition: the members in an order by hash that is specific to the partition. The first
-//!   `n_replicas` of it are the *replicas*, the very first is the *eventual* (final) *master*.
-//! - *Working master*: the node that applies writes now. Until the eventual master has all data, that is another node,
-//!   the *acting master*.
-//! - *Version* of a partition on a node: cluster key and family of the data, and whether it was master (`master`), may lack
-//!   records (`subset`), or should not be preferred (`evade`).
-//! - *Duplicate*: a node whose copy may have newer records than the working master's. Writes ask it first.
-//! - *Emigration*, *immigration*: the transfer of a partition's records to, or from, another node. First the acting
-//!   master and the duplicates send to the eventual master, which then sends to the other replicas.
-//! - *Witness*: a node that learns when all migrations of a partition are done, so that it may drop a superfluous copy.
+//!   `n_replicas` of it are the *replicas*, and the very first is the *eventual* (final) *master*.
+//! - *Working master*: the node that applies writes now. Until the eventual master has all data, another
+//!   node, the *acting master*, is working master.
+//! - *Version* of a partition on a node: the cluster key and the family of the data, and flags: the node was
+//!   master (`master`), may lack records (`subset`), or should not be preferred (`evade`).
+//! - *Duplicate*: a node whose copy may have newer records than the working master's. A write asks it first.
+//! - *Emigration*, *immigration*: the transfer of a partition's records to, or from, another node. The acting
+//!   master and the duplicates send to the eventual master first, which then sends to the other replicas.
+//! - *Witness*: a node that is signalled when all migrations of a partition are done, so that it may drop a
+//!   superfluous copy.
 //!
-//! `sequence` computes the sequences, `rows` adjusts them (racks, uniform balance, quiesced nodes), `plan` decides
-//! about one partition, and `partition` holds a node's state of it and applies the effects of migrations.
+//! `sequence` computes the sequences, `rows` adjusts them (racks, uniform balance, quiesced nodes), `plan`
+//! decides about one partition, and `partition` holds a node's state of it and applies the effects of
+//! migrations.
 
 mod partition;
 mod plan;
@@ -34,17 +37,17 @@ use proto::peer::{ClusterKey, NodeId};
 
 /// Number of partitions of a namespace.
 pub const PARTITIONS: usize = 4096;
-/// Records written later than this many milliseconds after a rebalance need no duplicate resolution. It covers the time
-/// between the rebalances of two nodes, and clock skew.
+/// Records written later than this many milliseconds after a rebalance need no duplicate resolution. The
+/// margin covers the time between the rebalances of two nodes, and clock skew.
 pub const DUPLICATE_RESOLUTION_MARGIN_MS: u64 = 3000;
 
 /// A member's data about a namespace.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Member {
     pub node: NodeId,
-    /// 0 for none.
+    /// 0 means none.
     pub rack: RackId,
-    /// Does not want to be master of any partition.
+    /// The node does not want to be master of any partition.
     pub is_quiesced: bool,
     /// Indexed by partition.
     pub versions: Vec<PartitionVersion>,
@@ -56,7 +59,7 @@ pub struct NamespaceView {
     pub cluster_key: ClusterKey,
     /// The members that have the namespace, in the order of the succession list.
     pub members: Vec<Member>,
-    /// The smallest that any member has configured.
+    /// The smallest replication factor that any member has configured.
     pub replication_factor: usize,
     /// Whether all members prefer a uniform balance.
     pub is_uniform: bool,

@@ -1,10 +1,11 @@
-//! A partition in the view of one node: replicas, working master, remaining migrations. A rebalance sets it, migrations
-//! change it step by step.
+//! A partition in the view of one node: its replicas, working master and remaining migrations. A rebalance
+//! sets this state, and migrations change it step by step.
 //!
-//! At the end of an emigration the sender's copy gets the final version (a subset while the sender is no replica or
-//! still expects records). At the end of an immigration the eventual master removes the sender from its duplicates, or
-//! takes over if the sender was the acting master. After the last immigration it sends to the other replicas, and after
-//! those emigrations it signals the witnesses, which drop superfluous copies.
+//! At the end of an emigration the sender's copy gets the final version, marked as a subset while the sender
+//! is no replica or still expects records. At the end of an immigration the eventual master removes the
+//! sender from its duplicates, or takes over if the sender was the acting master. After its last immigration
+//! the eventual master sends to the other replicas. After those emigrations it signals the witnesses, which
+//! drop superfluous copies.
 
 use datamodel::partition_version::PartitionVersion;
 use proto::peer::NodeId;
@@ -12,32 +13,33 @@ use proto::peer::NodeId;
 use super::DUPLICATE_RESOLUTION_MARGIN_MS;
 use super::plan::{Plan, Superfluous};
 
-/// A node's state of a partition. The default belongs to a node without a cluster: it serves nothing.
+/// A node's state of a partition. The default is that of a node without a cluster: it serves nothing.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Partition {
     pub version: PartitionVersion,
     pub final_version: PartitionVersion,
     /// Empty while the node has no cluster.
     pub replicas: Vec<NodeId>,
-    /// The node itself if it is working master; the acting master if the node is eventual master; otherwise none.
+    /// The node itself if it is working master; the acting master if the node is eventual master; otherwise
+    /// none.
     pub working_master: NodeId,
-    /// The most probable working master.
+    /// The node that is most probably the working master.
     pub proxy_destination: NodeId,
     /// At a working or eventual master: nodes that may have newer copies.
     pub duplicates: Vec<NodeId>,
-    /// Replicas that still expect records, by place.
+    /// Replicas that still expect records, by their index in `replicas`.
     pub immigrators: Vec<bool>,
     pub pending_immigrations: u16,
     pub pending_emigrations: u16,
-    /// Of these, the emigrations that do not wait for others.
+    /// How many of these emigrations are lead ones, which do not wait for immigrations.
     pub pending_lead_emigrations: u16,
     /// At the eventual master: nodes to signal when all migrations are done.
     pub witnesses: Vec<NodeId>,
-    /// Milliseconds since 2010; records written later need no duplicate resolution.
+    /// Records written later than this need no duplicate resolution. Milliseconds since 2010.
     pub duplicate_resolution_cutoff_ms: u64,
-    /// This node, the acting master, has sent all records: no write begins here any more.
+    /// This node is the acting master and has sent all records: no further write begins here.
     pub is_handing_over: bool,
-    /// No write may begin here now, although this node may be master: it waits. See [`crate::node`].
+    /// No write may begin here now, even if this node is master. See [`crate::node`].
     pub holds_writes: bool,
     /// The node is quiesced: it keeps a superfluous copy, because it may come back.
     pub keeps_superfluous: bool,
@@ -72,9 +74,9 @@ pub struct Emigration {
     pub destination: NodeId,
     /// This node is working master until the receiver has all records.
     pub is_acting_master: bool,
-    /// It does not wait, unlike one that has to wait for immigrations.
+    /// It does not wait. Other emigrations wait for immigrations.
     pub is_lead: bool,
-    /// The destination had no data: the result is only a further copy, so it may wait.
+    /// The destination has no data. The result is only a further copy, so the emigration may wait.
     pub is_fill: bool,
 }
 
@@ -119,8 +121,8 @@ pub enum Route {
 }
 
 impl Partition {
-    /// Applies a plan. `now_ms` is the clock of last-update-times. Returns the change of the tree, and the emigrations
-    /// that start at once.
+    /// Applies a plan. `now_ms` is the clock of last-update-times. Returns the change of the tree, and the
+    /// emigrations that start at once.
     pub fn rebalance(
         &mut self,
         plan: &Plan,
@@ -204,7 +206,8 @@ impl Partition {
         Some(Emigration { destination: plan.nodes[0], is_acting_master, is_lead: true, is_fill })
     }
 
-    /// The node leaves its cluster and serves nothing until the next rebalance; its data and their version stay.
+    /// Leaves the cluster: the node serves nothing until the next rebalance, but keeps its data and their
+    /// version.
     pub fn freeze(&mut self) {
         *self = Partition {
             version: self.version,
@@ -213,7 +216,7 @@ impl Partition {
         };
     }
 
-    /// The place of a node among the replicas.
+    /// The index of a node among the replicas.
     #[must_use]
     pub fn replica_place(&self, node: NodeId) -> Option<usize> {
         self.replicas.iter().position(|replica| *replica == node)
@@ -223,7 +226,7 @@ impl Partition {
         self.replicas.first() == Some(&self_node)
     }
 
-    /// Whether records may come in from `source`.
+    /// Checks that this node expects records from `source`.
     ///
     /// # Errors
     /// When the node does not expect them.
@@ -347,8 +350,8 @@ impl Partition {
         Some(done)
     }
 
-    /// Applies the eventual master's signal that all migrations of the partition are done; `None` while this node still
-    /// sends.
+    /// Applies the eventual master's signal that all migrations of the partition are done. Returns `None`
+    /// while this node still sends.
     pub fn all_done(&mut self, self_node: NodeId) -> Option<Tree> {
         if self.pending_emigrations != 0 {
             return None;
@@ -374,9 +377,10 @@ impl Partition {
             .with_revived(version.is_revived())
     }
 
-    /// The acting master has sent all records: the eventual master is about to take over. From now on this copy may
-    /// lack the other's writes, unless it is a replica. If the cluster changes before the takeover is confirmed, this
-    /// copy must not count as complete.
+    /// Marks this node's copy as a subset when the acting master has sent all records and the eventual master
+    /// is about to take over. From now on this copy may lack the eventual master's writes, unless this node
+    /// is a replica. If the cluster changes before the takeover is confirmed, the copy must not count as
+    /// complete.
     pub fn hand_over(&mut self, self_node: NodeId) {
         self.is_handing_over = true;
         if self.replica_place(self_node).is_none() {
@@ -412,8 +416,8 @@ impl Partition {
         }
     }
 
-    /// The columns of the clients' map that this node owns: as working master the master's column and those of replicas
-    /// that still expect records; its own column if it has all its records.
+    /// The columns of the clients' map that this node owns. A working master owns the master's column and
+    /// those of replicas that still expect records. A replica owns its own column if it has all its records.
     #[must_use]
     pub fn client_columns(&self, self_node: NodeId) -> ClientColumns {
         let own = self.replica_place(self_node);

@@ -1,29 +1,30 @@
-//! The plan for one partition: the working master, the duplicates, the nodes that take part in migrations, and the
-//! version of each node meanwhile.
+//! The plan for one partition: the working master, the duplicates, the nodes that take part in migrations,
+//! and the version of each node's copy meanwhile.
 //!
-//! The rules are those of the C server for AP namespaces; every node of a mixed cluster computes the same plan.
+//! The rules are those of the C server for AP namespaces, so every node of a mixed cluster computes the same
+//! plan.
 
 use datamodel::partition_version::{FAMILY_UNIQUE, PartitionVersion};
 use proto::peer::{ClusterKey, NodeId};
 
-/// The outcome of a rebalance for a partition. Places are positions in the sequence.
+/// The outcome of a rebalance for a partition. A place is an index into the sequence.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Plan {
     /// The sequence.
     pub nodes: Vec<NodeId>,
-    /// Their previous versions, in the same order.
+    /// The nodes' previous versions, in the same order.
     pub versions: Vec<PartitionVersion>,
-    /// Number of replicas: the first places.
+    /// Number of replicas, which have the first places.
     pub replica_count: usize,
     pub cluster_key: ClusterKey,
     /// `None` when no node has data: the partition starts empty.
     pub working_master: Option<usize>,
-    /// Copies that may be newer than the working master's; without the working master.
+    /// Places whose copies may be newer than the working master's; without the working master.
     pub duplicates: Vec<usize>,
     /// Replicas that receive records.
     pub immigrators: Vec<usize>,
-    /// The data did not all take part in the last rebalance together, or the master changes: records older than this
-    /// rebalance need duplicate resolution.
+    /// Set if the copies did not all take part in the last rebalance together, or if the master changes:
+    /// records older than this rebalance then need duplicate resolution.
     pub resets_duplicate_resolution: bool,
 }
 
@@ -36,7 +37,7 @@ pub enum Superfluous {
 }
 
 impl Plan {
-    /// The plan for nodes with these versions, both in the order of the sequence.
+    /// Makes the plan for nodes with these versions, both in the order of the sequence.
     ///
     /// # Panics
     /// If the numbers of nodes and versions differ, or there is no node.
@@ -87,7 +88,7 @@ impl Plan {
         self.nodes.iter().position(|other| *other == node)
     }
 
-    /// The place of the working master, or of the eventual one when no node has data.
+    /// The place of the working master, or of the eventual master when no node has data.
     #[must_use]
     pub fn master_place(&self) -> usize {
         self.working_master.unwrap_or(0)
@@ -111,7 +112,7 @@ impl Plan {
         }
     }
 
-    /// The version of a place until migrations are done. A rebalance before that judges the copy by it.
+    /// The version of a place until migrations are done. A rebalance before their end judges the copy by it.
     fn version_while_migrating(&self, place: usize, master: usize) -> PartitionVersion {
         let has_duplicates = !self.duplicates.is_empty();
         let is_replica = place < self.replica_count;
@@ -148,8 +149,8 @@ impl Plan {
         }
     }
 
-    /// The families under the new cluster key, by index. With duplicates, family 0 is the data that the eventual master
-    /// merges; no earlier data belongs to it.
+    /// The families under the new cluster key, by index. With duplicates, family 0 is the data that the
+    /// eventual master merges, so no earlier data belongs to it.
     fn families(&self, master: usize) -> Vec<PartitionVersion> {
         let mut families = match (master, self.duplicates.is_empty()) {
             (0, _) => vec![self.versions[0]],
@@ -179,16 +180,17 @@ impl Plan {
     }
 }
 
-/// Whether two copies belong to one line of data: the same cluster key and the same family, which is not the unique
-/// one.
+/// Whether two copies have the same history: the same cluster key and the same family, unless the family is
+/// the unique one.
 fn same_family(left: PartitionVersion, right: PartitionVersion) -> bool {
     left.cluster_key() == right.cluster_key()
         && left.family() == right.family()
         && left.family() != FAMILY_UNIQUE
 }
 
-/// The first place that was master, so that mastership does not move without need, or a full copy of the same line
-/// before it. Without one, the best copy: full before subset before evade.
+/// The place of the working master: the first place that was master, so that mastership does not move without
+/// need, or a full copy of the same family before it. If no place was master, the best copy: full before
+/// subset before evade.
 fn working_master(versions: &[PartitionVersion]) -> Option<usize> {
     let was_master = |version: &PartitionVersion| version.has_data() && version.is_master();
     if let Some(place) = versions.iter().position(was_master) {
@@ -200,13 +202,14 @@ fn working_master(versions: &[PartitionVersion]) -> Option<usize> {
         return Some(versions[..place].iter().position(is_as_good).unwrap_or(place));
     }
     let with_data = (0..versions.len()).filter(|place| versions[*place].has_data());
-    // The first of equals.
+    // Of equal copies the first one is chosen.
     with_data.min_by_key(|place| {
         u8::from(versions[*place].is_subset()) + 2 * u8::from(versions[*place].is_evade())
     })
 }
 
-/// One copy of each line of data, all unique ones, and subsets of lines that have no full copy here.
+/// The places of the duplicates: one copy of each family, all copies of the unique family, and subsets of
+/// families that have no full copy here.
 fn duplicates(versions: &[PartitionVersion], master: usize) -> Vec<usize> {
     let mut places = Vec::new();
     let mut parents: Vec<PartitionVersion> = Vec::new();

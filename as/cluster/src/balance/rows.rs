@@ -1,10 +1,11 @@
-//! Adjusts the sequences: quiesced nodes last, replicas on different racks, masters in the active rack, and equally
-//! many partitions for every node.
+//! Adjusts the sequences: quiesced nodes last, replicas on different racks, masters in the active rack, and
+//! equally many partitions for every node.
 //!
-//! The order is that of the C server's Enterprise Edition: quiesced nodes go to the end, then either uniform balance,
-//! which honours racks, or rack awareness alone, then the active rack. The algorithms are our own; they give the same
-//! result on every node, because they depend only on the succession list and the exchanged data. Nodes of the Community
-//! Edition do not support this, so the exchange enables it only if all members are nodes of this server.
+//! The order of steps is that of the C server's Enterprise Edition: quiesced nodes go to the end, then either
+//! uniform balance, which honours racks, or rack awareness alone, then the active rack. The algorithms are
+//! our own. They give the same result on every node, because they depend only on the succession list and the
+//! exchanged data. Nodes of the Community Edition do not support these adjustments, so the exchange enables
+//! them only if all members are nodes of this server.
 
 use super::NamespaceView;
 use super::sequence::Row;
@@ -39,7 +40,7 @@ impl Adjustments {
         different.sort_unstable();
         different.dedup();
         let rack_count = different.len();
-        // Otherwise masters in one rack and replicas on all racks would contradict each other.
+        // Otherwise one rack for all masters would contradict replicas on all racks.
         let keeps_active_rack =
             rack_count <= view.replication_factor && different.contains(&view.active_rack);
         let active_rack = if keeps_active_rack { view.active_rack } else { 0 };
@@ -94,7 +95,8 @@ impl Adjustments {
         row[..column].iter().map(|index| self.racks[usize::from(*index)]).collect()
     }
 
-    /// Whether a member may be in `column` after the earlier ones: each rack once while there are others.
+    /// Whether a member may be in `column`: masters only in the active rack, and no rack twice while another
+    /// is left.
     fn is_allowed(&self, row: &[u8], column: usize, index: u8) -> bool {
         let rack = self.racks[usize::from(index)];
         if self.quiesced[usize::from(index)] {
@@ -109,8 +111,9 @@ impl Adjustments {
         all_used || !used.contains(&rack)
     }
 
-    /// Gives every node equally many partitions in `column`: each goes to the first node in sequence that has not
-    /// reached its share. Exchanges between partitions then even out what racks and earlier columns leave uneven.
+    /// Gives every node equally many partitions in `column`: each partition goes to the first node of its
+    /// sequence that has not reached its share. Exchanges between partitions then even out the differences
+    /// that racks and earlier columns cause.
     fn make_uniform(&self, rows: &mut [Row], column: usize) {
         let share = self.shares(rows.len(), column);
         let mut claims = vec![0usize; self.racks.len()];
@@ -127,7 +130,7 @@ impl Adjustments {
         self.even_out(rows, column, &mut claims);
     }
 
-    /// Each node's share of partitions in a column; the first in succession get the remainder.
+    /// Each node's share of partitions in a column; the first nodes of the succession list get the remainder.
     fn shares(&self, partition_count: usize, column: usize) -> Vec<usize> {
         let is_choice = |index: usize| {
             let in_rack = column != 0 || self.active_rack == 0 || self.racks[index] == self.active_rack;
@@ -143,8 +146,8 @@ impl Adjustments {
         (0..self.racks.len()).map(share).collect()
     }
 
-    /// Moves partitions from nodes with the most of a column to those with the fewest, as far as racks and earlier
-    /// columns allow, until they differ by at most one.
+    /// Moves partitions from nodes with the most of a column to those with the fewest, as far as racks and
+    /// earlier columns allow, until their numbers differ by at most one.
     fn even_out(&self, rows: &mut [Row], column: usize, claims: &mut [usize]) {
         let mut blocked: Vec<(u8, u8)> = Vec::new();
         loop {
@@ -264,7 +267,7 @@ mod tests {
             let rows = view.rows(PARTITIONS);
             rows_are_sound(&rows, 4);
             assert!(rows.iter().all(|row| row[0] >= 2 && row[1] < 2));
-            // With more racks than replicas it has no effect.
+            // With more racks than replicas the active rack has no effect.
             let view = NamespaceView { active_rack: 2, ..three_racks.clone() };
             assert_eq!(Adjustments::of(&view).active_rack(), 0);
         }

@@ -1,10 +1,10 @@
-//! The sequence of each partition: the members ordered by a hash of node and partition, so that a change of one member
-//! moves no partition between others.
+//! The sequence of each partition: the members ordered by a hash of node and partition, so that the change of
+//! one member moves no partition between others.
 //!
-//! The score of a member is Jenkins' one-at-a-time hash, in 64 bits, of FNV-1a of the node id and FNV-1a of the
-//! partition (u32), all little-endian. Its lowest bits are replaced by the member's index in the succession list, so
-//! that no two are equal: 3 of them in a cluster of up to 8 nodes, as in the C server's Community Edition, and 8 in a
-//! larger one.
+//! The score of a member is Jenkins' one-at-a-time hash, in 64 bits, of FNV-1a of the node id and FNV-1a of
+//! the partition (u32), all little-endian. Its lowest bits are replaced by the member's index in the
+//! succession list, so that no two scores are equal: 3 bits in a cluster of up to 8 nodes, as in the C
+//! server's Community Edition, and 8 in a larger one.
 
 use proto::peer::NodeId;
 
@@ -23,7 +23,7 @@ pub struct Sequences {
 }
 
 impl Sequences {
-    /// For these members, in the order of the succession list.
+    /// Prepares the sequences of these members, given in the order of the succession list.
     ///
     /// # Panics
     /// If there are more than [`MEMBERS_MAX`], which heartbeats prevent.

@@ -1,4 +1,5 @@
-//! Orphans search for a cluster, and clusters accept requests to join.
+//! Joining: an orphan asks a principal or another orphan to let it join, and clusters accept or reject the
+//! request.
 
 use std::collections::BTreeMap;
 
@@ -9,7 +10,7 @@ use super::quantum::Fault;
 use super::{Clustering, Surroundings, sort_succession};
 use crate::time::{Hlc, Now};
 
-/// An orphan's attempts to join.
+/// The state of an orphan's attempts to join.
 #[derive(Clone, Debug)]
 pub(super) struct Joining {
     orphan_since_ms: u64,
@@ -24,7 +25,7 @@ pub(super) struct Joining {
 /// The result of an attempt to join.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Attempt {
-    /// A node is asked.
+    /// A node has been asked.
     Asked,
     /// There is no node to ask.
     Nobody,
@@ -43,7 +44,8 @@ impl Joining {
 }
 
 impl Clustering {
-    /// An orphan at a quantum start joins, or forms a cluster if there is no node to ask.
+    /// Lets an orphan join at a quantum start, or form a cluster if there is no node to ask or asking has failed
+    /// for long.
     pub(super) fn join_or_form(&mut self, around: &mut Surroundings<'_>) {
         if self.proposer.is_active() {
             return;
@@ -60,7 +62,7 @@ impl Clustering {
         }
     }
 
-    /// An orphan between quantum starts asks to join.
+    /// Lets an orphan ask to join between quantum starts.
     pub(super) fn ask_to_join(&mut self, around: &mut Surroundings<'_>) {
         let _ = self.try_to_join(around);
     }
@@ -93,7 +95,7 @@ impl Clustering {
         self.send(node, ClusteringBody::JoinRequest, around);
     }
 
-    /// Asks a visible principal: the preferred one, else the next after the one asked last.
+    /// Asks a visible principal: the preferred one, or else the next after the one asked last.
     pub(super) fn ask_principal(
         &mut self,
         preferred: Option<NodeId>,
@@ -117,7 +119,7 @@ impl Clustering {
         if let Some(choice) = choice {
             self.ask(choice, around);
         }
-        // While all are in blackout, the node waits.
+        // The node waits while all principals are in blackout.
         Attempt::Asked
     }
 
@@ -136,8 +138,9 @@ impl Clustering {
         }
     }
 
-    /// Whether a node that is seen takes this one for a member of its cluster: it has not noticed yet that this one is an orphan,
-    /// as after a quick restart. It is about to be one too, or to let this one join.
+    /// Whether a visible node still counts this node as a member of its cluster. After a quick restart, that
+    /// node has not yet noticed that this one is an orphan. It will soon be an orphan too, or let this node
+    /// join.
     fn is_missed(&self, around: &Surroundings<'_>) -> bool {
         let misses = |node| {
             let peer = around.heartbeat.peer(node);
@@ -147,7 +150,7 @@ impl Clustering {
         around.now.monotonic_ms < waits_until_ms && around.heartbeat.alive().any(misses)
     }
 
-    /// Proposes a cluster with the orphans that have asked, if this node sees no others.
+    /// Proposes a cluster with the orphans of this node's clique, if exactly these have asked to join.
     fn form(&mut self, around: &mut Surroundings<'_>) {
         if self.is_missed(around) {
             return self.reject_all(around);
@@ -159,7 +162,8 @@ impl Clustering {
         sort_succession(&mut members);
         let mut expected: Vec<NodeId> = self.join_requests.iter().copied().chain([self.self_node]).collect();
         sort_succession(&mut expected);
-        // A node that sees orphans with which it cannot share a cluster waits until they have one.
+        // A node that sees orphans, none of which fits into a clique with it, waits until they have a
+        // cluster.
         let is_alone_among_orphans = !orphans.is_empty() && members.len() == 1;
         let is_highest = members.first() == Some(&self.self_node);
         if members == expected
@@ -172,7 +176,7 @@ impl Clustering {
         self.reject_all(around);
     }
 
-    /// Nodes that have asked to join and are orphans by their pulses.
+    /// Nodes that have asked to join and whose pulses say that they are orphans.
     pub(super) fn orphans_that_asked(&self, around: &Surroundings<'_>) -> Vec<NodeId> {
         let asked = self.join_requests.iter().copied();
         asked.filter(|node| is_orphan(*node, around)).collect()

@@ -1,21 +1,24 @@
 //! Clustering: nodes that all see each other agree on a list of members and a cluster key.
 //!
-//! A node is an *orphan* (in no cluster), *principal* (first of the *succession list*, the members in descending order of
-//! ids) or *non-principal*.
-//! - An orphan asks a principal that it sees, or else the highest orphan of its clique, to let it join. If it is the
-//!   highest itself, it waits for the others' requests, and proposes a cluster with them at a quantum start.
-//! - A principal proposes, at a quantum start, a cluster without members that departed (dead) or claim another cluster
-//!   (faulty), and with nodes that asked to join, provided that all see each other. If there is no such change, it
-//!   moves its whole cluster to one with a higher principal that it sees, if all nodes of both see each other; or to
-//!   one that most of its members prefer. If all others are in another cluster, it has slept and becomes an orphan.
-//! - A non-principal becomes an orphan when its principal departs, or when its principal's cluster excludes it.
+//! A node is an *orphan* (in no cluster), the *principal* (first of the *succession list*, the members in
+//! descending order of ids) or a *non-principal*.
+//! - An orphan asks a principal that it sees, or else the highest orphan of its clique, to let it join. If it
+//!   is the highest itself, it waits for the others' requests and proposes a cluster with them at a quantum
+//!   start.
+//! - A principal proposes a new cluster at a quantum start. It leaves out members that departed (dead) or
+//!   claim another cluster (faulty), and adds nodes that asked to join, provided that all see each other. If
+//!   there is no such change, it moves its whole cluster to one with a higher principal that it sees, if all
+//!   nodes of both see each other, or to one that most of its members prefer. If all other members are in
+//!   another cluster, the principal did not run for some time, and becomes an orphan.
+//! - A non-principal becomes an orphan when its principal departs, or when its principal's cluster excludes
+//!   it.
 //!
-//! Rounds of agreement are in `paxos`, their outcome in `register`, an orphan's actions in `joining`, the times of
-//! quantum starts in `quantum`. Members tell each other when they have applied a change; for a node the cluster has
-//! changed ([`ClusteringAction::Changed`]) when all have.
+//! `paxos` has the rounds of agreement, `register` their outcome, `joining` an orphan's actions, and
+//! `quantum` the times of quantum starts. Members tell each other when they have applied a change. When all
+//! members have, the cluster has changed for a node ([`ClusteringAction::Changed`]).
 //!
-//! A node that finds that it did not run for longer than the node timeout becomes an orphan at once: other nodes have
-//! taken over its partitions. The C server continues to serve for some seconds in that case.
+//! A node that finds that it did not run for longer than the node timeout becomes an orphan at once, because
+//! other nodes have taken over its partitions. The C server continues to serve for some seconds in that case.
 
 mod joining;
 mod paxos;
@@ -47,7 +50,7 @@ pub struct Surroundings<'a> {
 /// An input of clustering.
 #[derive(Clone, Debug)]
 pub enum ClusteringEvent<'a> {
-    /// Occurs at least each [`Timing::TICK_MS`].
+    /// Occurs at least every [`Timing::TICK_MS`].
     Tick,
     /// Changes of the visible nodes.
     Seen(&'a [Change]),
@@ -68,7 +71,7 @@ pub enum ClusteringAction {
         to: NodeId,
         message: Message,
     },
-    /// The node has learnt of another cluster, and announces it in its pulses from now on.
+    /// The node has learnt of a new cluster, which it announces in its pulses from now on.
     Learnt,
     /// All members have applied the cluster: exchange begins.
     Changed {
@@ -140,7 +143,7 @@ impl Clustering {
         self.register.cluster_key
     }
 
-    /// The members in descending order, none for an orphan.
+    /// The members in descending order; none for an orphan.
     #[must_use]
     pub fn succession(&self) -> &[NodeId] {
         &self.register.succession
@@ -152,7 +155,7 @@ impl Clustering {
         self.register.is_orphan()
     }
 
-    /// Whether all members are alive and agree, as far as this node has seen as principal.
+    /// Whether all members were alive and agreed at this node's last quantum start as principal.
     #[must_use]
     pub fn has_integrity(&self) -> bool {
         self.has_integrity
@@ -227,7 +230,7 @@ impl Clustering {
         if !self.is_orphan() && self.register.succession.len() < self.size_min {
             self.become_orphan(around);
         }
-        // Until all have applied the cluster its principal may not have learnt of it.
+        // Before all members have applied the cluster, its principal may not have learnt of it yet.
         if self.register.is_synced() && self.is_left_out(around) {
             self.become_orphan(around);
         }
@@ -285,7 +288,7 @@ impl Clustering {
             match *change {
                 Change::Arrived(_) => self.quantum.fault(Fault::NodeArrived, now_ms, &self.timing),
                 Change::Departed(node) => {
-                    // The node departed at its last pulse.
+                    // The node departed when it sent its last pulse.
                     let at_ms = now_ms.saturating_sub(self.timing.node_timeout_ms());
                     self.quantum.fault(Fault::NodeDeparted, at_ms, &self.timing);
                     if self.register.principal() == Some(node) {
@@ -348,7 +351,8 @@ impl Clustering {
         }
     }
 
-    /// A member at a quantum start: checks that the principal is there, and whether another is better.
+    /// Checks, as a member at a quantum start, that the principal is alive, and whether another principal is
+    /// better.
     fn follow(&mut self, around: &mut Surroundings<'_>) {
         self.reject_all(around);
         let Some(principal) = self.register.principal() else { return };
@@ -361,7 +365,7 @@ impl Clustering {
         }
     }
 
-    /// Whether the principal's pulses say that its cluster, if it is in one, is without this node.
+    /// Whether the principal's pulses name a cluster without this node.
     fn is_left_out(&self, around: &Surroundings<'_>) -> bool {
         let principal = self.register.principal().filter(|principal| *principal != self.self_node);
         let state = principal.and_then(|principal| self.current_state(principal, around));
@@ -375,7 +379,7 @@ impl Clustering {
             && state.is_some_and(|state| !self.register.holds(state.cluster_key, &state.succession))
     }
 
-    /// The principal at a quantum start.
+    /// Decides, as the principal at a quantum start, whether and how the cluster changes.
     fn lead(&mut self, is_skippable: bool, around: &mut Surroundings<'_>) {
         let members = self.register.succession.clone();
         let is_dead = |node: &NodeId| !around.heartbeat.is_alive(*node);
@@ -430,7 +434,7 @@ impl Clustering {
         true
     }
 
-    /// Moves the cluster to a principal that more than half of the members prefer.
+    /// Moves the cluster to a principal that more than half of the members prefer. Returns whether it did.
     fn move_to_preferred(&mut self, around: &mut Surroundings<'_>) -> bool {
         let mut votes: BTreeMap<NodeId, usize> = BTreeMap::new();
         for node in &self.register.succession {
@@ -447,7 +451,8 @@ impl Clustering {
         true
     }
 
-    /// Merges into a cluster with a higher principal, if all of both would see each other.
+    /// Merges the cluster into one with a higher principal, if all nodes of both see each other. Returns
+    /// whether it did.
     fn merge(&mut self, around: &mut Surroundings<'_>) -> bool {
         let candidates = around.heartbeat.alive().filter(|node| {
             let Some(state) = self.current_state(*node, around) else { return false };
@@ -513,7 +518,8 @@ impl Clustering {
         }
     }
 
-    /// Orphans accept rounds of any node, members only those of their principal.
+    /// Whether a node's round is accepted: an orphan accepts rounds of any node, a member only those of its
+    /// principal.
     fn may_propose(&self, node: NodeId) -> bool {
         self.register.principal().is_none_or(|principal| principal == node)
     }
@@ -548,7 +554,7 @@ impl Clustering {
         }
     }
 
-    /// The principal told this node to move to another cluster.
+    /// Follows the principal's order to move to another cluster.
     fn moved(
         &mut self,
         from: NodeId,

@@ -1,11 +1,12 @@
-//! Rounds of agreement about the members of the cluster, one decree at a time: prepare, promise, accept, accepted, learn.
+//! Paxos: rounds of agreement about the members of the cluster, one decree at a time, in the steps prepare,
+//! promise, accept, accepted, learn.
 //!
-//! The *proposer* is the principal, or the highest of a clique of orphans. All proposed members are *acceptors*. A
-//! majority must promise, all must accept, then all learn the new cluster key and the members. Sequence and node
-//! identify a proposal; the sequence is a hybrid logical time, so later ones are higher. An acceptor promises only
-//! proposals that are higher than all it has seen. A nack, the departure of an acceptor, or a time-out ends the round,
-//! and the next quantum begins another. Messages are repeated until answered; the learn, which carries the value, until
-//! all members have applied it.
+//! The *proposer* is the principal, or the highest of a clique of orphans. All proposed members are
+//! *acceptors*. A majority must promise and all must accept; then all learn the new cluster key and the
+//! members. Sequence and node identify a proposal. The sequence is a hybrid logical time, so later ones are
+//! higher. An acceptor promises only proposals that are higher than all it has seen. A nack, the departure of
+//! an acceptor, or a timeout ends the round, and the next quantum begins another. Messages are repeated until
+//! answered; the learn message, which carries the value, is repeated until all members have applied it.
 
 use std::collections::BTreeSet;
 
@@ -23,7 +24,7 @@ pub(super) struct ProposalId {
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum ProposerState {
-    /// No round, or a successful one.
+    /// No round is under way, or the last one has succeeded.
     Idle,
     PrepareSent,
     AcceptSent,
@@ -130,7 +131,7 @@ impl Proposer {
         Vec::new()
     }
 
-    /// Processes an acceptor's answer. `has_applied`: whether this node has applied this round already.
+    /// Processes an acceptor's answer. `has_applied` tells whether this node has already applied this round.
     pub(super) fn answer(
         &mut self,
         from: NodeId,
@@ -166,7 +167,7 @@ impl Proposer {
                     return self.send(now);
                 }
             }
-            // A member still waits for the learn message, which was lost.
+            // A member has missed the learn message and still waits for it.
             (ClusteringBody::Accepted { .. }, ProposerState::Idle)
                 if self.repeats_learn && !has_applied(self.cluster_key) =>
             {
@@ -199,7 +200,8 @@ impl Acceptor {
         Acceptor { state: AcceptorState::Idle, last: ProposalId::default(), started_ms: 0, sent_ms: 0 }
     }
 
-    /// Processes a prepare or accept. `may_propose`: the sender is our principal, or we are an orphan.
+    /// Processes a prepare or accept message. `may_propose` tells that the sender is this node's principal,
+    /// or that this node is an orphan.
     pub(super) fn proposal(
         &mut self,
         from: NodeId,

@@ -1,6 +1,6 @@
-//! Quantum intervals: the times when the cluster may change. Faults close to each other are handled together, so each
-//! kind of fault has a waiting time, and two changes are at least half a quantum interval apart. A quantum start is
-//! postponed by at most two intervals.
+//! Quantum intervals: the times when the cluster may change. A quantum start handles faults that are close to
+//! each other together. For this, each kind of fault has a waiting time, and two changes are at least half a
+//! quantum interval apart. A quantum start is postponed by at most two intervals.
 
 use crate::time::{Now, Timing};
 
@@ -41,7 +41,7 @@ struct Seen {
 }
 
 impl Seen {
-    /// The waiting time after the fault, from its first occurrence.
+    /// The waiting time from the first occurrence of the fault.
     fn waiting_ms(self, fault: Fault, timing: &Timing) -> u64 {
         let quantum = timing.quantum_ms();
         let told = timing.told_by_pulse_ms();
@@ -65,7 +65,7 @@ impl Seen {
 #[derive(Clone, Debug)]
 pub(super) struct Quantum {
     seen: [Option<Seen>; FAULTS.len()],
-    /// There is a cluster with a higher principal: merge candidates do not postpone anything.
+    /// Set if there is a cluster with a higher principal: merge candidates then postpone nothing.
     ignores_merge_candidates: bool,
     last_start_ms: u64,
     last_interval_ms: u64,
@@ -90,7 +90,7 @@ impl Quantum {
         }
         let seen = &mut self.seen[fault as usize];
         match seen {
-            // More than half a quantum later it counts as another event.
+            // A fault seen more than half a quantum later counts as another event.
             Some(seen) if at_ms.saturating_sub(seen.first_ms) <= timing.quantum_ms() / 2 => {
                 seen.last_ms = seen.last_ms.max(at_ms);
             }
@@ -98,7 +98,7 @@ impl Quantum {
         }
     }
 
-    /// There is a cluster with a higher principal, into which ours will merge.
+    /// Ignores merge candidates, because ours will merge into a cluster with a higher principal.
     pub(super) fn ignore_merge_candidates(&mut self) {
         self.ignores_merge_candidates = true;
         self.seen[Fault::MergeCandidateSeen as usize] = None;
@@ -120,7 +120,7 @@ impl Quantum {
         }
     }
 
-    /// Whether a quantum starts now, and if so, whether it may still be skipped.
+    /// Whether a quantum starts now: `None` if not, otherwise whether this start may still be skipped.
     pub(super) fn poll(&self, now: Now, timing: &Timing) -> Option<bool> {
         let earliest = self.earliest_start_ms(timing);
         let expected = self.last_start_ms + self.last_interval_ms;
@@ -130,12 +130,12 @@ impl Quantum {
         (earliest <= now.monotonic_ms || !is_skippable).then_some(is_skippable)
     }
 
-    /// The work of this quantum start waits for the next one; faults stay.
+    /// Leaves the work of this quantum start to the next one; the faults stay.
     pub(super) fn postpone(&mut self) {
         self.is_postponed = true;
     }
 
-    /// The quantum start is done.
+    /// Ends this quantum start.
     pub(super) fn started(&mut self, now: Now) {
         if !std::mem::take(&mut self.is_postponed) {
             self.last_interval_ms = now.monotonic_ms - self.last_start_ms;
@@ -159,10 +159,10 @@ mod tests {
         assert_eq!(quantum.poll(at(1810), &timing), Some(true));
         quantum.started(at(1810));
         quantum.fault(Fault::JoinAccepted, 1900, &timing);
-        // At the earliest half a quantum after the last start.
+        // The earliest start is half a quantum after the last one.
         assert_eq!(quantum.poll(at(2714), &timing), None);
         assert_eq!(quantum.poll(at(2715), &timing), Some(true));
-        // Continuing faults postpone it, but not for ever.
+        // Continuing faults postpone the start, but not for ever.
         for ms in (1900..9000).step_by(75) {
             quantum.fault(Fault::NodeDeparted, ms, &timing);
             if quantum.poll(at(ms), &timing).is_some() {

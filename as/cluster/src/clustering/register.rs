@@ -1,4 +1,4 @@
-//! The register: the cluster of a node, and the members that have applied it too.
+//! The register: the cluster of a node, and the members that have applied it.
 
 use std::collections::BTreeSet;
 
@@ -12,13 +12,13 @@ pub(super) struct Register {
     pub(super) cluster_key: ClusterKey,
     /// The sequence of the round that made it.
     pub(super) sequence: u64,
-    /// Descending; the first is the principal.
+    /// The members in descending order; the first is the principal.
     pub(super) succession: Vec<NodeId>,
     /// Members that may not have applied it yet.
     pending: BTreeSet<NodeId>,
     /// Reports of members about a cluster that this node has not applied yet.
     early: Early,
-    /// Time of the last change: monotonic, and by the hybrid logical clock.
+    /// Time of the last change by the monotonic clock, and below by the hybrid logical clock.
     modified_ms: u64,
     modified_time: u64,
 }
@@ -121,8 +121,8 @@ impl Register {
         was_pending && self.pending.is_empty()
     }
 
-    /// Whether a message sent at `send_time` and received at `received_ms` may be older than its sender's knowledge of
-    /// the last change.
+    /// Whether a message sent at `send_time` and received at `received_ms` may be older than its sender's
+    /// knowledge of the last change.
     pub(super) fn is_obsolete(&self, send_time: u64, received_ms: u64, timing: &Timing) -> bool {
         send_time <= self.modified_time || received_ms < self.modified_ms + timing.stale_after_change_ms()
     }

@@ -1,11 +1,12 @@
-//! Cliques: the nodes of a cluster all see each other.
+//! Cliques: sets of nodes that all see each other. A cluster is a clique.
 
 use std::collections::BTreeSet;
 
 use proto::peer::NodeId;
 
-/// Removes nodes until the rest all see each other, and returns the removed ones. `self_node` stays: nodes without
-/// links to it in both directions go first, then the node with the most missing links; of equals the smaller id.
+/// Removes nodes until the rest all see each other, and returns the removed ones. `self_node` stays. Nodes
+/// without links to it in both directions go first, then the node with the most missing links; of equal ones
+/// the one with the smaller id.
 pub(crate) fn evict(
     nodes: &mut Vec<NodeId>,
     self_node: NodeId,
@@ -44,7 +45,7 @@ mod tests {
     fn nodes_that_do_not_see_each_other_are_parted() {
         let cut = [(3, 4)];
         let sees = |a: NodeId, b: NodeId| !cut.contains(&(a.0, b.0));
-        // One missing direction is enough; of 3 and 4, with one missing link each, the smaller goes.
+        // One missing direction is enough. Of 3 and 4, with one missing link each, the smaller goes.
         let mut nodes = ids(&[1, 2, 3, 4]);
         assert_eq!(evict(&mut nodes, NodeId(1), sees), ids(&[3]));
         assert_eq!(nodes, ids(&[1, 2, 4]));

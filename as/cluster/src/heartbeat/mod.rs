@@ -1,13 +1,14 @@
 //! Heartbeat membership: the nodes that are alive, the nodes that each of them sees, and their clusters.
 //!
-//! Every node sends a *pulse* each interval; it names the nodes whose pulses the sender receives (its *adjacency*) and
-//! the sender's clustering state. A node without a pulse for the node timeout has *departed*. The transport of pulses
-//! (links of a mesh, or multicast) is the caller's. A node that stops says so
-//! in its pulses, and is gone with its last one.
+//! Every node sends a *pulse* each interval. The pulse names the nodes whose pulses the sender receives (its
+//! *adjacency*) and the sender's clustering state. A node without a pulse for the node timeout has
+//! *departed*. The caller transports the pulses, by the links of a mesh or by multicast. A node that stops
+//! says so in its pulses, and departs with its last one.
 //!
-//! A pulse is ignored when its cluster name differs, when a later one of the sender is known, and when the cluster is
-//! full. A pulse with our own id from other fabric endpoints means that two nodes share an id: this node then stays an
-//! orphan. A peer whose fabric endpoints keep changing is on probation, and invisible until they stop changing.
+//! A pulse is ignored when its cluster name differs, when a later one of the sender is known, and when the
+//! cluster is full. A pulse with our own id from other fabric endpoints means that two nodes share an id:
+//! this node then stays an orphan. A peer whose fabric endpoints keep changing is on probation, and invisible
+//! until they stop changing.
 
 pub(crate) mod clique;
 
@@ -19,7 +20,7 @@ use proto::peer::nested::Endpoint;
 
 use crate::time::{Now, Timing};
 
-/// After this many consecutive pulses with another cluster name a node counts as departed.
+/// Number of consecutive pulses with another cluster name after which a node counts as departed.
 const NAME_MISMATCHES_MAX: u32 = 2;
 
 /// The contents of a node's pulses.
@@ -28,13 +29,13 @@ pub struct Peer {
     pub fabric_endpoints: Vec<Endpoint>,
     /// Its addresses for heartbeat connections; none in multicast.
     pub endpoints: Vec<Endpoint>,
-    /// When its last pulse arrived, monotonic.
+    /// When its last pulse arrived, by the monotonic clock.
     pub received_ms: u64,
     /// When that pulse was sent, by the sender's hybrid logical clock.
     pub send_time: u64,
     pub adjacency: BTreeSet<NodeId>,
     pub clustering: ClusteringState,
-    /// The difference of its wall clock to ours at its last pulse.
+    /// The difference between its wall clock and ours at its last pulse.
     pub clock_skew_ms: i64,
     /// Whether it is about to stop.
     pub departure: Departure,
@@ -58,14 +59,14 @@ pub enum Change {
 /// Why a message was ignored.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Ignored {
-    /// It is no pulse: a question or an answer about endpoints.
+    /// It is not a pulse, but a question or an answer about endpoints.
     NotAPulse,
     ClusterName,
     /// A later pulse of that node is known.
     Stale,
-    /// The cluster has its largest number of nodes.
+    /// The cluster has its largest permitted number of nodes.
     Full,
-    /// It has our own id.
+    /// It has this node's id.
     OwnId,
     /// The node's endpoints keep changing.
     OnProbation,
@@ -79,16 +80,17 @@ pub struct Heartbeat {
     nodes_max: usize,
     timing: Timing,
     peers: BTreeMap<NodeId, Peer>,
-    /// While the clock is before this, another node with our id counts as present.
+    /// Until this time another node with our id counts as present.
     duplicate_until_ms: u64,
     fabric_endpoints: Vec<Endpoint>,
     next_pulse_ms: u64,
-    /// The contents of our pulses.
+    /// Whether our pulses say that this node is about to stop.
     departure: Departure,
 }
 
 impl Heartbeat {
-    /// Sees no other node yet. The cluster may have `nodes_max` nodes, this one included.
+    /// Makes the state of a node that sees no others yet. The cluster may have `nodes_max` nodes, this one
+    /// included.
     #[must_use]
     pub fn new(
         self_node: NodeId,
@@ -114,13 +116,13 @@ impl Heartbeat {
         self.timing = timing;
     }
 
-    /// The facts about a live node.
+    /// The contents of the last pulse of a live node.
     #[must_use]
     pub fn peer(&self, node: NodeId) -> Option<&Peer> {
         self.peers.get(&node).filter(|peer| peer.is_seen())
     }
 
-    /// All other nodes that are alive, ascending.
+    /// All other nodes that are alive, in ascending order of ids.
     pub fn alive(&self) -> impl Iterator<Item = NodeId> {
         self.peers.iter().filter(|(_, peer)| peer.is_seen()).map(|(node, _)| *node)
     }
@@ -154,7 +156,7 @@ impl Heartbeat {
     /// Processes a message of another node.
     ///
     /// # Errors
-    /// When it says nothing about membership.
+    /// When the message is ignored.
     pub fn received(&mut self, message: &wire::Heartbeat, now: Now) -> Result<Vec<Change>, Ignored> {
         let HeartbeatBody::Pulse(pulse) = &message.body else { return Err(Ignored::NotAPulse) };
         if message.node == self.self_node {
@@ -208,7 +210,7 @@ impl Heartbeat {
         Ok(changes)
     }
 
-    /// Processes the passing of time: nodes that have been silent for too long depart.
+    /// Lets nodes depart that have been silent for too long or name another cluster, and ends probations.
     pub fn tick(&mut self, now: Now) -> Vec<Change> {
         let timeout_ms = self.timing.node_timeout_ms();
         let mut changes = Vec::new();
@@ -232,18 +234,19 @@ impl Heartbeat {
         changes
     }
 
-    /// The process did not run for longer than its peers wait, so its knowledge of them is old. They stay until it is
-    /// clear whether they are silent.
+    /// Gives all peers a new node timeout after this process did not run for longer than they wait. Knowledge
+    /// of them is old, so they stay until it is clear whether they are silent.
     pub fn woke_up(&mut self, now: Now) {
         self.peers.values_mut().for_each(|peer| peer.received_ms = peer.received_ms.max(now.monotonic_ms));
     }
 
-    /// A node said goodbye: it departs at once.
+    /// Forgets a node that said that it stops: it departs at once.
     fn forget(&mut self, node: NodeId) -> Option<Change> {
         self.peers.remove(&node).filter(Peer::is_seen).map(|_| Change::Departed(node))
     }
 
-    /// Whether the next pulse is due. The one after it is due an interval later, or at once after a `hurry`.
+    /// Whether the next pulse is due. The pulse after it is due an interval later, or at once after a
+    /// `hurry`.
     pub fn is_pulse_due(&mut self, now: Now) -> bool {
         if now.monotonic_ms < self.next_pulse_ms {
             return false;
@@ -252,12 +255,12 @@ impl Heartbeat {
         true
     }
 
-    /// Sends the next pulse with the next tick, because something has changed.
+    /// Makes the next pulse due with the next tick, because something has changed.
     pub fn hurry(&mut self) {
         self.next_pulse_ms = 0;
     }
 
-    /// Our pulses say so from now on, beginning with the next tick.
+    /// Makes our pulses say whether this node stops, beginning with the next tick.
     pub(crate) fn depart(&mut self, departure: Departure) {
         self.departure = departure;
         self.hurry();
@@ -317,7 +320,8 @@ impl Peer {
         self.probation_until_ms == 0
     }
 
-    /// One change of endpoints is a restart elsewhere; another one soon after means two nodes with one id.
+    /// Puts a peer on probation whose endpoints keep changing. One change is a restart elsewhere; another one
+    /// soon after means two nodes with one id.
     fn judge_endpoints(&mut self, pulse: &Pulse, now: Now, timing: Timing) {
         if self.fabric_endpoints == pulse.fabric_endpoints {
             return;

@@ -1,7 +1,8 @@
-//! The sending side: a queue of tasks, and the active ones.
+//! The sending side of migration: a queue of tasks, and the active ones.
 //!
-//! The queue's order: signals first, then by `migrate-order`, then a destination other than the last one (so that all
-//! get their turn), lead before contingent, acting masters before others, small before large.
+//! The order of the queue: signals first; then by `migrate-order`; then destinations other than the last one,
+//! so that all get their turn; then lead before contingent emigrations, acting masters before others, and
+//! small partitions before large ones.
 
 use std::collections::BTreeMap;
 
@@ -38,7 +39,7 @@ struct Active {
 #[derive(Clone, Debug)]
 pub struct Emigrations {
     settings: MigrationSettings,
-    /// Each with the time until which the task waits.
+    /// The waiting tasks, each with the time before which it may not start.
     queue: Vec<(Task, u64)>,
     active: BTreeMap<u32, Active>,
     /// Busy receivers, with the time until which they are not asked again.
@@ -49,7 +50,7 @@ pub struct Emigrations {
 }
 
 impl Emigrations {
-    /// Starts without tasks.
+    /// Makes the state without tasks.
     #[must_use]
     pub fn new(settings: MigrationSettings) -> Self {
         Emigrations {
@@ -91,7 +92,7 @@ impl Emigrations {
         }
     }
 
-    /// The cluster changes: drops all tasks.
+    /// Drops all tasks when the cluster changes.
     pub fn cancel(&mut self) -> Vec<MigrationAction> {
         self.queue.clear();
         self.busy.clear();
@@ -111,7 +112,7 @@ impl Emigrations {
         std::mem::take(&mut self.actions)
     }
 
-    /// Starts the tasks that may run. A signal needs no thread.
+    /// Starts the tasks that may run. A signal needs no free thread.
     fn start_some(&mut self, now: Now) {
         loop {
             let transfers =
@@ -173,7 +174,7 @@ impl Emigrations {
         self.start_some(now);
     }
 
-    /// The receiver accepts records.
+    /// Records that the receiver accepts records.
     pub fn start_ok(&mut self, from: NodeId, emigration_id: u32, now: Now) -> Vec<MigrationAction> {
         if let Some(task) = self.expects(from, emigration_id, EmigrationState::Starting) {
             self.enter(emigration_id, EmigrationState::Sending, now);
@@ -186,10 +187,11 @@ impl Emigrations {
         std::mem::take(&mut self.actions)
     }
 
-    /// The receiver wants to be asked later.
+    /// Puts an emigration back into the queue, because the receiver wants to be asked later.
     pub fn start_again_later(&mut self, from: NodeId, emigration_id: u32, now: Now) -> Vec<MigrationAction> {
         if let Some(task) = self.expects(from, emigration_id, EmigrationState::Starting) {
-            // No other task for it starts either, until one of them ends or some time has passed.
+            // No other task for the receiver starts either, until one of its tasks ends or some time has
+            // passed.
             self.busy.insert(from, now.monotonic_ms + BUSY_MS);
             self.queue.push((task, now.monotonic_ms));
             self.finish(emigration_id, now);
@@ -197,7 +199,7 @@ impl Emigrations {
         std::mem::take(&mut self.actions)
     }
 
-    /// The receiver expects nothing.
+    /// Ends an emigration whose receiver expects nothing.
     pub fn start_fail(&mut self, from: NodeId, emigration_id: u32, now: Now) -> Vec<MigrationAction> {
         if let Some(task) = self.expects(from, emigration_id, EmigrationState::Starting) {
             self.actions.push(MigrationAction::Refused { partition: task.partition, destination: from });
@@ -206,7 +208,7 @@ impl Emigrations {
         std::mem::take(&mut self.actions)
     }
 
-    /// The caller has sent all records, and the receiver has acknowledged them.
+    /// Records that the caller has sent all records and the receiver has acknowledged them.
     pub fn records_sent(&mut self, emigration_id: u32, now: Now) -> Vec<MigrationAction> {
         if let Some(active) = self.active.get(&emigration_id) {
             let is_acting_master =
@@ -224,7 +226,7 @@ impl Emigrations {
         std::mem::take(&mut self.actions)
     }
 
-    /// No write of the partition is under way any more.
+    /// Records that all writes of the partition have ended.
     pub fn handed_over(&mut self, emigration_id: u32, now: Now) -> Vec<MigrationAction> {
         if self.active.get(&emigration_id).is_some_and(|active| active.state == EmigrationState::HandingOver)
         {
@@ -233,7 +235,7 @@ impl Emigrations {
         std::mem::take(&mut self.actions)
     }
 
-    /// The receiver has acknowledged the end.
+    /// Records that the receiver has acknowledged the end.
     pub fn done_ack(&mut self, from: NodeId, emigration_id: u32, now: Now) -> Vec<MigrationAction> {
         if let Some(task) = self.expects(from, emigration_id, EmigrationState::Finishing) {
             if let TaskKind::Transfer(emigration) = task.kind {
@@ -245,7 +247,7 @@ impl Emigrations {
         std::mem::take(&mut self.actions)
     }
 
-    /// A witness has acknowledged the signal.
+    /// Records that a witness has acknowledged the signal.
     pub fn all_done_ack(&mut self, from: NodeId, emigration_id: u32, now: Now) -> Vec<MigrationAction> {
         if let Some(task) = self.expects(from, emigration_id, EmigrationState::Signalling) {
             self.actions.push(MigrationAction::Signalled { partition: task.partition });
@@ -254,7 +256,7 @@ impl Emigrations {
         std::mem::take(&mut self.actions)
     }
 
-    /// Processes the passing of time.
+    /// Repeats messages that are due, and starts tasks that may run now.
     pub fn tick(&mut self, now: Now) -> Vec<MigrationAction> {
         let due = self.active.iter().filter(|(_, active)| active.resend_at_ms <= now.monotonic_ms);
         let due: Vec<u32> = due.map(|(id, _)| *id).collect();

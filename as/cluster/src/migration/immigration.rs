@@ -1,4 +1,4 @@
-//! The receiving side: the immigrations under way, and the completed ones.
+//! The receiving side of migration: the immigrations under way, and the completed ones.
 
 use std::collections::BTreeMap;
 
@@ -7,7 +7,7 @@ use proto::peer::{ClusterKey, NodeId};
 use super::{MigrationLoad, MigrationSettings, PartitionId};
 use crate::time::Now;
 
-/// Finished immigrations are remembered this long, for senders that repeat messages.
+/// How long finished immigrations are remembered, for senders that repeat messages.
 const REMEMBERED_MS: u64 = 60_000;
 
 /// The answer to a start.
@@ -33,20 +33,20 @@ pub struct Immigrations {
 }
 
 impl Immigrations {
-    /// Whether another may begin.
+    /// Whether another immigration may begin.
     #[must_use]
     pub fn has_room(&self, settings: &MigrationSettings) -> bool {
         let active = self.known.values().filter(|immigration| immigration.done_ms.is_none()).count();
         active < settings.incoming_max
     }
 
-    /// Whether the start repeats an admitted one.
+    /// Whether a start message repeats an admitted one.
     #[must_use]
     pub fn is_known(&self, from: NodeId, emigration_id: u32, cluster_key: ClusterKey) -> bool {
         self.known.get(&(from, emigration_id)).is_some_and(|known| known.cluster_key == cluster_key)
     }
 
-    /// Records an admitted start.
+    /// Records an admitted immigration.
     pub fn started(
         &mut self,
         from: NodeId,
@@ -57,7 +57,8 @@ impl Immigrations {
         self.known.insert((from, emigration_id), Immigration { partition, cluster_key, done_ms: None });
     }
 
-    /// The partition for an immigration's records; `None` if it is not under way in this cluster.
+    /// The partition for an immigration's records. `None` if the immigration is not under way in this
+    /// cluster.
     #[must_use]
     pub fn partition(
         &self,
@@ -69,8 +70,8 @@ impl Immigrations {
         (known.cluster_key == cluster_key && known.done_ms.is_none()).then_some(known.partition)
     }
 
-    /// All records have arrived. Returns the partition the first time; `Err` for a repetition, which is only
-    /// acknowledged; `None` for an unknown one, which is not acknowledged.
+    /// Records that all records have arrived. Returns the partition the first time, `Err` for a repetition,
+    /// which is only acknowledged, and `None` for an unknown immigration, which is not acknowledged.
     pub fn done(
         &mut self,
         from: NodeId,
@@ -88,7 +89,7 @@ impl Immigrations {
         }
     }
 
-    /// The cluster changes: incomplete immigrations end. Returns whether there were any.
+    /// Ends incomplete immigrations when the cluster changes. Returns whether there were any.
     pub fn cancel(&mut self) -> bool {
         !std::mem::take(&mut self.known).is_empty()
     }
@@ -102,7 +103,7 @@ impl Immigrations {
         }
     }
 
-    /// Processes the passing of time.
+    /// Forgets immigrations that finished long ago.
     pub fn tick(&mut self, now: Now) {
         self.known.retain(|_, known| {
             known.done_ms.is_none_or(|done_ms| done_ms + REMEMBERED_MS > now.monotonic_ms)

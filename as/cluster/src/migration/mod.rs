@@ -1,17 +1,18 @@
-//! Migration: the order in which partitions are sent, and which are accepted. The caller sends and stores the records
-//! themselves.
+//! Migration: the order in which partitions are sent, and which are accepted. The caller sends and stores the
+//! records themselves.
 //!
-//! An *emigration* asks (*start*) until the receiver answers ok or fail; *again later* puts it back into the queue.
-//! Then the caller sends all records ([`MigrationAction::SendRecords`]) and reports when all are acknowledged. An
-//! acting master then gives up its mastership ([`MigrationAction::HandOver`]): no write begins there any more, and when
-//! those under way have ended, *done* is sent until acknowledged. So a cluster of such nodes never has two masters of a
-//! partition; a C server stays master until it has the acknowledgement. A *signal* tells a witness that all copies of a
-//! partition are complete.
+//! An *emigration* sends *start* until the receiver answers ok or fail. The answer *again later* puts it back
+//! into the queue. After ok the caller sends all records ([`MigrationAction::SendRecords`]) and reports when
+//! all are acknowledged. An acting master then gives up its mastership ([`MigrationAction::HandOver`]): no
+//! further write begins there, and when those under way have ended, *done* is sent until acknowledged. A
+//! cluster of such nodes therefore never has two masters of a partition. A C server stays master until it has
+//! the acknowledgement. A *signal* tells a witness that all copies of a partition are complete.
 //!
-//! An *immigration* is admitted while there are fewer than `migrate-max-num-incoming`. Messages are repeated, so the
-//! receiver remembers finished immigrations for a while and answers again.
+//! An *immigration* is admitted while there are fewer than `migrate-max-num-incoming`. Messages are repeated,
+//! so the receiver remembers finished immigrations for a while and answers again.
 //!
-//! Any change of the cluster ends all migrations: only the memory of finished ones outlives the cluster key.
+//! Any change of the cluster ends all migrations. Only the memory of finished immigrations outlives the
+//! cluster key.
 
 mod emigration;
 mod immigration;
@@ -33,7 +34,7 @@ pub struct MigrationSettings {
     pub threads: usize,
     /// `migrate-max-num-incoming`: immigrations at a time.
     pub incoming_max: usize,
-    /// `migrate-fill-delay`: how long after a rebalance copies for nodes without data wait.
+    /// `migrate-fill-delay`: how long after a rebalance emigrations to nodes without data wait.
     pub fill_delay_ms: u64,
 }
 
@@ -55,7 +56,7 @@ pub struct PartitionId {
 pub struct Task {
     pub partition: PartitionId,
     pub kind: TaskKind,
-    /// `migrate-order` of the namespace: lower first.
+    /// `migrate-order` of the namespace: lower values first.
     pub order: u32,
     /// Smaller partitions first.
     pub record_count: u64,
@@ -90,7 +91,7 @@ pub struct MigrationLoad {
     pub immigrations: usize,
     /// Signals without an acknowledgement.
     pub signals: usize,
-    /// Signals without an acknowledgement, or not sent yet.
+    /// Signals without an acknowledgement, including those not sent yet.
     pub signals_remaining: usize,
     /// All emigrations, active or queued.
     pub emigrations_known: usize,
@@ -126,7 +127,7 @@ pub enum MigrationAction {
     StopRecords {
         emigration_id: u32,
     },
-    /// Begin no write of the partition here any more, and report when those under way have ended.
+    /// Begin no further write of the partition here, and report when those under way have ended.
     HandOver {
         emigration_id: u32,
         partition: PartitionId,
@@ -136,12 +137,12 @@ pub enum MigrationAction {
         partition: PartitionId,
         emigration: Emigration,
     },
-    /// The receiver expects nothing: the two sides disagree, which the next rebalance resolves.
+    /// The receiver expects nothing: the two sides disagree, and the next rebalance resolves this.
     Refused {
         partition: PartitionId,
         destination: NodeId,
     },
-    /// A witness has acknowledged.
+    /// A witness has acknowledged the signal.
     Signalled {
         partition: PartitionId,
     },

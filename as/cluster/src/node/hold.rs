@@ -1,20 +1,22 @@
-//! Held writes: a master does not begin a write that it could not replicate, or if other nodes may have replaced it.
-//! Such a write could not end correctly: even unacknowledged it would count as newer than the others' writes of that
-//! time when copies are compared.
+//! Held writes: a master does not begin a write that it could not replicate, nor one while other nodes may
+//! have replaced it. Such a write could not end correctly: even unacknowledged, it would win against the
+//! others' writes of that time when copies are compared.
 //!
 //! Writes of a partition wait while
-//! - this node is about to be ready to rebalance and has not rebalanced yet, while others may have. It is ready when
-//!   all writes that began before have ended, or were checked again;
-//! - a replica is not alive, or is in another cluster: the write could be acknowledged only after the next rebalance;
-//! - this node's side is *outvoted*: it sees another cluster than that of its partitions, with more nodes than its own
-//!   side still has, or as many and a higher principal; or more former members that are orphans now, which may still
-//!   serve their old partitions. Clients that reach both sides after a cut has healed then write only on the other one.
-//!   This lasts until the next rebalance, or until no foreign node is visible any more;
-//! - the partition is *incomplete*: no member had all its records at the rebalance, and a former member that may have
-//!   them is visible outside of the cluster. Whichever side has more votes, a record written here would lose against
-//!   the other side's, or replace it without its history. This lasts until a complete copy takes part in a rebalance,
-//!   until no former member is visible any more, or at most as long as an orphan serves: nodes that cannot merge must
-//!   not hold each other's writes for ever.
+//! - this node is about to be ready to rebalance and has not rebalanced yet, while others may have. It is
+//!   ready when all writes that began before have ended, or were checked again;
+//! - a replica is not alive, or is in another cluster: the write could be acknowledged only after the next
+//!   rebalance;
+//! - this node's side is *outvoted*. Either it sees a cluster other than that of its partitions, with more
+//!   nodes than its own side still has, or as many and a higher principal; or it sees more former members
+//!   that are orphans now, which may still serve their old partitions. Clients that reach both sides after a
+//!   cut has healed then write only on the other one. This lasts until the next rebalance, or until no
+//!   foreign node is visible any more;
+//! - the partition is *incomplete*: no member had all its records at the rebalance, and a former member that
+//!   may have them is visible outside of the cluster. Whichever side has more votes, a record written here
+//!   would lose against the other side's, or replace it without its history. This lasts until a complete copy
+//!   takes part in a rebalance, until no former member is visible any more, or at most as long as an orphan
+//!   serves: nodes that cannot merge must not hold each other's writes for ever.
 //!
 //! The C server begins such writes, and occasionally loses acknowledged ones that way.
 
@@ -34,14 +36,15 @@ pub(super) struct Hold {
     /// The members of the last rebalance.
     balanced: Vec<NodeId>,
     balanced_key: ClusterKey,
-    /// The keys of the copies that members had before it. A member whose copy still has one of them was not to keep it.
+    /// The cluster keys of the copies that members had before the last rebalance. A member whose copy still
+    /// has one of these keys was not to keep it.
     replaced_keys: BTreeSet<u64>,
     /// Earlier members that have not come back.
     former: BTreeSet<NodeId>,
     /// Members that are in another cluster, or were recently.
     gone: BTreeSet<NodeId>,
     is_outvoted: bool,
-    /// Incomplete partitions, each with the end of its hold.
+    /// Incomplete partitions, each with the time until which it holds writes.
     incomplete: BTreeMap<PartitionId, u64>,
     /// The state last given to the partitions.
     told: Told,
@@ -56,8 +59,8 @@ struct Told {
 }
 
 impl Hold {
-    /// Notes before a rebalance whether a partition is incomplete under its new plan. `awaits_records`: `self_node` was
-    /// to get records of others.
+    /// Records before a rebalance whether a partition is incomplete under its new plan. `awaits_records`
+    /// tells that `self_node` was to get records of others.
     pub(super) fn planned(
         &mut self,
         id: PartitionId,
@@ -104,7 +107,7 @@ impl Hold {
         self.balanced_key = committed.cluster_key;
         self.gone.clear();
         self.is_outvoted = false;
-        // The partitions are new and must be told again.
+        // A rebalance sets the partitions anew, so they must be told again.
         self.told = Told::default();
     }
 }
@@ -139,12 +142,13 @@ impl Node {
         self.hold.told = told;
     }
 
-    /// Whether a former member is visible: an orphan, which may still serve its old partitions, or in another cluster.
+    /// Whether a former member is visible, either as an orphan, which may still serve its old partitions, or
+    /// in another cluster.
     fn sees_former_member(&self) -> bool {
         self.heartbeat.alive().any(|node| self.hold.former.contains(&node))
     }
 
-    /// Whether a cluster is that of the partitions, or this node's next one.
+    /// Whether a cluster is that of the partitions, or the next one of this node.
     fn is_own(&self, cluster_key: ClusterKey) -> bool {
         cluster_key == self.balanced_key() || cluster_key == self.clustering.cluster_key()
     }
@@ -155,8 +159,8 @@ impl Node {
         members.filter(|node| known(node) || !self.is_on_our_side(*node)).collect()
     }
 
-    /// Whether the node has learnt of another cluster than that of its partitions. Earlier pulses are obsolete then,
-    /// but held writes stay held.
+    /// Whether the node has learnt of a cluster other than that of its partitions. Earlier pulses are
+    /// obsolete then, but held writes stay held.
     fn is_changing(&self) -> bool {
         let cluster_key = self.clustering.cluster_key();
         !cluster_key.is_none() && cluster_key != self.balanced_key()
@@ -183,7 +187,8 @@ impl Node {
                 is_outvoted |=
                     !state.cluster_key.is_none() && !self.is_own(state.cluster_key) && theirs > ours;
             }
-            // An orphan that is no member of ours is not on our side, even if its pulse is older than our cluster.
+            // An orphan that is no member of ours is not on our side, even if its pulse is older than our
+            // cluster.
             let is_orphan =
                 self.heartbeat.peer(node).is_some_and(|peer| peer.clustering.cluster_key.is_none());
             former_orphans += usize::from(is_orphan && self.hold.former.contains(&node));
@@ -193,17 +198,17 @@ impl Node {
         self.hold.is_outvoted
     }
 
-    /// Whether a member of the last rebalance still belongs to it, as far as this node sees: itself, and live members
-    /// that have not been in another cluster since.
+    /// Whether a member of the last rebalance still belongs to it, as far as this node sees. This holds for
+    /// the node itself, and for live members that have not been in another cluster since.
     fn is_on_our_side(&self, node: NodeId) -> bool {
         node == self.id() || self.heartbeat.is_alive(node) && !self.hold.gone.contains(&node)
     }
 
-    /// Notes the members that are in another cluster. One that leaves it as an orphan, to join ours again, still has
-    /// the data that it got there.
+    /// Records the members that are in another cluster. A member that leaves it as an orphan, to join ours
+    /// again, still has the data that it got there.
     fn note_gone_members(&mut self) {
         for node in &self.hold.balanced.clone() {
-            // An orphan has no cluster that others might not know of yet: all their states count.
+            // An orphan has no cluster that others might not know of yet, so all their states are current.
             let state = if self.clustering.is_orphan() {
                 self.heartbeat.peer(*node).map(|peer| &peer.clustering)
             } else {

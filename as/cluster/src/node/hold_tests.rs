@@ -1,5 +1,5 @@
-//! Incomplete partitions hold writes while a former member is visible. One node under test; the messages of its peers
-//! are written here.
+//! Tests that incomplete partitions hold writes while a former member is visible. Node 2 is under test; the
+//! tests write the messages of its peers.
 
 use datamodel::partition_version::PartitionVersion;
 use proto::peer::clustering::{Clustering as ClusteringMessage, ClusteringBody};
@@ -30,8 +30,8 @@ struct Scene {
 }
 
 impl Scene {
-    /// Node 2 of a cluster that has just been formed, with two copies of each partition. `own` and `version` are what
-    /// the node and the others had before.
+    /// Makes node 2 a member of a new cluster with two copies of each partition. `own` and `version` are the
+    /// versions that the node and the others had before.
     fn new(
         members: &[u64],
         own: PartitionVersion,
@@ -75,7 +75,7 @@ impl Scene {
         self.node.step(event, self.now()).unwrap()
     }
 
-    /// A pulse of each of these nodes: members of this node's cluster, and orphans.
+    /// Gives the node a pulse of each of these nodes, which are members of its cluster or else orphans.
     fn pulses(&mut self, nodes: &[u64]) {
         for node in nodes.iter().filter(|node| NodeId(**node) != OWN) {
             let endpoint =
@@ -91,7 +91,7 @@ impl Scene {
         }
     }
 
-    /// Time passes in which these nodes send pulses.
+    /// Lets time pass in which these nodes send pulses.
     fn pass(&mut self, ms: u64, nodes: &[u64]) {
         let end_ms = self.time_ms + ms;
         while self.time_ms < end_ms {
@@ -114,7 +114,7 @@ impl Scene {
         self.step(Event::Fabric { from, message: &message })
     }
 
-    /// A round of agreement, the exchange, and the rebalance, with the versions that members have.
+    /// Runs a round of agreement, the exchange and the rebalance, in which members have these versions.
     fn form(
         &mut self,
         cluster_key: ClusterKey,
@@ -173,7 +173,7 @@ impl Scene {
     }
 }
 
-/// What members have after a rebalance without earlier data.
+/// The versions that members have after a rebalance without earlier data.
 fn full_copies(key: ClusterKey, replicas: &[Vec<NodeId>]) -> impl Fn(NodeId, usize) -> PartitionVersion {
     move |node, partition| match replicas[partition].iter().position(|replica| *replica == node) {
         Some(place) => PartitionVersion::new(key.0, 0).with_master(place == 0),
@@ -181,8 +181,8 @@ fn full_copies(key: ClusterKey, replicas: &[Vec<NodeId>]) -> impl Fn(NodeId, usi
     }
 }
 
-/// Nodes 2 and 4 have a cluster of their own, while 1 and 3 are orphans that may still serve the old partitions. Returns
-/// the partitions of node 2 that had both copies on 1 and 3.
+/// Makes a cluster of nodes 2 and 4, while 1 and 3 are orphans that may still serve the old partitions.
+/// Returns the partitions of node 2 that had both copies on 1 and 3.
 fn split() -> (Scene, Vec<Vec<NodeId>>, Vec<usize>) {
     let mut scene =
         Scene::new(&[4, 3, 2, 1], PartitionVersion::default(), |_, _| PartitionVersion::default());
@@ -200,14 +200,14 @@ fn split() -> (Scene, Vec<Vec<NodeId>>, Vec<usize>) {
 fn a_partition_without_copies_waits_for_former_members() {
     let (mut scene, before, fresh) = split();
     assert_eq!(scene.held(), fresh, "only these lack records");
-    // Time in which the others ask to join.
+    // The others ask to join meanwhile.
     scene.pass(3000, &[1, 3, 4]);
     assert_eq!(scene.held(), fresh);
-    // The same two nodes again: the empty copies of the last rebalance are no complete ones.
+    // The same two nodes form a cluster again: the empty copies of the last rebalance are not complete.
     let halves = scene.replicas();
     scene.form(ClusterKey(0xD), &[4, 2], full_copies(HALF, &halves));
     assert_eq!(scene.held(), fresh);
-    // All four.
+    // All four nodes form a cluster.
     let halves = scene.replicas();
     scene.form(ClusterKey(0xE), &[4, 3, 2, 1], |node, partition| match node.0 {
         1 | 3 => full_copies(BEFORE, &before)(node, partition),
@@ -223,7 +223,7 @@ fn partitions_do_not_wait_for_nodes_that_are_gone() {
     assert_eq!(scene.held(), fresh);
     scene.pass(200, &[4]);
     assert_eq!(scene.held(), [] as [usize; 0]);
-    // One comes back.
+    // Node 3 comes back.
     scene.pass(75, &[4, 3]);
     assert_eq!(scene.held(), fresh);
 }
@@ -241,7 +241,7 @@ fn partitions_do_not_wait_for_ever() {
 #[test]
 fn a_copy_that_still_expected_records_is_not_complete() {
     let none = PartitionVersion::default();
-    // Before, this node had nothing, or older data, and node 3 was about to send it all.
+    // Before, this node had no data or older data, and node 3 was about to send it all records.
     for own in [none, PartitionVersion::new(0x9, 0)] {
         let master = PartitionVersion::new(0xA, 0).with_master(true);
         let mut scene =

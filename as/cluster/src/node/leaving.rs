@@ -1,11 +1,13 @@
-//! A node that stops cleanly gives its partitions to others first, so that its clients notice nothing.
+//! Leaving: a node that stops cleanly gives its partitions to others first, so that its clients notice
+//! nothing.
 //!
-//! It says in its pulses that it is leaving. The principal then has the cluster formed anew, and in what it tells with the
-//! exchange the leaving node is quiesced: where there are full copies elsewhere, these are masters with the rebalance; where it has
-//! the only one, it goes on as acting master until it has sent that. What clients still ask it, it passes on. With its
-//! last pulse it says that it is gone, so that others do not wait for its silence.
+//! The node's pulses say that it is leaving. The principal then forms the cluster anew, and the leaving
+//! node's exchange data says that it is quiesced. Where other nodes have full copies, they become masters
+//! with the rebalance. Where the leaving node has the only full copy, it continues as acting master until it
+//! has sent the records. It proxies requests that clients still send to it. Its last pulse says that it is
+//! gone, so that others do not wait for the node timeout.
 //!
-//! C servers know nothing of it; in a cluster with them a node just stops, as theirs do.
+//! C servers do not know these messages. In a cluster with them a node just stops, as theirs do.
 
 use std::collections::BTreeSet;
 
@@ -28,7 +30,7 @@ pub enum HandOver {
     Impossible,
     /// It still serves partitions.
     UnderWay,
-    /// Other nodes have all of its records.
+    /// The cluster is not balanced without the node yet, or the node still serves partitions.
     Done,
 }
 
@@ -59,21 +61,22 @@ impl Node {
         self.is_quiesced || self.heartbeat.is_leaving(self.id())
     }
 
-    /// Whether partitions of members that leave can go to others of the cluster.
+    /// Whether other members of the cluster can take over partitions of members that leave.
     fn has_heirs(&self) -> bool {
         let members = self.clustering.succession();
-        // A member that is gone takes nothing over, whatever it reported last.
+        // A member that has departed takes nothing over, whatever it reported last.
         let can_inherit = |node: &NodeId| self.heartbeat.is_alive(*node) && !self.heartbeat.is_leaving(*node);
         self.leaving.is_understood && members.iter().any(can_inherit)
     }
 
-    /// Whether all members understand a farewell. C servers would take this node for alive as long as it could just be silent,
-    /// and see that their neighbours do not: they might part from those.
+    /// Whether all members understand a last pulse that says that its sender is gone. C servers would take
+    /// this node for alive until the node timeout and see that their neighbours do not, and might evict those
+    /// from their clique.
     pub(super) fn may_say_farewell(&self) -> bool {
         self.leaving.is_understood
     }
 
-    /// The principal has the cluster formed again for members that have begun to leave.
+    /// Forms the cluster again, as its principal, when members have begun to leave.
     pub(super) fn let_members_leave(&mut self, now: Now) {
         let is_balanced = self.clustering.is_principal()
             && self.balanced_key() == self.clustering.cluster_key()
@@ -99,7 +102,7 @@ impl Node {
         }
         let is_balanced = self.balanced_key() == self.clustering.cluster_key() && self.exchange.is_resting();
         let is_serving = || {
-            // A namespace that no other member has stays here.
+            // Partitions of a namespace that no other member has stay here.
             let given =
                 self.namespaces.iter().filter(|namespace| namespace.placement.quiesced.contains(&self.id()));
             let mut partitions = given.flat_map(|namespace| &namespace.partitions);

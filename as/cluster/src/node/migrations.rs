@@ -23,8 +23,8 @@ impl Node {
         self.settings.migration
     }
 
-    /// Applies an administrator's change for a namespace: `migrate-order`, and whether it waits for
-    /// `migrate-fill-delay`. Affects partitions balanced from now on.
+    /// Applies an administrator's change for a namespace: `migrate-order`, and whether it ignores
+    /// `migrate-fill-delay`. The change affects partitions balanced from now on.
     pub fn set_migrate_order(&mut self, namespace: usize, order: u32, ignores_fill_delay: bool) {
         if let Some(namespace) = self.namespaces.get_mut(namespace) {
             namespace.settings.migrate_order = order;
@@ -32,7 +32,7 @@ impl Node {
         }
     }
 
-    /// The cluster changes: ends all migrations.
+    /// Ends all migrations when the cluster changes.
     pub(super) fn cancel_migrations(&mut self) {
         if self.immigrations.cancel() {
             self.actions.push(Action::StopReceiving);
@@ -156,7 +156,7 @@ impl Node {
             MigrateBody::StartFail => self.emigrations.start_fail(from, id, now),
             MigrateBody::DoneAck => self.emigrations.done_ack(from, id, now),
             MigrateBody::AllDoneAck => self.emigrations.all_done_ack(from, id, now),
-            // The caller handles records.
+            // The caller handles messages about records.
             MigrateBody::Insert { .. } | MigrateBody::Removal { .. } | MigrateBody::InsertAck { .. } => {
                 return;
             }

@@ -1,13 +1,13 @@
-//! A node of the cluster: combines heartbeat, clustering, exchange, balance and migration. Bytes of peers and the time
-//! go in; bytes for peers and actions come out, in the order in which they must be done.
+//! A node of the cluster: combines heartbeat, clustering, exchange, balance and migration. Bytes of peers and
+//! the time go in; bytes for peers and actions come out, in the order in which they must be done.
 //!
 //! When the cluster changes, clustering learns of new members and reports the change when all have applied it
-//! (*changed*); migrations end, and exchange sends this node's data to all; with the principal's *commit* every
-//! partition is balanced ([`Action::Rebalanced`]) and migrations of the new cluster begin.
+//! (*changed*). Migrations then end, and exchange sends this node's data to all. With the principal's
+//! *commit* every partition is balanced ([`Action::Rebalanced`]), and migrations of the new cluster begin.
 //!
-//! The caller calls [`Node::step`] with [`Event::Tick`] at least each [`Timing::TICK_MS`]. If the node does not run for
-//! longer than the node timeout, others have taken over its partitions: from that moment it serves nothing
-//! ([`Node::may_serve`]), and it becomes an orphan with its next step.
+//! The caller calls [`Node::step`] with [`Event::Tick`] at least every [`Timing::TICK_MS`]. If the node does
+//! not run for longer than the node timeout, others have taken over its partitions: from that moment it
+//! serves nothing ([`Node::may_serve`]), and it becomes an orphan with its next step.
 
 mod hold;
 #[cfg(test)]
@@ -74,7 +74,7 @@ pub struct NamespaceSettings {
     pub active_rack: RackId,
     pub prefers_uniform_balance: bool,
     pub migrate_order: u32,
-    /// Copies for nodes without data do not wait.
+    /// Emigrations to nodes without data do not wait for `migrate-fill-delay`.
     pub ignores_fill_delay: bool,
 }
 
@@ -93,7 +93,7 @@ pub enum Event<'a> {
     RecordsSent {
         emigration_id: u32,
     },
-    /// No write is under way in a partition being handed over.
+    /// All writes have ended in a partition that is being handed over.
     HandedOver {
         emigration_id: u32,
     },
@@ -104,9 +104,10 @@ pub enum Event<'a> {
     Recluster,
     /// `quiesce`, `quiesce-undo`: takes effect with the next rebalance.
     Quiesce(bool),
-    /// The node is about to stop: others are to take its partitions over. [`Node::hand_over`] says how far that is.
+    /// The node is about to stop, and others are to take its partitions over. [`Node::hand_over`] tells the
+    /// progress.
     Leave,
-    /// The node stops now: others need not wait for its silence.
+    /// The node stops now. Its last pulse says so, and others need not wait for the node timeout.
     Depart,
 }
 
@@ -158,18 +159,18 @@ pub enum Action {
     StopRecords {
         emigration_id: u32,
     },
-    /// Begin no write there any more, and report when those under way have ended.
+    /// Begin no further write there, and report when those under way have ended.
     HandOver {
         emigration_id: u32,
         partition: PartitionId,
     },
-    /// Records of a partition arrive from a node from now on, under its number for them.
+    /// Records of a partition arrive from a node from now on, under the node's number for this emigration.
     Receive {
         from: NodeId,
         emigration_id: u32,
         partition: PartitionId,
     },
-    /// All of them have arrived.
+    /// All records of an immigration have arrived.
     Received {
         from: NodeId,
         emigration_id: u32,
@@ -219,7 +220,7 @@ pub struct Node {
     is_quiesced: bool,
     /// Members that understand messages about removed records.
     know_removals: BTreeSet<NodeId>,
-    /// Set when the caller must be asked to await writes, once the partitions hold them.
+    /// Set if the caller must be asked to await writes as soon as the partitions hold them.
     awaits_writes: bool,
     hold: Hold,
     leaving: Leaving,
@@ -228,8 +229,8 @@ pub struct Node {
 }
 
 impl Node {
-    /// A node that has just started, with the versions of its partitions by namespace, as its devices store them and
-    /// isolated. It serves nothing yet.
+    /// Makes a node that has just started and serves nothing yet. The versions of its partitions are given by
+    /// namespace, as its devices store them, isolated.
     ///
     /// # Panics
     /// If a namespace lacks the version of a partition.
@@ -324,28 +325,30 @@ impl Node {
         self.namespaces[namespace].replication_factor
     }
 
-    /// Whether the node may serve clients at all: it has run recently. Reads need nothing more.
+    /// Whether the node may serve clients at all: it has run recently. Reads need no other check.
     #[must_use]
     pub fn may_serve(&self, now: Now) -> bool {
         now.monotonic_ms <= self.last_step_ms + self.settings.timing.node_timeout_ms()
     }
 
-    /// Whether a write of a partition may begin, or be applied, now. It waits while [`Partition::holds_writes`].
+    /// Whether a write of a partition may begin, or be applied, now. It waits while
+    /// [`Partition::holds_writes`].
     #[must_use]
     pub fn may_write(&self, partition: PartitionId, now: Now) -> bool {
         self.may_serve(now) && !self.partition(partition).holds_writes
     }
 
-    /// Whether a replica write may be applied: this node is a replica, and the sender knows the same cluster. A C
-    /// server does not send its cluster.
+    /// Whether a replica write may be applied: this node is a replica, and the sender is in the same cluster.
+    /// A C server does not send its cluster key.
     #[must_use]
     pub fn may_replicate(&self, partition: PartitionId, cluster_key: Option<ClusterKey>, now: Now) -> bool {
         let is_replica = self.partition(partition).replica_place(self.id()).is_some();
         is_replica && self.may_serve(now) && cluster_key.is_none_or(|key| key == self.balanced_key())
     }
 
-    /// The last-update-time for a record written now, in milliseconds since 2010. It follows the hybrid logical clock:
-    /// a write after a rebalance is later than all members' writes before it, whatever the wall clocks say.
+    /// The last-update-time for a record written now, in milliseconds since 2010. It follows the hybrid
+    /// logical clock, so a write after a rebalance is later than all members' writes before it, whatever the
+    /// wall clocks say.
     pub fn update_time_ms(&mut self, now: Now) -> u64 {
         Hlc::ms(self.clock.tick(now)).saturating_sub(EPOCH_2010_MS)
     }

@@ -1,12 +1,12 @@
-//! Placement of replicas: this node's wishes, which others learn with the next rebalance, and the placement in effect
-//! since the last one.
+//! Placement of replicas: the placement that this node wishes, which others learn with the next rebalance,
+//! and the placement in effect since the last one.
 
 use proto::peer::NodeId;
 
 use super::Node;
 use crate::balance::{Adjustments, NamespaceView, RackId};
 
-/// This node's wish for a namespace.
+/// The placement that this node wishes for a namespace.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct PlacementWish {
     pub rack: RackId,
@@ -17,7 +17,7 @@ pub struct PlacementWish {
 /// The placement of a namespace in effect.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Placement {
-    /// The rack of each member that has the namespace, in the order of succession.
+    /// The rack of each member that has the namespace, in the order of the succession list.
     pub racks: Vec<(NodeId, RackId)>,
     pub active_rack: RackId,
     pub is_uniform: bool,
@@ -40,7 +40,8 @@ impl Placement {
 }
 
 impl Node {
-    /// Applies an administrator's wish for a namespace; it takes effect with the next rebalance.
+    /// Applies an administrator's change of the wish for a namespace. It takes effect with the next
+    /// rebalance.
     pub fn wish_placement(&mut self, namespace: usize, wish: PlacementWish) {
         if let Some(namespace) = self.namespaces.get_mut(namespace) {
             let PlacementWish { rack, active_rack, prefers_uniform_balance } = wish;

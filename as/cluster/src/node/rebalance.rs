@@ -1,4 +1,4 @@
-//! A node's report about its partitions, and the rebalance.
+//! A node's exchange data, and the rebalance.
 
 use std::collections::BTreeMap;
 
@@ -19,11 +19,11 @@ use crate::time::Now;
 
 /// See [`knows_placement`].
 const FEATURE_PLACEMENT: u32 = 1;
-/// Migrations may send removed records.
+/// Migrations may send messages about removed records.
 const FEATURE_REMOVALS: u32 = 2;
 
 impl Node {
-    /// This node's data for the exchange.
+    /// The data that this node sends in the exchange.
     pub(super) fn own_data(&self) -> ExchangeData {
         let namespaces = self.namespaces.iter().map(|namespace| {
             let settings = &namespace.settings;
@@ -70,7 +70,7 @@ impl Node {
         }
     }
 
-    /// A namespace from the members' reports.
+    /// The state of a namespace according to the members' exchange data.
     fn view(&self, index: usize, committed: &Committed) -> NamespaceView {
         let name = &self.namespaces[index].settings.name;
         let of_member = |node: &NodeId| {
@@ -79,7 +79,7 @@ impl Node {
             Some((*node, data, namespace))
         };
         let members: Vec<_> = committed.succession.iter().filter_map(of_member).collect();
-        // Nodes that do not support placement would compute other tables.
+        // Nodes that do not support placement would compute other partition tables.
         let places = members.iter().all(|(_, data, _)| knows_placement(data));
         let factors = members.iter().map(|(_, _, namespace)| namespace.replication_factor);
         let own_factor = self.namespaces[index].settings.replication_factor;
@@ -115,7 +115,7 @@ impl Node {
         let is_quiesced =
             self.wants_no_partitions() && Adjustments::of(view).active_size() < view.members.len();
         let superfluous = if is_quiesced { Superfluous::BecomeSubset } else { Superfluous::Drop };
-        // A node that is about to stop cannot delay records that only it can send.
+        // A node that is about to stop does not delay records that only it can send.
         let is_leaving = self.heartbeat.is_leaving(self_node);
         let held_until_ms = self.last_step_ms + self.settings.timing.orphan_serves_ms();
         let namespace = &mut self.namespaces[index];

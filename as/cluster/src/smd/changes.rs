@@ -1,5 +1,5 @@
-//! Changes by clients: the node that a client asked passes its change to the principal until that has answered; the principal
-//! makes one change of a module after the other.
+//! Changes of metadata by clients. The node that a client asked repeats the change to the principal until
+//! that has answered. The principal makes the changes of a module one after the other.
 
 use std::collections::BTreeSet;
 
@@ -14,7 +14,7 @@ const ORIGINATOR_RESEND_MS: u64 = 100;
 const QUEUE_MAX: usize = 1024;
 
 impl SmdPropagation {
-    /// Asks the principal for the changes that clients of this node wait for.
+    /// Sends to the principal the changes that clients of this node wait for.
     pub(super) fn ask_for_sets(&mut self, now: Now) {
         let Some(principal) = self.succession.first().copied() else { return };
         let due = self.sets.iter().filter(|(_, set)| set.resend_at_ms <= now.monotonic_ms);
@@ -30,7 +30,7 @@ impl SmdPropagation {
         }
     }
 
-    /// At the principal: queues a change, unless it is queued already.
+    /// Queues a change at the principal, unless it is queued or under way already.
     pub(super) fn queue_set(
         &mut self,
         originator: Originator,

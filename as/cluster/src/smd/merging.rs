@@ -1,4 +1,4 @@
-//! How the principal makes the items of all members equal after a change of the cluster.
+//! Merging: the principal makes the items of all members equal after a change of the cluster.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -62,7 +62,7 @@ impl SmdPropagation {
         }
     }
 
-    /// Asks the caller to merge; a new history begins.
+    /// Asks the caller to merge items, which begins a new history.
     pub(super) fn begin_merge(&mut self, id: u32, others: Vec<Item>, replaces: bool) {
         let cluster_key = self.cluster_key;
         let Some(module) = self.modules.get_mut(&id) else { return };
@@ -101,8 +101,8 @@ impl SmdPropagation {
     }
 }
 
-/// The items of the history that counts: that of most nodes, of several the one with more changes. `None` if this node,
-/// whose version is `own`, has its last state.
+/// The items of the history that wins: that of most nodes, and of several such the one with more changes.
+/// `None` if this node, whose version is `own`, has the last state of that history.
 fn prevailing(own: ModuleVersion, received: BTreeMap<NodeId, Full>) -> Option<Vec<Item>> {
     let mut histories: BTreeMap<ClusterKey, (usize, u64)> = BTreeMap::new();
     let others = received.values().map(|full| (full.committed_key, full.transaction_id));

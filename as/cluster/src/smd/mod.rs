@@ -1,21 +1,23 @@
-//! Cluster-wide metadata: how a change of one node reaches all, and how nodes that meet agree on the same items. The
-//! caller decides which of two items counts; this module decides which messages are sent when.
+//! Cluster-wide metadata: spreads a change from one node to all, and lets nodes that meet agree on the same
+//! items. The caller decides which of two items wins; this module decides which messages are sent when.
 //!
-//! The principal of the cluster is the principal of every module. A module's *version* is the cluster key under which
-//! all its items were last the same everywhere, and the number of changes since.
+//! The principal of the cluster is the principal of every module. A module's *version* is the cluster key
+//! under which all its items were last the same everywhere, and the number of changes since.
 //!
 //! States of a module at the principal:
-//! - *merging*: after a change of the cluster the principal waits for the versions of all members. If all equal its
-//!   own: *in sync*. Members behind in the same history get all items (*sending*). If one has another history, or is
-//!   ahead, all members are asked for all of their items (*dirty*), the caller merges them ([`SmdAction::Merge`]), and
-//!   all get the result (*sending*).
-//! - *sending*: the principal waits until the members have taken the items sent to them, then *in sync*.
-//! - *in sync*: the principal takes the next change: the caller makes it ([`SmdAction::Change`]), all members get it
-//!   (*sending*), and once all have taken it, the originator is told and the next change follows.
+//! - *merging*: after a change of the cluster the principal waits for the versions of all members. If all
+//!   equal its own, the module is *in sync*. Members behind in the same history get all items (*sending*). If
+//!   one has another history, or is ahead, all members are asked for all of their items (*dirty*), the caller
+//!   merges them ([`SmdAction::Merge`]), and all get the result (*sending*).
+//! - *sending*: the principal waits until the members have taken the items sent to them; then the module is
+//!   *in sync*.
+//! - *in sync*: the principal takes the next change. The caller makes it ([`SmdAction::Change`]), all members
+//!   get it (*sending*), and once all have taken it, the originator is told and the next change follows.
 //!
-//! Messages are repeated until answered. A member reports its versions 50 ms after a change, and again when the
-//! principal asks. A message that arrives before this node has learnt of its cluster is kept until then; the C server
-//! drops it and needs 3 s. A change that cannot be made before its deadline ends as timed out: it may have been made.
+//! Messages are repeated until answered. A member reports its versions 50 ms after a change, and again when
+//! the principal asks. A message that arrives before this node has learnt of its cluster is kept until then;
+//! the C server drops it and needs 3 s. A change that does not end before its deadline is reported as timed
+//! out: it may have been made.
 
 mod changes;
 mod merging;
@@ -58,12 +60,12 @@ pub enum SmdEvent {
         value: Option<Vec<u8>>,
         deadline_ms: u64,
     },
-    /// The caller has merged: these are all items now.
+    /// The caller has merged items. These are all items of the module now.
     Merged {
         module: u32,
         items: Vec<Item>,
     },
-    /// The caller has made a change; `None` if there was nothing to change.
+    /// The caller has made a change, or `None` if there was nothing to change.
     Changed {
         module: u32,
         item: Option<Item>,
@@ -152,7 +154,7 @@ enum ModuleState {
     AwaitsChange {
         originator: Originator,
     },
-    /// Waits until these members have taken the sent items; the originator of a change is told then.
+    /// Waits until these members have taken the sent items. The originator of a change is told then.
     Sending {
         left: BTreeSet<NodeId>,
         body: Option<SmdBody>,
@@ -171,7 +173,7 @@ struct Originator {
 #[derive(Clone, Debug)]
 struct ModuleOfCluster {
     version: ModuleVersion,
-    /// When several histories meet, one of them counts as a whole.
+    /// Whether one history wins as a whole when several meet.
     is_whole: bool,
     state: ModuleState,
     waiting: VecDeque<(Originator, Vec<u8>, Option<Vec<u8>>)>,
@@ -227,8 +229,9 @@ impl SmdPropagation {
         }
     }
 
-    /// Sets modules whose items are not merged where histories meet: the history of most nodes counts, and the others'
-    /// items are dropped. Nodes without a history do not count; if no node has one, the principal's items start it.
+    /// Sets modules whose items are not merged when histories meet: the history of most nodes wins, and the
+    /// others' items are dropped. Nodes without a history do not count; if no node has one, the principal's
+    /// items start it.
     #[must_use]
     pub fn with_whole_histories(mut self, modules: &[u32]) -> Self {
         let known = self.modules.iter_mut().filter(|(id, _)| modules.contains(id));
@@ -335,7 +338,7 @@ impl SmdPropagation {
         self.ask_for_sets(now);
     }
 
-    /// Repeats the messages that a module's state waits to be answered.
+    /// Repeats the messages whose answers a module waits for.
     fn resend(&mut self, id: u32, now: Now) {
         let others = self.others();
         let Some(module) = self.modules.get_mut(&id) else { return };
@@ -359,7 +362,7 @@ impl SmdPropagation {
         to.into_iter().for_each(|node| self.send(node, body.clone()));
     }
 
-    /// If all members have taken the sent items, the module is in sync; tells the originator.
+    /// Sets the module in sync and tells the originator, if all members have taken the sent items.
     fn finish_sending(&mut self, id: u32) {
         let Some(module) = self.modules.get_mut(&id) else { return };
         let ModuleState::Sending { left, originator, .. } = &module.state else { return };
@@ -425,7 +428,8 @@ impl SmdPropagation {
         }
     }
 
-    /// Keeps a report that may belong to the next cluster. All other messages are soon repeated.
+    /// Keeps a report that may belong to the next cluster. All other messages are repeated soon, so they are
+    /// dropped.
     fn keep_early(&mut self, from: NodeId, message: Smd) {
         let is_report =
             matches!(message.body, SmdBody::ReportAllVersions { .. } | SmdBody::ReportVersion { .. });
@@ -439,7 +443,8 @@ impl SmdPropagation {
         }
     }
 
-    /// A member takes the items that the principal sends, and acknowledges them; a repetition is only acknowledged.
+    /// Takes the items that the principal sends, as a member, and acknowledges them. A repetition is only
+    /// acknowledged.
     fn take(
         &mut self,
         from: NodeId,

@@ -1,5 +1,5 @@
-//! Metadata of several nodes in one process: changes reach all, and nodes that meet end with the same items, even if
-//! messages are lost or delayed.
+//! Tests of metadata of several nodes in one process: changes reach all nodes, and nodes that meet end with
+//! the same items, even if messages are lost or delayed.
 
 use std::collections::{BTreeMap, VecDeque};
 
@@ -108,7 +108,7 @@ impl Cluster {
         for node in succession.clone() {
             let succession = succession.clone();
             self.step(node, SmdEvent::ClusterChanged { cluster_key: ClusterKey(key), succession });
-            // Members learn of it one after the other.
+            // Members learn of the cluster one after the other.
             self.run(20);
         }
     }
@@ -176,7 +176,7 @@ fn one_history_counts_where_they_are_not_mixed() {
             let item = Item { key: b"own".to_vec(), value: None, generation: 0, timestamp: id.0 };
             member.items.insert(item.key.clone(), item);
         }
-        // No node has a history: that of the principal begins.
+        // No node has a history, so that of the principal begins.
         cluster.form(7, &[1, 2]);
         cluster.run(20_000);
         cluster.is_agreed(&[1, 2], 1);

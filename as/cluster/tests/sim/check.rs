@@ -1,12 +1,12 @@
 //! Invariants, checked after every step of a node:
 //! - all nodes that know a cluster key know the same succession list for it, hence the same principal;
-//! - of the nodes that balanced for one cluster key, at most one accepts writes of a partition; when all members have
-//!   balanced, there is one working master, or two while one of them hands over;
-//! - the version of a partition keeps its cluster key, takes that of the cluster that the node has balanced for, or
-//!   becomes null; a complete replica stays complete.
+//! - of the nodes that balanced for one cluster key, at most one accepts writes of a partition; when all
+//!   members have balanced, there is one working master, or two while one of them hands over;
+//! - the version of a partition keeps its cluster key, takes that of the cluster that the node has balanced
+//!   for, or becomes null; a complete replica stays complete.
 //!
-//! After a fault has healed: one cluster of all nodes, no migration under way, each partition complete on as many nodes
-//! as there are replicas, and all acknowledged writes exist.
+//! After a fault has healed, there is one cluster of all nodes, no migration is under way, each partition is
+//! complete on as many nodes as there are replicas, and all acknowledged writes exist.
 
 use std::collections::BTreeMap;
 
@@ -22,7 +22,7 @@ pub(crate) struct Invariants {
 }
 
 impl Invariants {
-    /// Checks a node after its step. `has_changed`: whether partitions changed.
+    /// Checks a node after its step. `has_changed` tells whether partitions changed.
     pub(crate) fn after_step(&mut self, hosts: &mut [Host], place: usize, shape: &Shape, has_changed: bool) {
         let Some(process) = &hosts[place].process else { return };
         let clustering = process.node.clustering();
@@ -84,7 +84,7 @@ fn versions_go_forward(host: &mut Host, shape: &Shape) {
     }
 }
 
-/// Why the cluster is not whole yet, if so.
+/// The reason why the cluster is not whole yet; `None` if it is.
 pub(crate) fn unrest(hosts: &[Host], shape: &Shape) -> Option<String> {
     let running: Vec<_> = hosts.iter().filter_map(|host| host.process.as_ref()).collect();
     let first = running.first()?;
@@ -113,7 +113,7 @@ pub(crate) fn unrest(hosts: &[Host], shape: &Shape) -> Option<String> {
     None
 }
 
-/// In a cluster at rest every replica is complete, and no other node has data.
+/// Checks that in a cluster at rest every replica is complete, and no other node has data.
 pub(crate) fn replicas_are_complete(hosts: &[Host], shape: &Shape) {
     let running: Vec<_> = hosts.iter().filter_map(|host| host.process.as_ref()).collect();
     for partition in 0..shape.partitions as u16 {

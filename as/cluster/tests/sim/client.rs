@@ -1,4 +1,4 @@
-//! Clients: one for each key. It writes one token after the other and notes the acknowledged ones.
+//! Clients, one for each key. A client writes one token after the other and records the acknowledged ones.
 
 use crate::store::{Key, Token};
 
@@ -32,7 +32,8 @@ impl Client {
         }
     }
 
-    /// Checks that a record has all acknowledged tokens, in order and once, and no token that was never sent.
+    /// Checks that a record has all acknowledged tokens, in order and once each, and no token that was never
+    /// sent.
     pub(crate) fn judge(&self, tokens: &[Token]) -> Result<(), String> {
         if !tokens.is_sorted_by(|left, right| left < right) {
             return Err(format!("key {}: tokens twice or out of order: {tokens:?}", self.key));

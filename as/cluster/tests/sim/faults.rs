@@ -52,7 +52,7 @@ impl Planned {
             11 | 12 => Fault::Stop { keeps_disk: random.chance(50) },
             _ => Fault::ClockStep { ms: random.range(0, 40_000).cast_signed() - 20_000 },
         };
-        // From an instant to longer than every timeout.
+        // Durations from an instant to longer than every timeout.
         let lasts_ms = match random.below(4) {
             0 => random.range(50, 600),
             1 => random.range(600, 2500),

@@ -39,7 +39,8 @@ pub(crate) struct Host {
     /// Number of starts: events planned for an earlier start are dropped.
     pub(crate) life: u32,
     pub(crate) is_paused: bool,
-    /// It is about to stop: until when it waits for others, and whether its disk is kept.
+    /// Set while the process is about to stop: the time until which it waits for others, and whether its disk
+    /// is kept.
     pub(crate) stops: Option<(u64, bool)>,
     /// Messages that arrived while the process slept, each with the place of its sender.
     pub(crate) inbox: Vec<(usize, Message)>,
@@ -92,7 +93,7 @@ impl Host {
         self.process = Some(Process { node, store, versions });
     }
 
-    /// Ends the process at once. Without its disk nothing survives.
+    /// Ends the process at once. Without its disk no state survives.
     pub(crate) fn crash(&mut self, keeps_disk: bool) {
         self.stops = None;
         let Some(process) = self.process.take() else { return };

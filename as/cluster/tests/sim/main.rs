@@ -1,14 +1,15 @@
-//! The cluster under faults: 3 to 16 nodes with replicated records and clients in one process, all derived from one
-//! seed, so that a run can be repeated exactly.
+//! Simulates the cluster under faults: 3 to 16 nodes with replicated records and clients in one process. All
+//! choices are derived from one seed, so that a run can be repeated exactly.
 //!
-//! A run forms a cluster and then injects faults one after the other: cuts, one-way cuts, crashes with and without
-//! disk, clean stops, pauses, clock jumps. Messages are delayed, lost, duplicated and reordered all the time. Clients write and note
-//! the acknowledged writes. The invariants of `check` must hold after every step of a node. After a fault has healed
-//! the cluster must become one again, migrations must end, and no acknowledged write may be lost. Runs of another kind
-//! let faults overlap, and leave out the checks that no cluster of two copies can pass then.
+//! A run forms a cluster and then injects faults one after the other: cuts, one-way cuts, crashes with and
+//! without disk, clean stops, pauses, clock jumps. Messages are delayed, lost, duplicated and reordered all
+//! the time. Clients write and record the acknowledged writes. The invariants of `check` must hold after
+//! every step of a node. After a fault has healed the cluster must become one again, migrations must end, and
+//! no acknowledged write may be lost. In other runs faults overlap; these runs leave out the checks that no
+//! cluster with two copies can pass then.
 //!
-//! `SIM_SEED=n cargo test -p cluster --test sim` repeats one run and prints what happens; `SIM_SEEDS=n` runs more of them
-//! (`make simulate`), from `SIM_FIRST` on.
+//! `SIM_SEED=n cargo test -p cluster --test sim` repeats one run and prints what happens; `SIM_SEEDS=n` runs
+//! more of them (`make simulate`), from `SIM_FIRST` on.
 #![expect(clippy::unwrap_used, clippy::print_stdout, reason = "a test")]
 
 mod check;
@@ -26,8 +27,8 @@ use world::World;
 /// Number of runs in an ordinary test.
 const SEEDS: u64 = 320;
 /// Seeds that have failed:
-/// - 15171: two of four nodes form a cluster while the other two are orphans, and write partitions of which only those
-///   have copies.
+/// - 15171: two of four nodes form a cluster while the other two are orphans, and write partitions of which
+///   only the orphans have copies.
 const FAILED_ONCE: [u64; 1] = [15171];
 
 fn number(name: &str) -> Option<u64> {

@@ -34,7 +34,7 @@ impl Choice for Random {
 pub(crate) struct Network {
     /// Directions in which no message arrives.
     pub(crate) cut: BTreeSet<(usize, usize)>,
-    /// Out of a thousand messages.
+    /// Number of lost messages in a thousand.
     pub(crate) lost: u64,
     pub(crate) doubled: u64,
     /// Delay of some messages.

@@ -1,5 +1,5 @@
-//! Records of a host, and the writes under way at their master: duplicate resolution, local write, replicas, answer. It
-//! applies the rules of the crate as the server's transactions do.
+//! Records of a host, and the writes under way at their master: duplicate resolution, local write, replicas,
+//! answer. The store applies the rules of the crate as the server's transactions do.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -59,14 +59,14 @@ pub(crate) struct Transaction {
 /// The progress of a write.
 #[derive(Clone, Debug)]
 pub(crate) enum Stage {
-    /// Writes are held, or another write holds the record.
+    /// The write waits because writes are held, or because another write has the record.
     Waiting,
     Resolving {
         cluster_key: ClusterKey,
         asked: BTreeSet<NodeId>,
         best: Option<Record>,
     },
-    /// The last check is done: the write is applied whatever happens meanwhile.
+    /// The last check is done, so the write is applied whatever happens meanwhile.
     Applying,
     Replicating {
         cluster_key: ClusterKey,
@@ -92,7 +92,7 @@ pub(crate) struct Store {
     pub(crate) sending: BTreeMap<u32, Sending>,
     /// Partitions being handed over, by emigration.
     pub(crate) draining: BTreeMap<u32, u16>,
-    /// Set while the node waits, for this cluster, until no write is still to be applied.
+    /// Set while the node waits, for this cluster, until no write is left to be applied.
     pub(crate) awaiting: Option<ClusterKey>,
     pub(crate) next_transaction: u32,
 }
@@ -120,7 +120,7 @@ impl Store {
         }
     }
 
-    /// The answer to another node's question.
+    /// The answer to another node that asks for a newer copy.
     pub(crate) fn duplicate_ack(&self, partition: u16, key: Key, asking: Option<CopyAge>) -> Option<Record> {
         let own = self.record(partition, key);
         let answer =
@@ -135,7 +135,7 @@ impl Store {
         })
     }
 
-    /// Whether writes of a partition are still to be applied, or are not on all replicas.
+    /// Whether a partition has writes that are not applied yet, or not on all replicas.
     pub(crate) fn is_writing(&self, partition: u16, partition_of: impl Fn(Key) -> u16) -> bool {
         self.transactions.values().any(|transaction| {
             partition_of(transaction.key) == partition
@@ -144,7 +144,7 @@ impl Store {
     }
 }
 
-/// The nodes that a write must ask first.
+/// The nodes that a write must ask for newer copies first.
 pub(crate) fn duplicates_to_ask(partition: &Partition, local: Option<&Record>) -> BTreeSet<NodeId> {
     let is_recent =
         local.is_some_and(|record| record.age.last_update_time > partition.duplicate_resolution_cutoff_ms);

@@ -26,7 +26,7 @@ const POLL_MS: u64 = 10;
 const APPLY_MAX_MS: u64 = 20;
 /// Time after the end of a cut within which all nodes hear each other.
 const HEARD_MS: u64 = 500;
-/// A node that stops waits so long for others to take its partitions over.
+/// How long a node that stops waits for others to take its partitions over.
 const HAND_OVER_MAX_MS: u64 = 5000;
 /// Time after the end of a fault within which the cluster must be whole.
 const HEALED_MAX_MS: u64 = 90_000;
@@ -176,8 +176,8 @@ impl World {
                 self.begin(planned);
                 self.run_for(planned.lasts_ms);
                 self.heal();
-                // A client that reaches a formerly cut-off node before that node has heard of the others is on both
-                // sides of the cut.
+                // A client that reaches a formerly cut-off node before that node has heard of the others is
+                // on both sides of the cut.
                 self.run_for(HEARD_MS);
                 self.hidden.clear();
                 self.run_for(3000);
@@ -240,7 +240,7 @@ impl World {
         }
     }
 
-    /// Ends a process that is to stop, if it need not wait any longer, or if it must not.
+    /// Ends a process that is to stop, if it need not wait any longer or `must_stop` is set.
     fn stop(&mut self, host: usize, must_stop: bool) {
         let Some((until_ms, keeps_disk)) = self.hosts[host].stops else { return };
         let Some(process) = &self.hosts[host].process else { return };

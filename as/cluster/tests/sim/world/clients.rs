@@ -1,4 +1,4 @@
-//! Clients in a run: when they send a request, and what they learn from its answer.
+//! Clients in a run: they send requests at their times and learn from the answers.
 
 use super::{Item, REQUEST_MS, World};
 use crate::network::{Choice, Message};
@@ -59,7 +59,7 @@ impl World {
             Answer::Unavailable => {
                 self.clients[client].favourite = self.random.below(self.hosts.len() as u64) as usize;
             }
-            // The next repetition may find out.
+            // The next repetition of the request may find out.
             Answer::InDoubt => {}
         }
     }

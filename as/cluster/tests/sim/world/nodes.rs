@@ -1,4 +1,4 @@
-//! What nodes do in a run: steps, and the actions that follow from them.
+//! Nodes in a run: their steps, and the actions that follow from them.
 
 use std::collections::{BTreeSet, VecDeque};
 
@@ -26,7 +26,7 @@ impl World {
         process.node.step(event, now).unwrap()
     }
 
-    /// Does an action of a node; returns the actions that follow.
+    /// Carries out an action of a node; returns the actions that follow.
     pub(super) fn carry_out(&mut self, host: usize, action: Action) -> Vec<Action> {
         match action {
             Action::Pulse(bytes) => {
@@ -93,7 +93,7 @@ impl World {
         &mut self.hosts[host].process.as_mut().unwrap().store
     }
 
-    /// Tells the node that no write is still to be applied, if it waits for that.
+    /// Tells the node that no write is left to be applied, if it waits for that.
     pub(super) fn end_awaited_writes(&mut self, host: usize) -> Vec<Action> {
         let store = self.store(host);
         let is_applying = |transaction: &Transaction| matches!(transaction.stage, Stage::Applying);
@@ -113,7 +113,7 @@ impl World {
         self.schedule(delay, Item::Apply { host, life, transaction });
     }
 
-    /// Hands over partitions in which no write is under way any more.
+    /// Hands over partitions in which all writes have ended.
     pub(super) fn drain(&mut self, host: usize) -> Vec<Action> {
         let shape = self.shape.clone();
         let store = self.store(host);

@@ -181,7 +181,8 @@ impl World {
         };
         let fresh = Record { age: CopyAge { generation: 0, last_update_time: 0 }, tokens: Vec::new() };
         let record = tree.entry(key).or_insert(fresh);
-        // A late request, whose client has moved on, is not applied; nor is one that was applied before.
+        // A late request, whose client has moved on, is not applied, and neither is one that was applied
+        // before.
         if record.tokens.last().is_some_and(|last| *last > transaction.token) {
             return self.end(host, id, Answer::Unavailable);
         }
@@ -242,7 +243,7 @@ impl World {
         }
     }
 
-    /// Writes under way continue under the new table, or end.
+    /// Continues or ends the writes under way under the new partition table.
     pub(super) fn after_rebalance(&mut self, host: usize) {
         let ids: Vec<u32> = self.store(host).transactions.keys().copied().collect();
         for id in ids {
@@ -261,7 +262,7 @@ impl World {
         self.poll_soon(host);
     }
 
-    /// Handles what waits for time: held writes, repetitions, deadlines.
+    /// Handles everything that waits for time: held writes, repetitions, deadlines.
     pub(super) fn poll(&mut self, host: usize) {
         if self.hosts[host].process.is_none() {
             return;
