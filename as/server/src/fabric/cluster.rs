@@ -1,7 +1,7 @@
-//! The cluster as info answers and transactions see it. The cluster thread changes it; on a single node it never
-//! changes.
+//! The state of the cluster for info answers and transactions. The cluster thread changes it; on a single
+//! node it never changes.
 //!
-//! The partitions are in their [`Namespace`]s; this is the state common to all namespaces.
+//! The partitions are in their [`Namespace`]s. This module holds the state common to all namespaces.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering::*};
@@ -13,7 +13,7 @@ use cluster::node::{HandOver, Placement};
 
 use crate::namespace::Namespace;
 
-/// Milliseconds of the clock that a cluster key is made from are kept in 48 bits.
+/// A cluster key has 48 bits, as in partition versions.
 const CLUSTER_KEY_MASK: u64 = (1 << 48) - 1;
 /// Value before the first rebalance.
 const PARTITION_GENERATION_NONE: i64 = -1;
@@ -21,33 +21,34 @@ const PARTITION_GENERATION_NONE: i64 = -1;
 /// The members of the cluster, as of the last rebalance.
 #[derive(Clone, Debug)]
 pub(crate) struct ClusterView {
-    /// Random; the same on all nodes of a cluster, new with every change of it. 0 before the first cluster.
+    /// Random, the same on all nodes of a cluster, and new with every change of the cluster. 0 before the
+    /// first cluster.
     pub(crate) key: u64,
-    /// The nodes, the principal first.
+    /// The members, the principal first.
     pub(crate) succession: Vec<u64>,
     /// Time of the last rebalance.
     pub(crate) rebalanced: Instant,
 }
 
-/// The present state of clustering.
+/// The current state of clustering.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct ClusterState {
     /// Whether the node is in a cluster.
     pub(crate) is_member: bool,
-    /// Whether all nodes that it hears agree on one cluster.
+    /// Whether all nodes that this one hears agree on one cluster.
     pub(crate) has_integrity: bool,
     /// Whether migrations may run.
     pub(crate) allows_migrations: bool,
     /// Largest difference between another node's wall clock and ours.
     pub(crate) clock_skew_ms: u64,
-    /// How far a node that is leaving has got.
+    /// The progress of a node that is leaving.
     pub(crate) hand_over: HandOver,
 }
 
 /// The cluster of this node.
 pub(crate) struct Cluster {
     pub(crate) node_id: u64,
-    /// The key of the node's own cluster, made at the start.
+    /// The key of the node's own cluster, made when the node starts.
     own_key: u64,
     view: ArcSwap<ClusterView>,
     state: ArcSwap<ClusterState>,
@@ -93,12 +94,12 @@ impl Cluster {
         Cluster::new(node_id, vec![node_id], true)
     }
 
-    /// The cluster of a node that looks for others; it is in none until the cluster thread reports one.
+    /// The state of a node that looks for others. It is in no cluster until the cluster thread reports one.
     pub(crate) fn looking_for_others(node_id: u64) -> Self {
         Cluster::new(node_id, Vec::new(), false)
     }
 
-    /// Deals the partitions of `namespaces` to this single node.
+    /// Assigns the partitions of `namespaces` to this single node.
     ///
     /// # Errors
     /// When the versions cannot be written to the devices of a namespace.
@@ -109,7 +110,7 @@ impl Cluster {
         Ok(())
     }
 
-    /// Notes a rebalance of this cluster.
+    /// Records a rebalance of this cluster.
     pub(super) fn rebalanced(&self, key: u64, succession: Vec<u64>) {
         self.view.store(Arc::new(ClusterView { key, succession, rebalanced: Instant::now() }));
         self.rebalance_generation.fetch_add(1, Relaxed);
@@ -119,12 +120,12 @@ impl Cluster {
         self.placements.store(Arc::new(placements));
     }
 
-    /// Placement of replicas of the namespace at `position`.
+    /// Placement of replicas of the namespace with index `position`.
     pub(crate) fn placement(&self, position: usize) -> Placement {
         self.placements.load().get(position).cloned().unwrap_or_default()
     }
 
-    /// Notes that clients must ask for the owners of partitions again.
+    /// Records that clients must ask for the owners of partitions again.
     pub(super) fn map_changed(&self) {
         self.partition_generation.fetch_add(1, Relaxed);
     }
@@ -163,7 +164,8 @@ impl Cluster {
         self.view.load().succession.len()
     }
 
-    /// Changes when clients must ask for the owners of partitions again; -1 before the first rebalance.
+    /// A number that changes when clients must ask for the owners of partitions again; -1 before the first
+    /// rebalance.
     pub(crate) fn partition_generation(&self) -> i64 {
         self.partition_generation.load(Relaxed)
     }

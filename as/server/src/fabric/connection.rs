@@ -1,12 +1,12 @@
-//! A connection to another node, as all threads see it, and the set of connections to a node.
+//! Connections to other nodes, as all threads see them, and the set of connections to one node.
 //!
-//! Its fabric thread sends what waits. A thread that [gathers](super::gathering) its messages sends them itself, unless
-//! another thread is sending there.
+//! A connection's fabric thread sends the waiting bytes. A thread that [gathers](super::gathering) its
+//! messages sends them itself, unless another thread is sending on the connection.
 //!
 //! # Locks
-//! Two mutexes for each connection: one for its outbox, held to append to it or to take its bytes, and one for sending,
-//! taken before the other and held during system calls that do not wait. Threads that gather only try to take the
-//! second.
+//! Two mutexes for each connection: one for its outbox, held to append to it or to take its bytes, and one
+//! for sending, taken before the other and held during system calls that do not wait. Threads that gather
+//! only try to take the second.
 
 use std::io::{self, Write};
 use std::net::TcpStream;
@@ -24,9 +24,10 @@ use crate::peer_frames::{PeerFrames, PeerPlace};
 use crate::peer_traffic::FabricTraffic;
 use crate::tls::{PeerSession, PeerStream};
 
-/// Most bytes that wait to be sent on a connection, plus one message: so a stalled peer uses bounded memory.
+/// Largest number of bytes that wait to be sent on a connection, besides one message. It bounds the memory
+/// for a peer that stalls.
 const OUTBOX_SIZE_MAX: usize = 16 << 20;
-/// With this many bytes waiting, the next connection of the channel is used.
+/// Number of waiting bytes from which the next connection of the channel is used.
 const BUSY_SIZE: usize = 64 << 10;
 
 /// Why a message was not sent.
@@ -34,7 +35,7 @@ const BUSY_SIZE: usize = 64 << 10;
 pub(crate) enum SendError {
     /// There is no connection to the node.
     NotConnected,
-    /// Too much waits to be sent to it.
+    /// Too many bytes wait to be sent to the node.
     Full,
 }
 
@@ -48,7 +49,7 @@ pub(super) struct Dial {
 
 /// A message to a fabric thread.
 pub(super) enum Post {
-    /// A connection of another node that has named its channel, with the bytes received after that.
+    /// A connection made by another node that has named its channel, with the bytes received after that.
     Adopt(Arc<Connection>, PeerFrames, Option<Box<PeerSession>>),
     /// Connect to another node.
     Dial(Dial),
@@ -64,12 +65,12 @@ struct Outbox {
     is_closed: bool,
 }
 
-/// The sending side of a connection: bytes from the outbox, and how far they are sent.
+/// The sending side of a connection: bytes from the outbox, and the number of those already sent.
 #[derive(Default)]
 pub(super) struct Sender {
     bytes: Vec<u8>,
     sent: usize,
-    /// Whether the socket may have room. An event for its fabric thread sets it again.
+    /// Whether the socket may have room. An event on the fabric thread sets it again.
     pub(super) may_write: bool,
 }
 
@@ -78,17 +79,17 @@ pub(super) struct Connection {
     pub(super) stream: TcpStream,
     pub(super) peer: Arc<Peer>,
     pub(super) channel: Channel,
-    /// Its token on its thread.
+    /// The token of the connection on its fabric thread.
     pub(super) token: u64,
     thread: Arc<Postbox<Post>>,
     traffic: Arc<FabricTraffic>,
-    /// With TLS only its thread sends, which owns the session.
+    /// With TLS only the fabric thread sends, because it owns the session.
     uses_tls: bool,
     pub(super) sender: Mutex<Sender>,
     outbox: Mutex<Outbox>,
-    /// Bytes in the outbox, and those that are being sent.
+    /// Number of bytes in the outbox or in the sender.
     backlog: AtomicUsize,
-    /// Whether the thread has been told to look at it.
+    /// Whether the fabric thread has been told to send.
     is_told: AtomicBool,
     /// Whether the other side has answered.
     is_established: AtomicBool,
@@ -119,7 +120,7 @@ impl Connection {
         })
     }
 
-    /// Notes that the other side has answered.
+    /// Records that the other side has answered.
     pub(super) fn establish(&self) {
         self.is_established.store(true, Release);
     }
@@ -142,21 +143,22 @@ impl Connection {
         outbox.bytes.extend_from_slice(message);
         let is_much = outbox.bytes.len() >= BUSY_SIZE;
         drop(outbox);
-        // A turn may be long: what is much is sent beside it.
+        // A turn may be long, so the fabric thread sends large amounts during the turn.
         if !gathering::note(self) || is_much {
             self.tell();
         }
         Ok(())
     }
 
-    /// Has its thread send what waits.
+    /// Tells the fabric thread to send the waiting bytes.
     fn tell(&self) {
         if !self.is_told.swap(true, AcqRel) {
             self.thread.post(Post::Look(self.token));
         }
     }
 
-    /// Its thread begins to look at what waits: it must be told of whatever is queued from now on.
+    /// Records that the fabric thread begins to look at the waiting bytes. It must be told of bytes queued
+    /// from now on.
     pub(super) fn looked_at(&self) {
         self.is_told.swap(false, AcqRel);
     }
@@ -164,7 +166,7 @@ impl Connection {
     /// Sends waiting bytes, as far as the socket takes them.
     ///
     /// # Errors
-    /// When the connection is broken; its thread is to close it.
+    /// When the connection is broken. Its fabric thread must close it.
     pub(super) fn send(&self, sender: &mut Sender, mut tls: Option<&mut PeerSession>) -> io::Result<()> {
         loop {
             if sender.sent == sender.bytes.len() {
@@ -198,24 +200,25 @@ impl Connection {
         self.sender.lock().bytes.extend_from_slice(hello);
     }
 
-    /// Whether it must be closed.
+    /// Whether the connection must be closed.
     pub(super) fn is_closed(&self) -> bool {
         self.outbox.lock().is_closed
     }
 
-    /// Ends sending; its thread closes it.
+    /// Ends sending; the fabric thread closes the connection.
     pub(super) fn close(&self) {
         let mut outbox = self.outbox.lock();
         outbox.is_closed = true;
         outbox.bytes = Vec::new();
         drop(outbox);
-        // The thread may have been told already, and wait until the peer reads.
+        // The fabric thread may have been told to send already, and then waits until the peer reads.
         self.thread.post(Post::Look(self.token));
     }
 }
 
 impl Gather for Connection {
-    /// Has its thread send if that is sending already, or owns a TLS session.
+    /// Sends the waiting bytes, or tells the fabric thread to if that is sending already or owns a TLS
+    /// session.
     fn send_gathered(&self) {
         let is_sent = match self.sender.try_lock() {
             Some(mut sender) if !self.uses_tls => self.send(&mut sender, None).is_ok(),
@@ -230,11 +233,11 @@ impl Gather for Connection {
 /// Another node.
 pub(super) struct Peer {
     pub(super) node: NodeId,
-    /// Whether heartbeats show that it is alive: then broken connections to it are made again.
+    /// Whether heartbeats show that the node is alive. Broken connections to it are then made again.
     is_alive: AtomicBool,
-    /// Addresses where it accepts connections.
+    /// Addresses where the node accepts connections.
     places: Mutex<Vec<PeerPlace>>,
-    /// Its connections, by channel.
+    /// The connections to the node, by channel.
     channels: [ArcSwap<Vec<Arc<Connection>>>; Channel::ALL.len()],
 }
 
@@ -248,13 +251,13 @@ impl Peer {
         }
     }
 
-    /// Notes that it is alive and reachable at `places`.
+    /// Records that the node is alive and reachable at `places`.
     pub(super) fn arrive(&self, places: Vec<PeerPlace>) {
         *self.places.lock() = places;
         self.is_alive.store(true, Release);
     }
 
-    /// Notes that it is gone: all of its connections are closed.
+    /// Records that the node has departed: all of its connections are closed.
     pub(super) fn depart(&self) {
         self.is_alive.store(false, Release);
         for channel in &self.channels {
@@ -296,14 +299,15 @@ impl Peer {
             .rcu(|all| all.iter().filter(|one| !Arc::ptr_eq(one, connection)).cloned().collect::<Vec<_>>());
     }
 
-    /// Sends a message on the first connection of the channel that is not busy, or else on the one with the shortest
-    /// queue: while one connection is enough, messages gather there and are sent together.
+    /// Sends a message on the first connection of the channel that is not busy, or else on the one with the
+    /// shortest queue. While one connection is enough, messages gather there and are sent together.
     pub(super) fn send(&self, channel: Channel, message: &[u8]) -> Result<(), SendError> {
         self.send_if(channel, message, |_| true)
     }
 
-    /// Sends a message about a record. Messages about one record use the same connection while that exists, and so keep
-    /// their order. The first `spread` connections share the records; more would only send smaller pieces.
+    /// Sends a message about a record. Messages about one record use the same connection as long as it
+    /// exists, and so keep their order. The first `spread` connections share the records; more connections
+    /// would only send smaller pieces.
     pub(super) fn send_in_order(
         &self,
         channel: Channel,
@@ -317,7 +321,7 @@ impl Peer {
         connection.ok_or(SendError::NotConnected)?.queue(message)
     }
 
-    /// As [`send`](Self::send), on a connection that is `wanted`.
+    /// As [`send`](Self::send), but only on a connection that is `wanted`.
     pub(super) fn send_if(
         &self,
         channel: Channel,

@@ -10,24 +10,24 @@ use crate::heartbeat::Heartbeat;
 use crate::index::PARTITION_COUNT;
 use crate::namespace::Namespace;
 
-/// Most partitions that are listed one by one.
+/// Largest number of partitions that are listed one by one.
 const PARTITIONS_MAX: usize = 200;
 
-/// The parts that the thread works with.
+/// The parts of the server that a dump describes besides the node.
 #[derive(Clone, Copy)]
 pub(super) struct Around<'a> {
     pub(super) namespaces: &'a [Arc<Namespace>],
     pub(super) heartbeat: &'a Heartbeat,
 }
 
-/// A part of its state.
+/// The part of the state to write.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Dump {
     Cluster,
     Heartbeat,
     Clock,
     Skew,
-    /// Also lists partitions one by one, if asked for.
+    /// Migrations; also lists partitions one by one, if asked for.
     Migrations {
         is_verbose: bool,
     },

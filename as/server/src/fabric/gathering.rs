@@ -1,7 +1,7 @@
-//! Messages of one turn of a thread leave together, sent by that thread: it need not wake a fabric thread.
+//! Gathering: a thread sends the messages of one turn together itself, and so need not wake a fabric thread.
 //!
-//! A thread that [gathers](Gathering) notes the connections on which it queues messages, and sends on them at the end of
-//! its turn. Messages of other threads are sent by the fabric thread of the connection.
+//! A thread that [gathers](Gathering) notes the connections on which it queues messages, and sends on them at
+//! the end of its turn. Messages of other threads are sent by the fabric thread of the connection.
 
 use std::cell::{Cell, RefCell};
 use std::marker::PhantomData;
@@ -9,19 +9,19 @@ use std::sync::Arc;
 
 thread_local! {
     static IS_GATHERING: Cell<bool> = const { Cell::new(false) };
-    /// Those with messages of this turn.
+    /// Connections with messages of this turn.
     static GATHERED: RefCell<Vec<Arc<dyn Gather>>> = const { RefCell::new(Vec::new()) };
 }
 
 /// A connection on which messages are queued.
 pub(super) trait Gather {
-    /// Sends what is queued, without waiting.
+    /// Sends the queued messages without waiting.
     fn send_gathered(&self);
 }
 
-/// A turn of this thread, at whose end its messages are sent, also if it panics.
+/// A turn of this thread. Its messages are sent when it ends, even by a panic.
 pub(crate) struct Gathering {
-    /// It belongs to its thread.
+    /// Keeps the turn on its thread.
     of_thread: PhantomData<*const ()>,
 }
 
@@ -40,13 +40,14 @@ impl Drop for Gathering {
     }
 }
 
-/// Sends the messages of this turn so far: before the thread does something that may take long.
+/// Sends the messages of this turn so far. Called before the thread does something that may take long.
 pub(crate) fn send_gathered() {
     let gathered = GATHERED.take();
     gathered.iter().for_each(|connection| connection.send_gathered());
 }
 
-/// Notes that a message is queued on `connection`; returns whether this thread gathers and so will send it.
+/// Notes that a message is queued on `connection`. Returns whether this thread gathers and will therefore
+/// send it.
 pub(super) fn note<G: Gather + 'static>(connection: &Arc<G>) -> bool {
     let gathers = IS_GATHERING.get();
     if gathers {

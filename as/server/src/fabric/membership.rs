@@ -1,4 +1,4 @@
-//! The parts of a node that is in a cluster with others, started and stopped together.
+//! Membership: the parts of a node that is in a cluster with others. They are started and stopped together.
 
 use std::io;
 use std::sync::Arc;
@@ -69,7 +69,7 @@ impl Membership {
         for thread in std::mem::take(&mut *self.threads.lock()) {
             let _ = thread.join();
         }
-        // This is posted after the last pulse, which the cluster thread has posted.
+        // The heartbeat thread handles this after the last pulse, which the cluster thread has posted before.
         self.heartbeat.stop();
         self.mover.stop();
         self.fabric.stop();

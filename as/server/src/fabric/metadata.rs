@@ -1,10 +1,10 @@
-//! The metadata thread: it passes events of system metadata in the cluster to `cluster::smd::SmdPropagation`, and
-//! carries out the resulting actions. Changes by this node's clients wait here until all nodes have them.
+//! The metadata thread: it passes events of system metadata in the cluster to `cluster::smd::SmdPropagation`,
+//! and carries out the resulting actions. Changes by this node's clients wait here until all nodes have them.
 //!
 //! # Threads
-//! One. It writes files and calls listeners, which takes long, so no other thread waits for it. Events come through an
-//! inbox; surplus messages of other nodes are dropped, and are sent again. The thread is essential: a panic could leave
-//! a half-made change of metadata that all nodes share.
+//! One. It writes files and calls listeners, which takes long, so no other thread waits for it. Events come
+//! through an inbox. Messages of other nodes that do not fit are dropped, and are sent again. The thread is
+//! essential: a panic could leave a half-made change of metadata that all nodes share.
 
 use std::collections::HashMap;
 use std::io;
@@ -25,14 +25,14 @@ use super::network::Fabric;
 use super::peers::Handler;
 use crate::smd::{Module, SetError, Smd, SmdItem, SmdVersion};
 
-/// Most messages of other nodes that wait for the thread.
+/// Largest number of messages of other nodes that wait for the thread.
 const MESSAGES_MAX: usize = 4096;
 /// Period of ticks.
 const TICK: Duration = Duration::from_millis(25);
-/// Longest time of a change. It outlasts the loss of the principal, and of the next one.
+/// Longest time of a change. It is longer than the loss of the principal and then of the next one takes.
 const SET_TIME_MAX: Duration = Duration::from_secs(30);
-/// Modules of which one history wins as a whole: users and roles of a cluster are not mixed with those of a
-/// node that joins.
+/// Modules of which one history wins as a whole: the users and roles of a cluster are not mixed with those of
+/// a node that joins.
 const WHOLE_MODULES: &[u32] = &[Module::Security as u32];
 
 /// An event for the thread.
@@ -55,7 +55,7 @@ struct Change {
 pub(super) struct MetadataInbox(Sender<MetadataEvent>);
 
 impl MetadataInbox {
-    /// Notes that the partitions were balanced for another cluster.
+    /// Records that the partitions were balanced for another cluster.
     pub(super) fn cluster_changed(&self, cluster_key: u64, succession: &[NodeId]) {
         let cluster_key = ClusterKey(cluster_key);
         self.tell(MetadataEvent::ClusterChanged { cluster_key, succession: succession.to_vec() });
@@ -66,11 +66,11 @@ impl MetadataInbox {
     }
 
     fn tell(&self, event: MetadataEvent) {
-        // After the thread has ended, the server has too.
+        // The thread ends only when the server does.
         let _ = self.0.send(event);
     }
 
-    /// Makes a change in the whole cluster, and waits for that.
+    /// Makes a change in the whole cluster, and waits until all nodes have it.
     fn set(&self, module: Module, key: &str, value: Option<&str>) -> Result<(), SetError> {
         let (done, result) = bounded(1);
         let value = value.map(|value| value.as_bytes().to_vec());
@@ -91,7 +91,7 @@ impl Handler for MetadataInbox {
     }
 }
 
-/// The thread's state before it starts.
+/// The state of the metadata thread.
 pub(super) struct MetadataThread {
     smd: Arc<Smd>,
     fabric: Arc<Fabric>,
@@ -104,7 +104,7 @@ pub(super) struct MetadataThread {
 }
 
 impl MetadataThread {
-    /// For `modules`, those in which this server keeps items.
+    /// Makes the state for `modules`, in which this server keeps items.
     pub(super) fn new(smd: &Arc<Smd>, fabric: &Arc<Fabric>, modules: &[Module]) -> Self {
         let (sender, inbox) = unbounded();
         let version = |module: &Module| version_of(*module, smd.version(*module).0);
@@ -121,7 +121,7 @@ impl MetadataThread {
         }
     }
 
-    /// The sending end of its inbox.
+    /// The sending end of the thread's inbox.
     pub(super) fn inbox(&self) -> MetadataInbox {
         self.sender.clone()
     }
@@ -131,7 +131,7 @@ impl MetadataThread {
     /// # Errors
     /// When the system refuses it.
     pub(super) fn start(self) -> io::Result<Handle> {
-        // Behind a lock, because several threads call the closure.
+        // The sender is behind a lock, because several threads call the closure.
         let (smd, sender) = (Arc::clone(&self.smd), Mutex::new(self.inbox()));
         let handle = threads::spawn_essential("metadata", move || self.run())?;
         smd.propagate_by(Box::new(move |module, key, value| {
@@ -193,7 +193,7 @@ impl MetadataThread {
                 let mut bytes = Vec::new();
                 message.encode(&mut bytes);
                 if let Err(error) = self.fabric.send(to, Channel::Metadata, &bytes) {
-                    // Important messages are sent again.
+                    // Important messages are repeated.
                     cf::detail!(Smd, "message to node {to} not sent: {error:?}");
                 }
                 None
@@ -232,7 +232,7 @@ impl MetadataThread {
             }
             SmdAction::Finished { set, result } => {
                 if let Some(waiting) = self.waiting.remove(&set) {
-                    // The waiting thread may have gone.
+                    // The waiting thread may have ended.
                     let _ = waiting.send(result);
                 }
                 None

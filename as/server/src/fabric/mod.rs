@@ -1,18 +1,19 @@
 //! The cluster as this node sees it, and the connections over which it talks to other nodes.
 //!
 //! To send: [`Fabric::send`]. To receive: a [`Handler`](peers::Handler) for each message type, given to
-//! [`Fabric::start`]. A message may be lost with its connection, or be overtaken by a later one; a sender that needs an
-//! answer sends again. Messages about one record keep their order as long as their connection lasts
-//! ([`Fabric::send_in_order`]).
+//! [`Fabric::start`]. A message may be lost with its connection, or be overtaken by a later one. A sender
+//! that needs an answer repeats its message. Messages about one record keep their order as long as their
+//! connection lasts ([`Fabric::send_in_order`]).
 //!
 //! # Threads
-//! - A few fabric threads own the connections: those of the channels read-write and bulk are distributed over as many
-//!   as there are processors, control and metadata have one thread each. They read, call handlers, and write. Handlers
-//!   must not wait. Service threads [send](Gathering) their messages themselves.
+//! - A few fabric threads own the connections. Those of the channels read-write and bulk are distributed over
+//!   as many threads as there are processors; control and metadata have one thread each. Fabric threads read,
+//!   call handlers, and write. Handlers must not wait. Service threads [send](Gathering) their messages
+//!   themselves.
 //! - The cluster thread (`driver`) owns the state of the cluster, `cluster::node::Node`.
 //! - The metadata thread (`metadata`) makes changes of system metadata on all nodes.
 //!
-//! Each connection has a bounded queue of its own: a peer that stalls delays no other.
+//! Each connection has a bounded queue of its own, so a peer that stalls delays no other.
 
 mod cluster;
 mod connection;

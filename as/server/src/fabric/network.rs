@@ -1,4 +1,4 @@
-//! The fabric: the connections to other nodes, and how messages are sent and received.
+//! The fabric: the connections to other nodes, and the sending and receiving of messages.
 //!
 //! # Locks
 //! One mutex for the list of threads, taken only at the start and the end.
@@ -49,7 +49,7 @@ impl Fabric {
         Ok(Arc::new(Fabric { peers: Arc::new(Peers::new(self_node, settings)?), running: Mutex::default() }))
     }
 
-    /// Starts the threads. `doors` accept connections, `handlers` take messages.
+    /// Starts the threads. `doors` accept connections, and `handlers` take messages.
     ///
     /// # Errors
     /// When the system refuses a thread or file descriptor.
@@ -87,17 +87,17 @@ impl Fabric {
         self.peers.self_node()
     }
 
-    /// Sends a whole message, including its header, to another node. It never waits. Success does not mean that the
-    /// message arrives.
+    /// Sends a whole message, including its header, to another node, without waiting. Success does not mean
+    /// that the message arrives.
     ///
     /// # Errors
-    /// When there is no connection, or too much waits to be sent on it.
+    /// When there is no connection, or too many bytes wait to be sent on it.
     pub(crate) fn send(&self, to: NodeId, channel: Channel, message: &[u8]) -> Result<(), SendError> {
         self.peers.find(to).ok_or(SendError::NotConnected)?.send(channel, message)
     }
 
-    /// As [`send`](Self::send), on the read-write channel, in the order of messages about the record of `digest`:
-    /// unless a connection breaks, a message does not overtake an earlier one.
+    /// As [`send`](Self::send), on the read-write channel, in the order of messages about the record of
+    /// `digest`: unless a connection breaks, a message does not overtake an earlier one.
     ///
     /// # Errors
     /// As [`send`](Self::send).
@@ -108,8 +108,8 @@ impl Fabric {
         peer.send_in_order(Channel::ReadWrite, record, spread, message)
     }
 
-    /// As [`send`](Self::send), but only on connections that the other node has answered on, not on those being made:
-    /// for messages that may be sent to another node instead.
+    /// As [`send`](Self::send), but only on connections on which the other node has answered, not on those
+    /// being made. It is for messages that may be sent to another node instead.
     ///
     /// # Errors
     /// As [`send`](Self::send).
@@ -123,7 +123,8 @@ impl Fabric {
         self.peers.find(node).is_some_and(|peer| peer.is_alive())
     }
 
-    /// Notes that a node has arrived, and connects to it. It stays connected until it [departs](Self::depart).
+    /// Records that a node has arrived, and connects to it. It stays connected until it
+    /// [departs](Self::depart).
     pub(crate) fn arrive(&self, node: NodeId, endpoints: &[Endpoint]) {
         let Some(peer) = self.peers.peer(node) else { return };
         let was_alive = peer.is_alive();
@@ -139,7 +140,7 @@ impl Fabric {
         }
     }
 
-    /// Notes that a node has departed: closes its connections, and drops its waiting messages.
+    /// Records that a node has departed: closes its connections, and drops its waiting messages.
     pub(crate) fn depart(&self, node: NodeId) {
         if let Some(departed) = self.peers.remove(node) {
             departed.depart();
@@ -253,7 +254,7 @@ mod tests {
             Err(SendError::NotConnected)
         );
         one.fabric.arrive(NodeId(2), &[two.endpoint]);
-        // It made 12 connections; the other side has accepted them.
+        // Node two made 12 connections; the other side has accepted them.
         wait_for("connected", || two.fabric.connection_count() == 12);
         let mut sent = Vec::new();
         for (number, channel) in Channel::ALL.into_iter().cycle().take(400).enumerate() {

@@ -1,4 +1,5 @@
-//! State shared by the fabric's threads: the other nodes, the threads themselves, and the handlers of messages.
+//! State shared by the fabric's threads: the other nodes, the threads themselves, and the handlers of
+//! messages.
 //!
 //! # Locks
 //! The map of peers is replaced as a whole under a mutex and read without a lock.
@@ -21,12 +22,13 @@ use crate::peer_frames::PeerReach;
 use crate::peer_traffic::FabricTraffic;
 use crate::tls::TlsPort;
 
-/// Most nodes whose connections are kept, alive or not.
+/// Largest number of nodes whose connections are kept, alive or not.
 const PEERS_MAX: usize = 512;
 
-/// Takes messages of one type. It runs on a fabric thread, which delays other messages, so it must not wait.
+/// Takes messages of one type. It runs on a fabric thread and delays other messages there, so it must not
+/// wait.
 pub(crate) trait Handler: Send + Sync {
-    /// Takes a whole message of `from`, including its header. Its bytes are not checked.
+    /// Takes a whole message of `from`, including its header. Its bytes have not been checked.
     fn take(&self, from: NodeId, message: &[u8]);
 }
 
@@ -61,7 +63,8 @@ pub(crate) struct FabricSettings {
 }
 
 impl FabricSettings {
-    /// From the configuration. One thread for each processor is enough for any channel, as no thread waits.
+    /// Takes the settings from the configuration. One thread for each processor is enough for any channel,
+    /// because no thread waits.
     pub(crate) fn new(network: &NetworkConfig, tls: Option<Arc<TlsPort>>) -> Self {
         let params = &network.fabric;
         let threads = |configured: u32| (configured as usize).clamp(1, threads::cpu_count());
@@ -105,7 +108,7 @@ pub(super) struct Peers {
 }
 
 impl Peers {
-    /// Starts without other nodes.
+    /// Makes the state without other nodes.
     ///
     /// # Errors
     /// When the process has no file descriptor left.
@@ -128,12 +131,12 @@ impl Peers {
         self.self_node
     }
 
-    /// The record of a node, if there is one.
+    /// The state of a node, if it is known.
     pub(super) fn find(&self, node: NodeId) -> Option<Arc<Peer>> {
         self.peers.load().get(&node).cloned()
     }
 
-    /// The record of a node, alive or not; `None` if there are too many.
+    /// The state of a node, alive or not, which is added if needed. `None` if there are too many.
     pub(super) fn peer(&self, node: NodeId) -> Option<Arc<Peer>> {
         let _changing = self.changing.lock();
         let peers = self.peers.load();
@@ -150,7 +153,7 @@ impl Peers {
         Some(peer)
     }
 
-    /// Removes the record of a node and returns it.
+    /// Removes the state of a node and returns it.
     pub(super) fn remove(&self, node: NodeId) -> Option<Arc<Peer>> {
         let _changing = self.changing.lock();
         let mut peers = BTreeMap::clone(&self.peers.load());
@@ -176,8 +179,8 @@ impl Peers {
         &self.postboxes[channel as usize]
     }
 
-    /// The postbox of the thread that owns connection number `number` of a channel to `node`. The first connections of
-    /// the nodes, which carry most messages, are spread over the threads.
+    /// The postbox of the thread that owns connection number `number` of a channel to `node`. The first
+    /// connections to the nodes, which carry most messages, are spread over the threads.
     pub(super) fn postbox(&self, node: NodeId, channel: Channel, number: usize) -> &Arc<Postbox<Post>> {
         let postboxes = self.postboxes(channel);
         let first = cf::wyhash::hash64(&node.0.to_le_bytes()) as usize;

@@ -1,7 +1,7 @@
-//! The postbox of a fabric thread: posting to it, and waking it.
+//! The postbox of a fabric thread: other threads post to it and wake the thread.
 //!
-//! A thread that is awake checks its postbox before it sleeps again, so nobody needs to wake it: posts of many threads
-//! in between cost no system call.
+//! A thread that is awake checks its postbox before it sleeps again, so no other thread needs to wake it.
+//! Meanwhile the posts of many threads cost no system call.
 
 use std::io;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::AcqRel, Ordering::Relaxed};
@@ -18,7 +18,7 @@ pub(super) struct Postbox<P> {
 }
 
 impl<P> Postbox<P> {
-    /// An empty postbox of a thread that is awake.
+    /// Makes an empty postbox of a thread that is awake.
     ///
     /// # Errors
     /// When the process has no file descriptor left.
@@ -31,7 +31,7 @@ impl<P> Postbox<P> {
         })
     }
 
-    /// A token for a connection of the thread.
+    /// Makes a token for a connection of the thread.
     pub(super) fn new_token(&self) -> u64 {
         self.last_token.fetch_add(1, Relaxed) + 1
     }
@@ -54,7 +54,7 @@ impl<P> Postbox<P> {
         self.posts.is_empty() || !self.is_asleep.swap(false, AcqRel)
     }
 
-    /// Notes that the thread is awake again.
+    /// Records that the thread is awake again.
     pub(super) fn wake_up(&self) {
         self.is_asleep.swap(false, AcqRel);
     }

@@ -1,4 +1,4 @@
-//! Orders of the cluster thread to the part that moves records between nodes, and its reports.
+//! Orders of the cluster thread to the part that moves records between nodes, and the reports of that part.
 
 use std::sync::Arc;
 
@@ -18,13 +18,13 @@ pub(crate) enum MoveOrder {
         /// Whether the receiver understands messages about removals.
         tells_removals: bool,
     },
-    /// Stop sending and waiting.
+    /// Stop sending records or waiting for writes.
     Stop { emigration_id: u32 },
-    /// No write may begin in the partition any more: report when those under way have ended.
+    /// No further write may begin in the partition: report when those under way have ended.
     HandOver { emigration_id: u32, namespace: Arc<Namespace>, partition: PartitionId },
-    /// Receive records from a node under its number for them.
+    /// Receive records from a node under the node's number for this emigration.
     Receive { from: NodeId, emigration_id: u32, namespace: Arc<Namespace>, partition: PartitionId },
-    /// No more records come under that number.
+    /// No more records arrive under that number.
     Received { from: NodeId, emigration_id: u32 },
     /// Stop receiving.
     StopReceiving,
@@ -34,16 +34,16 @@ pub(crate) enum MoveOrder {
 pub(crate) enum MoveReport {
     /// All records of an emigration are sent and acknowledged.
     Sent { emigration_id: u32 },
-    /// No write is under way in a partition that is handed over.
+    /// All writes have ended in a partition that is handed over.
     HandedOver { emigration_id: u32 },
-    /// A message about partitions has come.
+    /// A message about partitions has arrived.
     Message { from: NodeId, bytes: Vec<u8> },
 }
 
 /// Posts a report to the cluster thread; returns false if its inbox is full.
 pub(crate) type MoveReports = Box<dyn Fn(MoveReport) -> bool + Send + Sync>;
 
-/// Moves records, in threads of its own.
+/// Moves records on threads of its own.
 pub(crate) trait RecordMover: Send + Sync {
     /// Sets the destination of reports. Called once, before the first order.
     fn report_to(&self, reports: MoveReports);

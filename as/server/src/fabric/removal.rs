@@ -1,9 +1,10 @@
-//! Removes records of partitions that this node no longer keeps, on a thread of its own, once no transaction uses them.
-//! The thread starts again after a panic, with the same partition: it removes the records that are left.
+//! Removes records of partitions that this node no longer keeps, on a thread of its own, once no transaction
+//! uses them. After a panic the thread starts again with the same partition, and removes the records that are
+//! left.
 //!
 //! # Locks
-//! One mutex for the list of partitions. Nobody waits for a removal: a partition that gets data again meanwhile is
-//! published after it.
+//! One mutex for the list of partitions. No thread waits for a removal: a partition that gets data again
+//! meanwhile is published after it.
 
 use std::collections::BTreeSet;
 use std::io;

@@ -1,7 +1,8 @@
-//! The other nodes that clients are told about: their addresses, and the generation of the list in which they changed.
+//! The other nodes that clients are told about: their addresses, and the generation of the list in which they
+//! changed.
 //!
-//! Nodes send each other messages that are repeated until acknowledged. A node that has left stays in the list as an
-//! *alumnus*, so that clients who ask for changes learn of its departure.
+//! Nodes send each other messages that are repeated until acknowledged. A node that has left stays in the
+//! list as an *alumnus*, so that clients that ask for changes learn of its departure.
 //!
 //! # Locks
 //! One mutex, held for a lookup or a change.
@@ -30,13 +31,13 @@ pub(crate) const TLS_NAME: u16 = 8;
 #[derive(Default)]
 struct PeerServices {
     is_present: bool,
-    /// Whether it has sent its addresses.
+    /// Whether the node has sent its addresses.
     has_told: bool,
-    /// Whether it has acknowledged ours.
+    /// Whether the node has acknowledged ours.
     has_heard: bool,
-    /// Time to send to it again.
+    /// Time to send to the node again.
     resend_at_ms: u64,
-    /// The generation of the list in which it last changed.
+    /// The generation of the list in which the node last changed.
     generation: u64,
     texts: Vec<(u16, String)>,
 }
@@ -53,7 +54,7 @@ impl State {
     }
 }
 
-/// The list.
+/// The list of other nodes.
 #[derive(Default)]
 pub(crate) struct PeerList(Mutex<State>);
 
@@ -63,7 +64,7 @@ pub(crate) struct ListedPeer {
     pub(crate) is_present: bool,
     /// The requested addresses.
     pub(crate) text: String,
-    /// The name in its certificate; empty if it does not use TLS with clients.
+    /// The name in the node's certificate; empty if the node does not use TLS with clients.
     pub(crate) tls_name: String,
 }
 
@@ -114,7 +115,7 @@ impl PeerList {
         Some(Services { kind: ServicesKind::Ack, generation: message.generation, texts: Vec::new() })
     }
 
-    /// The messages to be sent now, with `own` addresses.
+    /// The messages that are due, with `own` addresses.
     pub(super) fn due(&self, own: &[(u16, Vec<u8>)], now_ms: u64) -> Vec<(NodeId, Services)> {
         let mut messages = Vec::new();
         for (node, peer) in &mut self.0.lock().peers {
@@ -128,13 +129,13 @@ impl PeerList {
         messages
     }
 
-    /// Changes when clients must ask for the other nodes again.
+    /// A number that changes when clients must ask for the other nodes again.
     pub(crate) fn generation(&self) -> u64 {
         self.0.lock().generation
     }
 
-    /// The generation, and the nodes that have addresses in field `field` and changed after generation `since`: members
-    /// of the cluster, and former ones if `with_alumni`.
+    /// The generation, and the nodes that have addresses in field `field` and changed after generation
+    /// `since`: members of the cluster, and former ones if `with_alumni` is set.
     pub(crate) fn list(&self, field: u16, with_alumni: bool, since: u64) -> (u64, Vec<ListedPeer>) {
         let state = self.0.lock();
         let listed = state.peers.iter().filter_map(|(node, peer)| {
@@ -172,7 +173,7 @@ mod tests {
         assert_eq!((*to, request.kind), (NodeId(2), ServicesKind::UpdateRequest));
         assert!(one.due(&own(1), 999).is_empty());
         assert_eq!(one.due(&own(1), 1000).len(), 1);
-        // The other one may not know of the cluster yet.
+        // The other node may not know of the cluster yet.
         let ack = two.message(NodeId(1), request).expect("an ack");
         assert!(two.due(&own(2), 0).is_empty());
         two.set_members(&[NodeId(1)]);

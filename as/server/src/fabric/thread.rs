@@ -1,12 +1,13 @@
 //! A fabric thread: it owns connections, passes received messages to their handlers, and sends waiting bytes.
 //!
-//! Between two waits for events it reads received bytes, and then sends the bytes that its handlers and other threads
-//! have queued meanwhile: so answers to many messages leave together. A connection with more to read than one turn
-//! takes goes to the end of the line.
+//! Between two waits for events it reads received bytes, and then sends the bytes that its handlers and other
+//! threads have queued meanwhile. The answers to many messages so leave together. A connection with more to
+//! read than one turn allows is read again after the others.
 //!
 //! # Panics
-//! A panic in the work for a connection, or in the handler of a message that came on it, is a bug of ours. It costs only that
-//! connection, and the thread connects again if this node made it. The thread is essential: a panic elsewhere ends the process.
+//! A panic in the work for a connection, or in the handler of a message that arrived on it, is a bug of ours.
+//! It costs only that connection, and the thread connects again if this node made the connection. The thread
+//! is essential: a panic elsewhere ends the process.
 
 use std::collections::{BTreeMap, HashMap};
 use std::io;
@@ -31,7 +32,7 @@ const WAKE_TOKEN: u64 = u64::MAX;
 /// First token of listeners; tokens of connections begin at 0.
 const LISTENER_TOKEN: u64 = 1 << 62;
 const EVENTS_MAX: usize = 128;
-/// Reads from one connection before others have their turn.
+/// Number of reads from one connection before others have their turn.
 const READS_PER_TURN: usize = 8;
 /// How often timeouts are checked, while there may be some.
 const SWEEP_PERIOD: Duration = Duration::from_millis(50);
@@ -39,9 +40,9 @@ const SWEEP_PERIOD: Duration = Duration::from_millis(50);
 const CONNECT_TIME_MAX: Duration = Duration::from_secs(2);
 const HELLO_TIME_MAX: Duration = Duration::from_secs(5);
 const HELLO_SIZE_MAX: usize = 1 << 10;
-/// Most connections without a hello yet.
+/// Largest number of connections without a hello yet.
 const GREETINGS_MAX: usize = 512;
-/// Most connections that one peer may make for one channel.
+/// Largest number of connections that one peer may make for one channel.
 const ACCEPTED_MAX: usize = 256;
 /// Pause before a connection is made again; it doubles with each failure.
 const REDIAL_PAUSE: Duration = Duration::from_millis(20);
@@ -57,7 +58,7 @@ struct Link {
     connect_by: Option<Instant>,
     /// Deadline of a TLS handshake that this node has begun.
     handshake_by: Option<Instant>,
-    /// Whether this node has made it, and makes it again when it breaks.
+    /// Whether this node made the connection, and makes it again when it breaks.
     is_ours: bool,
     failures: u32,
     may_read: bool,
@@ -83,7 +84,7 @@ pub(super) struct FabricThread {
     epoll: Epoll,
     links: HashMap<u64, Link>,
     greetings: HashMap<u64, Greeting>,
-    /// Connections to be made, by time.
+    /// Connections to be made, ordered by time.
     redials: BTreeMap<(Instant, u64), Dial>,
     /// Links with more to read.
     ready: Vec<u64>,
@@ -141,7 +142,8 @@ impl FabricThread {
         }
     }
 
-    /// Does `act`, which is about the connection of `token`. A panic costs that connection; returns whether there was none.
+    /// Runs `act`, which is about the connection of `token`. A panic closes that connection. Returns whether
+    /// there was none.
     fn guard(&mut self, token: u64, act: impl FnOnce(&mut Self)) -> bool {
         let is_done = catch_unwind(AssertUnwindSafe(|| act(self))).is_ok();
         if !is_done {
@@ -152,7 +154,7 @@ impl FabricThread {
         is_done
     }
 
-    /// How long to wait for events.
+    /// How long the thread may wait for events.
     fn patience(&self) -> Duration {
         let has_limits = !self.greetings.is_empty()
             || !self.redials.is_empty()
@@ -160,14 +162,14 @@ impl FabricThread {
         if has_limits { SWEEP_PERIOD } else { Duration::from_secs(1) }
     }
 
-    /// Handles the posts of other threads; returns whether to continue.
+    /// Handles the posts of other threads. Returns whether to continue.
     fn open_post(&mut self) -> bool {
         while let Some(post) = self.postbox.take() {
             match post {
                 Post::Adopt(connection, frames, tls) => {
                     let adopted = Arc::clone(&connection);
                     if !self.guard(adopted.token, |thread| thread.adopt(connection, frames, tls)) {
-                        // No thread must queue anything on it.
+                        // No thread may queue messages on the connection any more.
                         adopted.peer.detach(&adopted);
                     }
                 }
@@ -317,7 +319,7 @@ impl FabricThread {
         connection.sender.lock().may_write = true;
         self.peers.traffic.connections.note_opened();
         self.links.insert(token, Link::new(connection, frames, tls, None));
-        // Handles the bytes that came with the hello.
+        // Handle the bytes that arrived with the hello.
         self.take_apart(token);
         self.read(token);
         self.send(token);
@@ -394,7 +396,8 @@ impl FabricThread {
         Ok(())
     }
 
-    /// Sets the options of a connection's socket. What there is to send is gathered here: TCP need not wait for more.
+    /// Sets the options of a connection's socket. TCP need not wait for more bytes, because the server
+    /// gathers them itself.
     fn prepare(&self, stream: &TcpStream) -> io::Result<()> {
         let socket = socket2::SockRef::from(stream);
         socket.set_tcp_nodelay(true)?;
@@ -429,7 +432,8 @@ impl FabricThread {
                 Ok(0) => return self.close(token),
                 Ok(size) => {
                     self.peers.traffic.note_received(link.connection.channel, size);
-                    // Bytes that come later are told by an event. A closed connection may be told only once.
+                    // An event tells of bytes that arrive later. The end of a connection may be told only
+                    // once.
                     link.may_read = link.tls.is_some() || link.is_ending || link.frames.is_full();
                     self.take_apart(token);
                 }
@@ -482,7 +486,7 @@ impl FabricThread {
         cf::fault_point!("fabric-send");
         link.connection.looked_at();
         let mut sender = link.connection.sender.lock();
-        // Bytes encrypted before go first.
+        // Bytes encrypted earlier go first.
         let mut tls = link.tls.as_deref_mut().filter(|_| link.connect_by.is_none());
         let flushed = tls.as_deref_mut().map(|tls| tls.flush(&link.connection.stream));
         if let Some(Ok(false)) = flushed {
@@ -495,7 +499,7 @@ impl FabricThread {
         }
     }
 
-    /// Closes a connection; one of ours is made again while the peer is alive.
+    /// Closes a connection. One that this node made is made again while the peer is alive.
     fn close(&mut self, token: u64) {
         let Some(link) = self.links.remove(&token) else { return };
         self.peers.traffic.connections.note_closed();
@@ -507,7 +511,7 @@ impl FabricThread {
         }
     }
 
-    /// Ends connections that have timed out, and makes those that are due.
+    /// Closes connections that have timed out, and makes those that are due.
     fn sweep(&mut self) {
         let now = Instant::now();
         if now < self.next_sweep {
@@ -549,8 +553,9 @@ impl Link {
     }
 }
 
-/// Has TCP acknowledge what has come. The C server sends its records by Nagle's rule: the second of a partition goes when the first
-/// is acknowledged, which TCP would put off for 40 ms, as our answers take another connection.
+/// Makes TCP acknowledge the received bytes now. By Nagle's rule the C server sends the second message of a
+/// partition only after the first is acknowledged. TCP would delay the acknowledgement by 40 ms, because our
+/// answers use another connection.
 fn acknowledge_at_once(stream: &TcpStream) {
     // The connection works without the option, but more slowly.
     let _ = socket2::SockRef::from(stream).set_tcp_quickack(true);

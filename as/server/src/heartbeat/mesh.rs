@@ -1,9 +1,9 @@
-//! The connections of a mesh: to seeds, to nodes that others report, and one for each pair of nodes. Pure, without I/O
-//! and clock; the heartbeat thread carries out its actions.
+//! The connections of a mesh: to seeds, to nodes that others report, and one for each pair of nodes. This is
+//! pure logic, without I/O and clock; the heartbeat thread carries out its actions.
 //!
-//! A pulse names the nodes that its sender hears. If one of them is unknown here, the sender is asked for its address;
-//! then this node connects to it. If two nodes have connected to each other at the same time, the connection accepted
-//! by the node with the higher id stays, as on the C server, so both sides choose the same.
+//! A pulse names the nodes that its sender hears. If one of them is unknown here, this node asks the sender
+//! for its address and connects to it. If two nodes have connected to each other at the same time, both keep
+//! the connection accepted by the node with the higher id, as the C server does.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -15,11 +15,11 @@ use proto::peer::nested::Endpoint;
 use crate::config::value::Endpoint as SeedEndpoint;
 use crate::peer_frames::{PeerPlace, PeerReach};
 
-/// Time after which a seed without a node is resolved again.
+/// Time after which a seed that has led to no node is resolved again.
 const RESOLVE_AGAIN_MS: u64 = 1500;
-/// The same for a seed that led to this node itself.
+/// Time after which a seed that led to this node itself is resolved again.
 const RESOLVE_SELF_AGAIN_MS: u64 = 60_000;
-/// Most known nodes, connected or not.
+/// Largest number of known nodes, connected or not.
 const NODES_MAX: usize = 512;
 
 /// Names a connection.
@@ -46,12 +46,12 @@ pub(super) struct MeshTimes {
 }
 
 impl MeshTimes {
-    /// A connection that was silent for this long is closed.
+    /// Time without a message after which a connection is closed.
     fn idle_ms(self) -> u64 {
         self.interval_ms * (self.timeout_intervals / 3).max(2)
     }
 
-    /// A node that was silent for this long is forgotten.
+    /// Time without a message after which a node is forgotten.
     fn forget_ms(self) -> u64 {
         10 * self.interval_ms * self.timeout_intervals
     }
@@ -63,9 +63,9 @@ struct Seed {
     addresses: Vec<SocketAddr>,
     attempts: usize,
     resolve_at_ms: u64,
-    /// The node that it led to.
+    /// The node that the seed led to.
     node: Option<NodeId>,
-    /// Whether it led to this node itself.
+    /// Whether the seed led to this node itself.
     is_self: bool,
 }
 
@@ -74,7 +74,7 @@ struct MeshNode {
     endpoints: Vec<Endpoint>,
     attempts: usize,
     heard_ms: u64,
-    /// When its address was last requested.
+    /// When the node's address was last requested.
     asked_ms: Option<u64>,
 }
 
@@ -134,7 +134,7 @@ impl Mesh {
         }
     }
 
-    /// Notes the addresses of a seed.
+    /// Records the addresses of a seed.
     pub(super) fn resolved(&mut self, endpoint: &SeedEndpoint, addresses: Vec<SocketAddr>) {
         if let Some(seed) = self.seeds.iter_mut().find(|seed| seed.endpoint == *endpoint) {
             if seed.addresses != addresses {
@@ -144,12 +144,12 @@ impl Mesh {
         }
     }
 
-    /// Notes an accepted connection of another node.
+    /// Records an accepted connection of another node.
     pub(super) fn accepted(&mut self, now_ms: u64) -> LinkId {
         self.add_link(Origin::Accepted, now_ms)
     }
 
-    /// Notes that a connection is gone.
+    /// Records that a connection is gone.
     pub(super) fn closed(&mut self, link: LinkId) {
         self.links.remove(&link);
     }
@@ -168,7 +168,7 @@ impl Mesh {
         self.links.values().any(is_to)
     }
 
-    /// Called at each interval: closes idle connections, makes missing ones.
+    /// Closes idle connections and makes missing ones. Called at each interval.
     pub(super) fn tick(&mut self, times: MeshTimes, now_ms: u64) -> Vec<MeshAction> {
         let mut actions = Vec::new();
         let is_idle = |link: &MeshLink| link.heard_ms + times.idle_ms() < now_ms;
@@ -282,7 +282,7 @@ impl Mesh {
         actions
     }
 
-    /// Of two connections to a node, the one to close: the link of `link_id` or an older one.
+    /// The connection to close if there are two to a node: the link `link_id` or an older one.
     fn loser(&self, link_id: LinkId, node: NodeId) -> Option<LinkId> {
         let acceptor = |link: &MeshLink| {
             if link.origin == Origin::Accepted { self.self_node } else { node }
@@ -290,7 +290,7 @@ impl Mesh {
         let is_other = |(id, link): &(&LinkId, &MeshLink)| **id != link_id && link.node == Some(node);
         let (other_id, other) = self.links.iter().find(is_other)?;
         let own = self.links.get(&link_id)?;
-        // The older of two connections made by the same side stays.
+        // Of two connections made by the same side, the older one stays.
         Some(if acceptor(own) > acceptor(other) { *other_id } else { link_id })
     }
 
@@ -421,7 +421,7 @@ mod tests {
         let to: SocketAddr = "10.0.0.7:3002".parse().unwrap();
         let actions = mesh.received(link, &message(6, reply(7)), TIMES, 180);
         assert_eq!(actions, [MeshAction::Connect(2, clear(to))]);
-        // It answers such questions itself.
+        // The node answers such questions itself.
         let asked = message(6, HeartbeatBody::InfoRequest(vec![NodeId(7), NodeId(8), NodeId(5)]));
         assert_eq!(mesh.received(link, &asked, TIMES, 190), [MeshAction::Send(link, reply(7))]);
     }

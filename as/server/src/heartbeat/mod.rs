@@ -1,11 +1,13 @@
-//! How heartbeats travel: over a mesh of TCP connections that begins with seeds, or to a multicast group.
+//! Transport of heartbeats: over a mesh of TCP connections that begins with seeds, or to a multicast group.
 //!
-//! The cluster thread makes pulses ([`Heartbeat::pulse`]) and gets those of other nodes; this module only transports
-//! them. A mesh has one connection for each pair of nodes; `mesh` decides, without I/O, which connections to make.
+//! The cluster thread makes pulses ([`Heartbeat::pulse`]) and gets those of other nodes; this module only
+//! transports them. A mesh has one connection for each pair of nodes; `mesh` decides, without I/O, which
+//! connections to make.
 //!
 //! # Threads
-//! `heartbeat` owns all sockets, and is essential; `heartbeat-dns` resolves seeds that are names, and may block on that. It
-//! starts again after a panic; the mesh asks again for the address that it was resolving.
+//! `heartbeat` owns all sockets, and is essential. `heartbeat-dns` resolves seeds that are names, and may
+//! block on that. It starts again after a panic, and the mesh asks again for the address that it was
+//! resolving.
 
 mod mesh;
 mod resolver;
@@ -38,7 +40,7 @@ pub(crate) struct Heartbeat {
 }
 
 impl Heartbeat {
-    /// A heartbeat before its threads are started.
+    /// Makes a heartbeat whose threads are not started yet.
     ///
     /// # Errors
     /// When the process has no file descriptor left.

@@ -1,4 +1,4 @@
-//! Resolves seeds that are names, on a separate thread, because that may take long.
+//! Resolves seeds that are names, on a separate thread, because resolving may take long.
 
 use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
 
@@ -18,7 +18,7 @@ impl Resolver {
         (Resolver(sender), Requests(receiver))
     }
 
-    /// The addresses of a seed that is an address; a name is passed to the resolver thread.
+    /// The addresses of a seed that is an address. A name is passed to the resolver thread.
     pub(super) fn ask(&self, seed: &Endpoint) -> Option<Vec<SocketAddr>> {
         if let Ok(ip) = seed.host.parse::<IpAddr>() {
             return Some(vec![SocketAddr::new(ip, seed.port)]);

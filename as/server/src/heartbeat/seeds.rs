@@ -5,25 +5,25 @@ use parking_lot::Mutex;
 
 use crate::config::value::Endpoint;
 
-/// Most seeds.
+/// Largest number of seeds.
 const SEEDS_MAX: usize = 256;
 
 /// The seeds, in the order in which they were added.
 pub(crate) struct Seeds(Mutex<Vec<Endpoint>>);
 
 impl Seeds {
-    /// The seeds of the configuration: without TLS, and with TLS.
+    /// Takes the seeds of the configuration: those without TLS, and those with TLS.
     pub(super) fn new(clear: &[Endpoint], tls: &[Endpoint]) -> Self {
         let with_tls = tls.iter().map(|seed| Endpoint { tls_name: Some(String::new()), ..seed.clone() });
         Seeds(Mutex::new(clear.iter().cloned().chain(with_tls).collect()))
     }
 
-    /// All of them.
+    /// All seeds.
     pub(crate) fn list(&self) -> Vec<Endpoint> {
         self.0.lock().clone()
     }
 
-    /// Adds a seed; returns false if there are too many. A known seed is not added again.
+    /// Adds a seed, unless it is known. Returns false if there are too many.
     pub(crate) fn add(&self, host: &str, port: u16, is_tls: bool) -> bool {
         let mut seeds = self.0.lock();
         if seeds.iter().any(|seed| seed.host == host && seed.port == port) {
@@ -36,7 +36,7 @@ impl Seeds {
         true
     }
 
-    /// Forgets a seed; returns whether it was there. Nodes that it led to stay.
+    /// Removes a seed; returns whether it was there. Nodes that it led to stay.
     pub(crate) fn remove(&self, host: &str, port: u16) -> bool {
         let mut seeds = self.0.lock();
         let before = seeds.len();

@@ -31,7 +31,7 @@ pub(crate) type Deliver = Box<dyn Fn(Vec<u8>) + Send>;
 pub(super) struct Shared {
     pub(super) self_node: NodeId,
     pub(super) config: Arc<Config>,
-    /// Endpoints where other nodes reach it; unused with multicast.
+    /// Endpoints where other nodes reach this one; unused with multicast.
     pub(super) endpoints: Vec<Endpoint>,
     pub(super) seeds: Seeds,
     /// Settings of TLS connections, if there are any.

@@ -23,10 +23,11 @@ pub(crate) enum HeartbeatSockets {
 }
 
 impl HeartbeatSockets {
-    /// Joins the groups of `params`, on each of the interfaces with its addresses, or on the one chosen by the system.
+    /// Joins the groups of `params`, on each of the interfaces with its addresses, or on the one chosen by
+    /// the system.
     ///
     /// # Errors
-    /// When one of them cannot be joined, or there is no such interface.
+    /// When a group cannot be joined, or there is no such interface.
     pub(crate) fn multicast(params: &HeartbeatParams) -> io::Result<Self> {
         let mut interfaces = Vec::new();
         for text in params.address.get() {
@@ -58,13 +59,13 @@ fn join(group: Ipv4Addr, port: u16, interface: Ipv4Addr, ttl: u16) -> io::Result
         socket.set_multicast_ttl_v4(ttl.into())?;
     }
     socket.set_multicast_if_v4(&interface)?;
-    // Otherwise it also gets what comes in on the interfaces of other sockets.
+    // Otherwise the socket also gets the datagrams that arrive on the interfaces of other sockets.
     socket.set_multicast_all_v4(false)?;
     socket.join_multicast_v4(&group, &interface)?;
     Ok(GroupMember { socket: socket.into(), group: to })
 }
 
-/// The IPv4 addresses of `text`: an interface, an address or a name. None for any interface.
+/// The IPv4 addresses of `text`, which is an interface, an address or a name. Empty for any interface.
 fn addresses_of(text: &str) -> io::Result<Vec<Ipv4Addr>> {
     if text == "any" {
         return Ok(Vec::new());

@@ -1,4 +1,5 @@
-//! The heartbeat thread: it owns the sockets, sends pulses to all nodes, and dispatches messages of other nodes.
+//! The heartbeat thread: it owns the sockets, sends pulses to all nodes, and dispatches messages of other
+//! nodes.
 //!
 //! A pulse that a node's connection does not take is dropped: nothing is kept for a node that does not read.
 //!
@@ -28,11 +29,11 @@ const WAKE_TOKEN: u64 = u64::MAX;
 const LISTENER_TOKEN: u64 = 1 << 62;
 const GROUP_TOKEN: u64 = 1 << 61;
 const EVENTS_MAX: usize = 64;
-/// Most connections.
+/// Largest number of connections.
 const LINKS_MAX: usize = 1024;
 /// Largest datagram.
 const DATAGRAM_SIZE_MAX: usize = 64 << 10;
-/// Datagrams read before other sockets are served.
+/// Number of datagrams read before other sockets are served.
 const DATAGRAMS_PER_TURN: usize = 256;
 /// Packet size if none is configured.
 const MTU_DEFAULT: u32 = 1500;
@@ -43,7 +44,7 @@ struct Link {
     /// The TLS session, if the connection uses TLS.
     tls: Option<Box<PeerSession>>,
     frames: PeerFrames,
-    /// The rest of a message that was sent in part.
+    /// The rest of a message of which a part was sent.
     rest: Vec<u8>,
     connect_by: Option<Instant>,
 }
@@ -65,7 +66,7 @@ pub(super) struct HeartbeatThread {
     mesh: Mesh,
     started: Instant,
     next_tick: Instant,
-    /// The send time of the last pulse, used in messages that are no pulses.
+    /// The send time of the last pulse, used in other messages.
     send_time: u64,
 }
 
@@ -109,7 +110,7 @@ impl HeartbeatThread {
         let mut events = Events::with_capacity(EVENTS_MAX);
         loop {
             let timeout = self.next_tick.saturating_duration_since(Instant::now());
-            // Rounded up: otherwise a wait of less than a millisecond would not wait.
+            // The timeout is rounded up, because a wait of less than a millisecond would not wait.
             let timeout = timeout + Duration::from_millis(1);
             let happened = match self.epoll.wait(&mut events, Some(timeout)) {
                 Ok(happened) => happened,
@@ -127,11 +128,11 @@ impl HeartbeatThread {
         }
     }
 
-    /// Does `act`. A panic costs the connection that it is about, if any.
+    /// Runs `act`. A panic closes the connection that `act` is about, if any.
     fn guard(&mut self, id: Option<LinkId>, act: impl FnOnce(&mut Self)) {
         if catch_unwind(AssertUnwindSafe(|| act(self))).is_err() {
             cf::critical!(Hb, "heartbeats failed on an internal error, and go on");
-            // Tokens from there on are no connections.
+            // Tokens from `GROUP_TOKEN` on are no connections.
             if let Some(id) = id.filter(|id| *id < GROUP_TOKEN) {
                 self.close(id);
             }
@@ -320,7 +321,7 @@ impl HeartbeatThread {
 
     // --- messages
 
-    /// Sends a pulse to all nodes; one larger than a packet is compressed.
+    /// Sends a pulse to all nodes. A pulse larger than a packet is compressed.
     fn pulse(&mut self, message: &[u8]) {
         if !self.is_on() {
             return;
@@ -362,7 +363,7 @@ impl HeartbeatThread {
             match stream.write(&link.rest) {
                 Ok(size) => _ = link.rest.drain(..size),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    // No byte of it was sent: a later pulse replaces it.
+                    // No byte of the message was sent, so a later pulse replaces it.
                     if link.rest.len() == message.len() {
                         link.rest.clear();
                     }

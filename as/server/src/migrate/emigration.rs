@@ -1,9 +1,9 @@
-//! Sends a partition to another node: records are read one after the other, gathered into messages, and sent again
-//! until each is acknowledged.
+//! Sends a partition to another node: records are read one after the other, gathered into messages, and sent
+//! again until each is acknowledged.
 //!
-//! A record is read from its disk before its own lock is taken, and no lock is held during any wait. Records that come or
-//! change meanwhile need not be sent: the receiver is a replica and gets the master's writes. Removals are sent too, so that
-//! the receiver's older copies are removed.
+//! A record is read from its disk before its own lock is taken, and no lock is held during any wait. Records
+//! that are added or change meanwhile need not be sent, because the receiver is a replica and gets the
+//! master's writes. Removals are sent too, so that the receiver's older copies are removed.
 
 use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -23,19 +23,21 @@ use crate::fabric::SendError;
 use crate::metrics::NamespaceCounter;
 use crate::storage::ReadBuffer;
 
-/// Messages are gathered up to this many bytes before they are sent.
+/// Number of bytes of messages that are gathered before they are sent.
 const GATHERED_SIZE: usize = 64 << 10;
-/// Most unacknowledged bytes of an emigration: they may wait at the receiver, before writes of clients too.
+/// Largest number of unacknowledged bytes of an emigration. They may wait at the receiver, even ahead of
+/// writes of clients.
 const UNACKED_SIZE_MAX: usize = 4 << 20;
-/// Most unacknowledged records of an emigration.
+/// Largest number of unacknowledged records of an emigration.
 const UNACKED_COUNT_MAX: usize = 16 << 10;
-/// Sleeps of `migrate-sleep` add up to this before the thread sleeps: the system does not sleep for a microsecond.
+/// Pauses of `migrate-sleep` add up to this before the thread sleeps, because the system cannot sleep for a
+/// microsecond.
 const REST_MIN: Duration = Duration::from_millis(1);
-/// Pause before sending is retried if too much waits already.
+/// Pause before sending is retried if too many bytes wait already.
 const FULL_PAUSE: Duration = Duration::from_millis(1);
 /// Longest wait for acknowledgements before a check whether anything must be sent again.
 const LOOK_PERIOD: Duration = Duration::from_millis(50);
-/// Most records sent again at a time.
+/// Largest number of records sent again at a time.
 const RESENT_COUNT_MAX: usize = 256;
 
 /// An unacknowledged record.
@@ -48,7 +50,7 @@ struct Sent {
 
 #[derive(Default)]
 struct Window {
-    /// By insert id.
+    /// The unacknowledged records by insert id.
     sent: BTreeMap<u64, Sent>,
     bytes: usize,
 }
@@ -62,15 +64,15 @@ pub(super) struct Emigration {
     pub(super) namespace: Arc<Namespace>,
     pub(super) partition: PartitionId,
     window: Mutex<Window>,
-    /// The number of the next record that is sent. No number is used twice, though the emigration begins again.
+    /// The insert id of the next record. No id is used twice, even if the emigration begins again.
     next_insert_id: AtomicU64,
     acked: Condvar,
     is_stopped: AtomicBool,
-    /// How often it has ended in a panic.
+    /// Number of times that the emigration has ended in a panic.
     panics: AtomicU32,
 }
 
-/// Sends a message on the bulk channel. If it is lost, the side that misses an answer sends again.
+/// Sends a message on the bulk channel. If it is lost, the side that misses an answer repeats its message.
 pub(super) fn send_bulk(fabric: &Fabric, to: NodeId, message: &Migrate<'_>) {
     let mut bytes = Vec::new();
     message.encode(&mut bytes);
@@ -93,7 +95,7 @@ impl Emigration {
         }
     }
 
-    /// Notes that it has ended in a panic; returns how long to wait before it begins again.
+    /// Records that the emigration has ended in a panic. Returns how long to wait before it begins again.
     pub(super) fn pause_after_panic(&self) -> Duration {
         cf::threads::pause_after_panics(self.panics.fetch_add(1, Relaxed) + 1)
     }
@@ -108,7 +110,7 @@ impl Emigration {
         self.is_stopped.load(Acquire)
     }
 
-    /// Notes that the receiver has a record.
+    /// Records that the receiver has a record.
     pub(super) fn acked(&self, from: NodeId, insert_id: u64) {
         if from != self.to {
             return;
@@ -120,8 +122,8 @@ impl Emigration {
         }
     }
 
-    /// Sends all records and waits until all are acknowledged. Returns false if it was stopped before. After a panic it may be
-    /// called again: then all are sent again.
+    /// Sends all records and waits until all are acknowledged. Returns false if it was stopped before. After
+    /// a panic it may be called again, and then sends all records again.
     pub(super) fn run(&self, fabric: &Fabric) -> bool {
         *self.window.lock() = Window::default();
         let mut sender = Sender {
@@ -141,7 +143,7 @@ impl Emigration {
         }
         if self.tells_removals {
             for (digest, _) in self.namespace.partitions.removals_of(self.partition) {
-                // A record written anew was sent with the time of the removal.
+                // A record that was written anew has been sent with the time of the removal.
                 let is_gone = self.namespace.index.get(&digest).is_none();
                 if self.is_stopped() || is_gone && !sender.send(&digest) {
                     return false;
@@ -182,7 +184,7 @@ impl Window {
     }
 }
 
-/// Result of reading a record to be sent.
+/// The result of reading a record that is to be sent.
 enum Gathered {
     /// The message with the record, or with its removal, has this many bytes.
     Whole(usize),
@@ -201,12 +203,12 @@ struct Sender<'a> {
     scratch: ReadBuffer,
     /// Messages that are not sent yet.
     gathered: Vec<u8>,
-    /// Time still to be slept.
+    /// Pauses of `migrate-sleep` that are still to be slept.
     rest: Duration,
 }
 
 impl Sender<'_> {
-    /// Sends a record for the first time. Returns false when there is nothing more to send.
+    /// Sends a record for the first time. Returns false if no further record is to be sent.
     fn send(&mut self, digest: &Digest) -> bool {
         let emigration = self.emigration;
         cf::fault_point!("emigration");
@@ -239,8 +241,8 @@ impl Sender<'_> {
         true
     }
 
-    /// As [`gather`](Self::gather). A record with which that panics counts as unreadable, and does not keep others from being
-    /// sent.
+    /// As [`gather`](Self::gather), but a record that causes a panic counts as unreadable, so that the others
+    /// are still sent.
     fn gather_surely(&mut self, digest: &Digest, insert_id: u64) -> Gathered {
         let before = self.gathered.len();
         let gathered = catch_unwind(AssertUnwindSafe(|| self.gather(digest, insert_id)));
@@ -255,7 +257,8 @@ impl Sender<'_> {
 
     /// Appends the message of a record to the unsent ones.
     fn gather(&mut self, digest: &Digest, insert_id: u64) -> Gathered {
-        // A record that could not be read is sent again later: what is known of it from the last time does not count.
+        // A record that could not be read is sent again later. The buffer must not keep anything of the
+        // previous attempt.
         self.scratch.forget();
         let Emigration { namespace, partition, id, .. } = self.emigration;
         let Some(_reservation) = namespace.partitions.reserve_data(*partition) else { return Gathered::Left };
@@ -295,11 +298,11 @@ impl Sender<'_> {
         {
             std::thread::sleep(FULL_PAUSE);
         }
-        // Without a connection the messages are lost, and sent again.
+        // Without a connection the messages are lost, and are sent again later.
         self.gathered.clear();
     }
 
-    /// Waits until half of what may be unacknowledged is acknowledged.
+    /// Waits until at most half of the permitted unacknowledged bytes and records are left.
     fn await_room(&mut self) {
         let emigration = self.emigration;
         loop {
@@ -313,7 +316,7 @@ impl Sender<'_> {
         }
     }
 
-    /// Sends records again that have long not been acknowledged, in their present state.
+    /// Sends records again that have not been acknowledged for long, in their current state.
     fn resend_due(&mut self) {
         let (emigration, now) = (self.emigration, Instant::now());
         let window = emigration.window.lock();

@@ -1,4 +1,5 @@
-//! The end of a mastership: waits until no write is under way in a partition where none may begin.
+//! The end of a mastership: waits until the last writes have ended in a partition in which no further write
+//! may begin.
 
 use std::time::{Duration, Instant};
 
@@ -14,7 +15,7 @@ const POLL_PERIOD: Duration = Duration::from_millis(1);
 pub(super) fn await_writes(emigration: &Emigration, writes: &ReplicaWrites) -> bool {
     let (namespace, partition) = (&emigration.namespace, emigration.partition);
     cf::fault_point!("hand-over");
-    // Transactions that found the partition in service here.
+    // Waits for transactions that found the partition in service here.
     while !namespace.partitions.await_left(partition, Instant::now() + Partitions::LEAVING_TIME_MAX) {
         if emigration.is_stopped() {
             return false;

@@ -1,4 +1,4 @@
-//! Records received from other nodes; they are stored if they are newer than the present ones.
+//! Immigration: records received from other nodes. They are stored if they are newer than the existing ones.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -12,12 +12,12 @@ use super::{Namespace, PartitionId};
 use crate::metrics::NamespaceCounter;
 use crate::transaction::{take_copy, take_removal};
 
-/// An immigration: the sender and its number for it.
+/// Identifies an immigration: the sender and the sender's number for it.
 type Key = (NodeId, u32);
 
 /// The content of a message about a record.
 pub(super) enum Incoming<'a> {
-    /// A copy; and, if known, when an earlier record of its digest was removed.
+    /// A copy, and, if known, when an earlier record of its digest was removed.
     Record { record: &'a [u8], removed_at: Option<u64> },
     /// The record was removed.
     Removal { digest: Digest, removed_at: u64 },
@@ -45,8 +45,8 @@ impl Immigrations {
         self.0.write().clear();
     }
 
-    /// Stores a record, or removes one. Calls `acknowledge` when the sender's state of the record, or a newer one, is
-    /// here, and on disk if required, so that the sender need not send it again.
+    /// Stores a record, or removes one. Calls `acknowledge` when the sender's state of the record, or a newer
+    /// one, is here, and on disk if required, so that the sender need not send it again.
     ///
     /// # Errors
     /// When it is no valid record, or belongs to another partition.
@@ -67,7 +67,8 @@ impl Immigrations {
         if namespace.storage.is_overloaded() {
             return Ok(());
         }
-        // Keeps the partition in place of the lock: a disk may be read now, for which the cluster thread must not wait.
+        // The reservation keeps the partition in place of the lock. A disk may be read now, for which the
+        // cluster thread must not wait.
         let Some(_reservation) = namespace.partitions.reserve_data(partition) else { return Ok(()) };
         drop(known);
         let stored = match *incoming {

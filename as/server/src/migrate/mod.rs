@@ -1,17 +1,19 @@
-//! Migration: the records of partitions on their way between nodes.
+//! Migration: sends and receives the records of partitions.
 //!
-//! `cluster::migration` in the cluster thread decides which partition goes where and when. This module carries out its
-//! orders: a thread of the pool sends the records of a partition ([`emigration`]), fabric threads store the received
-//! ones ([`immigration`]), and when a mastership ends a thread waits for the writes under way ([`handing_over`]).
+//! `cluster::migration` in the cluster thread decides which partition goes where and when. This module
+//! carries out its orders: a thread of the pool sends the records of a partition ([`emigration`]), fabric
+//! threads store the received ones ([`immigration`]), and when a mastership ends a thread waits for the
+//! writes under way ([`handing_over`]).
 //!
 //! # Threads
-//! `migrate-threads` threads, at least one, with lower priority than service threads. Messages arrive on fabric
-//! threads. An emigration that panics begins again: otherwise the cluster thread would wait for its end for ever.
+//! `migrate-threads` threads, at least one, with lower priority than service threads. Messages arrive on
+//! fabric threads. An emigration that panics begins again; otherwise the cluster thread would wait for its
+//! end for ever.
 //!
 //! # Locks
-//! One mutex for the list of emigrations and one for the unacknowledged records of each. One lock for the list of
-//! immigrations, held shared while a record is stored: so the cluster thread knows that no record of an ended
-//! immigration is stored later.
+//! One mutex for the list of emigrations and one for the unacknowledged records of each. One lock for the
+//! list of immigrations, held shared while a record is stored, so that the cluster thread knows that no
+//! record of an ended immigration is stored later.
 
 mod emigration;
 mod handing_over;
@@ -35,11 +37,11 @@ use crate::workers::Workers;
 use emigration::Emigration;
 use immigration::{Immigrations, Incoming};
 
-/// How much lower the threads' priority is than that of service threads: about a tenth of the share.
+/// The nice value that the threads add to that of service threads; it gives them about a tenth of the share.
 const NICENESS: i32 = 10;
-/// Pause before the cluster thread is told again if its inbox was full.
+/// Pause before a report to the cluster thread is repeated because its inbox was full.
 const TELL_PAUSE: Duration = Duration::from_millis(5);
-/// Longest pause before an emigration that has panicked begins again: its thread waits meanwhile.
+/// Longest pause before an emigration that has panicked begins again. Its thread waits meanwhile.
 const AGAIN_PAUSE_MAX: Duration = Duration::from_secs(1);
 
 /// A job for a thread of the pool.
@@ -59,7 +61,7 @@ pub(crate) struct Migrations {
 }
 
 impl Migrations {
-    /// Starts without migrations. `fabric` sends the records.
+    /// Starts the threads without migrations. `fabric` sends the records.
     ///
     /// # Errors
     /// When the system refuses a thread.
@@ -85,7 +87,7 @@ impl Migrations {
         Ok(migrations)
     }
 
-    /// The configured number, but at least one for migrations under way.
+    /// The configured number of threads, but at least one for migrations under way.
     fn thread_count(&self) -> usize {
         self.context.config.service.migrate_threads.get().max(1) as usize
     }
@@ -123,7 +125,7 @@ impl Migrations {
         }
     }
 
-    /// Reports to the cluster thread; waits until that has room for the report, or the server stops.
+    /// Reports to the cluster thread. Waits until its inbox has room for the report, or the server stops.
     fn tell(&self, report: impl Fn() -> MoveReport) {
         let Some(tell) = self.reports.get() else { return };
         while !tell(report()) && !self.context.is_stopping() {
@@ -137,13 +139,14 @@ impl Migrations {
         self.workers.submit(job(emigration));
     }
 
-    /// Returns whether it was not stopped.
+    /// Removes an emigration from the list. Returns whether it was not stopped.
     fn forget(&self, emigration: &Emigration) -> bool {
         self.outgoing.lock().remove(&emigration.id);
         !emigration.is_stopped()
     }
 
-    /// Handles a record from a node, with the node's numbers of the emigration and of the record, and acknowledges it.
+    /// Handles a record from a node, with the node's numbers of the emigration and of the record, and
+    /// acknowledges it.
     fn take_in(
         &self,
         (from, emigration_id, insert_id): (NodeId, u32, u64),

@@ -1,4 +1,5 @@
-//! The inbox of the cluster thread: bounded, so that a burst of messages costs messages and no memory.
+//! The inbox of the cluster thread. It is bounded, so that a burst of messages loses messages but uses no
+//! more memory.
 
 use crossbeam::channel::{Receiver, Sender, bounded};
 use proto::peer::NodeId;
@@ -6,24 +7,24 @@ use proto::peer::NodeId;
 use crate::fabric::dump::Dump;
 use crate::fabric::peers::Handler;
 
-/// Most events that wait for the thread.
+/// Largest number of events that wait for the thread.
 const INBOX_SIZE: usize = 16 << 10;
 
 /// An event for the thread.
 pub(crate) enum DriverEvent {
-    /// A heartbeat message of another node.
+    /// A heartbeat message from another node.
     Heartbeat(Vec<u8>),
-    /// A message on the fabric about the cluster.
+    /// A fabric message about the cluster.
     Message { from: NodeId, bytes: Vec<u8> },
     /// All records of an emigration are sent and acknowledged.
     RecordsSent { emigration_id: u32 },
-    /// No write is under way in a partition that is handed over.
+    /// All writes have ended in a partition that is handed over.
     HandedOver { emigration_id: u32 },
     /// `recluster`.
     Recluster,
-    /// `quiesce`, or its end.
+    /// `quiesce`, or `quiesce-undo`.
     Quiesce(bool),
-    /// Others are to take the partitions over: the node is about to stop.
+    /// The node is about to stop, and others are to take its partitions over.
     Leave,
     /// `dump-*`.
     Dump(Dump),
@@ -36,7 +37,7 @@ pub(crate) enum DriverEvent {
 pub(crate) struct DriverInbox(Sender<DriverEvent>);
 
 impl DriverInbox {
-    /// An empty inbox: its sending and its receiving end.
+    /// Makes an empty inbox; returns its sending and its receiving end.
     pub(super) fn new() -> (Self, Receiver<DriverEvent>) {
         let (sender, receiver) = bounded(INBOX_SIZE);
         (DriverInbox(sender), receiver)
@@ -47,9 +48,9 @@ impl DriverInbox {
         self.0.try_send(event).is_ok()
     }
 
-    /// Has the cluster thread end, once there is room in its inbox.
+    /// Tells the cluster thread to end, once there is room in its inbox.
     pub(crate) fn stop(&self) {
-        // A thread that has ended needs no word.
+        // A thread that has ended need not be told.
         let _ = self.0.send(DriverEvent::Stop);
     }
 }

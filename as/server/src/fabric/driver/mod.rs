@@ -1,13 +1,13 @@
 //! The cluster thread: it passes events to `cluster::node::Node`, and carries out the resulting actions.
 //!
-//! Events come through an inbox of bounded length; those that do not fit are dropped, like messages lost on the
-//! network. The thread does not wait: other threads connect, send and move records.
+//! Events come through an inbox of bounded length. Events that do not fit are dropped, like messages lost on
+//! the network. The thread does not wait: other threads connect, send and move records.
 //!
 //! The thread is essential: after a panic no thread would know which partitions this node serves.
 //!
 //! # Order
-//! Actions are carried out in their order. Changes of partitions gather until an action depends on them: then they are
-//! written to the device headers and published to transactions, all together.
+//! Actions are carried out in their order. Changes of partitions gather until an action depends on them. They
+//! are then written to the device headers and published to transactions, all together.
 
 mod inbox;
 mod publish;
@@ -44,13 +44,13 @@ use crate::namespace::{Leaving, Namespace};
 use crate::smd::{Module, Smd};
 pub(crate) use inbox::{DriverEvent, DriverInbox};
 
-/// Longest wait for an event: shorter than the node needs, so that its timers are not late.
+/// Longest wait for an event. It is shorter than the node requires, so that its timers are not late.
 const TICK: Duration = Duration::from_millis(25);
-/// Events handled before the next tick.
+/// Largest number of events handled before the next tick.
 const EVENTS_PER_TICK: usize = 256;
 /// Time between checks whether the commits under way have ended.
 const COMMITS_PERIOD: Duration = Duration::from_millis(1);
-/// How often the numbers of records are reported.
+/// How often the record counts of partitions are reported.
 const COUNT_PERIOD: Duration = Duration::from_secs(5);
 
 /// The parts that the thread works with.
@@ -60,7 +60,7 @@ pub(crate) struct Surroundings {
     pub(crate) namespaces: Arc<[Arc<Namespace>]>,
     pub(crate) fabric: Arc<Fabric>,
     pub(crate) heartbeat: Arc<Heartbeat>,
-    /// Moves records.
+    /// The part that moves records.
     pub(crate) mover: Arc<dyn RecordMover>,
     pub(crate) smd: Arc<Smd>,
     /// The metadata modules that this node keeps.
@@ -75,13 +75,13 @@ pub(crate) struct Surroundings {
 /// Commits that must end before the node is ready for the cluster with this key.
 struct AwaitedCommits {
     cluster_key: ClusterKey,
-    /// For each namespace with such commits.
+    /// The commits under way, one entry for each namespace that has any.
     under_way: Vec<Leaving>,
-    /// After this time a commit that hangs on a disk no longer delays the cluster.
+    /// Time after which a commit that hangs on a disk no longer delays the cluster.
     until: Instant,
 }
 
-/// The thread's state before it starts.
+/// The state of the cluster thread.
 pub(crate) struct Driver {
     around: Surroundings,
     node: Node,
@@ -91,9 +91,10 @@ pub(crate) struct Driver {
     metadata: MetadataInbox,
     /// Partitions whose new state is not published yet.
     changed: BTreeSet<MemberPartition>,
-    /// Those partitions of `changed` whose records are removed after publication.
+    /// Partitions among `changed` whose records are removed after publication.
     dropped: Vec<MemberPartition>,
-    /// Those of them that are published only after the records of an earlier life are removed.
+    /// Partitions among `changed` that are published only after the records of an earlier life have been
+    /// removed.
     delayed: BTreeSet<MemberPartition>,
     /// The replication factors in effect, once they are known.
     factors: Option<Vec<u32>>,
@@ -103,7 +104,7 @@ pub(crate) struct Driver {
 }
 
 impl Driver {
-    /// State before any other node is known.
+    /// Makes the state in which no other node is known yet.
     pub(super) fn new(around: Surroundings, metadata: MetadataInbox) -> Self {
         let (sender, inbox) = DriverInbox::new();
         let now = now();
@@ -138,7 +139,7 @@ impl Driver {
         }
     }
 
-    /// The sending end of its inbox.
+    /// The sending end of the thread's inbox.
     pub(crate) fn inbox(&self) -> DriverInbox {
         self.sender.clone()
     }
@@ -194,7 +195,7 @@ impl Driver {
     }
 
     fn end(&mut self) {
-        // Others take over what is here as soon as they hear that this node is gone.
+        // Other nodes take over the partitions as soon as they hear that this node is gone.
         self.around.namespaces.iter().for_each(|namespace| namespace.partitions.serve_until(0));
         self.step(Event::Depart);
         self.store_versions();
@@ -211,7 +212,7 @@ impl Driver {
         self.take_over_migration_settings();
         self.wish_placements();
         self.step(Event::Tick);
-        // The time before the step: the step has not seen later events.
+        // The time before the step counts, because the step has not seen later events.
         let until_ms = now_ms + timing.node_timeout_ms();
         self.around.namespaces.iter().for_each(|namespace| namespace.partitions.serve_until(until_ms));
         self.show_clock();
@@ -297,7 +298,7 @@ impl Driver {
                 if to == self.node.id() {
                     self.sender.tell(DriverEvent::Message { from: to, bytes: message });
                 } else if let Err(error) = self.around.fabric.send(to, channel, &message) {
-                    // Important messages are sent again.
+                    // Important messages are repeated.
                     cf::detail!(Fabric, "message to node {to} not sent: {error:?}");
                 }
             }
@@ -356,13 +357,13 @@ impl Driver {
         }
     }
 
-    /// Gives an order about records, after the changes that it relies on are published.
+    /// Gives an order about records, after publishing the changes on which it relies.
     fn order(&mut self, order: MoveOrder) {
         self.show_partitions();
         self.around.mover.take_order(order);
     }
 
-    /// As [`order`](Self::order), for the records of a partition that is here.
+    /// As [`order`](Self::order), for the records of a partition, if the partition exists.
     fn order_move(
         &mut self,
         partition: MemberPartition,
@@ -374,8 +375,8 @@ impl Driver {
         }
     }
 
-    /// Publishes that writes are held, and waits for the commits under way: a transaction that has not begun to commit
-    /// is checked again.
+    /// Publishes that writes are held, and begins to wait for the commits under way. A transaction that has
+    /// not begun to commit is checked again.
     fn await_writes(&mut self, cluster_key: ClusterKey) {
         self.show_partitions();
         let namespaces = self.around.namespaces.iter();
@@ -407,8 +408,8 @@ impl Driver {
     fn tree(&mut self, partition: MemberPartition, tree: Tree) {
         match tree {
             Tree::Keep => {}
-            // The records of the partition's earlier life must be removed before the next one begins. Until then it is
-            // out of service here, and requests for it are retried.
+            // The records of the partition's earlier life must be removed before the next one begins. Until
+            // then the partition is out of service here, and requests for it are retried.
             Tree::Create => {
                 if self.removals.is_pending(partition) {
                     self.delayed.insert(partition);

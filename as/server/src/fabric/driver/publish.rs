@@ -1,4 +1,4 @@
-//! What the cluster thread publishes to transactions, clients, operators and the log.
+//! Publishing: the cluster thread tells transactions, clients, operators and the log about its state.
 
 use std::collections::BTreeSet;
 
@@ -60,7 +60,8 @@ impl Driver {
         }
     }
 
-    /// Publishes a time for new records, so that they are later than writes of other nodes that this one has heard of.
+    /// Publishes a lower bound for the times of new records, so that they are later than writes of other
+    /// nodes that this one has heard of.
     pub(super) fn show_clock(&mut self) {
         let floor_ms = self.node.update_time_ms(now());
         self.around.namespaces.iter().for_each(|namespace| namespace.partitions.write_not_before(floor_ms));
@@ -79,7 +80,7 @@ impl Driver {
         }
     }
 
-    /// Reports the number of records of partitions, so that small ones migrate first.
+    /// Passes the record counts of partitions to the node's logic, so that small ones migrate first.
     pub(super) fn count_records(&mut self) {
         for (at, namespace) in self.around.namespaces.iter().enumerate() {
             if self.node.emigrations_remaining() != 0 {
@@ -135,7 +136,7 @@ impl Driver {
         self.around.cluster.set_placements(placements);
     }
 
-    /// Publishes changes to transactions and clients, after they are in the device headers.
+    /// Publishes changes to transactions and clients, after writing them to the device headers.
     pub(super) fn show_partitions(&mut self) {
         let is_done = |partition: &MemberPartition| !self.removals.is_pending(*partition);
         self.delayed.extract_if(.., is_done).for_each(|partition| _ = self.changed.insert(partition));

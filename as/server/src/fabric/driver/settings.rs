@@ -1,4 +1,5 @@
-//! The configuration as the logic of the cluster takes it: what stays, and what may change while the node runs.
+//! The configuration for the logic of the cluster: the settings that are fixed at the start, and those that
+//! may change while the node runs.
 
 use cluster::migration::MigrationSettings;
 use cluster::node::{NamespaceSettings, NodeSettings, PlacementWish};
@@ -57,7 +58,7 @@ impl Surroundings {
 }
 
 impl Driver {
-    /// Applies the configuration's present settings of racks and balance.
+    /// Applies the current configuration of racks and balance.
     pub(super) fn wish_placements(&mut self) {
         for (at, namespace) in self.around.config.namespaces.iter().enumerate() {
             let params = &namespace.params;
@@ -71,7 +72,7 @@ impl Driver {
         self.node.set_size_min(self.around.config.service.min_cluster_size.get() as usize);
     }
 
-    /// Applies the configuration's present settings of migrations.
+    /// Applies the current configuration of migrations.
     pub(super) fn take_over_migration_settings(&mut self) {
         let migration = migration_settings(&self.around.config);
         if self.node.migration() != migration {
