@@ -1,5 +1,5 @@
-//! Latencies of devices, and sizes of the records read and written, measured while `enable-benchmarks-storage` is on.
-//! While it is off, the cost is one load.
+//! Latencies of devices, and sizes of the records read and written, measured while
+//! `enable-benchmarks-storage` is on. While it is off, the cost is one atomic load.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
@@ -8,7 +8,7 @@ use std::time::Instant;
 use super::settings::Settings;
 use crate::metrics::{Histogram, Unit};
 
-/// A measured transfer of a disk, in the order of the log.
+/// A measured transfer of a disk. The log lists the transfers in this order.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Transfer {
     /// The read of a record.
@@ -35,8 +35,8 @@ impl Transfer {
     }
 }
 
-/// Benchmarks of a whole namespace, and their settings. Threads share the counters; only threads that wait for a device
-/// anyway, or namespaces with benchmarks on, update them.
+/// Benchmarks of a whole namespace, and their settings. Threads share the counters, because only threads that
+/// wait for a device anyway, or namespaces with benchmarks on, update them.
 pub(super) struct StorageBenchmarks {
     settings: Settings,
     /// Whether the unit is microseconds instead of milliseconds.
@@ -95,7 +95,7 @@ pub(super) struct DiskBenchmarks {
 }
 
 impl DiskBenchmarks {
-    /// For a disk of the namespace of `of_namespace`.
+    /// Makes the benchmarks of a disk of the namespace of `of_namespace`.
     pub(super) fn new(of_namespace: Arc<StorageBenchmarks>) -> Self {
         DiskBenchmarks { of_namespace, histograms: std::array::from_fn(|_| Histogram::new(0)) }
     }
@@ -126,7 +126,7 @@ impl DiskBenchmarks {
         self.histograms.iter().for_each(Histogram::clear);
     }
 
-    /// Logs the latencies of each transfer that can `happen`; `disk` names namespace and disk.
+    /// Logs the latencies of each transfer that can `happen`. `disk` names the namespace and the disk.
     pub(super) fn report(&self, disk: &str, happens: impl Fn(Transfer) -> bool) {
         let unit = self.of_namespace.unit().name();
         for transfer in Transfer::ALL.into_iter().filter(|transfer| happens(*transfer)) {

@@ -1,4 +1,4 @@
-//! The state of one write block, its live bytes, and how far its buffer is filled: only atomics.
+//! The state of one write block, its live bytes, and how far its buffer is filled. All of it is atomic.
 //!
 //! ```text
 //! Free ──take──▶ Current ──close──▶ Used ──below low water──▶ Queued ──defrag──▶ Emptying ──▶ Free
@@ -7,17 +7,20 @@
 //! ```
 //! Invariants: a free block has no live bytes and no writer; only a current block gains live bytes.
 //!
-//! # Two looks at two words
-//! A thread that changes one word and then looks at another must not miss what a second thread does the other way round:
-//! - A thread that takes the last live bytes looks whether it may free the block; a thread that changes the block's state
-//!   looks whether any bytes are alive. One of them frees the block.
-//! - A thread that rewrites a record in place announces itself and looks whether the block is being emptied; defrag makes
-//!   it `Emptying` and looks for announced threads. One of them gives way.
+//! # Races between two atomics
+//! A thread changes one atomic and then reads another, while a second thread does so the other way round. At
+//! least one of them must see the change of the other:
+//! - A thread that takes the last live bytes then reads whether it may free the block. A thread that changes
+//!   the block's state then reads whether any bytes are alive. One of them frees the block.
+//! - A thread that rewrites a record in place announces itself and then reads whether the block is being
+//!   emptied. Defrag makes the block `Emptying` and then reads whether threads have announced themselves. One
+//!   of them gives way.
 //!
-//! So the second look is a read-modify-write: it comes before or after that of the other thread, and the later one sees what
-//! was done before the earlier one.
+//! The second step is therefore a read-modify-write. It comes before or after that of the other thread, and
+//! the later one sees what was done before the earlier one.
 //!
-//! `tests/loom` runs the code of this file through all orders of its steps. So it uses nothing of the rest of the server.
+//! `tests/loom` runs the code of this file through all orders of its steps, so the file uses no other part of
+//! the server.
 
 #[cfg(not(loom))]
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU16, AtomicU32};
@@ -56,26 +59,27 @@ impl WblockState {
 /// Effect on a block that lost a live record.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum AfterFree {
-    /// Nothing changed.
+    /// The block did not change.
     Kept,
-    /// It is free again.
+    /// The block is free again.
     Freed,
-    /// It now waits for defrag.
+    /// The block now waits for defrag.
     Queued,
 }
 
-/// One write block. All zeros: free, nothing alive.
+/// One write block. All zeros mean that it is free and nothing in it is alive.
 #[derive(Default)]
 pub(super) struct BlockState {
     live_bytes: AtomicU32,
-    /// Threads that are copying a record into the block; it is not emptied before they are done.
+    /// Number of threads that are copying a record into the block. It is not emptied before they are done.
     writers: AtomicU32,
-    /// Live bytes of records that were replaced on another device, and become garbage when the replacement is on disk.
+    /// Live bytes of records that were replaced on another device. They become garbage when the replacement
+    /// is on disk.
     awaited_bytes: AtomicU32,
     state: AtomicU8,
-    /// Whether its live bytes cannot be read, so that defrag leaves it alone.
+    /// Whether the live bytes cannot be read, so that defrag does not empty the block.
     is_kept: AtomicBool,
-    /// How often the block was taken, modulo 2^16.
+    /// Number of times that the block was taken, modulo 2^16.
     life: AtomicU16,
 }
 
@@ -93,12 +97,12 @@ impl BlockState {
         self.live_bytes.load(Acquire)
     }
 
-    /// Bytes of live records, for a look after a change of the state.
+    /// Bytes of live records, read after a change of the state.
     fn live_bytes_now(&self) -> u32 {
         self.live_bytes.fetch_add(0, AcqRel)
     }
 
-    /// Live bytes that are not merely waiting to be garbage.
+    /// Live bytes that will not become garbage as soon as a replacement is on disk.
     pub(super) fn lasting_bytes(&self) -> u32 {
         self.live_bytes.load(Acquire).saturating_sub(self.awaited_bytes.load(Acquire))
     }
@@ -107,19 +111,20 @@ impl BlockState {
         self.is_kept.load(Relaxed)
     }
 
-    /// Notes whether its live bytes cannot be read. Returns the former value.
+    /// Records whether the live bytes cannot be read. Returns the former value.
     pub(super) fn set_kept(&self, is_kept: bool) -> bool {
         self.is_kept.swap(is_kept, Relaxed)
     }
 
-    /// The life that the block is in: another one each time that it is taken. A record that has been in the block since an
-    /// earlier look at the same life has not left it since. Both looks are made under the lock of the record: who has brought
-    /// it back into a later life has had that lock since.
+    /// The life that the block is in; each time that it is taken, a new life begins. If a record is in the
+    /// block at two reads of the same life, it has not left the block in between. Both reads are made under
+    /// the record's lock, and a thread that brings the record back in a later life must have held that lock
+    /// in between.
     pub(super) fn life(&self) -> u16 {
         self.life.load(Relaxed)
     }
 
-    /// Makes a free block current. Returns whether it was free, and nothing alive in it.
+    /// Makes a free block current. Returns whether it was free and had no live bytes.
     pub(super) fn take(&self) -> bool {
         let was_free = self.change(WblockState::Free, WblockState::Current);
         self.life.fetch_add(1, Relaxed);
@@ -151,7 +156,7 @@ impl BlockState {
         }
     }
 
-    /// Tries to announce a writer that changes a record in place. Refused once defrag has the block.
+    /// Tries to announce a writer that changes a record in place. Refused while defrag has the block.
     pub(super) fn begin_rewrite(&self) -> bool {
         self.writers.fetch_add(1, AcqRel);
         if self.state() == WblockState::Emptying {
@@ -161,7 +166,7 @@ impl BlockState {
         true
     }
 
-    /// Takes a queued block for defrag: afterwards nobody writes to it. Returns whether it was queued.
+    /// Takes a queued block for defrag. After that no thread writes to it. Returns whether it was queued.
     pub(super) fn begin_emptying(&self) -> bool {
         if !self.change(WblockState::Queued, WblockState::Emptying) {
             return false;
@@ -172,12 +177,13 @@ impl BlockState {
         true
     }
 
-    /// A block that defrag took is a used one again; [`review`](Self::review) follows. Returns whether defrag had it.
+    /// Makes a block that defrag took a used one again; [`review`](Self::review) follows. Returns whether
+    /// defrag had it.
     pub(super) fn end_emptying(&self) -> bool {
         self.change(WblockState::Emptying, WblockState::Used)
     }
 
-    /// A block that defrag took waits again. Returns whether defrag had it.
+    /// Makes a block that defrag took wait again. Returns whether defrag had it.
     pub(super) fn put_back(&self) -> bool {
         self.change(WblockState::Emptying, WblockState::Queued)
     }
@@ -187,12 +193,12 @@ impl BlockState {
         self.live_bytes.fetch_sub(size, AcqRel)
     }
 
-    /// Notes that `size` live bytes are garbage as soon as what replaces them is on disk.
+    /// Records that `size` live bytes become garbage as soon as their replacement is on disk.
     pub(super) fn await_free(&self, size: u32) {
         self.awaited_bytes.fetch_add(size, AcqRel);
     }
 
-    /// Ends [`await_free`](Self::await_free): the replacement is on disk, and the bytes are freed.
+    /// Ends [`await_free`](Self::await_free), because the replacement is on disk and the bytes are freed.
     pub(super) fn end_await(&self, size: u32) {
         self.awaited_bytes.fetch_sub(size, AcqRel);
     }
@@ -202,7 +208,7 @@ impl BlockState {
         self.review_seen(self.live_bytes_now(), low_water_bytes)
     }
 
-    /// As [`review`](Self::review), of a block that had `live` live bytes when the caller looked.
+    /// As [`review`](Self::review), for a block that had `live` live bytes when the caller read them.
     pub(super) fn review_seen(&self, mut live: u32, low_water_bytes: u32) -> AfterFree {
         while live == 0 {
             if !self.change(WblockState::Used, WblockState::Emptying)
@@ -210,14 +216,15 @@ impl BlockState {
             {
                 return AfterFree::Kept;
             }
-            // It may have been freed, taken and filled again since that look. Now nobody takes it or adds to it.
+            // The block may have been freed, taken and filled again since then. From here on no thread takes
+            // it or adds to it.
             live = self.live_bytes_now();
             if live == 0 {
                 self.state.store(WblockState::Free as u8, Release);
                 return AfterFree::Freed;
             }
             self.end_emptying();
-            // A thread that freed the last live bytes meanwhile has left the block to this one.
+            // A thread that freed the last live bytes meanwhile has left it to this thread to free the block.
             live = self.live_bytes_now();
         }
         let is_sparse = live < low_water_bytes && self.lasting_bytes() != 0 && !self.is_kept();
@@ -228,17 +235,17 @@ impl BlockState {
         }
     }
 
-    /// At start: `size` more bytes are alive. Returns the live bytes before.
+    /// Counts `size` more bytes as alive, at start. Returns the live bytes before.
     pub(super) fn load_bytes(&self, size: u32) -> u32 {
         self.live_bytes.fetch_add(size, Relaxed)
     }
 
-    /// At start: takes an unused block, to fill it with its bytes on disk. Returns whether it was free.
+    /// Takes an unused block at start, to fill it with its bytes on disk. Returns whether it was free.
     pub(super) fn take_to_load(&self) -> bool {
         self.change(WblockState::Free, WblockState::Current)
     }
 
-    /// At start, when all records are loaded: the state that follows from the live bytes.
+    /// Sets and returns the state that follows from the live bytes, at start, when all records are loaded.
     pub(super) fn loaded(&mut self, low_water_bytes: u32) -> WblockState {
         let state = match self.live_bytes() {
             0 => WblockState::Free,
@@ -258,8 +265,8 @@ pub(super) struct FillMark {
 }
 
 impl FillMark {
-    /// Notes that bytes up to `end` are reserved. The caller holds the stream's lock, and has announced the writer to
-    /// the block before.
+    /// Records that bytes up to `end` are reserved. The caller holds the stream's lock, and has announced the
+    /// writer to the block before.
     pub(super) fn reserve(&self, end: u32) {
         self.filled.store(end, Release);
     }
@@ -269,7 +276,8 @@ impl FillMark {
         self.filled.load(Acquire)
     }
 
-    /// Waits until the bytes reserved now are written, and returns their end: bytes below it do not change any more.
+    /// Waits until the bytes reserved so far are written, and returns their end. Bytes below it do not change
+    /// any more.
     pub(super) fn complete(&self, block: &BlockState) -> u32 {
         let end = self.filled();
         block.wait_for_writers();
@@ -281,7 +289,7 @@ impl FillMark {
         self.flushed.load(Acquire)
     }
 
-    /// Notes that bytes up to `end` are on disk.
+    /// Records that bytes up to `end` are on disk.
     pub(super) fn set_flushed(&self, end: u32) {
         self.flushed.store(end, Release);
     }

@@ -1,10 +1,12 @@
-//! Write blocks of a disk that are in memory: being filled, waiting to be written, or cached for reads.
+//! Write buffers: write blocks of a disk that are in memory because they are being filled, wait to be
+//! written, or are cached for reads.
 //!
-//! Bytes of a record are copied into a buffer once, at a place reserved for them, before any index element points there,
-//! and never changed afterwards. So the holder of the record's guard may read them, and the part up to the mark may be
-//! written out once the writers that were announced before are done.
+//! The bytes of a record are copied into a buffer once, at a place reserved for them, before any index
+//! element points there, and never change afterwards. Therefore the holder of the record's guard may read
+//! them, and the part up to the mark may be written out once the writers that were announced before are done.
 //!
-//! Memory of buffers that are no longer needed is reused: the system would have to zero new memory page by page.
+//! Memory of buffers that are no longer needed is reused, because the system would have to zero new memory
+//! page by page.
 
 use std::sync::Arc;
 
@@ -17,7 +19,8 @@ use super::stripe::{LentBlock, PREFETCH_SIZE_MAX};
 use super::wblock::{Taken, WblockId, WblockTable};
 use super::{RBLOCK_SIZE, RBLOCKS_PER_WBLOCK, WBLOCK_SIZE};
 
-/// Most buffers whose memory a disk keeps: one for each of its streams, and as many that were just written out.
+/// Largest number of buffers whose memory a disk keeps: one for each of its streams, and as many that were
+/// just written out.
 const SPARES_MAX: usize = 4;
 
 /// Memory of unneeded buffers. Its lock is the innermost one.
@@ -35,7 +38,7 @@ impl Spares {
 
 /// Memory for one buffer, which goes back to the spares.
 pub(super) struct OwnMemory {
-    /// Present until it is dropped.
+    /// Present until the buffer is dropped.
     region: Option<Region>,
     spares: Arc<Spares>,
 }
@@ -75,7 +78,7 @@ pub(super) struct WriteBuffer {
 }
 
 impl WriteBuffer {
-    /// An empty buffer in `memory` for `block`.
+    /// Makes an empty buffer in `memory` for `block`.
     pub(super) fn new(block: &Taken, memory: Memory) -> Self {
         WriteBuffer {
             device: block.device(),
@@ -95,7 +98,7 @@ impl WriteBuffer {
         self.sequence
     }
 
-    /// Number of the last block that may hold what replaced the former records of this one.
+    /// Number of the last block that may hold replacements of the former records of this one.
     pub(super) fn freed_after(&self) -> u64 {
         self.freed_after
     }
@@ -125,7 +128,8 @@ impl WriteBuffer {
         let Memory::Own(memory) = &self.memory else {
             unreachable!("the place is in a stripe, which fills it")
         };
-        // SAFETY: nobody else writes to or reads a reserved place, and `&mut` keeps others from using the reservation.
+        // SAFETY: no other thread writes to or reads a reserved place, and `&mut` keeps others from using the
+        // reservation.
         unsafe { memory.region().write(offset, record) };
     }
 
@@ -147,14 +151,15 @@ impl WriteBuffer {
         }
     }
 
-    /// The bytes reserved now, after waiting until they are written. `wblocks` are those of its disk.
+    /// The bytes reserved so far, after waiting until they are written. `wblocks` are those of the buffer's
+    /// disk.
     #[expect(unsafe_code, reason = "what is complete does not change")]
     pub(super) fn complete(&self, wblocks: &WblockTable) -> &[u8] {
         assert_eq!(wblocks.device(), self.device, "a block belongs to one table");
         let end = self.mark.complete(wblocks.block(self.id)) as usize;
         match &self.memory {
-            // SAFETY: all below the mark was reserved by writers that are done, and is not given out again while the buffer
-            // lives.
+            // SAFETY: all bytes below the mark were reserved by writers that are done, and are not given out
+            // again while the buffer lives.
             Memory::Own(memory) => unsafe { memory.region().slice(0, end) },
             // SAFETY: as above.
             Memory::Stripe(lent) => unsafe { lent.complete(end) },
@@ -169,7 +174,7 @@ impl WriteBuffer {
         }
     }
 
-    /// Whether bytes were reserved that are not on disk.
+    /// Whether any reserved bytes are not on disk.
     pub(super) fn has_news(&self) -> bool {
         self.mark.flushed() < self.mark.filled()
     }
@@ -184,7 +189,7 @@ impl WriteBuffer {
         self.mark.flushed()
     }
 
-    /// Bytes up to `end` are on disk.
+    /// Records that bytes up to `end` are on disk.
     pub(super) fn set_flushed(&self, end: u32) {
         assert!(
             self.mark.flushed() <= end && end <= self.mark.filled(),
@@ -227,7 +232,7 @@ mod tests {
                         let (mut guard, _) = index.get_or_create(&digest_of(key)).expect("room");
                         guard.meta_mut().location = place.location();
                         guard.meta_mut().generation = 1;
-                        // SAFETY: the element points to where this test has stored its record.
+                        // SAFETY: the element points to the place where this test has stored its record.
                         #[expect(unsafe_code, reason = "a test of what is unsafe")]
                         let place = unsafe { Pinned::of(&guard) };
                         assert_eq!(buffer.record(place), content(key));

@@ -1,22 +1,25 @@
-//! Threads that wait for a disk, and whether it answers them.
+//! Threads that wait for a disk, and whether the disk answers them.
 //!
-//! A call that a disk does not answer blocks its thread indefinitely. So a thread that reads, or waits until data is on
-//! disk, registers the call, and a watch checks the calls several times a second. A disk that has left a call
-//! unanswered for [`STUCK_TIME`] is *stuck* until all such calls are over. Pool threads begin no further calls
-//! meanwhile: their requests wait (`waiting`), and substitutes work in the place of threads that hang
-//! (`transaction::DiskWatch`). So a disk of one namespace does not use up the threads of another.
+//! A call that a disk does not answer blocks its thread indefinitely. Therefore a thread that reads, or waits
+//! until data is on disk, registers the call, and a watch checks the calls several times a second. A disk
+//! that has left a call unanswered for [`STUCK_TIME`] is *stuck* until all such calls are over. Meanwhile
+//! pool threads begin no further calls: their requests wait (`waiting`), and substitutes work in the place of
+//! threads that hang (`transaction::DiskWatch`). Thus a disk of one namespace does not use up the threads of
+//! another.
 //!
 //! # Threads
-//! Each call has a slot while it is in progress; a thread mostly finds its previous slot free. Everything is atomic.
+//! Each call has a slot while it is in progress; a thread mostly finds its previous slot free. Everything is
+//! atomic.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::*};
 use std::time::{Duration, Instant};
 
-/// A disk with a call that takes longer is stuck.
+/// A disk is stuck if a call takes longer than this.
 const STUCK_TIME: Duration = Duration::from_secs(1);
-/// Most calls watched at a time. Further calls are not watched, which does no harm.
+/// Largest number of calls watched at a time. Further calls are not watched, which does no harm.
 const SLOT_COUNT: usize = 64;
-/// Bits of a slot for the caller; above are the milliseconds since the disk was opened, plus one.
+/// Number of low bits of a slot for the caller. Above them are the milliseconds since the disk was opened,
+/// plus one.
 const CALLER_BITS: u32 = 3;
 
 /// Kinds of threads that wait for disks.
@@ -135,7 +138,7 @@ mod tests {
         callers.opened = Instant::now().checked_sub(2 * STUCK_TIME).expect("a machine that runs for a while");
         drop(callers.begin(DiskCaller::Batches, &mut hint));
         assert_eq!(callers.check(), (false, false));
-        // Begun when the disk was opened.
+        // This call began when the disk was opened.
         callers.slots[7].0.store(1 << CALLER_BITS | DiskCaller::Queries as u64, Relaxed);
         let young = callers.begin(DiskCaller::Batches, &mut hint);
         assert_eq!(callers.check(), (true, true));

@@ -1,4 +1,5 @@
-//! Checks whether the files and devices of a namespace can be used, without changing anything: for `--check-config`.
+//! Checks for `--check-config` whether the files and devices of a namespace can be used, without changing
+//! anything.
 
 use std::collections::HashSet;
 use std::io;
@@ -13,8 +14,8 @@ use super::medium::{Opened, check_disk};
 use super::open::{OpenSettings, check_heads};
 use crate::config::StorageConfig;
 
-/// Reasons why the files or devices of `config` cannot be opened, as far as they can be found without creating files.
-/// The headers are judged together if all devices exist.
+/// Reasons why the files or devices of `config` cannot be opened, as far as they can be found without
+/// creating files. The headers are judged together if all devices exist.
 pub(crate) fn check_backings(namespace: &str, config: &StorageConfig) -> Vec<OpenError> {
     let mut errors = Vec::new();
     let mut disks: Vec<Opened> = Vec::new();

@@ -1,4 +1,5 @@
-//! A node on media that crash, for tests: starts, writes, and a model of the versions that each record may have.
+//! A test harness: a node on media that crash, with starts, writes, and a model of the versions that each
+//! record may have.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -22,7 +23,7 @@ use crate::config::{Engine, StorageConfig};
 use crate::index::{Index, IndexGeometry, RecordMeta, SetId, WriteGuard};
 use crate::namespace::Partitions;
 
-/// A disk of 24 write blocks: eight are defrag's, so overwrites of a few come round again soon.
+/// A disk of 24 write blocks. Eight are defrag's, so overwrites of a few records soon reuse blocks.
 pub(super) const DISK_SIZE: u64 = 24 * WBLOCK_SIZE as u64;
 pub(super) const KEYS: u32 = 40;
 pub(super) const VALUE_SIZE_MAX: u32 = 700_000;
@@ -81,7 +82,7 @@ pub(super) fn config(engine: Engine, commit: bool) -> StorageConfig {
     config
 }
 
-/// Starts on `media`; returns what the load found too.
+/// Starts on `media`. Returns the node and the findings of the load.
 pub(super) fn start(
     media: Vec<(Arc<CrashMedium>, Option<Arc<CrashMedium>>)>,
     config: &StorageConfig,
@@ -113,7 +114,7 @@ pub(super) fn open(
             },
         })
         .collect();
-    // Each run has a number of its own.
+    // Each run has its own number.
     let signature = cf::clock::monotonic_nanos();
     let settings = OpenSettings { namespace: "test", config, signature };
     let context = Context { index: &index, stats: LoadStats::default() };
@@ -135,7 +136,7 @@ fn value_of(key: u32, version: u64, size: usize) -> Vec<u8> {
 }
 
 impl Node {
-    /// Writes version `version` of record `key`, `size` bytes of it.
+    /// Writes version `version` of record `key` with a value of `size` bytes.
     pub(super) fn write(&self, key: u32, version: u64, size: usize) -> Result<(), StorageError> {
         let digest = digest_of(key);
         let (mut guard, _) = self.index.get_or_create(&digest).expect("room in the index");
@@ -168,7 +169,7 @@ impl Node {
         if self.storage.commits() { self.storage.settle(location, DiskCaller::Other) } else { Ok(()) }
     }
 
-    /// The version of record `key`, after a check of every byte of it.
+    /// The version of record `key`. Checks every byte of it.
     pub(super) fn version(&self, key: u32) -> Option<u64> {
         let mut scratch = ReadBuffer::new();
         let guard = self.storage.get_readable(&self.index, &digest_of(key), &mut scratch)?;
@@ -204,7 +205,7 @@ impl Model {
         Ok(())
     }
 
-    /// Checks the records after a crash; the versions found are the expected ones from now on.
+    /// Checks the records after a crash. The versions found are the expected ones from now on.
     pub(super) fn check(&mut self, node: &Node, with_losses: bool) {
         for key in 0..KEYS {
             let found = node.version(key);
@@ -230,7 +231,7 @@ impl Model {
     }
 }
 
-/// Overwrites records until the engine fails or `writes` are done, while flush and defrag run.
+/// Overwrites records until the engine fails or `writes` writes are done, while flush and defrag run.
 pub(super) fn load(node: &Node, model: &mut Model, random: &mut Random, writes: usize) {
     std::thread::scope(|scope| {
         scope.spawn(|| node.storage.run_defrag(0, &node.index));
@@ -252,7 +253,7 @@ pub(super) fn load(node: &Node, model: &mut Model, random: &mut Random, writes: 
     });
 }
 
-/// A node on one fresh disk that holds some records, all of them on disk.
+/// Makes a node on one fresh disk that holds some records, all of them on disk.
 pub(super) fn loaded_node(medium: &Arc<CrashMedium>, config: &StorageConfig, model: &mut Model) -> Node {
     let (node, _) = start(vec![(Arc::clone(medium), None)], config);
     load(&node, model, &mut Random(9), 60);

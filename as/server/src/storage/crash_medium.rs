@@ -1,8 +1,10 @@
-//! A medium that loses in a crash what a power failure may lose: it has live and durable bytes, and faults on demand.
+//! A medium that loses in a crash the data that a power failure may lose: it has live and durable bytes, and
+//! faults on demand.
 //!
-//! Reads see the live bytes. A write reaches the durable bytes when [`sync`](BlockMedium::sync) returns, or at once if
-//! writes are durable; in a crash, each sector between the two states may or may not have arrived. One mutex guards
-//! everything and is taken alone. A delayed sync has another mutex, which is not held while it waits.
+//! Reads see the live bytes. A write reaches the durable bytes when [`sync`](BlockMedium::sync) returns, or
+//! at once if writes are durable. In a crash, each sector that differs between the two states may or may not
+//! have arrived. One mutex guards everything and is taken alone. A delayed sync has another mutex, which is
+//! not held while it waits.
 
 use std::collections::BTreeSet;
 use std::io;
@@ -13,7 +15,7 @@ use cf::aligned::AlignedBuf;
 use cf::sys::block::{BlockError, BlockMedium, IO_SIZE_MIN, Operation, assert_io_unit};
 use parking_lot::{Condvar, Mutex};
 
-/// Bytes that a device writes atomically.
+/// Number of bytes that a device writes atomically.
 pub(super) const SECTOR_SIZE: usize = IO_SIZE_MIN as usize;
 
 /// Faults. Writes are counted from 0, over the life of the medium.
@@ -21,7 +23,7 @@ pub(super) const SECTOR_SIZE: usize = IO_SIZE_MIN as usize;
 pub(super) struct Faults {
     /// This write and all later ones fail; this many sectors of it arrive.
     pub(super) write_fails_at: Option<(u64, usize)>,
-    /// After this many writes all others seem to succeed, but nothing is durable any more.
+    /// After this many writes all others seem to succeed, but make nothing durable any more.
     pub(super) freeze_at: Option<u64>,
     /// Reads that touch these bytes fail.
     pub(super) unreadable: Option<Range<u64>>,
@@ -42,7 +44,7 @@ enum SyncHold {
 struct State {
     live: Vec<u8>,
     durable: Vec<u8>,
-    /// Sectors that differ, or may differ.
+    /// Sectors that differ, or may differ, between live and durable bytes.
     pending: BTreeSet<usize>,
     faults: Faults,
     writes: u64,
@@ -59,12 +61,12 @@ pub(super) struct CrashMedium {
 }
 
 impl CrashMedium {
-    /// Zeros.
+    /// Makes a medium of zeros.
     pub(super) fn zeroed(size: usize, durable_writes: bool) -> Self {
         Self::from_image(vec![0; size], durable_writes)
     }
 
-    /// A medium with the content of an earlier one; `durable_writes` as with `O_DSYNC`.
+    /// Makes a medium with the content of an earlier one. `durable_writes` is as with `O_DSYNC`.
     pub(super) fn from_image(image: Vec<u8>, durable_writes: bool) -> Self {
         assert!(image.len().is_multiple_of(SECTOR_SIZE));
         let state = State {
@@ -95,7 +97,7 @@ impl CrashMedium {
         state.failed = false;
     }
 
-    /// Delays the next sync, with nothing of it durable, until [`let_sync_go`](Self::let_sync_go).
+    /// Delays the next sync, before anything of it is durable, until [`let_sync_go`](Self::let_sync_go).
     pub(super) fn hold_next_sync(&self) {
         *self.sync_hold.lock() = SyncHold::Next;
     }
@@ -126,7 +128,7 @@ impl CrashMedium {
         }
     }
 
-    /// Changes every one of these bytes.
+    /// Changes each of these bytes.
     pub(super) fn damage(&self, place: Range<u64>) {
         let mut state = self.state.lock();
         for at in place {
@@ -140,8 +142,8 @@ impl CrashMedium {
         self.state.lock().writes
     }
 
-    /// The content that a restart would find if those of the pending sectors arrived for which `arrived` returns true
-    /// (by sector number).
+    /// The content that a restart would find if those of the pending sectors arrived for which `arrived`
+    /// returns true (by sector number).
     pub(super) fn crash(&self, mut arrived: impl FnMut(usize) -> bool) -> Vec<u8> {
         let state = self.state.lock();
         let mut image = state.durable.clone();

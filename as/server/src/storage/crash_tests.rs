@@ -1,4 +1,5 @@
-//! The engine on a medium that crashes: acknowledged records survive every cut, and every record read is whole.
+//! Tests of the engine on a medium that crashes: acknowledged records survive every crash, and every record
+//! read is whole.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -13,7 +14,7 @@ use super::tests::{Random, digest_of};
 use super::{ReadBuffer, WBLOCK_SIZE};
 use crate::config::Engine;
 
-/// The seed that `make soak` has for this round.
+/// The seed that `make soak` sets for this round.
 fn soak_seed() -> u64 {
     std::env::var("FERROSPIKE_SOAK_SEED").map_or(0, |text| text.parse().expect("a number"))
 }
@@ -59,7 +60,8 @@ fn without_commit_what_survives_is_whole_and_was_written() {
     crash_rounds(Engine::Memory, false, 6);
 }
 
-/// Full or not, a buffer is written once by each flush, however fast others go on filling it.
+/// Each flush writes a buffer once, whether it is full or not, however fast other threads continue to fill
+/// it.
 #[test]
 fn a_flush_ends_while_others_write() {
     let medium = Arc::new(CrashMedium::zeroed(DISK_SIZE as usize, true));
@@ -70,7 +72,7 @@ fn a_flush_ends_while_others_write() {
     let is_done = AtomicBool::new(false);
     std::thread::scope(|scope| {
         scope.spawn(|| {
-            // Half a block at most.
+            // The writes fill half a block at most.
             let versions = (2..).take(WBLOCK_SIZE as usize / 400).take_while(|_| !is_done.load(Relaxed));
             versions.for_each(|version| node.write(version as u32 % KEYS, version, 100).expect("room"));
         });
@@ -167,7 +169,7 @@ fn unreadable_bytes_cost_the_records_on_them_only() {
         }
     }
     assert!(read > 10 && (1..=2).contains(&failed), "{read} read, {failed} failed");
-    // A start loses only those records too. It reports the bytes, and a record that begins before them.
+    // A start also loses only those records. It reports the bytes, and a record that begins before them.
     let image = medium.crash(|_| true);
     let again = Arc::new(CrashMedium::from_image(image, true));
     again.set_faults(Faults { unreadable: Some(place..place + 1), ..Faults::default() });
@@ -187,13 +189,13 @@ fn the_shadow_stands_in_for_a_lost_disk() {
     let mut model = Model::default();
     let (node, _) = start(vec![(Arc::clone(&main), Some(Arc::clone(&shadow)))], &config);
     load(&node, &mut model, &mut Random(11), 80);
-    // There is no clean stop. The machine comes back with an empty disk.
+    // The machine stops without a clean stop and comes back with an empty disk.
     let fresh = Arc::new(CrashMedium::zeroed(DISK_SIZE as usize, true));
     let shadow = Arc::new(CrashMedium::from_image(shadow.crash(|_| true), true));
     let (node, _) = start(vec![(Arc::clone(&fresh), Some(shadow))], &config);
     model.check(&node, false);
     node.storage.close();
-    // The disk alone has everything again.
+    // The disk alone has all records again.
     let (node, _) = start(vec![(fresh, None)], &config);
     model.check(&node, false);
 }
@@ -252,8 +254,8 @@ fn a_record_torn_at_any_sector_is_left_out() {
     }
 }
 
-/// The head of a record whose write was cut short states a size that covers older records behind it. These are alive,
-/// and defrag must find them as the start did.
+/// The head of a record whose write was cut short states a size that covers older records behind it. These
+/// are alive, and defrag must find them as the start did.
 #[test]
 fn defrag_finds_what_is_behind_the_beginning_of_a_torn_record() {
     for engine in [Engine::Device, Engine::Memory] {
@@ -319,7 +321,7 @@ fn blocks_that_defrag_freed_are_free_after_a_start() {
         let config = config(engine, true);
         let medium = Arc::new(CrashMedium::zeroed(DISK_SIZE as usize, true));
         let (node, _) = start(vec![(Arc::clone(&medium), None)], &config);
-        // One record in each block stays alive, the others are overwritten in the next block.
+        // One record in each block stays alive; the others are overwritten in the next block.
         for key in 0..10 {
             node.write(key, node.next_version(), 100).expect("room");
             for large in 10..20 {
@@ -342,9 +344,9 @@ fn blocks_that_defrag_freed_are_free_after_a_start() {
     }
 }
 
-/// On a medium whose writes are not durable by themselves, a power failure leaves any of the sectors that were not
-/// synced. A record that was durable before still exists after it, in that version or a later one, although defrag
-/// moved it and its old place was overwritten.
+/// On a medium whose writes are not durable by themselves, a power failure leaves any of the sectors that
+/// were not synced. A record that was durable before still exists after it, in that version or a later one,
+/// although defrag moved it and its old place was overwritten.
 #[test]
 fn a_power_failure_does_not_take_what_was_durable() {
     for seed in (30..34).map(|seed| soak_seed() << 16 | seed) {

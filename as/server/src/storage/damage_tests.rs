@@ -1,4 +1,5 @@
-//! The engine on disks that lose bytes while it runs: damaged records stay in place and everything else continues.
+//! Tests of the engine on disks that lose bytes while it runs: damaged records stay in place and everything
+//! else continues.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -31,8 +32,8 @@ fn read(node: &Node, key: u32) -> Result<(), StorageError> {
     record.verify().map_err(|_| StorageError::Damaged)
 }
 
-/// A node on `medium` with records 0 to 59 on disk, of which all but every fifth were written a second time, so that
-/// blocks wait for defrag.
+/// Makes a node on `medium` with records 0 to 59 on disk. All but every fifth were written a second time, so
+/// that blocks wait for defrag.
 fn sparse_node(medium: &Arc<CrashMedium>) -> Node {
     let config = config(Engine::Device, true);
     let media = || vec![(Arc::clone(medium), None)];
@@ -47,7 +48,7 @@ fn sparse_node(medium: &Arc<CrashMedium>) -> Node {
     start(media(), &config).0
 }
 
-/// Empties all blocks that can be emptied; returns the number of blocks that were checked.
+/// Empties all blocks that can be emptied. Returns the number of blocks that were checked.
 fn defrag(node: &Node) -> u64 {
     let reads = || node.storage.device_stats().map(|stats| stats.defrag_reads).sum::<u64>();
     let before = reads();
@@ -72,7 +73,7 @@ fn defrag_keeps_a_block_with_unreadable_bytes_and_goes_on() {
     assert_ne!(block(&place_of(&node, 0)), block(&bad), "its neighbours were moved");
     node.storage.check();
 
-    // The last record of the block is written again, and it is free.
+    // When the last record of the block is written again, the block is free.
     let free = || node.storage.device_stats().map(|stats| stats.free_wblocks).sum::<usize>();
     node.write(0, 2_000, 100).expect("room");
     let before = free();
@@ -81,7 +82,8 @@ fn defrag_keeps_a_block_with_unreadable_bytes_and_goes_on() {
     node.storage.check();
 }
 
-/// A node with twelve full blocks, of each of which two fifths are alive, so that defrag fills several.
+/// Makes a node with twelve full blocks, of each of which two fifths are alive, so that defrag fills several
+/// blocks.
 fn half_empty_node(config: &StorageConfig) -> Node {
     let medium = Arc::new(CrashMedium::zeroed(DISK_SIZE as usize, true));
     let (node, _) = start(vec![(medium, None)], config);
@@ -144,7 +146,7 @@ fn defrag_does_not_move_damaged_records() {
     }
 }
 
-/// When few blocks are free, defrag empties the emptiest one; it must not choose one that cannot be emptied.
+/// When few blocks are free, defrag empties the emptiest one. It must not choose one that cannot be emptied.
 #[test]
 fn a_kept_block_does_not_stop_the_making_of_room() {
     let config = config(Engine::Device, true);
@@ -217,7 +219,7 @@ fn kept_blocks_are_tried_again_when_the_disk_recovers() {
     node.storage.check();
 }
 
-/// A replaced record on another disk waits there until its replacement is durable. That is no damage.
+/// A replaced record on another disk stays there until its replacement is durable. That is no damage.
 #[test]
 fn places_that_wait_to_be_freed_are_not_taken_for_damage() {
     let config = config(Engine::Device, false);
@@ -233,7 +235,7 @@ fn places_that_wait_to_be_freed_are_not_taken_for_damage() {
     let media = || vec![(Arc::clone(&first), None), (Arc::clone(&second), None)];
     let (node, _) = start(media(), &config);
     node.clock.store(10_000, Relaxed);
-    // Every record moves to its present disk; nothing of it is on the second disk yet.
+    // Every record moves to the disk of its digest; nothing of it is on the second disk yet.
     config.params.defrag_lwm_pct.set(100);
     node.storage.settings_changed();
     defrag(&node);

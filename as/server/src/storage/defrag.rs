@@ -1,7 +1,7 @@
 //! Defrag: moves the live records out of a sparsely filled block, and frees the block.
 //!
-//! Records that cannot be read are not moved: their block is kept and left alone, until they are replaced or deleted,
-//! or their disk has recovered from a failure. Other blocks are emptied meanwhile.
+//! Records that cannot be read are not moved. Their block is kept and not emptied again until they are
+//! replaced or deleted, or until their disk has recovered from a failure. Other blocks are emptied meanwhile.
 
 use std::sync::atomic::Ordering::Acquire;
 use std::time::Duration;
@@ -20,13 +20,14 @@ use super::settings::low_water_bytes;
 use super::wblock::{Emptying, WblockId, wblock_offset};
 use crate::index::{Index, Location};
 
-/// How often an idle defrag thread looks for work, and how often if requests wait for room.
+/// How often an idle defrag thread looks for work; the second value applies while requests wait for room.
 const IDLE_PERIOD: Duration = Duration::from_secs(1);
 const WAITING_PERIOD: Duration = Duration::from_millis(10);
-/// How long a block must be free before its memory is given back, and for how many blocks that is done in one turn.
+/// How long a block must be free before its memory is given back to the system, and the largest number of
+/// such blocks in one turn.
 const IDLE_MEMORY: Duration = Duration::from_secs(10);
 const DISCARDED_BLOCKS: usize = 16;
-/// A block with a larger live share than this, in percent, is never worth emptying.
+/// A block with a larger live share than this, in percent, is never emptied.
 const WORTHWHILE_PCT: u32 = 95;
 
 impl Storage {
@@ -54,8 +55,8 @@ impl Storage {
         devices().for_each(|device| self.release_all(device));
     }
 
-    /// Empties queued blocks until `minimum_pct` of each device is free or nothing is left to do; called at the start
-    /// of the server, before there are writers and flush threads.
+    /// Empties queued blocks until `minimum_pct` of each device is free or nothing is left to do. Called at
+    /// the start of the server, before there are writers and flush threads.
     pub(crate) fn defrag_until_available(&self, minimum_pct: u32, index: &Index) {
         let mut scratch = DiskBuffer::new();
         for device in &self.devices {
@@ -67,9 +68,9 @@ impl Storage {
     }
 }
 
-/// Empties one queued block of `device`, if more than `defrag-queue-min` wait. If hardly a block is free, it may also
-/// empty one that is not queued: writing much is better than refusing writes, as long as it helps. Returns whether it
-/// emptied one.
+/// Empties one queued block of `device`, if more than `defrag-queue-min` wait. If hardly any block is free,
+/// it may also empty one that is not queued: writing much is better than refusing writes, as long as it
+/// helps. Returns whether it emptied a block.
 pub(super) fn defrag_one(
     storage: &Storage,
     device: &Device,
@@ -77,7 +78,7 @@ pub(super) fn defrag_one(
     scratch: &mut DiskBuffer,
 ) -> bool {
     if device.as_disk().is_some_and(Disk::is_backlogged) {
-        // Records moved now would only wait in memory.
+        // Records that were moved now would only wait in memory.
         return false;
     }
     let queue_min = storage.settings.defrag_queue_min();
@@ -91,7 +92,7 @@ pub(super) fn defrag_one(
             device.emptied(emptying, unreadable.as_ref());
             true
         }
-        // There is no room for its records, or their target disk has failed.
+        // There is no room for the records, or their target disk has failed.
         Err(_) => {
             device.wblocks.put_back(emptying);
             false
@@ -99,8 +100,8 @@ pub(super) fn defrag_one(
     }
 }
 
-/// The next block to empty when hardly a block is free: a queued one even if few wait, else the emptiest of all, as
-/// long as that makes room. Writers wait for it meanwhile, and are refused if it does not help.
+/// The next block to empty when hardly any block is free: a queued one even if few wait, or else the emptiest
+/// of all, as long as that makes room. Writers wait for it meanwhile, and are refused if it does not help.
 fn next_for_want_of_room(storage: &Storage, device: &Device) -> Option<Emptying> {
     if !storage.is_short(device) {
         device.set_can_gain(true);
@@ -120,10 +121,11 @@ fn next_for_want_of_room(storage: &Storage, device: &Device) -> Option<Emptying>
     next
 }
 
-/// Takes the best block to empty, and tells the device whether there is one. The second value says whether its live
-/// share exceeds `defrag-lwm-pct`.
+/// Takes the best block to empty, and tells the device whether there is one. The second value tells whether
+/// the block's live share exceeds `defrag-lwm-pct`.
 fn look_for_room(device: &Device) -> (Option<Emptying>, bool) {
-    // A block that a writer closes after this check may make room; the result must not override that.
+    // A block that a writer closes after this check may make room, so writers must not close one before the
+    // result is set.
     let _held = device.hold_open_block();
     let mut next = device.wblocks.next_to_defrag(0);
     let is_forced = next.is_none()
@@ -139,7 +141,7 @@ fn look_for_room(device: &Device) -> (Option<Emptying>, bool) {
 
 /// Records looked up together, so that their sprigs and elements are loaded from memory in parallel.
 const LOOK_AHEAD: usize = 16;
-/// Bytes of a block after which defrag sleeps, as `defrag-sleep` requires.
+/// Number of bytes of a block after which defrag sleeps, as `defrag-sleep` requires.
 const PIECE_SIZE: usize = 1 << 20;
 
 /// A record of the block being emptied.
@@ -149,8 +151,7 @@ struct Found<'a> {
     bytes: &'a [u8],
 }
 
-/// Walks the records of `block`, which has number `id`, and moves those that can be read and whose element still points
-/// here.
+/// Moves the records of `block`, which has number `id`, that can be read and whose element still points here.
 fn move_live_records(
     storage: &Storage,
     device: &Device,
@@ -184,12 +185,12 @@ fn move_live_records(
     }
 }
 
-/// The records of a block in order. Where no record begins, it searches in steps of 16 bytes: a block that was used
-/// before may hold old bytes between new records.
+/// Iterates over the records of a block in order. Where no record begins, it searches in steps of 16 bytes,
+/// because a block that was used before may hold old bytes between new records.
 ///
-/// It must find every record that a start found. So on a disk only a whole record is accepted: one whose write was cut
-/// short by a crash may extend over records of the block's former life, and some of these may be alive. A record that
-/// was damaged later stays in place, and so does its block.
+/// It must find every record that a start found. Therefore only whole records are accepted on a disk: one
+/// whose write was cut short by a crash may extend over records of the block's former life, and some of these
+/// may be alive. A record that was damaged later stays in place, and so does its block.
 struct Records<'a> {
     block: &'a [u8],
     offset: usize,

@@ -1,10 +1,11 @@
 //! One device: its write blocks, the block being filled, and the medium behind them.
 //!
 //! # Few blocks
-//! The stripes of a small namespace in memory have three blocks for records. There writers and defrag fill the same
-//! block, and one block is always free or being freed: a writer that finds its block full leaves the last free one to
-//! defrag, which moves the live records of another block there. Until that block is free, writers wait, so that these
-//! records have room. Then all continue in the rest of the new block.
+//! The stripes of a small namespace in memory have three blocks for records. On these, writers and defrag
+//! fill the same block, and one block is always free or being freed. A writer that finds its block full
+//! leaves the last free block to defrag, which moves the live records of another block there. Writers wait
+//! until that other block is free, so that these records have room. Then all continue in the rest of the new
+//! block.
 
 use std::fmt;
 use std::path::Path;
@@ -28,10 +29,11 @@ use super::wblock::{AfterFree, Emptying, Reuse, Taken, WblockId, WblockTable, wb
 use super::{RBLOCK_SIZE, RBLOCKS_PER_WBLOCK, WBLOCK_SIZE};
 use crate::index::{Location, WriteGuard};
 
-/// Blocks reserved for defrag on a memory stripe: the live records of a block that it empties take less than one.
+/// Number of blocks reserved for defrag on a memory stripe: the live records of a block that it empties take
+/// less than one.
 const MEMORY_RESERVE: usize = 1;
-/// Most blocks that defrag empties because of lack of room without gaining a free one. A block worth emptying contains
-/// at least a twentieth of garbage, so fewer blocks make a free one.
+/// Largest number of blocks that defrag empties because of lack of room without gaining a free one. A block
+/// that may be emptied contains at least a twentieth of garbage, so fewer blocks make a free one.
 const VAIN_BLOCKS_MAX: u32 = 32;
 
 /// The medium of the write blocks.
@@ -54,22 +56,22 @@ pub(crate) struct DeviceStats {
     pub(crate) writes: u64,
     /// Requests that waited for room.
     pub(crate) room_waits: u64,
-    /// Memory of free blocks that was given back to the system.
+    /// Bytes of memory of free blocks that were given back to the system.
     pub(crate) given_back_bytes: u64,
     /// Figures that only disks have.
     pub(crate) disk: Option<DiskStats>,
 }
 
-/// The effect of emptying blocks because of lack of room. Records so large that few fit into a block leave a part of it
-/// unused wherever they are moved.
+/// The effect of emptying blocks because of lack of room. Large records, of which few fit into a block, leave
+/// a part of it unused wherever they are moved, so that emptying blocks may gain nothing.
 #[derive(Default)]
 struct Gain {
     /// Blocks emptied since the last gain.
     vain_blocks: u32,
     /// Number of free blocks at the last gain.
     free_blocks: usize,
-    /// Blocks filled by writers, and live bytes, at the last gain. Another filled block, or the removal of a block's
-    /// size of records, counts as a gain.
+    /// Number of blocks filled by writers, and live bytes, at the last gain. Another filled block, or the
+    /// removal of as many bytes of records as a block has, counts as a gain.
     filled: u64,
     live_bytes: u64,
 }
@@ -91,7 +93,8 @@ pub(super) struct Device {
 }
 
 impl Device {
-    /// Memory stripe number `number` with `wblock_count` blocks, or `None` without the address space for it.
+    /// Makes memory stripe number `number` with `wblock_count` blocks; `None` without the address space for
+    /// it.
     pub(super) fn memory(number: u8, wblock_count: u32) -> Option<Self> {
         let stripe = Stripe::new(number, wblock_count)?;
         Some(Self::new(
@@ -101,7 +104,7 @@ impl Device {
         ))
     }
 
-    /// Device number `number`, on a disk.
+    /// Makes device number `number`, on a disk.
     pub(super) fn disk(number: u8, wblocks: WblockTable, disk: Disk) -> Self {
         Self::new(number, wblocks, Medium::Disk(Box::new(disk)))
     }
@@ -127,7 +130,7 @@ impl Device {
         self.number
     }
 
-    /// The disk, if it is one.
+    /// The disk, if the device is one.
     pub(super) fn as_disk(&self) -> Option<&Disk> {
         match &self.medium {
             Medium::Memory(_) => None,
@@ -135,7 +138,7 @@ impl Device {
         }
     }
 
-    /// Appends a flat record. The second value says whether defrag has work now.
+    /// Appends a flat record. The second value tells whether defrag has work now.
     ///
     /// # Errors
     /// When no block can be taken, or the disk has failed.
@@ -181,17 +184,18 @@ impl Device {
         &self.streams[filled as usize]
     }
 
-    /// Whether defrag has taken the last of few blocks: it needs the room there to free another one.
+    /// Whether defrag has taken the last free one of few blocks: it needs the room there to free another one.
     fn has_lent_last_block(&self) -> bool {
         self.wblocks.has_few_blocks() && self.wblocks.free_count() == 0
     }
 
-    /// On a device of few blocks: makes writers that would close a block wait until the result is dropped.
+    /// Makes writers that would close a block wait until the result is dropped. Only on a device of few
+    /// blocks.
     pub(super) fn hold_open_block(&self) -> Option<MutexGuard<'_, Option<OpenBlock>>> {
         self.wblocks.has_few_blocks().then(|| self.open_block(Stream::Write).lock())
     }
 
-    /// Free blocks that `stream` leaves.
+    /// Number of free blocks that `stream` does not take.
     fn left_blocks(&self, stream: Stream, settings: &Settings) -> usize {
         match stream {
             Stream::Defrag => 0,
@@ -205,20 +209,20 @@ impl Device {
         self.can_gain.load(Relaxed)
     }
 
-    /// Notes whether defrag gains room.
+    /// Records whether defrag gains room.
     pub(super) fn set_can_gain(&self, can_gain: bool) {
         self.can_gain.store(can_gain, Relaxed);
     }
 
-    /// On a device of few blocks: notes that defrag can empty one, or is doing so.
+    /// Records that defrag can empty a block, or is doing so. Only on a device of few blocks.
     pub(super) fn expect_gain(&self) {
         if self.wblocks.has_few_blocks() {
             self.set_can_gain(true);
         }
     }
 
-    /// Whether so few blocks are free that writers are about to wait for defrag; on a device of few blocks, whether
-    /// they wait.
+    /// Whether so few blocks are free that writers are about to wait for defrag, or, on a device of few
+    /// blocks, are waiting.
     pub(super) fn is_short(&self, settings: &Settings) -> bool {
         self.wblocks.is_short(settings.stop_writes_avail_pct())
             && (!self.wblocks.has_few_blocks()
@@ -226,7 +230,7 @@ impl Device {
                 || self.open_block(Stream::Write).lock().is_none())
     }
 
-    /// Whether a writer finds a block that it may take, or one with room.
+    /// Whether a writer finds a block that it may take, or an open one with room.
     pub(super) fn has_block_for_writers(&self, settings: &Settings) -> bool {
         let has_room = |open: &OpenBlock| open.has_room(RBLOCK_SIZE);
         self.wblocks.free_count() > self.left_blocks(Stream::Write, settings)
@@ -235,7 +239,7 @@ impl Device {
                 && self.open_block(Stream::Write).lock().as_ref().is_some_and(has_room)
     }
 
-    /// Why a stream finds no block that it may take.
+    /// The error for a stream that finds no block that it may take.
     fn error_of_no_block(&self, stream: Stream) -> StorageError {
         if stream == Stream::Write && self.can_gain() {
             self.room.set_congested(true);
@@ -249,7 +253,7 @@ impl Device {
         self.stripe().is_some()
     }
 
-    /// All blocks in memory, if they are there.
+    /// The stripe that holds all blocks, if they are in memory.
     #[inline]
     fn stripe(&self) -> Option<&Stripe> {
         match &self.medium {
@@ -278,9 +282,10 @@ impl Device {
         }
     }
 
-    /// Takes a free block whose memory still has to be written to disk, and waits until that is done. This is rare: the
-    /// memory of all free blocks must have been filled and freed within one turn of the flush thread. While the server
-    /// runs no caller waits here, as it holds locks: the record is stored again later.
+    /// Takes a free block whose memory still has to be written to disk, and waits until it is written. This
+    /// is rare: the memory of all free blocks must have been filled and freed within one turn of the flush
+    /// thread. While the server runs no caller waits here, because callers hold locks: the record is stored
+    /// again later.
     #[cold]
     fn take_after_flush(
         &self,
@@ -301,7 +306,7 @@ impl Device {
             self.wblocks.close(block, settings.low_water_bytes());
             return Err(StorageError::Failed);
         }
-        // The last user of the old buffer is copying from it.
+        // The last user of the old buffer is still copying from it.
         while disk.stripe().is_some_and(|stripe| stripe.is_lent(block.id())) {
             std::thread::yield_now();
         }
@@ -338,13 +343,14 @@ impl Device {
         }
     }
 
-    /// Where `record` is, if it may have to be fetched from a disk.
+    /// The place of `record` if it may have to be fetched from a disk.
     pub(super) fn place_to_fetch(&self, record: Pinned<'_>) -> Option<StoredPlace> {
         let disk = self.as_disk().filter(|disk| disk.stripe().is_none())?;
         Some(disk.place(record, self.wblocks.life_at(record.location())))
     }
 
-    /// A whole block that defrag has; zeros where it cannot be read, and why.
+    /// The bytes of a whole block that defrag has. Unreadable bytes are zeros, and the second value describes
+    /// them.
     pub(super) fn wblock<'s>(
         &'s self,
         block: &'s Emptying,
@@ -359,7 +365,7 @@ impl Device {
         }
     }
 
-    /// Ends defrag of `block`, of which the bytes in `unreadable` could not be read.
+    /// Ends defrag of `block`, whose bytes in `unreadable` could not be read.
     pub(super) fn emptied(&self, mut block: Emptying, unreadable: Option<&Unreadable>) {
         if let (Some(stripe), Some(unused)) = (self.stripe(), self.wblocks.unused(&mut block)) {
             stripe.discard(&unused);
@@ -383,8 +389,8 @@ impl Device {
         );
     }
 
-    /// Gives back the memory of at most `count` blocks that have been free for `idle`, so that deleted records take no
-    /// memory. Blocks that are freed and taken again all the time keep theirs.
+    /// Gives back the memory of at most `count` blocks that have been free for `idle`, so that deleted
+    /// records take no memory. Blocks that are freed and taken again all the time keep theirs.
     pub(super) fn discard_idle(&self, idle: Duration, count: usize) {
         let Some(stripe) = self.stripe() else { return };
         for _ in 0..count {
@@ -395,7 +401,7 @@ impl Device {
         }
     }
 
-    /// At start: gives the memory of free blocks back.
+    /// Gives the memory of free blocks back, at start.
     pub(super) fn discard_free(&mut self) {
         let stripe = match &self.medium {
             Medium::Memory(stripe) => stripe,
@@ -407,7 +413,7 @@ impl Device {
         self.wblocks.visit_free(|unused| stripe.discard(&unused));
     }
 
-    /// At start: keeps block `id` in memory if all blocks are there.
+    /// Keeps block `id` in memory if all blocks are there, at start.
     pub(super) fn load(&self, id: WblockId, bytes: &[u8]) {
         if let Some(stripe) = self.stripe() {
             stripe.load(&mut self.wblocks.take_to_load(id), bytes);
@@ -426,7 +432,8 @@ impl Device {
         }
     }
 
-    /// Writes `record` over that of `guard`, of the same size. Refused when defrag is about to move it.
+    /// Writes `record` over that of `guard`, which has the same size. Refused when defrag is about to move
+    /// that record.
     pub(super) fn rewrite(&self, guard: &mut WriteGuard<'_>, record: &[u8]) -> bool {
         // A record that is on a disk, or in a buffer for one, is never changed in place: a crash could tear it.
         let Medium::Memory(stripe) = &self.medium else { return false };
@@ -445,12 +452,13 @@ impl Device {
         )
     }
 
-    /// Notes that the record at `location` becomes garbage when its replacement, on another device, is on disk.
+    /// Records that the record at `location` becomes garbage when its replacement, on another device, is on
+    /// disk.
     pub(super) fn await_free(&self, location: Location) {
         self.wblocks.await_free(WblockId::of(location), location.rblock_count() * RBLOCK_SIZE);
     }
 
-    /// The record at `location` is freed, as its replacement is on disk.
+    /// Frees the record at `location`, because its replacement is on disk.
     pub(super) fn free_awaited(&self, location: Location, low_water_bytes: u32) -> AfterFree {
         self.wblocks.free_awaited(
             WblockId::of(location),
@@ -459,18 +467,19 @@ impl Device {
         )
     }
 
-    /// Percentage of free blocks. If defrag has taken the last of few, the one that it is emptying counts as free.
+    /// Percentage of free blocks. If defrag has taken the last free one of few blocks, the block that it
+    /// empties counts as free.
     pub(super) fn available_pct(&self) -> u32 {
         let free = match self.wblocks.free_count() {
             0 if self.wblocks.has_few_blocks() && self.wblocks.is_emptying() => 1,
-            // It may have become free in between.
+            // The block may have become free since the first count.
             0 => self.wblocks.free_count(),
             free => free,
         };
         (free as u64 * u64::from(WBLOCK_SIZE) * 100 / self.wblocks.size()) as u32
     }
 
-    /// Whether emptying another block because of lack of room may help; counts the block.
+    /// Whether emptying another block because of lack of room may help. Counts the block.
     pub(super) fn may_force_defrag(&self) -> bool {
         let (filled, live_bytes) =
             (self.filled[Stream::Write as usize].load(Relaxed), self.wblocks.live_bytes());
@@ -517,7 +526,8 @@ impl Device {
     }
 }
 
-/// Asserts that a record about to be stored has the size of whole units, and begins like a record of this size.
+/// Asserts that a record that is about to be stored has the size of whole units, and begins like a record of
+/// this size.
 #[inline]
 fn assert_is_record(record: &[u8]) {
     let size = record.len();

@@ -1,10 +1,12 @@
 //! A disk: the file or device of a device's write blocks, and those of its blocks that are in memory.
 //!
-//! A record is read from its block's buffer under its guard, if the block has a buffer. Otherwise it is read from the
-//! disk without the guard, so that no thread that needs the lock waits for a disk. A namespace in memory with files or
-//! devices behind it has a stripe too, which holds every block; its disks are only written.
+//! A record is read from its block's buffer under its guard, if the block has a buffer. Otherwise it is read
+//! from the disk without the guard, so that no thread that needs the lock waits for a disk. A namespace in
+//! memory with files or devices behind it also has a stripe, which holds every block; its disks are only
+//! written.
 //!
-//! `flush` defines how and in which order blocks are written, `sync` when that survives a power failure.
+//! `flush` defines how and in which order blocks are written, `sync` when written data survives a power
+//! failure.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::ops::Range;
@@ -38,7 +40,7 @@ use crate::index::{self, Location};
 /// A buffer that is not on disk yet.
 pub(super) struct Dirty {
     pub(super) buffer: Arc<WriteBuffer>,
-    /// Whether writers have finished filling it.
+    /// Whether writers have finished filling the buffer.
     pub(super) is_closed: bool,
     pub(super) stream: Stream,
 }
@@ -49,7 +51,7 @@ pub(crate) struct DiskStats {
     /// Full blocks that wait to be written.
     pub(crate) write_queue: usize,
     pub(crate) read_errors: u64,
-    /// Whether it cannot be written at present.
+    /// Whether the disk cannot be written at present.
     pub(crate) has_failed: bool,
     /// Blocks written before they were full, because of `flush-max-ms`.
     pub(crate) partial_writes: u64,
@@ -70,7 +72,7 @@ pub(super) struct FlushState {
     pub(super) cached: VecDeque<Arc<WriteBuffer>>,
 }
 
-/// A place on another device that is garbage once `replacement` is on this disk.
+/// A place on another device that becomes garbage once `replacement` is on this disk.
 pub(super) struct DeferredFree {
     pub(super) replacement: Location,
     pub(super) garbage: Location,
@@ -82,14 +84,15 @@ type WhenDurable = Box<dyn FnOnce(&[usize]) + Send>;
 /// Records of one disk whose durability is awaited, by `commit-to-device`, without a blocked thread.
 pub(crate) struct DurableWait {
     pub(crate) locations: Vec<Location>,
-    /// Called once, by the flush thread, with the positions in `locations` of records that did not get to disk.
+    /// Called once, by the flush thread, with the positions in `locations` of records that did not get to
+    /// disk.
     pub(crate) done: WhenDurable,
 }
 
 pub(super) struct Disk {
     pub(super) media: Media,
     io_size: u32,
-    /// All blocks in memory, for a namespace kept there.
+    /// All blocks in memory, if the namespace is kept there.
     stripe: Option<Arc<Stripe>>,
     /// The buffer of each block that has one.
     slots: Box<[RwLock<Option<Arc<WriteBuffer>>>]>,
@@ -103,12 +106,12 @@ pub(super) struct Disk {
     pub(super) closed_count: AtomicUsize,
     pub(super) flush: Mutex<FlushState>,
     pub(super) deferred: Mutex<Vec<DeferredFree>>,
-    /// Waits for records to be on disk, until the flush thread takes them up.
+    /// Waits for records to be on disk that the flush thread has not taken up yet.
     pub(super) waits: Mutex<Vec<DurableWait>>,
     pub(super) settings: Settings,
     pub(super) is_stopping: AtomicBool,
-    /// The last write failed, and nothing is accepted until one succeeds; or a sync failed, and nothing is accepted any
-    /// more.
+    /// Set when the last write failed, and nothing is accepted until one succeeds, or when a sync failed, and
+    /// nothing is accepted any more.
     pub(super) failed: AtomicBool,
     /// When the failure was last logged.
     pub(super) failure_told: Mutex<Option<Instant>>,
@@ -124,7 +127,7 @@ pub(super) struct Disk {
 }
 
 impl Disk {
-    /// A disk of `wblock_count` blocks, all of them in `stripe` too if there is one.
+    /// Makes a disk of `wblock_count` blocks, all of which are in `stripe` too if there is one.
     pub(super) fn new(
         media: Media,
         wblock_count: u32,
@@ -181,7 +184,7 @@ impl Disk {
         self.stripe.as_deref()
     }
 
-    /// Whether writing failed, and has not succeeded since, or a sync failed.
+    /// Whether a write failed and none has succeeded since, or a sync failed.
     #[inline]
     pub(super) fn has_failed(&self) -> bool {
         self.failed.load(Relaxed)
@@ -192,8 +195,8 @@ impl Disk {
         self.closed_count.load(Relaxed)
     }
 
-    /// Whether so many full blocks wait to be written that defrag must not add more: twice as many as make clients
-    /// wait.
+    /// Whether so many full blocks wait to be written that defrag must not add more: twice as many as make
+    /// clients wait.
     pub(super) fn is_backlogged(&self) -> bool {
         self.queued_blocks() > self.settings.queue_blocks().saturating_mul(2)
     }
@@ -214,7 +217,8 @@ impl Disk {
         (self.reads.from_buffers.swap(0, Relaxed), self.reads.from_disk.swap(0, Relaxed))
     }
 
-    /// A buffer for `block`, which was just taken for `stream` and is not lent; `None` without memory for it.
+    /// Makes a buffer for `block`, which was just taken for `stream` and is not lent; `None` without memory
+    /// for it.
     pub(super) fn open_buffer(&self, block: &Taken, stream: Stream) -> Option<Arc<WriteBuffer>> {
         let memory = match &self.stripe {
             Some(stripe) => Memory::Stripe(stripe.lend(block)?),
@@ -227,7 +231,7 @@ impl Disk {
         Some(buffer)
     }
 
-    /// Notes that the buffer will not be filled further.
+    /// Records that the buffer will not be filled further.
     pub(super) fn close_buffer(&self, buffer: &WriteBuffer) {
         let mut dirty = self.dirty.lock();
         if let Some(entry) = dirty.get_mut(&buffer.sequence()) {
@@ -237,11 +241,12 @@ impl Disk {
         self.work.notify_all();
     }
 
-    /// The bytes of `record`, which is in a buffer, or in `scratch`, since it was [fetched](Self::fetch) from the same
-    /// life of its block. The caller has the guard of the record, so this does not wait for the disk.
+    /// The bytes of `record`, either in a buffer, or in `scratch`, if it was [fetched](Self::fetch) in the
+    /// current life of its block. The caller has the guard of the record, so this does not wait for the disk.
     ///
     /// # Errors
-    /// Why it could not be fetched; `NotInMemory` if it was not, and is noted in `scratch` as wanted.
+    /// Why the record could not be fetched. `NotInMemory` if it was not fetched; `scratch` then notes that it
+    /// is wanted.
     pub(super) fn record_in_memory<'s>(
         &self,
         record: Pinned<'_>,
@@ -264,10 +269,11 @@ impl Disk {
         scratch.kept()
     }
 
-    /// Reads the record at `place` from the disk into `scratch`, or notes there why that fails. The caller does not
-    /// have the record's guard, so the record may be removed and its block overwritten meanwhile. The bytes are valid
-    /// only if the record is found at the same place again, in the same life of the block. Returns whether the caller
-    /// should look for the record again: not if its thread may not wait for the disk.
+    /// Reads the record at `place` from the disk into `scratch`, or notes there why that fails. The caller
+    /// does not have the record's guard, so the record may be removed and its block overwritten meanwhile.
+    /// The bytes are valid only if the record is found at the same place again, in the same life of the
+    /// block. Returns whether the caller should look for the record again; it should not if its thread may
+    /// not wait for the disk.
     pub(super) fn fetch(&self, place: StoredPlace, scratch: &mut DiskBuffer) -> bool {
         index::assert_no_lock_held();
         if self.callers.must_wait(scratch.caller) {
@@ -279,7 +285,7 @@ impl Disk {
         true
     }
 
-    /// Reads the record at `location` into `scratch`; returns where in it.
+    /// Reads the record at `location` into `scratch`. Returns its range there.
     fn read(&self, location: Location, scratch: &mut DiskBuffer) -> Result<Range<usize>, StorageError> {
         let size = (location.rblock_count() * RBLOCK_SIZE) as usize;
         let _call = self.callers.begin(scratch.caller, &mut scratch.slot_hint);
@@ -314,7 +320,7 @@ impl Disk {
         StoredPlace { disk: std::ptr::from_ref(self).addr(), location, block_life }
     }
 
-    /// Hints that the record at `location` will be read soon. Helps if it is in a buffer.
+    /// Hints that the record at `location` will be read soon. This helps if it is in a buffer.
     #[inline]
     pub(super) fn prefetch(&self, location: Location) {
         let (id, offset) = wblock_place(location);
@@ -325,7 +331,8 @@ impl Disk {
         }
     }
 
-    /// A whole block that defrag has; zeros where it cannot be read, and why.
+    /// The bytes of a whole block that defrag has. Unreadable bytes are zeros, and the second value describes
+    /// them.
     pub(super) fn read_wblock<'s>(
         &self,
         block: &Emptying,
@@ -383,7 +390,7 @@ impl Disk {
         self.slots[wblock_place(location).0.0 as usize].read().clone()
     }
 
-    /// Empties the slot of `buffer`, whose block is on disk and not cached: reads go to disk from now on.
+    /// Empties the slot of `buffer`, whose block is on disk and not cached. Reads go to disk from now on.
     pub(super) fn empty_slot(&self, buffer: &Arc<WriteBuffer>) {
         let mut slot = self.slots[buffer.id().0 as usize].write();
         // The block may have been freed and taken again since.
@@ -393,7 +400,7 @@ impl Disk {
     }
 }
 
-/// A block that begins with `bytes`, followed by zeros.
+/// Makes a block in `scratch` that begins with `bytes`, followed by zeros.
 fn copy_to<'s>(bytes: &[u8], scratch: &'s mut DiskBuffer) -> &'s [u8] {
     let block = &mut scratch.of_size(WBLOCK_SIZE as usize)[..WBLOCK_SIZE as usize];
     block[..bytes.len()].copy_from_slice(bytes);

@@ -1,4 +1,4 @@
-//! How far the writes of a disk survive a power failure. `sync` explains the consequences.
+//! Durability: which writes of a disk survive a power failure. `sync` explains the consequences.
 
 use std::io;
 use std::path::PathBuf;
@@ -13,13 +13,14 @@ use parking_lot::Mutex;
 pub(super) struct Durability {
     /// Held while a sync runs. It is taken after `flush`, and no other lock is taken inside it.
     pub(super) running: Mutex<()>,
-    /// The content of all blocks up to this number is written, as of the moment when the next block was taken.
+    /// Blocks up to this number have been written, with the content that they had when the next block was
+    /// taken.
     pub(super) written: AtomicU64,
-    /// The same number for durable content.
+    /// Blocks up to this number have been made durable, with the content of `written`.
     pub(super) synced: AtomicU64,
     /// Number of writes that have returned.
     pub(super) writes: AtomicU64,
-    /// Number of them that are durable.
+    /// Number of these writes that are durable.
     pub(super) synced_writes: AtomicU64,
     /// The first sync that failed.
     pub(super) failure: OnceLock<SyncFailure>,

@@ -1,7 +1,7 @@
 //! Encrypted devices: the keys that open them, and the medium that encrypts writes and decrypts reads.
 //!
-//! [`datamodel::encryption`] describes the format and its reasons. The storage code above sees only clear bytes; the
-//! header is clear on the device too, except the key in it.
+//! [`datamodel::encryption`] describes the format and its reasons. The storage code above this module sees
+//! only clear bytes. On the device the header is clear too, except for the key in it.
 
 use std::fmt;
 use std::ops::Range;
@@ -21,9 +21,9 @@ use super::media::Media;
 use crate::config::StorageConfig;
 use crate::config::params::storage::Encryption;
 
-/// Most buffers that are kept.
+/// Largest number of buffers that are kept.
 const SPARES_MAX: usize = 4;
-/// Most bytes of a key file.
+/// Largest size of a key file in bytes.
 const KEY_FILE_SIZE_MAX: u64 = 10 << 20;
 
 /// Why encryption prevents the use of devices.
@@ -79,8 +79,8 @@ impl fmt::Display for Problem {
     }
 }
 
-/// The content of a key file, given as a path, `file:` and a path, `env:` and a variable's name, or `env-b64:` and the
-/// name of a variable in base64.
+/// Reads a key file, which is given as a path, `file:` and a path, `env:` and a variable's name, or
+/// `env-b64:` and the name of a variable in base64.
 fn read_key(name: &'static str, line: u32, path: &str) -> Result<Vec<u8>, EncryptionError> {
     let fail = |reason: &dyn fmt::Display| EncryptionError::KeyFile {
         name,
@@ -121,7 +121,7 @@ struct FileKeys {
 }
 
 impl FileKeys {
-    /// `None` without encryption.
+    /// The keys of `config`; `None` without encryption.
     fn configured(config: &StorageConfig) -> Result<Option<Self>, EncryptionError> {
         let params = &config.params;
         let Some(path) = params.encryption_key_file.get() else { return Ok(None) };
@@ -136,7 +136,7 @@ impl FileKeys {
         Ok(Some(FileKeys { path: path.to_string(), line, key, old_key, strength }))
     }
 
-    /// The key of a device with `header`; it is wrapped anew if the old key file had wrapped it.
+    /// The key of a device with `header`. It is wrapped anew if the old key file had wrapped it.
     fn open(&self, header: &mut DeviceHeader, device: &Path) -> Result<DeviceKey, Problem> {
         let Some(wrapped) = &header.encrypted_key else { return Err(Problem::NotEncrypted(self.line)) };
         if let Some(key) = DeviceKey::unwrap(wrapped, &self.key, self.strength) {
@@ -158,7 +158,7 @@ impl FileKeys {
     }
 }
 
-/// Reads the configured keys, as a check before a start.
+/// Reads the configured keys, to check them before a start.
 ///
 /// # Errors
 /// When a key cannot be read.
@@ -166,8 +166,8 @@ pub(super) fn check_keys(config: &StorageConfig) -> Result<(), EncryptionError> 
     FileKeys::configured(config).map(drop)
 }
 
-/// The ciphers of the devices of `set`; `None` for one that is not encrypted. New devices get a key; their headers must
-/// then be written, as must those whose key was wrapped anew.
+/// The ciphers of the devices of `set`; `None` for one that is not encrypted. New devices get a key. Their
+/// headers must be written afterwards, as must those whose key was wrapped anew.
 ///
 /// # Errors
 /// When a device's encryption does not match the configuration, or no key opens it.
@@ -205,7 +205,7 @@ pub(super) fn unlock(
     Ok(ciphers)
 }
 
-/// `media`, encrypted.
+/// Makes `media` encrypted.
 pub(super) fn encrypted(media: Media, cipher: Arc<UnitCipher>) -> Media {
     let wrap = |inner: Arc<dyn BlockMedium>| -> Arc<dyn BlockMedium> {
         Arc::new(EncryptedMedium { inner, cipher: Arc::clone(&cipher), spares: Mutex::default() })
@@ -226,7 +226,8 @@ struct EncryptedMedium {
     spares: Mutex<Vec<AlignedBuf>>,
 }
 
-/// The part of `range` of a buffer for `offset` of the medium that is after the header, and its offset.
+/// The part of `range`, a range of a buffer for `offset` of the medium, that is behind the header, and its
+/// offset.
 fn behind_header(offset: u64, range: Range<usize>) -> (u64, Range<usize>) {
     let clear = HEADER_SPACE.saturating_sub(offset).min(range.len() as u64) as usize;
     (offset + clear as u64, range.start + clear..range.end)

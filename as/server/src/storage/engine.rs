@@ -25,11 +25,11 @@ use super::{RBLOCK_SIZE, WBLOCK_SIZE};
 use crate::config::params::storage::StorageParams;
 use crate::index::{Element, Location, WriteGuard};
 
-/// Fewest stripes of a memory namespace.
+/// Smallest number of stripes of a memory namespace.
 const STRIPE_COUNT_MIN: u64 = 8;
-/// Largest stripe: 2 TiB, the range of 37 bits of 16-byte blocks.
+/// Largest size of a stripe: 2 TiB, the range of 37 bits of 16-byte blocks.
 const STRIPE_SIZE_MAX: u64 = 2 << 40;
-/// Bytes of the digest that choose the device.
+/// Offset of the bytes of the digest that choose the device.
 const DEVICE_DIGEST_OFFSET: usize = 8;
 
 /// The free blocks that a record may take.
@@ -37,7 +37,7 @@ const DEVICE_DIGEST_OFFSET: usize = 8;
 pub(crate) enum Room {
     /// The blocks for writers.
     Writes,
-    /// Also those reserved for defrag, if there is no other: a tombstone frees more than it takes.
+    /// Also the blocks reserved for defrag, if there is no other: a tombstone frees more than it takes.
     Tombstones,
 }
 
@@ -71,7 +71,7 @@ pub(crate) struct Storage {
     pub(super) reads_disks: bool,
     pub(super) settings: Settings,
     pub(super) benchmarks: Arc<StorageBenchmarks>,
-    /// The headers of the disks as last written; none in memory.
+    /// The headers of the disks as last written; empty without disks.
     pub(super) headers: Mutex<Vec<DeviceHeader>>,
     /// One for each defrag thread.
     pub(super) wakes: Box<[Wake]>,
@@ -81,7 +81,7 @@ pub(crate) struct Storage {
 }
 
 impl Storage {
-    /// An empty in-memory engine, or `None` if the system lacks the address space.
+    /// Makes an empty in-memory engine; `None` if the system lacks the address space.
     pub(crate) fn memory(params: &Arc<StorageParams>) -> Option<Self> {
         let data_size = params.data_size.get();
         let stripe_count = STRIPE_COUNT_MIN.max(data_size.div_ceil(STRIPE_SIZE_MAX)).min(128);
@@ -95,14 +95,14 @@ impl Storage {
         Some(Self::new(devices, settings, benchmarks))
     }
 
-    /// An engine on `devices`, whose disks have the same `settings` and `benchmarks`.
+    /// Makes an engine on `devices`, whose disks have the same `settings` and `benchmarks`.
     pub(super) fn new(
         devices: Box<[Device]>,
         settings: Settings,
         benchmarks: Arc<StorageBenchmarks>,
     ) -> Self {
         let is_on_disk = devices.iter().any(|device| device.as_disk().is_some());
-        // Data in memory is moved so fast that one thread is enough.
+        // One thread is enough for data in memory, which is moved fast.
         let thread_count = if is_on_disk { devices.len() } else { 1 };
         Storage {
             reads_disks: devices.iter().any(|device| device.as_disk().is_some() && !device.is_in_memory()),
@@ -117,11 +117,11 @@ impl Storage {
         }
     }
 
-    /// The stored record that `element` points to. The borrow of `element` comes from its guard, so the bytes cannot
-    /// change or be freed while they are borrowed.
+    /// The stored record that `element` points to. The borrow of `element` comes from its guard, so the bytes
+    /// cannot change or be freed while they are borrowed.
     ///
     /// # Errors
-    /// When the bytes cannot be read, or are not those of the record. `NotInMemory` if it has to be
+    /// When the bytes cannot be read, or are not those of the record. `NotInMemory` if the record has to be
     /// [fetched](Self::fetch).
     #[inline]
     pub(crate) fn record<'g>(
@@ -132,8 +132,8 @@ impl Storage {
         self.record_within(element, scratch, |_| true)
     }
 
-    /// As [`record`](Self::record). If it has to be unpacked, `may_unpack` is called with the number of steps that
-    /// takes.
+    /// As [`record`](Self::record). If the record has to be unpacked, `may_unpack` is called with the number
+    /// of steps that this takes.
     ///
     /// # Errors
     /// Those of [`record`](Self::record); `Refused` if `may_unpack` returns false.
@@ -153,8 +153,8 @@ impl Storage {
         }
     }
 
-    /// Unpacks a packed record. Without compression only the checksum is checked, and that only if the record has left
-    /// memory since the checksum was made.
+    /// Unpacks a packed record. The checksum of a record without compression is checked only if the record
+    /// has left memory since the checksum was made.
     #[cold]
     fn unpack<'g>(
         &self,
@@ -250,9 +250,9 @@ impl Storage {
         self.devices[usize::from(location.device())].prefetch(location);
     }
 
-    /// Stores the flat record that replaces that of `guard`. The record is replaced only when the caller points the
-    /// index element to the new place; then the caller [frees](Self::free_replaced) the old place. A record in memory
-    /// may be written over in place; then the result is the old place.
+    /// Stores the flat record that replaces that of `guard`. The record is replaced only when the caller
+    /// points the index element to the new place. The caller then [frees](Self::free_replaced) the old place.
+    /// A record in memory may be written over in place; the result is then the old place.
     ///
     /// # Errors
     /// When there is no room, or the device fails. Nothing has changed then.
@@ -294,15 +294,15 @@ impl Storage {
         Ok(())
     }
 
-    /// Whether the record found at `location` must get to its disk before a reply reports it, by `commit-to-device`.
-    /// Records on a failed disk need not: the disk takes no writes, and reads continue.
+    /// Whether the record found at `location` must get to its disk before a reply reports it, because of
+    /// `commit-to-device`. Records on a failed disk need not: the disk takes no writes, and reads continue.
     #[inline]
     pub(crate) fn is_unsettled(&self, location: Location) -> bool {
         self.is_awaited(location, |disk| !disk.has_failed())
     }
 
-    /// Whether the record just stored at `location` must get to its disk before its client gets the reply. If the disk
-    /// fails meanwhile, the reply says so.
+    /// Whether the record just stored at `location` must get to its disk before its client gets the reply. If
+    /// the disk fails meanwhile, the reply says so.
     #[inline]
     pub(crate) fn is_change_unsettled(&self, location: Location) -> bool {
         self.is_awaited(location, |_| true)
@@ -323,8 +323,8 @@ impl Storage {
         self.is_on_disk && self.settings.commits()
     }
 
-    /// Waits until the record at `location` is on its disk, on a thread of `caller`. For threads that may wait; others ask
-    /// for [`when_durable`](Self::when_durable).
+    /// Waits until the record at `location` is on its disk, on a thread of `caller`. For threads that may
+    /// wait; others use [`when_durable`](Self::when_durable).
     ///
     /// # Errors
     /// When the disk fails. The record may still get there later.
@@ -338,8 +338,8 @@ impl Storage {
         })
     }
 
-    /// Makes the flush thread of device number `device` write the records of `wait` to its disk, together with those of
-    /// other waits, and report the result. Returns at once.
+    /// Makes the flush thread of device number `device` write the records of `wait` to its disk, together
+    /// with those of other waits, and report the result. Returns at once.
     pub(crate) fn when_durable(&self, device: u8, wait: DurableWait) {
         match self.devices[usize::from(device)].as_disk() {
             Some(disk) => disk.when_durable(wait),
@@ -356,14 +356,14 @@ impl Storage {
         location
     }
 
-    /// The device that a record is written to.
+    /// The device to which a record is written.
     #[inline]
     pub(super) fn device_of(&self, digest: &Digest) -> &Device {
-        // The division has 32 bits: one of 64 bits takes processors several times as long.
+        // The division has 32 bits, because one of 64 bits takes processors several times as long.
         &self.devices[(digest.le_u32_at(DEVICE_DIGEST_OFFSET) % self.devices.len() as u32) as usize]
     }
 
-    /// Frees `old`, which `new` or nothing has replaced.
+    /// Frees `old`, which was replaced by `new` or removed.
     pub(crate) fn free_replaced(&self, old: Location, new: Location) {
         if old.same_place(new) {
             return;
@@ -378,7 +378,7 @@ impl Storage {
         }
     }
 
-    /// Frees a place whose replacement on another device got to its disk.
+    /// Frees a place whose replacement on another device is on its disk.
     fn free_awaited(&self, location: Location) {
         let device = &self.devices[usize::from(location.device())];
         self.after_free(device, device.free_awaited(location, self.low_water()));
@@ -412,7 +412,8 @@ impl Storage {
         self.settings.low_water_bytes()
     }
 
-    /// Applies a changed parameter: blocks that are below the low-water mark now are queued, and defrag looks for work.
+    /// Applies a changed parameter: blocks that are now below the low-water mark are queued, and defrag looks
+    /// for work.
     pub(crate) fn settings_changed(&self) {
         for device in &self.devices {
             device.wblocks.sweep(self.low_water());
@@ -425,7 +426,7 @@ impl Storage {
         self.wakes.len()
     }
 
-    /// Sleeps as `defrag-sleep` says, unless writers are about to be refused.
+    /// Sleeps as `defrag-sleep` requires, unless writers are about to be refused.
     pub(super) fn rest_from_defrag(&self, device: &Device) {
         let sleep = self.settings.defrag_sleep();
         if !sleep.is_zero() && !self.stopping.load(Acquire) && !self.is_short(device) {
@@ -438,7 +439,7 @@ impl Storage {
         device.is_short(&self.settings)
     }
 
-    /// Writes out the blocks that are full; returns whether that went well.
+    /// Writes out the full blocks. Returns whether that succeeded.
     pub(super) fn flush_full_blocks(&self) -> bool {
         self.devices.iter().all(|device| {
             device.as_disk().is_none_or(|disk| {
@@ -471,7 +472,7 @@ impl Storage {
         self.replace(Stream::Defrag, guard, record, key_stored)
     }
 
-    /// Body of the flush thread of disk number `number`; returns at once if there is no such disk.
+    /// Body of the flush thread of disk number `number`. Returns at once if there is no such disk.
     pub(crate) fn run_flush(&self, number: usize) {
         if let Some((device, disk)) =
             self.devices.get(number).and_then(|device| Some((device, device.as_disk()?)))
@@ -497,8 +498,9 @@ impl Storage {
         }
     }
 
-    /// Calls `visit` with every readable record on the disks and its place, newest or not, in used and free blocks, in
-    /// memory and on disk. `go_on` is called after each block; returns whether it always returned true.
+    /// Calls `visit` with every readable record on the disks and its place, newest or not, in used and free
+    /// blocks, in memory and on disk. `go_on` is called after each block. Returns whether it always returned
+    /// true.
     pub(crate) fn visit_stored(
         &self,
         mut visit: impl FnMut(Location, &FlatRecord<'_>),
@@ -508,7 +510,8 @@ impl Storage {
         for device in &self.devices {
             let Some(disk) = device.as_disk() else { continue };
             for id in (1..device.wblocks.pristine()).map(WblockId) {
-                // Memory is visited first: if the block is written and leaves memory meanwhile, it is found on disk.
+                // Memory is visited first. A block that is written and leaves memory meanwhile is then found
+                // on disk.
                 for in_memory in [true, false] {
                     let found = if in_memory {
                         Ok(disk.buffered(id, &device.wblocks, &mut scratch))
@@ -534,7 +537,7 @@ impl Storage {
         true
     }
 
-    /// Whether records are on disks, in memory too or not.
+    /// Whether records are on disks, whether or not they are in memory too.
     pub(crate) fn is_on_disk(&self) -> bool {
         self.is_on_disk
     }
@@ -548,8 +551,8 @@ impl Storage {
         self.disks().count()
     }
 
-    /// Whether more full blocks wait to be written than `max-write-cache` allows. Blocks of a failed disk do not count:
-    /// the disk itself refuses writes, and its blocks may wait for long.
+    /// Whether more full blocks wait to be written than `max-write-cache` allows. Blocks of a failed disk do
+    /// not count: the disk itself refuses writes, and its blocks may wait for long.
     #[inline]
     pub(crate) fn is_overloaded(&self) -> bool {
         self.is_on_disk && {
@@ -566,7 +569,7 @@ impl Storage {
     }
 }
 
-/// Whether the stored record is the one that `element` stands for.
+/// Whether the stored record is that of `element`.
 #[inline]
 fn is_of(record: &FlatRecord<'_>, element: &Element) -> bool {
     record.digest == *element.digest() && record.generation == element.generation
@@ -588,7 +591,7 @@ impl Storage {
         Ok(())
     }
 
-    /// Frees what `guard`'s element points to and makes it point nowhere.
+    /// Frees the record of `guard`'s element and makes the element point nowhere.
     pub(super) fn release(&self, guard: &mut WriteGuard<'_>) {
         let old = std::mem::take(&mut guard.meta_mut().location);
         self.free_replaced(old, Location::default());

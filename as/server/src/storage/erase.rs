@@ -8,11 +8,12 @@ use super::WBLOCK_SIZE;
 use super::peek::PEEK_SIZE;
 use super::wblock::{WblockId, wblock_offset};
 
-/// This many blocks in a row without a record at their start end the used part of a medium.
+/// The used part of a medium ends where this many blocks in a row have no record at their start.
 pub(super) const UNUSED_BLOCKS_MAX: u32 = 10;
 
-/// A fresh medium may hold blocks of a former use, of which only the header was erased; so may a medium that gets a
-/// copy, after the copied blocks. This erases them from block `first` on, so that no later start loads them.
+/// Erases blocks of a former use from block `first` on, so that no later start loads them. A fresh medium may
+/// hold such blocks, because only its header was erased. So may a medium that gets a copy, behind the copied
+/// blocks.
 pub(super) fn erase_former_use(medium: &dyn BlockMedium, first: u32, count: u32) -> Result<(), BlockError> {
     let zeros = AlignedBuf::zeroed(WBLOCK_SIZE as usize);
     let (mut peek, mut unused_in_a_row, mut erased) = (AlignedBuf::zeroed(PEEK_SIZE), 0, 0);

@@ -1,4 +1,4 @@
-//! Errors of storage: with a record, or with the files and devices of a namespace.
+//! Errors of storage: about a record, or about the files and devices of a namespace.
 
 use cf::sys::block::BlockError;
 
@@ -24,7 +24,7 @@ pub(crate) enum StorageError {
     /// The record must be read from its disk first, without its guard.
     #[error("it is not in memory")]
     NotInMemory,
-    /// The reader's budget does not suffice to unpack it.
+    /// The reader's budget does not suffice to unpack the record.
     #[error("it takes too long to unpack")]
     Refused,
 }

@@ -1,12 +1,12 @@
-//! Records that are not in memory: a thread reads them from their disk without their lock, and finds them again under
-//! the lock.
+//! Fetching records that are not in memory: a thread reads them from their disk without their lock, and finds
+//! them again under the lock.
 //!
-//! Under a guard only memory is read, so no thread that needs the lock of a sprig waits for a disk. A thread that finds
-//! a record which is not in memory ([`StorageError::NotInMemory`]) drops its guard, calls [`Storage::fetch`] to read
-//! the record's place into its [`ReadBuffer`], and looks for the record again. The bytes are valid if the record is
-//! still at that place and its write block is in the same life: a block is written to only after it was taken, so the
-//! bytes were those of the record all the time. Otherwise the record has moved or changed. It is mostly in memory then;
-//! if not, its new place is read.
+//! Under a guard only memory is read, so no thread that needs the lock of a sprig waits for a disk. A thread
+//! that finds a record which is not in memory ([`StorageError::NotInMemory`]) drops its guard, calls
+//! [`Storage::fetch`] to read the record's place into its [`ReadBuffer`], and looks for the record again. The
+//! bytes are valid if the record is still at that place and its write block is in the same life: a block is
+//! written to only after it was taken, so the bytes were those of the record all the time. Otherwise the
+//! record has moved or changed. It is mostly in memory then; if not, its new place is read.
 
 use std::ops::Deref;
 
@@ -17,7 +17,7 @@ use super::error::StorageError;
 use super::read_buffer::{ReadBuffer, unpacked};
 use crate::index::{Element, Index, ReadGuard};
 
-/// Most fetches of a record that moves between two attempts each time.
+/// Largest number of fetches of a record that moves between any two attempts.
 pub(crate) const FETCHES_MAX: u32 = 16;
 
 impl Storage {
@@ -27,9 +27,10 @@ impl Storage {
         self.reads_disks
     }
 
-    /// Reads the record that the last read with `scratch` did not find in memory, from its disk. Returns whether the
-    /// caller should look for the record again, with the bytes in `scratch`: not if no record was missing, or if the
-    /// disk does not answer and the caller's thread may not wait for it. The caller holds no guard.
+    /// Reads from its disk the record that the last read with `scratch` did not find in memory. Returns
+    /// whether the caller should look for the record again, with the bytes in `scratch`. It should not if no
+    /// record was missing, or if the disk does not answer and the caller's thread may not wait for it. The
+    /// caller holds no guard.
     #[inline]
     pub(crate) fn fetch(&self, scratch: &mut ReadBuffer) -> bool {
         let Some(place) = scratch.stored.take_wanted() else { return false };
@@ -37,8 +38,8 @@ impl Storage {
         disk.is_some_and(|disk| disk.fetch(place, &mut scratch.stored))
     }
 
-    /// The record of `digest` in `index`, whose bytes are in memory or in `scratch`. If its disk does not answer, or
-    /// the record moves all the time, its bytes are not there, and reading it gives `NotInMemory`.
+    /// The record of `digest` in `index`, whose bytes are in memory or in `scratch`. If its disk does not
+    /// answer, or the record moves all the time, the bytes are not there, and reading it gives `NotInMemory`.
     pub(crate) fn get_readable<'i>(
         &self,
         index: &'i Index,
@@ -72,8 +73,8 @@ impl Storage {
         find()
     }
 
-    /// Whether the record of `element`, which is borrowed from its guard, can be read at once, or is known to be unreadable. If
-    /// not, it is [wanted](Self::fetch).
+    /// Whether the record of `element`, which is borrowed from its guard, can be read at once, or is known to
+    /// be unreadable. If neither, it is marked to be [fetched](Self::fetch).
     #[inline]
     pub(crate) fn is_readable(&self, element: &Element, scratch: &mut ReadBuffer) -> bool {
         !self.reads_disks
@@ -81,8 +82,8 @@ impl Storage {
             || !matches!(self.stored_bytes(element, &mut scratch.stored), Err(StorageError::NotInMemory))
     }
 
-    /// The flat form of the record of `element`, which is borrowed from its guard, if it was read from a disk, or a buffer of one,
-    /// into `scratch`; not packed.
+    /// The flat form, not packed, of the record of `element`, which is borrowed from its guard, if the record
+    /// was read into `scratch` from a disk or a disk's buffer.
     ///
     /// # Errors
     /// When the record could not be read.

@@ -19,7 +19,7 @@ impl Storage {
         self.devices.iter().map(Device::stats)
     }
 
-    /// Returns what percentage of the records read since the last sample came from buffers.
+    /// Takes a sample: returns the percentage of the records read since the last one that came from buffers.
     pub(crate) fn sample_reads(&self) -> f64 {
         let (mut cached, mut all) = (0, 0);
         for disk in self.disks() {
@@ -46,7 +46,7 @@ impl Storage {
         self.devices.iter().map(|device| device.wblocks.live_bytes()).sum()
     }
 
-    /// Percentage of free blocks on the device that has least.
+    /// Percentage of free blocks on the device that has the least.
     pub(crate) fn available_pct(&self) -> u32 {
         self.devices.iter().map(Device::available_pct).min().unwrap_or(0)
     }
@@ -57,7 +57,7 @@ impl Storage {
         self.disks().for_each(|disk| disk.benchmarks.clear());
     }
 
-    /// Logs the benchmarks of namespace `name`, if they are on; called by the ticker.
+    /// Logs the benchmarks of namespace `name`, if they are on. Called by the ticker.
     pub(crate) fn report_benchmarks(&self, name: &str) {
         if !self.benchmarks.is_on() {
             return;

@@ -1,26 +1,28 @@
 //! Flushing: blocks are filled in memory and written to disk in an order that survives a crash at any moment.
 //!
 //! # Crash safety
-//! A block is freed when its last live record was replaced. Its replacements may still be in memory, so overwriting the
-//! block on disk at once could lose both. This is prevented as follows: buffers are numbered in the order in which
-//! their blocks were taken, and *before a buffer is written, every buffer with a lower number is written, as far as it
-//! is filled*. A replacement went into a buffer that was taken before the old block was freed, so before that block was
-//! taken again. A replacement on another disk, which happens after disks were added, is outside of this order: then the
-//! old place is freed only when the new one is on its disk.
+//! A block is freed when its last live record was replaced. The replacements may still be in memory, so
+//! overwriting the block on disk at once could lose both. The order of writes prevents this. Buffers are
+//! numbered in the order in which their blocks were taken, and *before a buffer is written, every buffer with
+//! a lower number is written, as far as it is filled*. A replacement is in a buffer that was taken before the
+//! old block was freed, and thus before that block was taken again. A replacement on another disk, which
+//! happens after disks were added, is outside of this order. In this case the old place is freed only when
+//! the new one is on its disk.
 //!
-//! So a flush ends at the highest number that exists when it begins: the replacements that a block with a higher number
-//! depends on may be in a buffer that the flush has already passed.
+//! A flush ends at the highest number that exists when it begins: the replacements on which a block with a
+//! higher number depends may be in a buffer that the flush has already passed.
 //!
 //! # Failure of a disk
-//! Writes are refused and reads continue. Unwritten data stays in memory and is written again each second, so that a
-//! disk that was full or unreachable for a moment continues where it stopped. After a failed sync it does not continue:
-//! see `sync`.
+//! Writes are refused and reads continue. Unwritten data stays in memory and is written again each second, so
+//! that a disk that was full or unreachable for a moment continues where it stopped. After a failed sync it
+//! does not continue: see `sync`.
 //!
 //! # Threads and locks
-//! One flush thread for each disk. With commit-to-device it takes up all present [waits](super::disk::DurableWait), and
-//! one flush serves them all; meanwhile the next ones gather. Threads that may wait, such as those of batches and
-//! queries, flush themselves. `flush` admits one thread at a time. Order: `flush`, then `dirty`, then a slot or
-//! `waits`. Stream locks are taken before these and never inside them.
+//! One flush thread for each disk. With commit-to-device it takes up all present
+//! [waits](super::disk::DurableWait), and one flush serves them all; meanwhile the next ones gather. Threads
+//! that may wait, such as those of batches and queries, flush themselves. `flush` admits one thread at a
+//! time. Order: `flush`, then `dirty`, then a slot or `waits`. Stream locks are taken before these and never
+//! inside them.
 
 use std::ops::Bound::{Excluded, Included};
 use std::ops::Range;
@@ -46,7 +48,7 @@ const IDLE_PERIOD: Duration = Duration::from_secs(1);
 const FAILURE_LOG_PERIOD: Duration = Duration::from_secs(10);
 
 impl Disk {
-    /// Waits until the record at `location` is on disk; flushes if no other thread does.
+    /// Waits until the record at `location` is on disk. Flushes if no other thread does.
     pub(super) fn settle(&self, location: Location, wblocks: &WblockTable) -> Result<(), BlockError> {
         if self.is_durable(location) {
             return Ok(());
@@ -86,8 +88,8 @@ impl Disk {
         Ok(())
     }
 
-    /// Body of the flush thread. `free` gets the places that become garbage by its writes; `recovered` is called when
-    /// the disk can be written again.
+    /// Body of the flush thread. `free` gets the places that become garbage by its writes. `recovered` is
+    /// called when the disk can be written again.
     pub(super) fn run_flush(&self, wblocks: &WblockTable, free: impl Fn(Location), recovered: impl Fn()) {
         let mut last_full_flush = Instant::now();
         while !self.is_stopping.load(Acquire) {
@@ -122,7 +124,8 @@ impl Disk {
             }
             self.free_deferred(&free);
         }
-        // Threads that are still at work at a stop may add further waits: nobody is told that these have ended.
+        // Threads that are still at work at a stop may add further waits. Their results are reported to no
+        // one.
         let waits = std::mem::take(&mut *self.waits.lock());
         if let Err(error) = self.flush_for(&waits, wblocks) {
             self.fail(&error);
@@ -165,7 +168,8 @@ impl Disk {
         self.work.notify_all();
     }
 
-    /// Notes that writing failed: reads continue, writes are refused. The log repeats this while it lasts.
+    /// Records that writing failed: reads continue, and writes are refused. The log repeats this while it
+    /// lasts.
     pub(super) fn fail(&self, error: &BlockError) {
         let mut told = self.failure_told.lock();
         if self.failed.swap(true, Relaxed) && told.is_some_and(|told| told.elapsed() < FAILURE_LOG_PERIOD) {
@@ -205,7 +209,7 @@ impl Disk {
         (records, bytes)
     }
 
-    /// Notes that writing succeeded; returns whether it had failed before.
+    /// Records that writing succeeded. Returns whether it had failed before.
     fn recover(&self) -> bool {
         // `fail` takes this lock too, so that a sync that fails right now is not missed.
         let _told = self.failure_told.lock();
@@ -257,10 +261,11 @@ impl Disk {
         }
     }
 
-    /// Writes out the buffers up to number `last`, as far as they are filled, lower numbers first. It passes over them
-    /// once: writers that fill them meanwhile would keep it busy for ever.
+    /// Writes out the buffers up to number `last`, as far as they are filled, lower numbers first. It passes
+    /// over them only once, because writers that fill them meanwhile would keep it busy for ever.
     fn flush_to(&self, state: &mut FlushState, last: u64, wblocks: &WblockTable) -> Result<(), BlockError> {
-        // A block taken from now on may have been freed by a record in a buffer that this pass has left behind.
+        // A block taken from now on may have been freed by a record in a buffer that this pass has already
+        // passed.
         let newest = self.dirty.lock().last_key_value().map_or(0, |(sequence, _)| *sequence);
         let last = last.min(newest);
         let mut done = 0;
@@ -288,18 +293,18 @@ impl Disk {
                 self.partial_writes[stream as usize].fetch_add(1, Relaxed);
             }
         }
-        // Records that went into the last one while it was written may be missing.
+        // Records that were added to the last buffer while it was written may be missing.
         self.note_written_through(last.saturating_sub(1));
         Ok(())
     }
 
-    /// Writes the complete part of `buffer` that is not on disk. A full block is written to its end, with zeros after
-    /// the records. Otherwise whole units are written, with the block's end mark after the records, so that stale bytes
-    /// of the block's former life are not read as records.
+    /// Writes the complete part of `buffer` that is not on disk. A full block is written to its end, with
+    /// zeros after the records. Otherwise whole units are written, with the block's end mark after the
+    /// records, so that stale bytes of the block's former life are not read as records.
     ///
-    /// The unit that holds the previous end mark is written last, so that the new records become valid all at once; a
-    /// block that begins a new life first gets an end mark at its start. With `commit-to-device` a record waits for
-    /// every single write, so there is only one: a crash may cut it short, and leaves a torn record.
+    /// The unit that holds the previous end mark is written last, so that the new records become valid all at
+    /// once. A block that begins a new life first gets an end mark at its start. With `commit-to-device` a
+    /// record waits for each write, so there is only one: a crash may cut it short and leave a torn record.
     fn write_out(
         &self,
         state: &mut FlushState,
@@ -369,8 +374,8 @@ impl Disk {
         Ok(())
     }
 
-    /// Retires a buffer whose block is on disk: it is cached for reads, in place of the oldest cached one, or its
-    /// memory is given back.
+    /// Retires a buffer whose block is on disk: it is cached for reads, in place of the oldest cached one, or
+    /// its memory is given back.
     fn retire(&self, state: &mut FlushState, buffer: Arc<WriteBuffer>, keep: bool) {
         let capacity = self.settings.cache_blocks();
         if keep && capacity > 0 && self.stripe().is_none() {

@@ -1,7 +1,8 @@
-//! The devices of a namespace as one set: whether their headers belong together, and which headers to write before the
-//! first record.
+//! The devices of a namespace as one set: whether their headers belong together, and which headers to write
+//! before the first record.
 //!
-//! Pure: headers in, decision out. The format itself is [`datamodel::device_header`].
+//! This is pure logic: it takes headers and returns a decision. [`datamodel::device_header`] has the format
+//! itself.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -14,34 +15,35 @@ use datamodel::partition_copy::{self, Mended};
 /// A configured device and its first bytes.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Candidate<'a> {
-    /// Its path in the configuration.
+    /// The path in the configuration.
     pub(crate) path: &'a Path,
-    /// Present size in bytes, before a file is brought to its configured size; 0 for a file just created.
+    /// Current size in bytes, before a file is brought to its configured size; 0 for a file just created.
     pub(crate) found_size: u64,
     /// Bytes to be used: a whole number of write blocks.
     pub(crate) size: u64,
-    /// Its first [`HEADER_SIZE`](datamodel::device_header::HEADER_SIZE) bytes, or fewer if it is shorter.
+    /// The first [`HEADER_SIZE`](datamodel::device_header::HEADER_SIZE) bytes, or fewer if the device is
+    /// shorter.
     pub(crate) first_bytes: &'a [u8],
 }
 
 /// Why the devices cannot be used.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum DeviceSetError {
-    /// One of them cannot be used by itself.
+    /// A device cannot be used by itself.
     Header { device: PathBuf, error: HeaderError },
-    /// It is larger than configured, and only a clean stop would show that nothing is beyond that size.
+    /// A device is larger than configured, and only a clean stop would show that nothing is beyond that size.
     Cut { device: PathBuf, found_size: u64, size: u64 },
-    /// It is shorter than before, and was not stopped cleanly.
+    /// A device is shorter than before, and was not stopped cleanly.
     Short { device: PathBuf, found_size: u64, size: u64 },
-    /// Its header is empty, but it holds records.
+    /// A device's header is empty, but it holds records.
     HeaderErased { device: PathBuf, record_at: u64 },
-    /// Its header is empty, but data follows, which may be that of an encrypted device.
+    /// A device's header is empty, but data follows, which may be that of an encrypted device.
     KeyErased { device: PathBuf, data_at: u64 },
-    /// Two of them were not used together last.
+    /// Two devices were not used together last.
     Signature { devices: [PathBuf; 2] },
-    /// Two of them disagree on the number of devices.
+    /// Two devices disagree on the number of devices.
     DeviceCount { devices: [PathBuf; 2], counts: [u32; 2] },
-    /// Two of them were the same member of the set: one is a copy.
+    /// Two devices were the same member of the set: one is a copy.
     DeviceId { devices: [PathBuf; 2], id: u32 },
 }
 
@@ -112,20 +114,22 @@ impl std::error::Error for DeviceSetError {}
 /// The decision on the configured devices.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct DeviceSet {
-    /// The header to write on each device now, in the order of the configuration: numbered anew, not trusted, and with
-    /// the new signature if the set has changed.
+    /// The header to write on each device now, in the order of the configuration: with a new number, not
+    /// trusted, and with the new signature if the set has changed.
     pub(crate) headers: Vec<DeviceHeader>,
     /// Whether each device was never used.
     pub(crate) fresh: Vec<bool>,
-    /// Whether each device was not stopped cleanly. The log uses it, and strong consistency.
+    /// Whether each device was not stopped cleanly. The log and strong consistency use this.
     pub(crate) unclean: Vec<bool>,
-    /// Whether the header of each device tells its former size.
+    /// Whether the header of each device states its former size.
     pub(crate) size_known: Vec<bool>,
-    /// Which of them this server used last. It writes blocks in the order in which they are taken.
+    /// Whether each device was last used by this server, which writes blocks in the order in which they are
+    /// taken.
     pub(crate) written_in_order: Vec<bool>,
     /// The damage of each header's partition table, and whether its second copy had the entries.
     pub(crate) mended: Vec<Mended>,
-    /// Ids in the former set of devices that are no longer configured; this start loses records that only they hold.
+    /// Ids in the former set of devices that are no longer configured. This start loses records that only
+    /// they hold.
     pub(crate) missing_ids: Vec<u32>,
 }
 
@@ -135,9 +139,9 @@ impl DeviceSet {
         self.fresh.iter().all(|fresh| *fresh)
     }
 
-    /// Judges the devices of `namespace`; `signature` is drawn at random, not 0, and is also the number of this run. As
-    /// on the C server, fresh devices may join used ones, used ones may be left out, and all used ones must have been
-    /// used together last. No device is written before this has succeeded.
+    /// Judges the devices of `namespace`. `signature` is drawn at random, not 0, and is also the number of
+    /// this run. As on the C server, fresh devices may join used ones, used ones may be left out, and all
+    /// used ones must have been used together last. No device is written before this has succeeded.
     ///
     /// # Errors
     /// The first device that cannot be used, or the first two that do not belong together.
@@ -171,7 +175,8 @@ impl DeviceSet {
         let former_count = used.first().map_or(0, |(first, _)| first.device_count);
         let missing_ids: Vec<u32> =
             (0..former_count).filter(|id| used.iter().all(|(header, _)| header.device_id != *id)).collect();
-        // Only a changed set needs a new signature; without one, a crash between two headers leaves them alike.
+        // Only a changed set needs a new signature. If the set has not changed, a crash between the writes of
+        // two headers leaves their signatures equal.
         let is_changed = !missing_ids.is_empty() || found.iter().any(Option::is_none);
         let (run, signature) = (signature, if is_changed { signature } else { template.signature });
         let headers = (0..count).zip(&found).zip(devices).map(|((device_id, header), device)| DeviceHeader {
@@ -234,7 +239,7 @@ impl Candidate<'_> {
     }
 }
 
-/// The key of the device's end marks: its present key, or a random one like `run`.
+/// The key of the device's end marks: its current key, or a random one like `run`.
 fn end_mark_key(run: u64, before: Option<&DeviceHeader>) -> u64 {
     let known = before.map_or(0, |header| header.end_mark_key);
     if known != 0 {
@@ -244,7 +249,7 @@ fn end_mark_key(run: u64, before: Option<&DeviceHeader>) -> u64 {
     }
 }
 
-/// The runs of a device including the new one with number `run`.
+/// The runs of a device, including the new one with number `run`.
 fn runs_with(run: u64, before: Option<&DeviceHeader>) -> Vec<u64> {
     let before = before.map_or_else(Vec::new, DeviceHeader::lineage);
     std::iter::once(run).chain(before).take(RUN_COUNT_MAX).collect()
@@ -281,7 +286,7 @@ mod tests {
     const OLD: u64 = 11;
     const NEW: u64 = 12;
 
-    /// Header number `id` of a set of two with signature [`OLD`], stopped cleanly.
+    /// Makes header number `id` of a set of two with signature [`OLD`], stopped cleanly.
     fn used(id: u32) -> DeviceHeader {
         let mut header = DeviceHeader::fresh(b"bar", 2, OLD, id);
         header.flags = Flags::TRUSTED.with(Flags::COMMIT_TO_DEVICE, true);

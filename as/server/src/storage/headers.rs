@@ -1,9 +1,10 @@
 //! The headers of a namespace's disks during use: which parts are written, and when.
 //!
-//! A start writes them whole, as not trusted. After that only changed parts are written: the groups of the partitions
-//! whose versions changed, each group once; at a clean stop the unique part, then the prefix, which says that the rest
-//! can be trusted. A torn sector leaves every entry with its old or its new value. The second copy of the entries is
-//! written to all disks before the entries (`datamodel::partition_copy`).
+//! A start writes them whole, as not trusted. After that only changed parts are written: first the groups of
+//! the partitions whose versions changed, each group once; at a clean stop the unique part, and then the
+//! prefix, which says that the rest can be trusted. A torn sector leaves every entry with its old or its new
+//! value. The second copy of the entries is written to all disks before the entries
+//! (`datamodel::partition_copy`).
 //!
 //! `Storage::headers` is locked during these writes; no request takes that lock.
 
@@ -24,7 +25,7 @@ use super::device::Device;
 use super::engine::Storage;
 use crate::index::{PARTITION_COUNT, PartitionId};
 
-/// How long writing a failed disk is tried at the end.
+/// How long the server tries to write to a failed disk at its end.
 const LAST_TRIES: Duration = Duration::from_secs(5);
 const TRY_PERIOD: Duration = Duration::from_millis(200);
 
@@ -40,7 +41,7 @@ impl Storage {
         self.write_headers(&headers, &before, std::slice::from_ref(&(0..WRITTEN_SIZE)))
     }
 
-    /// The headers' entries of all partitions; empty without disks.
+    /// The headers' entries of all partitions; default entries without disks.
     pub(crate) fn partition_entries(&self) -> Box<[PartitionEntry]> {
         match self.headers.lock().first() {
             Some(header) => header.partitions.clone(),
@@ -51,8 +52,8 @@ impl Storage {
     /// Writes these entries of partitions to all headers, durably.
     ///
     /// # Errors
-    /// When a header cannot be written. Then some headers have the new entries and some do not, and those that do
-    /// revert when one of their neighbours is written.
+    /// When a header cannot be written. Some headers then have the new entries and some do not, and those
+    /// that do revert when one of their neighbours is written.
     pub(crate) fn write_partitions(
         &self,
         entries: &[(PartitionId, PartitionEntry)],
@@ -79,8 +80,8 @@ impl Storage {
         result
     }
 
-    /// The clean end: writes everything to disk, and marks the headers. A disk that cannot be written is tried for some
-    /// seconds. Returns whether nothing is lost.
+    /// Ends cleanly: writes everything to disk, and marks the headers. A disk that cannot be written is tried
+    /// for some seconds. Returns whether nothing is lost.
     pub(crate) fn close(&self) -> bool {
         let mut headers = self.headers.lock();
         if !self.save() {
@@ -99,8 +100,8 @@ impl Storage {
         written.is_ok()
     }
 
-    /// Writes everything to disk, and leaves the headers as they are: the next start looks everywhere, as after a crash.
-    /// Returns whether nothing is lost.
+    /// Writes everything to disk, and leaves the headers as they are, so that the next start reads
+    /// everything, as after a crash. Returns whether nothing is lost.
     pub(crate) fn save(&self) -> bool {
         let deadline = Instant::now() + LAST_TRIES;
         // All disks are saved as far as possible, even if one of them fails.
@@ -132,8 +133,8 @@ impl Storage {
             .fold(Ok(()), Result::and)
     }
 
-    /// Writes `parts` of each device's header, and waits until they are durable. `before` are the partition entries
-    /// until now, if parts of their copy are written.
+    /// Writes `parts` of each device's header, and waits until they are durable. `before` are the previous
+    /// partition entries, if parts of their copy are written.
     fn write_headers(
         &self,
         headers: &[DeviceHeader],
@@ -165,7 +166,8 @@ fn assert_is_header(bytes: &[u8]) {
     assert!(matches!(DeviceHeader::parse(bytes), Ok(Found::Used(_))), "a header is written as it is read");
 }
 
-/// Writes out all of a disk, with retries until `deadline`. Returns whether that succeeded; if not, the loss is logged.
+/// Writes out all of a disk, with retries until `deadline`. Returns whether that succeeded; if not, the loss
+/// is logged.
 fn flush_at_the_end(device: &Device, deadline: Instant) -> bool {
     let Some(disk) = device.as_disk() else { return true };
     loop {

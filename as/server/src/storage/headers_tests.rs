@@ -1,5 +1,5 @@
-//! The headers' memory of partitions: over restarts, clean or not, over torn or failed writes, and of dropped
-//! partitions.
+//! Tests of the partition entries in headers: over restarts, clean or not, over torn or failed writes, and of
+//! dropped partitions.
 
 use std::sync::Arc;
 
@@ -28,7 +28,7 @@ fn alone(medium: &Arc<CrashMedium>) -> Vec<(Arc<CrashMedium>, Option<Arc<CrashMe
     vec![(Arc::clone(medium), None)]
 }
 
-/// A node with records under [`KEYS`] keys, on the disk.
+/// Makes a node with records under [`KEYS`] keys, on the disk.
 fn filled(medium: &Arc<CrashMedium>, config: &StorageConfig) -> Node {
     let (node, _) = start(alone(medium), config);
     for key in 0..KEYS {
@@ -91,7 +91,7 @@ fn each_group_is_written_once_and_nothing_else() {
     let (writes, before) = (all.map(|medium| medium.writes()), images());
     let changed = version("0000000000ab.0.mp-");
     let same = node.storage.partition_entries()[3000].version;
-    // Three in the first group, one in the third, and an unchanged one.
+    // Three changes in the first group, one in the third, and an unchanged entry.
     let versions = [(0, changed), (17, changed), (255, changed), (600, changed), (3000, same)];
     let versions = versions.map(|(number, version)| (id(number), version));
     node.partitions.set_versions(&node.storage, &versions).expect("the headers can be written");
@@ -175,8 +175,8 @@ fn a_header_that_cannot_be_written_changes_nothing() {
     assert!(node.partitions.set_versions(&node.storage, &changed).is_ok());
 }
 
-/// The records of a dropped partition stay on the device until their blocks are reused. They must not come back,
-/// neither with the first start nor with a later one.
+/// The records of a dropped partition stay on the device until their blocks are reused. They must not come
+/// back, either with the first start or with a later one.
 #[test]
 fn records_of_a_dropped_partition_never_come_back() {
     for engine in [Engine::Device, Engine::Memory] {
@@ -205,8 +205,8 @@ fn records_of_a_dropped_partition_never_come_back() {
     }
 }
 
-/// Power fails while the copy is written, or between the copy and the entries: the entries have their old or their new
-/// values, each group as a whole, and nothing is lost.
+/// Power fails while the copy is written, or between the copy and the entries. The entries then have their
+/// old or their new values, each group as a whole, and nothing is lost.
 #[test]
 fn a_torn_copy_leaves_each_group_as_it_was_or_as_it_was_to_be() {
     let config = config(Engine::Device, true);
@@ -243,8 +243,9 @@ fn a_torn_copy_leaves_each_group_as_it_was_or_as_it_was_to_be() {
     assert!(old_groups > 50 && new_groups > 50, "{old_groups} as they were, {new_groups} as they were to be");
 }
 
-/// A kill leaves the writes up to then. Between any two writes of a start, of a change of partitions and of a stop, the
-/// header and its copy hold the old or the new value of every partition, nothing is damaged and nothing is lost.
+/// A kill leaves the writes up to then. Between any two writes of a start, of a change of partitions and of a
+/// stop, the header and its copy hold the old or the new value of every partition, nothing is damaged and
+/// nothing is lost.
 #[test]
 fn a_kill_between_writes_of_the_header_and_its_copy_loses_nothing() {
     let config = config(Engine::Device, true);
@@ -281,7 +282,8 @@ fn a_kill_between_writes_of_the_header_and_its_copy_loses_nothing() {
             break;
         }
     }
-    // The copy and the header at the start, three groups of the copy and what seals them, three groups, two at the stop.
+    // The copy and the header at the start; three groups of the copy and their seal; three groups; two writes
+    // at the stop.
     assert!(seen[0] >= 5 && seen[1] >= 5, "{seen:?}");
 }
 

@@ -1,6 +1,6 @@
-//! Times of reading a disk for the health check: a moving average over half an hour.
+//! Read times of a disk for the health check: a moving average over half an hour.
 //!
-//! They are measured only with `enable-health-check`, and then for one read in sixteen.
+//! Reads are measured only with `enable-health-check`, and then one read in sixteen.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::time::{Duration, Instant};
@@ -24,7 +24,7 @@ impl Interval {
     }
 }
 
-/// The reads of one disk. Any thread may note one: compared with a read, sharing counters costs nothing.
+/// The reads of one disk. Any thread may record one: compared with a read, shared counters cost nothing.
 #[derive(Default)]
 pub(super) struct ReadHealth {
     is_on: AtomicBool,

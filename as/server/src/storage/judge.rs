@@ -1,5 +1,5 @@
-//! Distinguishes damage from the traces of writes that a crash cut short, after all disks are loaded. `suspect`
-//! explains how.
+//! Distinguishes damage from the traces of writes that a crash cut short, after all disks are loaded.
+//! `suspect` explains the rules.
 
 use datamodel::flat::FlatRecord;
 use datamodel::wblock_scan::{Piece, WblockScan, is_zero};

@@ -1,21 +1,23 @@
-//! Cold start: the index is built again from the records on the disks.
+//! Cold start: builds the index from the records on the disks.
 //!
-//! Every used block is read, and every record in it checked to its end mark. After a row of blocks without a record,
-//! where the used part of a disk would end, the first bytes of all further blocks are checked, unless a clean stop has
-//! recorded the end. The newest of several copies of a record wins, by [`CopyAge`]. Expired records take part, so that
-//! they win against older copies with more time to live, and are removed at the end; tombstones take part too, and
-//! stay. A record newer than a tombstone leaves one when it is removed. Damaged and unreadable records are skipped,
-//! counted and logged with their place; whole records of the same block are loaded. Possible traces of a write that a
-//! crash cut short are judged at the end (`suspect`).
+//! Every used block is read, and every record in it is checked up to its end mark. After a row of blocks
+//! without a record, where the used part of a disk would end, the first bytes of all further blocks are
+//! checked, unless a clean stop has recorded the end. The newest of several copies of a record wins, by
+//! [`CopyAge`]. Expired records take part, so that they win against older copies with more time to live, and
+//! are removed at the end; tombstones take part too, and stay. A record newer than a tombstone leaves one
+//! when it is removed. Damaged and unreadable records are skipped, counted and logged with their place; whole
+//! records of the same block are loaded. Possible traces of a write that a crash cut short are judged at the
+//! end (`suspect`).
 //!
-//! Records of partitions that the header does not list as present, or lists under another tree id, are skipped without
-//! a log line: they were dropped as a whole.
+//! Records of partitions that the header does not list as present, or lists under another tree id, are
+//! skipped without a log line, because they were dropped as a whole.
 //!
 //! # Threads
-//! For each disk one thread reads blocks in order, and decides where the used ones end; some others parse them. These
-//! take blocks in any order and in parallel with those of other disks, so the result for a record must not depend on
-//! the order in which its copies are found: of equal copies the one at the lowest place wins, and whether the record
-//! leaves a tombstone follows from all of its copies. The index is shared; each parser has its own counts.
+//! For each disk one thread reads blocks in order and decides where the used ones end, and some others parse
+//! them. These take blocks in any order and in parallel with those of other disks, so the result for a record
+//! must not depend on the order in which its copies are found. Therefore, of equal copies the one at the
+//! lowest place wins, and whether the record leaves a tombstone follows from all of its copies. The index is
+//! shared; each parser has its own counts.
 
 mod context;
 
@@ -44,23 +46,24 @@ use crate::index::{CreateOutcome, Index, Location, PartitionId, RecordMeta, SetI
 
 pub(crate) use context::{LoadCommit, LoadContext, LoadStats};
 
-/// A record that expires later than this from now is rejected: ten years, in seconds.
+/// A record that expires later than this from now is rejected. Ten years, in seconds.
 const VOID_TIME_AHEAD_MAX: u32 = 315_360_000;
 
-/// A record updated later than this from now was updated while the clock was ahead: a minute, in seconds.
+/// A record updated later than this from now was updated while the clock was ahead. A minute, in seconds.
 const CLOCK_AHEAD_MAX: u64 = 60;
 
-/// Records brought into the index together, so that their sprigs and elements are loaded from memory in parallel.
+/// Number of records brought into the index together, so that their sprigs and elements are loaded from
+/// memory in parallel.
 const GROUP_SIZE: usize = 24;
-/// Blocks of a disk in memory besides those being parsed: one being read, and one waiting.
+/// Number of blocks of a disk in memory besides those being parsed: one being read, and one waiting.
 const BLOCKS_AHEAD: usize = 2;
-/// Most threads that speed up parsing the blocks of one disk.
+/// Largest number of threads that parse the blocks of one disk.
 const PARSER_COUNT_MAX: usize = 16;
 
 /// Advice for records that are not loaded.
 const ADVICE: &str = "restore it from a backup or write it again";
 
-/// Bytes left of the former lives of write blocks on one disk.
+/// Stale bytes of former lives of write blocks on one disk.
 #[derive(Default)]
 struct StaleBytes {
     bytes: u64,
@@ -101,7 +104,7 @@ impl StaleBytes {
 /// One disk being loaded.
 pub(super) struct DiskLoad<'a> {
     pub(super) device: &'a Device,
-    /// All devices: an older copy may be on another one.
+    /// All devices, because an older copy may be on another one.
     pub(super) devices: &'a [Device],
     /// The medium to read.
     pub(super) source: &'a dyn BlockMedium,
@@ -111,10 +114,10 @@ pub(super) struct DiskLoad<'a> {
     pub(super) partitions: &'a [PartitionEntry],
     /// Blocks below this one are in use, according to the header of a clean stop.
     pub(super) known_pristine: u32,
-    /// Whether that clean stop was the last one, so that no other blocks are in use.
+    /// Whether that clean stop was the last stop, so that no other blocks are in use.
     pub(super) was_clean: bool,
-    /// Unused blocks were written in the order of their numbers, so a crash leaves no empty block before a used one. The C
-    /// server writes them in any order, and may leave some.
+    /// Whether unused blocks were written in the order of their numbers, so that a crash leaves no empty
+    /// block before a used one. The C server writes them in any order, and may leave some.
     pub(super) written_in_order: bool,
     /// Findings of this load, to be [judged](super::suspect) when everything is loaded.
     pub(super) suspects: Mutex<Vec<Suspect>>,
@@ -129,7 +132,7 @@ pub(super) fn parser_count(disk_count: usize) -> usize {
     cf::threads::cpu_count().div_ceil(disk_count.max(1)).clamp(1, PARSER_COUNT_MAX)
 }
 
-/// A block on its way from the reader to a parser.
+/// A block that the reader passes to a parser.
 struct Block {
     id: WblockId,
     bytes: AlignedBuf,
@@ -139,12 +142,12 @@ struct Block {
 }
 
 impl DiskLoad<'_> {
-    /// Loads the disk; returns the number of the first block never used, or that copying failed.
+    /// Loads the disk. Returns the number of the first block never used, or the error if copying failed.
     pub(super) fn run(&self) -> Result<u32, BlockError> {
         let (filled, to_parse) = channel::unbounded();
         let (emptied, to_fill) = channel::unbounded();
         for _ in 0..self.parser_count + BLOCKS_AHEAD {
-            // The receiver exists, so the send does not fail.
+            // The receiver exists, so the send cannot fail.
             let _ = emptied.send(AlignedBuf::zeroed(WBLOCK_SIZE as usize));
         }
         let mut stale = StaleBytes::default();
@@ -176,7 +179,7 @@ impl DiskLoad<'_> {
         let count = self.device.wblocks.count();
         for at in 1..count {
             self.progress.store(at, Relaxed);
-            // Without a parser there is no buffer; the thread that joins them learns why.
+            // Without a parser there is no buffer. The thread that joins the parsers gets the reason.
             let Ok(mut bytes) = to_fill.recv() else { break };
             let id = WblockId(at);
             let unreadable = partial_read::read_wblock(self.source, id, &mut bytes);
@@ -208,12 +211,13 @@ impl DiskLoad<'_> {
         Ok(pristine)
     }
 
-    /// The first used block from `first` on, after many without a record.
+    /// The first used block from `first` on. Called after many blocks without a record.
     fn next_used(&self, first: u32, count: u32) -> Result<Option<u32>, BlockError> {
         if self.was_clean { Ok(None) } else { peek::next_used(self.source, first, count) }
     }
 
-    /// Reports blocks without records that were in use according to the header, or to used blocks after them.
+    /// Reports blocks without records that were in use according to the header, or that have used blocks
+    /// behind them.
     fn report_empty(&self, blocks: Range<u32>, is_before_used: bool) {
         let is_hole = is_before_used && (self.written_in_order || blocks.len() >= UNUSED_BLOCKS_MAX as usize);
         let end = if is_hole { blocks.end } else { blocks.end.min(self.known_pristine) };
@@ -241,10 +245,10 @@ impl DiskLoad<'_> {
                     false
                 }
                 Piece::Record { .. } | Piece::Damage { .. } | Piece::Gap { .. } => true,
-                // The end mark of a block without records.
+                // The block has only an end mark and no records.
                 Piece::Stale { offset, .. } => offset == RBLOCK_SIZE as usize,
             })
-            // If there is no record after it, a server may never have used the block.
+            // If no record follows, a server may never have used the block.
             || starts_headless && id.0 < self.known_pristine
     }
 
@@ -253,19 +257,19 @@ impl DiskLoad<'_> {
         WblockScan::new(block, EndMark::new(key, id.0))
     }
 
-    /// Loads blocks as they arrive; returns the counts of stale bytes of their former lives.
+    /// Loads blocks as they arrive. Returns the counts of stale bytes of their former lives.
     fn parse_blocks(&self, to_parse: &Receiver<Block>, emptied: &Sender<AlignedBuf>) -> StaleBytes {
         let mut parser = Parser::new(self);
         for block in to_parse {
             parser.load_block(&block);
-            // The reader may have reached the end.
+            // The reader may already have ended.
             let _ = emptied.send(block.bytes);
         }
         parser.finish()
     }
 
-    /// Copies a block. If it has no content, only the other medium's bytes are erased: records that did not get to this
-    /// medium before a crash would otherwise appear at a later start.
+    /// Copies a block. If it has no content, only the other medium's bytes are erased, because records that
+    /// did not get to this medium before a crash would otherwise appear at a later start.
     fn copy_wblock(
         &self,
         copy: &dyn BlockMedium,
@@ -283,8 +287,8 @@ impl DiskLoad<'_> {
         copy.write_at(offset, block, 0..size)
     }
 
-    /// Whether records are later read from the medium that is read now. Then a record with a partly unreadable value is
-    /// put in the index: it answers with an error, and hides its older copies.
+    /// Whether records are later read from the medium that is read now. A record with a partly unreadable
+    /// value is then put in the index: it answers with an error, and hides its older copies.
     fn is_read_again(&self) -> bool {
         self.copy_to.is_none() && self.device.as_disk().is_some_and(|disk| disk.stripe().is_none())
     }
@@ -350,7 +354,7 @@ impl DiskLoad<'_> {
         }
     }
 
-    /// Whether the partition of `record` is here.
+    /// Whether this node has the partition of `record`.
     fn is_here(&self, record: &FlatRecord<'_>) -> bool {
         let entry = self.partitions.get(PartitionId::of(&record.digest).index());
         entry.is_some_and(|entry| entry.version.has_data() && entry.tree_id == record.tree_id)
@@ -383,7 +387,7 @@ struct Parser<'a> {
     committer: Box<dyn LoadCommit + 'a>,
     counts: Counts,
     stale: StaleBytes,
-    /// The set of the previous record, most often that of the next one too.
+    /// The set of the previous record, which is most often that of the next one too.
     last_set: Option<(Vec<u8>, SetId)>,
 }
 
@@ -448,8 +452,8 @@ impl<'a> Parser<'a> {
         self.report_counts();
     }
 
-    /// Loads records of block `id`. They count as alive before any of them is in the index, where another parser may
-    /// find and replace it.
+    /// Loads records of block `id`. They count as alive before any of them is in the index, where another
+    /// parser may find and replace it.
     fn load_group(&mut self, id: WblockId, group: &mut Vec<LoadedCopy<'_>>) {
         group.iter().for_each(|copy| self.index.prefetch_element(&copy.record.digest));
         let wblocks = &self.load.device.wblocks;
@@ -483,7 +487,7 @@ impl<'a> Parser<'a> {
         }
     }
 
-    /// Brings one copy of a record into the index, if it is the newest; returns whether it is.
+    /// Brings one copy of a record into the index, if it is the newest. Returns whether it is.
     fn load_copy(&mut self, copy: &LoadedCopy<'_>) -> bool {
         let &LoadedCopy { ref record, location, is_whole } = copy;
         if !self.load.is_here(record) {

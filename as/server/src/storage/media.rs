@@ -7,7 +7,7 @@ use cf::sys::block::{BlockMedium, IO_SIZE_MAX};
 /// The files or devices of a disk.
 pub(super) struct Media {
     pub(super) main: Arc<dyn BlockMedium>,
-    /// Gets the same writes.
+    /// The shadow, which gets the same writes.
     pub(super) shadow: Option<Arc<dyn BlockMedium>>,
     /// The main medium, opened again to read through the system's page cache.
     pub(super) cached: Option<Arc<dyn BlockMedium>>,
@@ -21,7 +21,7 @@ impl Media {
         std::iter::once(&*self.main).chain(self.shadow.as_deref())
     }
 
-    /// Sizes of transfers are multiples of this many bytes.
+    /// The sizes of transfers are multiples of this many bytes.
     pub(super) fn io_size(&self) -> u32 {
         self.written().map(BlockMedium::io_size).max().unwrap_or(IO_SIZE_MAX)
     }

@@ -12,9 +12,9 @@ use super::error::OpenError;
 use super::media::Media;
 use crate::config::{Backing, StorageConfig};
 
-/// Least size of a device.
+/// Smallest size of a device.
 const DEVICE_SIZE_MIN: u64 = 128 << 20;
-/// Most bytes used of a device: 2 TiB, the range of 37 bits of 16-byte blocks.
+/// Largest number of bytes used of a device: 2 TiB, the range of 37 bits of 16-byte blocks.
 const DEVICE_SIZE_MAX: u64 = 2 << 40;
 
 /// A disk that is open but not read yet.
@@ -22,12 +22,12 @@ pub(super) struct Opened {
     pub(super) media: Media,
     /// Bytes to be used: a whole number of write blocks.
     pub(super) size: u64,
-    /// Former size in bytes, 0 for a file that was just created.
+    /// Former size in bytes; 0 for a file that was just created.
     pub(super) found_size: u64,
     pub(super) shadow_found_size: u64,
 }
 
-/// Opens the files or devices of `config`; with `cold-start-empty`, erases the headers.
+/// Opens the files or devices of `config`. With `cold-start-empty`, erases the headers.
 ///
 /// # Errors
 /// The first one that cannot be used.
@@ -48,7 +48,7 @@ pub(super) fn open_disks(namespace: &str, config: &StorageConfig) -> Result<Vec<
 /// Opens one disk like a start. Its files must exist, so that nothing is changed.
 ///
 /// # Errors
-/// When it cannot be used.
+/// When the disk cannot be used.
 pub(super) fn check_disk(backing: &Backing, config: &StorageConfig) -> Result<Opened, OpenError> {
     open_disk(backing, config)
 }
@@ -87,8 +87,9 @@ fn open_disk(backing: &Backing, config: &StorageConfig) -> Result<Opened, OpenEr
     Ok(Opened { media, size, found_size, shadow_found_size })
 }
 
-/// Devices, and files with `direct-files`, are written past the page cache; each write is durable when it returns.
-/// Other files are written to the page cache and synced at intervals (`sync`), unless `commit-to-device` is on.
+/// The access mode. Devices, and files with `direct-files`, are written past the page cache, and each write
+/// is durable when it returns. Other files are written to the page cache and synced at intervals (`sync`),
+/// unless `commit-to-device` is on.
 fn mode(config: &StorageConfig) -> BlockMode {
     let params = &config.params;
     let direct = config.is_raw_device() || params.direct_files.get();

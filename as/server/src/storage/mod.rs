@@ -1,18 +1,19 @@
 //! Storage of records: one log-structured engine.
 //!
-//! A namespace has a number of devices (memory stripes if it is kept in memory). A device is a row of 8 MiB write
-//! blocks, the first of which belongs to the device header. Records are appended to the device's current write block;
-//! an index element points to its record; a record to which its element no longer points is garbage. Blocks without
-//! live records are free again; defrag empties blocks with few, by appending their live records to another block.
+//! A namespace has a number of devices, which are memory stripes if it is kept in memory. A device is a row
+//! of 8 MiB write blocks, the first of which belongs to the device header. Records are appended to the
+//! device's current write block. An index element points to its record; a record to which its element no
+//! longer points is garbage. Blocks without live records are free again. Defrag empties blocks with few live
+//! records, by appending these to another block.
 //!
 //! `storage` knows index elements and bytes, but no sockets or requests.
 //!
 //! # Locking
-//! Callers hold the record's sprig lock, except while a record is read from a disk (`fetch.rs`). Inside it locks are
-//! taken in this order: the mutex of a device's stream, `flush` (by a writer only where `commit-to-device` waits, or no
-//! free block's memory is ready), the mutex of a running sync, `dirty`, a block's slot, the mutex of the write block
-//! queues, that of spare buffers, that of the queue of waiting requests. Defrag takes a sprig lock only while it holds
-//! none of them.
+//! Callers hold the record's sprig lock, except while a record is read from a disk (`fetch.rs`). Inside it
+//! locks are taken in this order: the mutex of a device's stream, `flush` (by a writer only where
+//! `commit-to-device` waits, or no free block's memory is ready), the mutex of a running sync, `dirty`, a
+//! block's slot, the mutex of the write block queues, that of spare buffers, that of the queue of waiting
+//! requests. Defrag takes a sprig lock only while it holds none of them.
 
 mod benchmarks;
 mod block_state;
@@ -82,14 +83,14 @@ pub(crate) use room::RoomWait;
 pub(crate) const WBLOCK_SIZE: u32 = 8 << 20;
 /// Unit of record places and sizes.
 pub(crate) const RBLOCK_SIZE: u32 = datamodel::flat::RBLOCK_SIZE as u32;
-/// Most write blocks of a disk that only defrag may take, so that it can always make room. A small disk reserves a
-/// share of its blocks, and never fewer than defrag needs.
+/// Largest number of write blocks of a disk that only defrag may take, so that it can always make room. A
+/// small disk reserves a share of its blocks, but never fewer than defrag needs.
 const DISK_RESERVE_MAX: usize = 8;
 const DISK_RESERVE_SHARE: usize = 16;
 const DISK_RESERVE_MIN: usize = 2;
 const RBLOCKS_PER_WBLOCK: u64 = (WBLOCK_SIZE / RBLOCK_SIZE) as u64;
 
-/// Write blocks that only defrag may take, of a disk of `count`.
+/// Number of write blocks that only defrag may take, of a disk of `count`.
 fn disk_reserve(count: u32) -> usize {
     (count as usize / DISK_RESERVE_SHARE).clamp(DISK_RESERVE_MIN, DISK_RESERVE_MAX)
 }

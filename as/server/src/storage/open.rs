@@ -1,4 +1,5 @@
-//! Opens the files and devices of a namespace: headers are judged together, records loaded, headers written again.
+//! Opens the files and devices of a namespace: headers are judged together, records are loaded, and headers
+//! are written again.
 //!
 //! `shadow` decides which of a disk and its shadow is read; the other gets a copy of the blocks that differ.
 
@@ -136,7 +137,7 @@ fn read_heads(settings: &OpenSettings<'_>, disk: &Opened) -> Result<(AlignedBuf,
 /// Judges the headers of existing disks, like a start.
 ///
 /// # Errors
-/// When one cannot be read, or they do not belong together.
+/// When a header cannot be read, or the headers do not belong together.
 pub(super) fn check_heads(settings: &OpenSettings<'_>, disks: &[Opened]) -> Result<(), OpenError> {
     let heads = disks.iter().map(|disk| read_heads(settings, disk)).collect::<Result<Vec<_>, _>>()?;
     let mut set = judge(settings, disks, &heads)?;
@@ -187,7 +188,7 @@ fn judge(
     Ok(DeviceSet::judge(settings.namespace.as_bytes(), &candidates, settings.signature)?)
 }
 
-/// Refuses a disk with an empty header that holds records, as they would be erased.
+/// Refuses a disk with an empty header that holds records, because they would be erased.
 fn refuse_erased_headers(
     settings: &OpenSettings<'_>,
     set: &DeviceSet,
@@ -299,7 +300,7 @@ fn report_shadow(namespace: &str, disk: &Opened, source: Source) {
     }
 }
 
-/// Loads all used devices in parallel; returns for each the first block never used.
+/// Loads all used devices in parallel. Returns for each the first block never used.
 fn load(
     namespace: &str,
     devices: &[Device],

@@ -1,8 +1,9 @@
 //! Reads write blocks that are partly unreadable.
 //!
-//! A block is read at once. If that fails, it is read in pieces, and a failing piece in units, so that a bad sector
-//! costs only the records on it. Unreadable bytes are zeros in the buffer. Inside a value they look like written zeros,
-//! so a reader of records calls [`Unreadable::concerns`] for each record.
+//! A block is read at once. If that fails, it is read in pieces, and a failing piece in units, so that a bad
+//! sector costs only the records on it. Unreadable bytes are zeros in the buffer. Inside a value they cannot
+//! be distinguished from written zeros, so a reader of records calls [`Unreadable::concerns`] for each
+//! record.
 
 use std::ops::Range;
 
@@ -16,7 +17,7 @@ use super::wblock::{WblockId, wblock_offset};
 const PIECE_SIZE: usize = 128 << 10;
 /// Size of the units of such a piece.
 const UNIT_SIZE: usize = IO_SIZE_MAX as usize;
-/// After this many failures the rest of a block is given up: each may take seconds on a dying disk.
+/// Number of failures after which the rest of a block is given up: each may take seconds on a dying disk.
 const FAILURES_MAX: usize = 64;
 
 const _: () =

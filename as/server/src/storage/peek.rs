@@ -7,18 +7,18 @@ use datamodel::wblock_scan::starts_with_record;
 use super::WBLOCK_SIZE;
 use super::wblock::{WblockId, wblock_offset};
 
-/// Bytes read to see whether a block was ever used.
+/// Number of bytes read to find out whether a block was ever used.
 pub(super) const PEEK_SIZE: usize = 4096;
-/// Number of blocks at the start of a supposedly new device that are all checked.
+/// Number of blocks at the start of a device without a header that are all checked.
 const FIRST_BLOCKS: u32 = 64;
-/// Number of blocks checked in the rest of it.
+/// Number of blocks that are checked in the rest of such a device.
 const SAMPLES: u32 = 1024;
 
 /// Whether the first bytes of a block show that it was used.
 pub(super) type IsUsed = fn(&[u8]) -> bool;
 
-/// The first block from `first` on and before `count` that begins with a record. Blocks that are holes in a file are
-/// skipped.
+/// The first block from `first` on and before `count` that begins with a record. Blocks that are holes in a
+/// file are skipped.
 pub(super) fn next_used(medium: &dyn BlockMedium, first: u32, count: u32) -> Result<Option<u32>, BlockError> {
     next(medium, first, count, starts_with_record)
 }
@@ -41,8 +41,8 @@ fn next(
     Ok(None)
 }
 
-/// A used block of a device of `count` blocks, if there is one at the places where a used device has some. A large
-/// device is not read completely.
+/// A used block of a device of `count` blocks, if there is one at the places where a used device has some. A
+/// large device is not read completely.
 pub(super) fn sign_of_use(
     medium: &dyn BlockMedium,
     count: u32,

@@ -10,10 +10,11 @@ use super::callers::DiskCaller;
 use super::error::StorageError;
 use crate::index::Location;
 
-/// First size of a [`ReadBuffer`].
+/// Initial size of a [`ReadBuffer`].
 const READ_BUFFER_SIZE: usize = 16 << 10;
 
-/// A thread's buffers for records that are not read in place: from a disk, and unpacked. They take no memory before the first.
+/// A thread's buffers for records that are not read in place: those from a disk, and packed ones. They take
+/// no memory before the first such record.
 pub(crate) struct ReadBuffer {
     pub(crate) stored: DiskBuffer,
     pub(crate) unpacker: Unpacker,
@@ -30,19 +31,21 @@ impl ReadBuffer {
         ReadBuffer { stored: DiskBuffer::of(caller), unpacker: Unpacker::default() }
     }
 
-    /// Whether the last record that was asked for was not read: its disk does not answer, or it has to be
-    /// [fetched](super::Storage::fetch) first.
+    /// Whether the last record that was asked for was not read, because its disk does not answer, or because
+    /// it has to be [fetched](super::Storage::fetch) first.
     pub(crate) fn is_unread(&self) -> bool {
         self.stored.stuck.is_some() || self.stored.wanted.is_some()
     }
 
-    /// The device of the last record that was not read because its disk is stuck, if there was one since the last call.
+    /// The device of the last record that was not read because its disk is stuck; `None` if there was none
+    /// since the last call.
     pub(crate) fn take_stuck(&mut self) -> Option<u8> {
         self.stored.stuck.take()
     }
 
-    /// Forgets its record, so that the record is read again, the wanted record, and the stuck disk. A transaction that
-    /// succeeded without them may have left them behind, and the next one may be of another namespace.
+    /// Forgets the buffer's record, so that the record is read again, the wanted record, and the stuck disk.
+    /// A transaction that succeeded without them may have left them behind, and the next one may be of
+    /// another namespace.
     #[inline]
     pub(crate) fn forget(&mut self) {
         self.stored.record = None;
@@ -51,8 +54,8 @@ impl ReadBuffer {
     }
 }
 
-/// The place of a record on a disk, and the life of its write block. The bytes at the place are those of the record as
-/// long as its index element points there in this life.
+/// The place of a record on a disk, and the life of its write block. The bytes at the place are those of the
+/// record as long as its index element points there in this life.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct StoredPlace {
     /// The address of the disk.
@@ -66,10 +69,10 @@ pub(crate) struct DiskBuffer {
     bytes: Option<AlignedBuf>,
     /// The record that was read last, if any, and its place in the buffer or the error.
     record: Option<(StoredPlace, Result<Range<usize>, StorageError>)>,
-    /// A record that was asked for under its guard, and has to be read without one.
+    /// A record that was asked for under its guard, and has to be read without it.
     wanted: Option<StoredPlace>,
     pub(super) caller: DiskCaller,
-    /// The caller and slot for registering calls in progress.
+    /// The caller for registering calls in progress, and the hint of its slot.
     pub(super) slot_hint: usize,
     /// The device that was not read because its disk is stuck.
     pub(super) stuck: Option<u8>,
@@ -84,14 +87,15 @@ impl DiskBuffer {
         DiskBuffer { bytes: None, record: None, wanted: None, caller, slot_hint: 0, stuck: None }
     }
 
-    /// Whether it has the record at `place`, or the error of its read. No record is wanted afterwards.
+    /// Whether the buffer has the record at `place`, or the error of its read. No record is wanted
+    /// afterwards.
     #[inline]
     pub(super) fn has(&mut self, place: StoredPlace) -> bool {
         self.wanted = None;
         self.record.as_ref().is_some_and(|(own, _)| *own == place)
     }
 
-    /// Notes that the record at `place` has to be read.
+    /// Records that the record at `place` has to be read.
     pub(super) fn want(&mut self, place: StoredPlace) {
         self.wanted = Some(place);
     }
@@ -102,7 +106,7 @@ impl DiskBuffer {
         self.wanted.take()
     }
 
-    /// Notes that the record at `place` was read to a part of the buffer, or the error.
+    /// Records that the record at `place` was read to a part of the buffer, or the error.
     pub(super) fn keep(&mut self, place: StoredPlace, outcome: Result<Range<usize>, StorageError>) {
         self.record = Some((place, outcome));
     }
@@ -118,7 +122,7 @@ impl DiskBuffer {
         bytes.ok_or(StorageError::NotInMemory)
     }
 
-    /// The buffer, with room for `size` bytes at least.
+    /// The buffer, with room for at least `size` bytes.
     pub(super) fn of_size(&mut self, size: usize) -> &mut AlignedBuf {
         self.record = None;
         if self.bytes.as_ref().is_some_and(|buffer| buffer.len() < size) {
@@ -147,7 +151,7 @@ pub(crate) fn into_unpacked(stored: Vec<u8>, unpacker: &mut Unpacker) -> Result<
 pub(crate) fn unpacked<'b>(stored: &'b [u8], unpacker: &'b mut Unpacker) -> Result<&'b [u8], StorageError> {
     match FlatRecord::parse(stored) {
         Ok(record) if record.packing.is_some() => unpacker.unpack(&record).map_err(|_| StorageError::Damaged),
-        // The caller parses it and finds the error.
+        // The caller parses the record and finds the error.
         _ => Ok(stored),
     }
 }

@@ -1,10 +1,11 @@
-//! Frees blocks after a load that found hardly a free one, without writing.
+//! Frees blocks, without writing, after a load that found hardly a free one.
 //!
-//! Defrag leaves equal copies of the moved records in the blocks that it freed. A load cannot tell which of them was
-//! alive when the server ended, and takes the first that it finds. So blocks that were free may have a few live bytes
-//! each after it, in the worst case all of them, but defrag itself needs free blocks to write to. Here the blocks are
-//! read twice more: first to find how many bytes of each block are copies that could be alive, then to choose, of equal
-//! copies, the one in the block that has most of them.
+//! Defrag leaves equal copies of the moved records in the blocks that it freed. A load cannot tell which of
+//! them was alive when the server ended, and takes the first that it finds. Therefore blocks that were free
+//! may have a few live bytes each after it, in the worst case all of them, but defrag itself needs free
+//! blocks to write to. This module reads the blocks twice more: first to find how many bytes of each block
+//! are copies that could be alive, then to choose, of equal copies, the one in the block that has most of
+//! them.
 //!
 //! # Threads
 //! Runs alone, before anything else uses the devices.
@@ -19,7 +20,7 @@ use super::wblock::WblockId;
 use super::{DISK_RESERVE_MAX, RBLOCK_SIZE};
 use crate::index::{Element, Index, Location};
 
-/// With fewer free blocks than this a device is worth reading again.
+/// A device with fewer free blocks than this is worth reading again.
 const FREE_BLOCKS_ENOUGH: usize = 2 * DISK_RESERVE_MAX;
 
 /// Frees blocks of `device` if it has hardly any free one. `pristine` is the first block never used.
@@ -49,8 +50,8 @@ pub(super) fn reclaim_at_start(device: &Device, pristine: u32, index: &Index) {
     });
 }
 
-/// Calls `found` with all records on `device`, newest or not, except those that the load could not read and has
-/// reported.
+/// Calls `found` with all records on `device`, newest or not, except those that the load could not read and
+/// has reported.
 fn visit(device: &Device, pristine: u32, mut found: impl FnMut(Location, &FlatRecord<'_>)) {
     let Some(disk) = device.as_disk() else { return };
     let mut scratch = DiskBuffer::new();

@@ -1,8 +1,8 @@
 //! Places in write blocks, reserved for records that are being written.
 //!
-//! Opening a block requires the proof that it was taken, and its places are assigned one after the other. So no two
-//! [`Reservation`]s overlap, and no thread reads a place before its reservation ends: no index element points there,
-//! and a flush waits for the block's writers.
+//! Opening a block requires the proof that it was taken, and its places are assigned one after the other, so
+//! no two [`Reservation`]s overlap. No thread reads a place before its reservation ends, because no index
+//! element points there and a flush waits for the block's writers.
 //!
 //! # Locking
 //! An [`OpenBlock`] is used under its stream's lock; a reservation outlives that lock.
@@ -18,8 +18,8 @@ use super::{RBLOCK_SIZE, WBLOCK_SIZE};
 use crate::index::Location;
 use place::ReservedPlace;
 
-/// The sources of appended records; each fills a write block of its own, so that records of similar lifetime stay
-/// together.
+/// The sources of appended records. Each fills a write block of its own, so that records of similar lifetime
+/// stay together.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Stream {
     Write = 0,
@@ -37,12 +37,12 @@ pub(super) struct OpenBlock {
 }
 
 impl OpenBlock {
-    /// A block in memory.
+    /// Opens a block in memory.
     pub(super) fn in_memory(taken: Taken) -> Self {
         OpenBlock { taken, position: 0, buffer: None }
     }
 
-    /// A block that is written to disk from `buffer`.
+    /// Opens a block that is written to disk from `buffer`.
     pub(super) fn buffered(taken: Taken, buffer: Arc<WriteBuffer>) -> Self {
         assert!(buffer.is_for(&taken), "a buffer is for the block that was taken");
         OpenBlock { taken, position: 0, buffer: Some(buffer) }
@@ -52,7 +52,7 @@ impl OpenBlock {
         self.buffer.as_deref()
     }
 
-    /// Ends filling it.
+    /// Ends filling the block.
     pub(super) fn into_taken(self) -> Taken {
         self.taken
     }
@@ -62,7 +62,7 @@ impl OpenBlock {
         size <= WBLOCK_SIZE - self.position
     }
 
-    /// The next `size` bytes, whose writer counts as busy until the reservation is dropped.
+    /// Reserves the next `size` bytes, whose writer counts as busy until the reservation is dropped.
     pub(super) fn reserve<'d>(&mut self, wblocks: &'d WblockTable, size: u32) -> Reservation<'d> {
         assert!(
             size.is_multiple_of(RBLOCK_SIZE) && size > 0 && self.has_room(size),
@@ -70,7 +70,8 @@ impl OpenBlock {
         );
         assert_eq!(self.taken.device(), wblocks.device(), "a block belongs to one table");
         let (id, offset) = (self.taken.id(), self.position);
-        // The order matters: a flush that sees the new mark waits for the writer.
+        // The writer must be announced before the mark moves, so that a flush that sees the new mark waits
+        // for the writer.
         wblocks.begin_write(id, size);
         self.position += size;
         let place = ReservedPlace::new(wblocks, id, offset, size);
@@ -89,7 +90,7 @@ pub(super) struct Reservation<'d> {
 }
 
 impl Reservation<'_> {
-    /// Copies a record to the place: in `stripe`, if the device has one, or else in its buffer.
+    /// Copies a record to the place: into `stripe`, if the device has one, or else into the buffer.
     pub(super) fn fill(&mut self, stripe: Option<&Stripe>, record: &[u8]) {
         match (stripe, &self.buffer) {
             (Some(stripe), _) => stripe.fill(&mut self.place, record),

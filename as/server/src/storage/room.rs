@@ -1,14 +1,14 @@
-//! The queue of requests that wait for their device; `waiting` decides which wait, and for how long. Most wait for
-//! room: few write blocks are free and defrag is making room, or more full blocks wait to be written than
-//! `max-write-cache` allows.
+//! The queue of requests that wait for their device; `waiting` decides which wait, and for how long. Most
+//! wait for room: few write blocks are free and defrag is making room, or more full blocks wait to be written
+//! than `max-write-cache` allows.
 //!
-//! So writers slow down to the pace of defrag and of the disk, and are refused only if waiting gains nothing. A service
-//! thread never waits: its request is queued at the device, and runs again in its turn. The queue is limited to
-//! [`WAITING_BYTES_MAX`] bytes of requests; further requests are refused.
+//! Writers thus slow down to the pace of defrag and of the disk, and are refused only if waiting gains
+//! nothing. A service thread never waits: its request is queued at the device, and runs again in its turn.
+//! The queue is limited to [`WAITING_BYTES_MAX`] bytes of requests; further requests are refused.
 //!
 //! # Threads and locks
-//! The defrag thread of a device resumes requests in their order: after each block that it has emptied, and every few
-//! milliseconds while there are any. One mutex for each device; a request is resumed outside of it.
+//! The defrag thread of a device resumes requests in their order: after each block that it has emptied, and
+//! every few milliseconds while there are any. One mutex for each device; a request is resumed outside of it.
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed};
@@ -16,18 +16,18 @@ use std::time::Instant;
 
 use parking_lot::Mutex;
 
-/// Most bytes of requests that wait for room on one device.
+/// Largest number of bytes of requests that wait for room on one device.
 const WAITING_BYTES_MAX: usize = 256 << 20;
 
 /// A waiting request.
 pub(crate) struct RoomWait {
     /// Bytes that the request keeps in memory, about as many as it writes.
     pub(crate) size: usize,
-    /// Time at which it resumes, whether there is room or not.
+    /// Time at which the request resumes, whether there is room or not.
     pub(crate) deadline: Instant,
-    /// Whether it has waited before: then it is queued in front of new requests.
+    /// Whether the request has waited before. It is then queued in front of new requests.
     pub(crate) has_waited: bool,
-    /// Called once, on another thread, to resume it; the argument tells whether it may wait again.
+    /// Called once, on another thread, to resume the request. The argument tells whether it may wait again.
     pub(crate) resume: Box<dyn FnOnce(bool) + Send>,
 }
 
@@ -35,14 +35,14 @@ pub(crate) struct RoomWait {
 struct Waiting {
     queue: VecDeque<RoomWait>,
     bytes: usize,
-    /// A lower bound of the deadlines in the queue: the request that set it may have left.
+    /// A lower bound of the deadlines in the queue. The request that set it may have left.
     first_deadline: Option<Instant>,
-    /// Whether the server stops: no request waits any more.
+    /// Whether the server stops, so that no request waits any more.
     has_ended: bool,
 }
 
 impl Waiting {
-    /// Queues a request: in front if it has waited before.
+    /// Queues a request, in front if it has waited before.
     fn push(&mut self, wait: RoomWait) {
         self.bytes += wait.size;
         self.first_deadline =
@@ -65,7 +65,7 @@ impl Waiting {
         taken
     }
 
-    /// Takes late requests. Searches the queue only if there may be some.
+    /// Takes the requests whose deadline has passed. Searches the queue only if there may be some.
     fn take_late(&mut self, now: Instant) -> VecDeque<RoomWait> {
         if self.first_deadline.is_none_or(|earliest| now < earliest) {
             return VecDeque::new();
@@ -84,7 +84,7 @@ impl Waiting {
 pub(super) struct RoomQueue {
     waiting: Mutex<Waiting>,
     count: AtomicUsize,
-    /// Whether a writer found no block that it may take, so further writers need not search.
+    /// Whether a writer found no block that it may take, so that further writers need not search.
     is_congested: AtomicBool,
     waits: AtomicU64,
 }
@@ -106,7 +106,7 @@ impl RoomQueue {
         self.count.load(Relaxed)
     }
 
-    /// Queues a request at the end, or, if it has waited before, in front.
+    /// Queues a request at the end, or in front if it has waited before.
     ///
     /// # Errors
     /// The request, if too many wait or the server stops.
@@ -123,7 +123,7 @@ impl RoomQueue {
         Ok(())
     }
 
-    /// Resumes all requests, as the server stops.
+    /// Resumes all requests, because the server stops.
     pub(super) fn end(&self) {
         self.waiting.lock().has_ended = true;
         self.set_congested(false);
@@ -135,7 +135,7 @@ impl RoomQueue {
         self.waits.load(Relaxed)
     }
 
-    /// Resumes all late requests, and the first ones for which `bytes` are enough.
+    /// Resumes the requests whose deadline has passed, and the first ones for which `bytes` are enough.
     pub(super) fn release(&self, bytes: usize) {
         let mut waiting = self.waiting.lock();
         let taken = waiting.take_first(bytes);

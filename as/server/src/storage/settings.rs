@@ -1,5 +1,5 @@
-//! The configuration values of storage, in the units that it uses. Nothing is copied: each call reads the cell that
-//! `set-config` changes.
+//! The configuration values of storage, in the units that it uses. Nothing is copied: each call reads the
+//! cell that `set-config` changes.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,14 +9,14 @@ use datamodel::packing::{Method, PackSettings};
 use super::WBLOCK_SIZE;
 use crate::config::params::storage::{Compression, StorageParams};
 
-/// `compression-level` unless it is set.
+/// `compression-level` if it is not set.
 const ZSTD_LEVEL_DEFAULT: u32 = 9;
 
 /// The parameters of one namespace's storage.
 #[derive(Clone)]
 pub(super) struct Settings(Arc<StorageParams>, IsEncrypted);
 
-/// Whether there is a key file: this does not change, and is read with each write.
+/// Whether there is a key file. This does not change, and is read with each write.
 #[derive(Clone, Copy)]
 struct IsEncrypted(bool);
 
@@ -25,13 +25,13 @@ impl Settings {
         Settings(Arc::clone(params), IsEncrypted(params.encryption_key_file.is_set()))
     }
 
-    /// `defrag-lwm-pct` in bytes of a block.
+    /// `defrag-lwm-pct`, as bytes of a block.
     #[inline]
     pub(super) fn low_water_bytes(&self) -> u32 {
         low_water_bytes(self.0.defrag_lwm_pct.get())
     }
 
-    /// `defrag-queue-min` in blocks.
+    /// `defrag-queue-min`, as a number of blocks.
     pub(super) fn defrag_queue_min(&self) -> usize {
         self.0.defrag_queue_min.get() as usize
     }
@@ -46,23 +46,24 @@ impl Settings {
         self.0.stop_writes_avail_pct.get()
     }
 
-    /// `flush-size` in bytes: writes have this size at most.
+    /// `flush-size` in bytes: the largest size of a write.
     pub(super) fn flush_size(&self) -> usize {
         self.0.flush_size.get() as usize
     }
 
-    /// `flush-max-ms`: longest time that a record waits in memory; `None` = until its block is full.
+    /// `flush-max-ms`: longest time that a record waits in memory; with `None` it waits until its block is
+    /// full.
     pub(super) fn flush_max(&self) -> Option<Duration> {
         let max_ms = self.0.flush_max_ms.get();
         (max_ms != 0).then(|| Duration::from_millis(max_ms))
     }
 
-    /// `post-write-cache` in blocks of one disk.
+    /// `post-write-cache`, as a number of blocks of one disk.
     pub(super) fn cache_blocks(&self) -> usize {
         blocks(self.0.post_write_cache.get())
     }
 
-    /// `max-write-cache` in blocks of one disk.
+    /// `max-write-cache`, as a number of blocks of one disk.
     #[inline]
     pub(super) fn queue_blocks(&self) -> usize {
         blocks(self.0.max_write_cache.get())
@@ -79,8 +80,8 @@ impl Settings {
         self.0.commit_to_device.get()
     }
 
-    /// `compression` and its parameters; `None` if records are stored unchanged. On an encrypted device they have a
-    /// checksum.
+    /// `compression` and its parameters; `None` if records are stored unchanged. On an encrypted device they
+    /// have a checksum.
     #[inline]
     pub(super) fn packing(&self) -> Option<PackSettings> {
         let compression = self.0.compression.get();

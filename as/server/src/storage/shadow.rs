@@ -1,12 +1,12 @@
 //! A disk and its shadow: whether they belong together, and which of them is read at start.
 //!
-//! Both get the same writes, the disk first. The disk is read if it has everything that the shadow has: after a clean
-//! stop, and if it was used without its shadow meanwhile. The shadow is read if the disk is empty, as in the cloud,
-//! where a machine may come back with empty local disks; if it was used without the disk meanwhile; and after a crash.
-//! The other one then gets a copy. A medium that is neither empty nor an older copy of the same device is never
-//! overwritten.
+//! Both get the same writes, the disk first. The disk is read if it has everything that the shadow has: after
+//! a clean stop, and if it was used without its shadow meanwhile. The shadow is read if the disk is empty, as
+//! in the cloud, where a machine may come back with empty local disks; if it was used without the disk
+//! meanwhile; and after a crash. The other one then gets a copy. A medium that is neither empty nor an older
+//! copy of the same device is never overwritten.
 //!
-//! Pure: first bytes in, decision out.
+//! This is pure logic: it takes the first bytes and returns a decision.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -19,9 +19,9 @@ use datamodel::device_header::{
 #[derive(Clone, Copy)]
 pub(super) struct Copy<'a> {
     pub(super) path: &'a Path,
-    /// The size of a header.
+    /// As many bytes as a header has.
     pub(super) first_bytes: &'a [u8],
-    /// Present size in bytes, or the size to be used, whichever is less.
+    /// Current size in bytes, or the size to be used, whichever is less.
     pub(super) size: u64,
 }
 
@@ -49,7 +49,7 @@ pub(super) enum Reason {
 /// Why a disk and its shadow cannot be used together.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum ShadowError {
-    /// One of them cannot be used, for itself.
+    /// One of them cannot be used by itself.
     Header { is_shadow: bool, error: HeaderError },
     /// They are different devices of their set.
     DeviceId([u32; 2]),

@@ -1,12 +1,12 @@
-//! The memory medium: a device that is a stretch of memory, read in place.
+//! The memory medium: a device that is a range of memory, read in place.
 //!
-//! Bytes of a record are written once, before its index element points to them (or in place, under the record's
-//! exclusive guard), and read only by holders of the record's guard. Each access takes a proof of its right:
-//! [`Pinned`], [`ReservedPlace`], [`Rewrite`], [`Taken`], [`Emptying`] or [`Unused`]. The proof names its device, which
-//! is checked.
+//! Bytes of a record are written once, before its index element points to them (or in place, under the
+//! record's exclusive guard), and read only by holders of the record's guard. Each access takes a proof of
+//! its right: [`Pinned`], [`ReservedPlace`], [`Rewrite`], [`Taken`], [`Emptying`] or [`Unused`]. The proof
+//! names its device, which is checked.
 //!
-//! With files or devices behind it, a block is *lent* to its write buffer from when it is taken until all of it is on
-//! disk. At most one buffer stands for a block at a time.
+//! With files or devices behind it, a block is *lent* to its write buffer from when it is taken until all of
+//! it is on disk. At most one buffer stands for a block at a time.
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -19,7 +19,8 @@ use super::wblock::{Emptying, Rewrite, Taken, Unused, WblockId};
 use super::{RBLOCK_SIZE, WBLOCK_SIZE};
 use crate::index::Location;
 
-/// Only the start of larger records is prefetched; the processor detects the pattern and loads the rest.
+/// Only this many bytes of larger records are prefetched; the processor detects the pattern and loads the
+/// rest.
 pub(super) const PREFETCH_SIZE_MAX: usize = 256;
 
 pub(super) struct Stripe {
@@ -31,7 +32,8 @@ pub(super) struct Stripe {
 }
 
 impl Stripe {
-    /// `wblock_count` zeroed write blocks of device number `device`, or `None` if the system lacks the address space.
+    /// Makes `wblock_count` zeroed write blocks of device number `device`; `None` if the system lacks the
+    /// address space.
     pub(super) fn new(device: u8, wblock_count: u32) -> Option<Self> {
         let region = Region::new(wblock_count as usize * WBLOCK_SIZE as usize)?;
         let lent = (0..wblock_count).map(|_| AtomicBool::new(false)).collect();
@@ -45,8 +47,8 @@ impl Stripe {
         let location = record.location();
         self.check(location.device());
         let (offset, size) = place(location);
-        // SAFETY: these bytes belong to the record of the element whose guard `record` borrows; nobody writes to them
-        // without that guard held exclusively.
+        // SAFETY: these bytes belong to the record of the element whose guard `record` borrows; no thread
+        // writes to them without that guard held exclusively.
         unsafe { self.region.slice(offset, size) }
     }
 
@@ -63,7 +65,8 @@ impl Stripe {
     pub(super) fn fill(&self, place: &mut ReservedPlace<'_>, record: &[u8]) {
         self.check(place.device());
         assert_eq!(record.len(), place.size() as usize, "a record fills its place");
-        // SAFETY: nobody else writes to or reads a reserved place, and `&mut` keeps others from using the reservation.
+        // SAFETY: no other thread writes to or reads a reserved place, and `&mut` keeps others from using the
+        // reservation.
         unsafe { self.region.write(start_of(place.id()) + place.offset() as usize, record) };
     }
 
@@ -74,7 +77,8 @@ impl Stripe {
         self.check(right.location().device());
         let (offset, size) = place(right.location());
         assert_eq!(record.len(), size, "a record fills its place");
-        // SAFETY: the right to rewrite borrows the exclusive guard of the record's element, and defrag keeps away.
+        // SAFETY: the right to rewrite borrows the exclusive guard of the record's element, and keeps defrag
+        // away from the block.
         unsafe { self.region.write(offset, record) };
     }
 
@@ -83,7 +87,8 @@ impl Stripe {
     pub(super) fn load(&self, block: &mut Taken, bytes: &[u8]) {
         self.check(block.device());
         assert_eq!(bytes.len(), WBLOCK_SIZE as usize, "a block is loaded as a whole");
-        // SAFETY: nobody else adds to the block, as it was taken, and nothing in it was given out or is read yet.
+        // SAFETY: no other thread adds to the block, because it was taken, and nothing in it has been given
+        // out or is read yet.
         unsafe { self.region.write(start_of(block.id()), bytes) };
     }
 
@@ -91,32 +96,32 @@ impl Stripe {
     #[expect(unsafe_code, reason = "defrag walks a block in place")]
     pub(super) fn wblock<'e>(&'e self, block: &'e Emptying) -> &'e [u8] {
         self.check(block.device());
-        // SAFETY: writers leave a block before defrag gets it and stay out afterwards (`BlockState::begin_emptying`), and it
-        // is neither freed nor discarded while `block` is borrowed.
+        // SAFETY: writers leave a block before defrag gets it and stay out afterwards
+        // (`BlockState::begin_emptying`), and it is neither freed nor discarded while `block` is borrowed.
         unsafe { self.region.slice(start_of(block.id()), WBLOCK_SIZE as usize) }
     }
 
     /// The first `size` bytes of block `id`.
     ///
     /// # Safety
-    /// Nobody writes to them while the slice lives.
+    /// No thread writes to these bytes while the slice lives.
     #[expect(unsafe_code, reason = "the caller knows what is complete")]
     unsafe fn start_of_wblock(&self, id: WblockId, size: usize) -> &[u8] {
         assert!(size <= WBLOCK_SIZE as usize, "a part of one block");
-        // SAFETY: as the caller promises.
+        // SAFETY: the caller promises that no thread writes to these bytes.
         unsafe { self.region.slice(start_of(id), size) }
     }
 
-    /// Gives the memory of a block back to the system until it is written again, unless it is still to be written to
-    /// disk.
+    /// Gives the memory of a block back to the system until it is written again, unless it is still to be
+    /// written to disk.
     #[expect(unsafe_code, reason = "memory of free blocks is returned")]
     pub(super) fn discard(&self, block: &Unused<'_>) {
         self.check(block.device());
         if self.is_lent(block.id()) {
             return;
         }
-        // SAFETY: nothing in the block is alive, so nobody reads it, and nobody takes it while `block` lives. Defrag has no
-        // slice of it, as `block` borrows its right to the block exclusively.
+        // SAFETY: nothing in the block is alive, so no thread reads it, and no thread takes it while `block`
+        // lives. Defrag has no slice of it, because `block` borrows its right to the block exclusively.
         unsafe { self.region.discard(start_of(block.id()), WBLOCK_SIZE as usize) };
     }
 
@@ -155,8 +160,8 @@ impl LentBlock {
     /// The bytes are complete: the writers of their records are done.
     #[expect(unsafe_code, reason = "the caller knows what is complete")]
     pub(super) unsafe fn complete(&self, size: usize) -> &[u8] {
-        // SAFETY: complete (caller). They are written again only after the block was taken again, for which a buffer has to
-        // borrow it first.
+        // SAFETY: the caller promises that the bytes are complete. They are written again only after the
+        // block was taken again, and a buffer has to borrow it first for that.
         unsafe { self.stripe.start_of_wblock(self.id, size) }
     }
 }
@@ -193,7 +198,7 @@ mod tests {
 
     #[expect(unsafe_code, reason = "a test of what is unsafe")]
     fn pinned(element: &Element) -> Pinned<'_> {
-        // SAFETY: the elements of this test point to where it has stored their records.
+        // SAFETY: the elements of this test point to the places where it has stored their records.
         unsafe { Pinned::of(element) }
     }
 

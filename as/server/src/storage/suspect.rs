@@ -1,10 +1,11 @@
-//! Findings of a load that are either damage or the trace of a write that a crash cut short.
+//! Suspects: findings of a load that are either damage or the trace of a write that a crash cut short.
 //!
-//! A crash may leave a torn record after the last whole one of a block that was being written, and another server may
-//! leave zeros there. The records concerned were not acknowledged, or are stored elsewhere, so these findings must not
-//! raise an alarm. Damage looks the same, but in a used block live records follow it. So these findings are kept until
-//! everything is loaded, and their blocks are read again (`judge`). Damage in the last record of a block is recognized
-//! by the bytes after it: records end there as they should, and the bytes that a write left out are not zeros.
+//! A crash may leave a torn record after the last whole one of a block that was being written, and another
+//! server may leave zeros there. The records concerned were not acknowledged, or are stored elsewhere, so
+//! these findings must not raise an alarm. Damage looks the same, but in a used block live records follow it.
+//! These findings are therefore kept until everything is loaded, and their blocks are read again (`judge`).
+//! Damage in the last record of a block is recognized by the bytes after it: there records end as they
+//! should, and the bytes that a write left out are not zeros.
 
 use std::path::Path;
 
@@ -12,7 +13,7 @@ use datamodel::flat::{FlatError, FlatRecord};
 
 use super::wblock::WblockId;
 
-/// Most findings kept for one disk. A crash leaves few.
+/// Largest number of findings kept for one disk. A crash leaves few.
 pub(super) const SUSPECTS_MAX: usize = 1000;
 
 /// Bytes of a block that are not a valid record.

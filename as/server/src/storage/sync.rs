@@ -1,24 +1,26 @@
 //! Durability on a medium that does not make each write durable, such as a plain file.
 //!
-//! The system writes a file's pages back at any time and in any order. So the medium is synced once in `flush-max-ms`,
-//! and a power failure loses the writes since then. It must not lose more: a free block is overwritten only after
-//! everything that replaced its records is durable. Blocks are numbered as they are taken. The replacements of a free
-//! block's records are in blocks up to the number taken last when it became free, and the flush thread writes in that
-//! order (`flush`). So before it overwrites a block it checks whether the blocks up to that number were synced since,
-//! and syncs if not: one sync serves all blocks that were freed before.
+//! The system writes a file's pages back at any time and in any order. The medium is therefore synced once in
+//! `flush-max-ms`, and a power failure loses the writes since then. It must not lose more: a free block is
+//! overwritten only after everything that replaced its records is durable. Blocks are numbered as they are
+//! taken. The replacements of a free block's records are in blocks up to the number taken last when it became
+//! free, and the flush thread writes in that order (`flush`). Before it overwrites a block it checks whether
+//! the blocks up to that number were synced since, and syncs if not. One sync serves all blocks that were
+//! freed before it.
 //!
-//! A sync covers the writes that had returned when it began, and counts after it has returned itself. A thread that
-//! needs a sync waits for the running one; if that began before the write in question, another one follows.
+//! A sync covers the writes that had returned when it began, and itself counts only after it has returned. A
+//! thread that needs a sync waits for the running one; if that began before the write in question, another
+//! one follows.
 //!
 //! # Failure of a sync
-//! The system then forgets the data that it could not write: the next sync succeeds, but data written since the last
-//! good one may or may not be on the medium. Its buffers are gone. So such a disk takes no writes any more, nothing on
-//! it is freed or overwritten in exchange for data that may be lost, and the header is not marked as cleanly stopped.
-//! Reads continue. A restart loads what is on the medium.
+//! The system then forgets the data that it could not write: the next sync succeeds, but data written since
+//! the last good one may or may not be on the medium, and its buffers are gone. Such a disk therefore takes
+//! no writes any more, nothing on it is freed or overwritten in exchange for data that may be lost, and the
+//! header is not marked as cleanly stopped. Reads continue. A restart loads what is on the medium.
 //!
 //! # Threads and locks
-//! One thread for each such disk syncs in turns. The flush thread syncs under the `flush` lock if necessary. One sync
-//! runs at a time, under a lock of its own.
+//! One thread for each such disk syncs in turns. The flush thread syncs under the `flush` lock if necessary.
+//! One sync runs at a time, under a lock of its own.
 
 use std::sync::atomic::Ordering::*;
 use std::time::{Duration, Instant};
@@ -32,18 +34,19 @@ use super::durability::{Durability, SyncFailure};
 const IDLE_PERIOD: Duration = Duration::from_secs(1);
 
 impl Disk {
-    /// Notes a write to the media that has returned.
+    /// Records that a write to the media has returned.
     pub(super) fn note_written(&self) {
         self.durability.writes.fetch_add(1, Release);
     }
 
-    /// Notes that the content of all blocks up to `number` is written, as of the moment when the next block was taken.
+    /// Records that blocks up to `number` are written, with the content that they had when the next block was
+    /// taken.
     pub(super) fn note_written_through(&self, number: u64) {
         self.durability.written.fetch_max(number, AcqRel);
     }
 
-    /// Makes sure that a block that was freed after block `number` was taken may be overwritten; blocks up to that one
-    /// are written.
+    /// Makes sure that a block that was freed after block `number` was taken may be overwritten. Blocks up to
+    /// that one are written already.
     pub(super) fn sync_through(&self, number: u64) -> Result<(), BlockError> {
         if !self.media.is_volatile {
             return Ok(());
@@ -94,7 +97,7 @@ impl Disk {
             return Ok(());
         }
         let _running = durability.running.lock();
-        // The sync that was waited for may have been enough.
+        // The sync for which this thread waited may have been enough.
         if is_done(durability) {
             return Ok(());
         }

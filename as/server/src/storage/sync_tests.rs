@@ -1,4 +1,5 @@
-//! Syncs of media whose writes are not durable by themselves: what they cover, and the consequences of a failure.
+//! Tests of syncs of media whose writes are not durable by themselves: what they cover, and the consequences
+//! of a failure.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
@@ -11,11 +12,11 @@ use super::crash_medium::{CrashMedium, Faults};
 use super::tests::digest_of;
 use crate::config::Engine;
 
-/// How long a thread that should wait is watched.
+/// How long a test watches a thread that should wait.
 const WATCH_TIME: Duration = Duration::from_millis(200);
 
-/// A power failure may come during a sync. Until the sync has ended, records on another disk are not replaced by the
-/// synced ones.
+/// A power failure may come during a sync. Until the sync has ended, records on another disk are not replaced
+/// by the synced ones.
 #[test]
 fn a_place_on_another_disk_is_freed_when_the_sync_has_ended() {
     let config = config(Engine::Device, false);
@@ -36,12 +37,12 @@ fn a_place_on_another_disk_is_freed_when_the_sync_has_ended() {
         node.write(key, node.clock.fetch_add(1, Relaxed), 3_000).expect("room");
         disk.flush_all(&new.wblocks).expect("it can be written to");
     };
-    // Writes from before the sync need this one, writes during it need another one.
+    // Writes before the sync need this sync; writes during it need another one.
     for (late_key, sync_count) in [(None, 1), (Some(keys[1]), 2)] {
         write(keys[0]);
         let (before, syncs) = (old.wblocks.live_bytes(), disk.sync_count());
         media[1].hold_next_sync();
-        // Asserted afterwards: a panic here would wait for the sync for ever.
+        // The assertion follows later, because a panic here would wait for the sync for ever.
         let (meanwhile, is_flushed) = std::thread::scope(|scope| {
             scope.spawn(|| disk.sync_if_volatile().expect("it works"));
             media[1].await_held_sync();
@@ -63,7 +64,8 @@ fn a_place_on_another_disk_is_freed_when_the_sync_has_ended() {
     node.storage.check();
 }
 
-/// The system forgets data that it could not write, and reports that once, whether the header or records are synced.
+/// The system forgets data that it could not write, and reports that once, whether the header or records are
+/// synced.
 #[test]
 fn after_a_failed_sync_a_disk_takes_no_writes_until_a_restart() {
     for is_of_header in [false, true] {
@@ -83,7 +85,7 @@ fn after_a_failed_sync_a_disk_takes_no_writes_until_a_restart() {
         let error = disk.sync_if_volatile().expect_err("that is not believed");
         assert!(error.to_string().contains("sync failed: injected fault"), "{error}");
         disk.fail(&error);
-        // Asserted afterwards: a panic here would wait for the threads for ever.
+        // The assertion follows later, because a panic here would wait for the threads for ever.
         let accepted = std::thread::scope(|scope| {
             scope.spawn(|| node.storage.run_flush(0));
             scope.spawn(|| node.storage.run_sync(0));

@@ -1,4 +1,5 @@
-//! The engine with the index above it: written records are read back, nothing leaks, defrag makes room.
+//! Tests of the engine with the index above it: written records are read back, nothing leaks, defrag makes
+//! room.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -72,7 +73,7 @@ fn write(storage: &Storage, index: &Index, key: u32, flat: &[u8]) -> Result<(), 
     result
 }
 
-/// Writes, waiting for defrag if necessary; a load with this much room must never wait long.
+/// Writes, and waits for defrag if necessary. A load with this much room must never wait long.
 fn write_when_there_is_room(storage: &Storage, index: &Index, key: u32, flat: &[u8]) {
     let started = Instant::now();
     while write(storage, index, key, flat) == Err(StorageError::OutOfSpace) {
@@ -94,7 +95,7 @@ fn stored(storage: &Storage, index: &Index, key: u32) -> Option<Vec<u8>> {
     Some(storage.record_bytes(&guard, &mut scratch).expect("readable").to_vec())
 }
 
-/// A sequence of numbers that repeats from run to run.
+/// A sequence of numbers that is the same in each run.
 pub(super) struct Random(pub(super) u64);
 
 impl Random {
@@ -197,7 +198,7 @@ fn a_full_engine_refuses_writes_and_takes_them_again_after_deletes() {
         assert!(u64::from(key) * 900_000 < DATA_SIZE, "more was taken than fits");
     }
     assert!(key > 100, "only {key} records fit");
-    // The refused record left nothing behind.
+    // The refused record has left nothing behind.
     assert_eq!(stored(&storage, &index, key), None);
     storage.check();
     for gone in 0..key {
@@ -211,7 +212,7 @@ fn a_full_engine_refuses_writes_and_takes_them_again_after_deletes() {
 
 #[test]
 fn blocks_that_large_records_leave_half_used_are_not_moved_for_ever() {
-    // Eight of them take nine tenths of a block, wherever they are.
+    // Eight records take nine tenths of a block, wherever they are.
     const SIZE: usize = 940_000;
     let (storage, index) = (storage_of(512 << 20, 50), index());
     let stored = (0..1_000).filter(|key| write(&storage, &index, *key, &record(*key, 1, SIZE)).is_ok());
@@ -237,8 +238,8 @@ fn blocks_that_large_records_leave_half_used_are_not_moved_for_ever() {
     storage.check();
 }
 
-/// Overwrites records of many sizes, `bytes` in all, and waits for room where that is expected. Returns how many were
-/// refused anyway.
+/// Overwrites records of many sizes, `bytes` in all, and waits for room where that is expected. Returns the
+/// number of writes that were refused anyway.
 fn overwrite(storage: &Storage, index: &Index, seed: u64, key_count: u32, bytes: usize) -> usize {
     const SIZES: [usize; 4] = [100, 2_000, 9_000, 30_000];
     const PATIENCE: Duration = Duration::from_secs(20);
@@ -259,8 +260,8 @@ fn overwrite(storage: &Storage, index: &Index, seed: u64, key_count: u32, bytes:
     refused
 }
 
-/// The stripes of the smallest namespace have three blocks for records. It still has as many stripes as any other,
-/// because clients see them.
+/// The stripes of the smallest namespace have three blocks for records. It still has as many stripes as any
+/// other, because clients see them.
 #[test]
 fn stripes_of_few_blocks_take_writes_as_long_as_defrag_makes_room() {
     // A twenty-fifth and a fifth of the block are alive.

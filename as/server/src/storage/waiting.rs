@@ -1,9 +1,9 @@
-//! Which requests wait for room on a device, or for a stuck disk to answer, and which resume: the rules for the queues
-//! of `room`.
+//! Which requests wait for room on a device, or for a stuck disk to answer, and which resume: the rules for
+//! the queues of `room`.
 //!
 //! # Threads
-//! Defrag threads resume requests that wait for room. The thread that watches the disks resumes those that wait to
-//! read.
+//! Defrag threads resume requests that wait for room. The thread that watches the disks resumes those that
+//! wait to read.
 
 use cf::Digest;
 
@@ -15,7 +15,8 @@ use super::engine::Storage;
 use super::room::RoomWait;
 
 impl Storage {
-    /// Whether a writer of the record should wait: there is no room, or it would overtake waiting requests.
+    /// Whether a writer of the record should wait, because there is no room, or because it would overtake
+    /// waiting requests.
     #[inline]
     pub(crate) fn must_wait_for_room(&self, digest: &Digest, may_go_first: bool) -> bool {
         let room = &self.device_of(digest).room;
@@ -33,7 +34,8 @@ impl Storage {
         Ok(())
     }
 
-    /// Resumes as many requests as there is room for, and late ones. Returns how many still wait.
+    /// Resumes as many requests as there is room for, and those whose deadline has passed. Returns how many
+    /// still wait.
     pub(super) fn release_waiting(&self, device: &Device) -> usize {
         let room = &device.room;
         if room.is_congested()
@@ -62,7 +64,8 @@ impl Storage {
         }
     }
 
-    /// Checks whether the disks answer. Resumes requests whose disk does, and late ones.
+    /// Checks whether the disks answer. Resumes requests whose disk does, and those whose deadline has
+    /// passed.
     pub(crate) fn watch_disks(&self) {
         for disk in self.disks() {
             let path = disk.media.main.path().display();
@@ -96,7 +99,7 @@ impl Storage {
         self.disks().map(|disk| disk.callers.hanging(caller)).sum()
     }
 
-    /// Resumes all requests, as the server stops.
+    /// Resumes all requests, because the server stops.
     pub(super) fn release_all(&self, device: &Device) {
         device.room.end();
     }

@@ -1,20 +1,20 @@
-//! The write blocks of a device: which are free, which wait for defrag, how much of each is alive.
+//! The write blocks of a device: which are free, which wait for defrag, and how many bytes of each are alive.
 //!
-//! The life of one block is in [`block_state`](super::block_state). A block that defrag could not empty, because it holds
-//! records that cannot be read, is *kept*: it is used, but not queued again, and becomes free when these records are
-//! replaced or deleted, as any other.
+//! The life of one block is in [`block_state`](super::block_state). A block that defrag could not empty,
+//! because it holds records that cannot be read, is *kept*: it is used, but not queued again, and becomes
+//! free when these records are replaced or deleted, as any other block does.
 //!
-//! Invariants: a block is in the free queue, beyond the pristine mark, or in one of the other states, never in two;
-//! live bytes of a free block are 0, and those of any block at most its size. The defrag queue may name blocks that have
-//! left `Queued` since; they are passed over.
+//! Invariants: a block is in the free queue, beyond the pristine mark, or in one of the other states, never
+//! in two; live bytes of a free block are 0, and those of any block at most its size. The defrag queue may
+//! name blocks that have left `Queued` since; they are skipped.
 //!
-//! [`Taken`], [`Emptying`], [`Unused`] and [`Rewrite`] prove what their holder may do with the bytes of a block. Only the
-//! table makes them.
+//! [`Taken`], [`Emptying`], [`Unused`] and [`Rewrite`] prove what their holder may do with the bytes of a
+//! block. Only the table makes them.
 //!
 //! # Locking
-//! State and live bytes are atomics; a state changes by compare-and-swap, so that two threads that see the same reason
-//! act once. A thread that frees a block makes it `Emptying` first and then looks again whether it is empty. The queues
-//! share one mutex.
+//! State and live bytes are atomics. A state changes by compare-and-swap, so that two threads that see the
+//! same reason act once. A thread that frees a block makes it `Emptying` first and then checks again whether
+//! it is empty. The queues share one mutex.
 
 use std::collections::VecDeque;
 use std::marker::PhantomData;
@@ -58,7 +58,8 @@ pub(super) struct Taken {
     id: WblockId,
     /// Number of blocks of the device taken so far, including this one.
     number: u64,
-    /// Number of the block that was taken last when this one became free; 0 if it was not in use since the start.
+    /// Number of the block that was taken last when this one became free; 0 if it was not in use since the
+    /// start.
     freed_after: u64,
 }
 
@@ -75,13 +76,13 @@ impl Taken {
         self.number
     }
 
-    /// The replacements of the block's former records are in blocks up to this number.
+    /// Number of the last block that may hold replacements of the block's former records.
     pub(super) fn freed_after(&self) -> u64 {
         self.freed_after
     }
 }
 
-/// A block taken by defrag: nobody writes to it until it is free.
+/// A block taken by defrag. No thread writes to it until it is free.
 #[derive(PartialEq, Eq, Debug)]
 pub(super) struct Emptying {
     device: u8,
@@ -98,7 +99,7 @@ impl Emptying {
     }
 }
 
-/// A block without live records, which nobody takes until this is dropped.
+/// A block without live records. No thread takes it until this is dropped.
 pub(super) struct Unused<'a> {
     device: u8,
     id: WblockId,
@@ -115,7 +116,7 @@ impl Unused<'_> {
     }
 }
 
-/// The right to write over a record in place: its element's guard is held exclusively, and defrag keeps away.
+/// The right to write over a record in place. Its element's guard is held exclusively, and defrag keeps away.
 pub(super) struct Rewrite<'g> {
     wblocks: &'g WblockTable,
     location: Location,
@@ -162,19 +163,20 @@ pub(super) struct WblockTable {
     blocks: Box<[BlockState]>,
     queues: Mutex<Queues>,
     live_bytes: AtomicU64,
-    /// Free blocks that only defrag may take, so that it can always make room.
+    /// Number of free blocks that only defrag may take, so that it can always make room.
     reserved: usize,
     reuse: Reuse,
 }
 
-/// Defrag never tries to keep more than this percentage of blocks free, whatever the low-water mark.
+/// Largest percentage of blocks that writers leave and defrag tries to keep free, whatever
+/// `stop-writes-avail-pct` is.
 const STOP_PCT_MAX: u32 = 20;
 
-/// When defrag begins to work above its mark, one block in this many is free in addition to those at which writers
-/// wait.
+/// One block in this many is free, in addition to those at which writers wait, when defrag begins to empty
+/// blocks above its mark.
 const LEAD_SHARE: usize = 96;
 
-/// A device of fewer blocks, the one of the header among them, has *few*.
+/// A device with fewer blocks than this, including that of the header, has *few*.
 const FEW_BLOCKS: usize = 8;
 
 /// The free block to take next.
@@ -187,7 +189,8 @@ pub(super) enum Reuse {
 }
 
 impl WblockTable {
-    /// `count` blocks of device number `device`, of which the first is not for records, and `reserved` others are for defrag.
+    /// Makes a table of `count` blocks of device number `device`. The first block is not for records, and
+    /// `reserved` others are for defrag.
     pub(super) fn new(device: u8, count: u32, reserved: usize, reuse: Reuse) -> Self {
         WblockTable {
             device,
@@ -254,7 +257,8 @@ impl WblockTable {
         self.block(id).end_write();
     }
 
-    /// Tries to get the right to write over the record of `guard` in place. Refused once defrag has its block.
+    /// Tries to get the right to write over the record of `guard` in place. Refused while defrag has its
+    /// block.
     pub(super) fn begin_rewrite<'g>(&'g self, guard: &'g mut WriteGuard<'_>) -> Option<Rewrite<'g>> {
         let location = guard.location;
         assert_eq!(location.device(), self.device, "a record is rewritten on its own device");
@@ -272,20 +276,20 @@ impl WblockTable {
         self.enqueue(id, after)
     }
 
-    /// Notes that `size` live bytes of block `id` are garbage as soon as what replaces them is on disk.
+    /// Records that `size` live bytes of block `id` become garbage as soon as their replacement is on disk.
     pub(super) fn await_free(&self, id: WblockId, size: u32) {
         self.block(id).await_free(size);
     }
 
-    /// Ends [`await_free`](Self::await_free): the replacement is on disk, and the bytes are freed.
+    /// Ends [`await_free`](Self::await_free), because the replacement is on disk, and frees the bytes.
     pub(super) fn free_awaited(&self, id: WblockId, size: u32, low_water_bytes: u32) -> AfterFree {
         let after = self.free_bytes(id, size, low_water_bytes);
-        // Done last: too many awaited bytes cost at most a later check, too few a false alarm.
+        // This is done last: too many awaited bytes cost at most a later check, too few a false alarm.
         self.block(id).end_await(size);
         after
     }
 
-    /// Frees or queues a used block whose live bytes ask for it.
+    /// Frees or queues a used block if its live bytes require that.
     fn review(&self, id: WblockId, low_water_bytes: u32) -> AfterFree {
         let after = self.block(id).review(low_water_bytes);
         self.enqueue(id, after)
@@ -312,8 +316,8 @@ impl WblockTable {
         self.ids().filter(|id| self.review(*id, low_water_bytes) == AfterFree::Queued).count()
     }
 
-    /// Queues the used block with the fewest live bytes, if these are below `limit_bytes`; used when room is needed and
-    /// no block is below the low-water mark. Returns whether it queued one.
+    /// Queues the used block with the fewest live bytes, if these are below `limit_bytes`. Used when room is
+    /// needed and no block is below the low-water mark. Returns whether it queued one.
     pub(super) fn queue_emptiest(&self, limit_bytes: u32) -> bool {
         let is_candidate = |block: &BlockState| {
             block.state() == WblockState::Used && !block.is_kept() && block.lasting_bytes() != 0
@@ -323,8 +327,8 @@ impl WblockTable {
         emptiest.is_some_and(|id| self.review(id, limit_bytes) == AfterFree::Queued)
     }
 
-    /// Whether there are so few blocks that writers and defrag must share one: after an open block for each, and a full
-    /// one, almost none would be left to free others with.
+    /// Whether there are so few blocks that writers and defrag must share one: after an open block for each,
+    /// and a full one, almost none would be left for freeing others.
     #[inline]
     pub(super) fn has_few_blocks(&self) -> bool {
         self.blocks.len() < FEW_BLOCKS
@@ -335,9 +339,9 @@ impl WblockTable {
         self.reserved
     }
 
-    /// Free blocks that writers leave as long as defrag makes room: with fewer blocks defrag could not make room, or
-    /// fewer than `stop_pct` percent, the limit of `stop-writes-avail-pct`, would be free once defrag takes one. On a
-    /// device of few blocks defrag takes one only to free another at once.
+    /// Number of free blocks that writers leave as long as defrag makes room. With fewer blocks defrag could
+    /// not make room, or fewer than `stop_pct` percent, the limit of `stop-writes-avail-pct`, would be free
+    /// once defrag takes one. On a device of few blocks defrag takes one only to free another at once.
     pub(super) fn writers_leave(&self, stop_pct: u32) -> usize {
         let stop = (self.blocks.len() * stop_pct.min(STOP_PCT_MAX) as usize).div_ceil(100);
         self.reserved.max(stop + usize::from(!self.has_few_blocks()))
@@ -354,7 +358,7 @@ impl WblockTable {
         self.ids().any(|id| self.state(id) == WblockState::Emptying)
     }
 
-    /// Takes the next block to empty, once more than `queue_min` wait. It stays with the caller until
+    /// Takes the next block to empty, if more than `queue_min` wait. It stays with the caller until
     /// [`emptied`](Self::emptied).
     pub(super) fn next_to_defrag(&self, queue_min: usize) -> Option<Emptying> {
         loop {
@@ -370,27 +374,28 @@ impl WblockTable {
         }
     }
 
-    /// The block, if nothing in it is alive any more.
+    /// Proves that nothing in the block is alive; `None` if something is.
     pub(super) fn unused<'e>(&self, block: &'e mut Emptying) -> Option<Unused<'e>> {
         assert_eq!(block.device, self.device, "a block belongs to one table");
         let is_unused = self.live_bytes_of(block.id) == 0;
         is_unused.then_some(Unused { device: block.device, id: block.id, holder: PhantomData })
     }
 
-    /// Ends defrag of a block. Returns the bytes that it could not move because they cannot be read; if there are any,
-    /// the block is kept.
+    /// Ends defrag of a block. Returns the number of bytes that defrag could not move because they cannot be
+    /// read. If there are any, the block is kept.
     pub(super) fn emptied(&self, block: Emptying) -> u32 {
         let Emptying { id, .. } = block;
         let unreadable = self.block(id).lasting_bytes();
         self.block(id).set_kept(unreadable != 0);
         let was_emptying = self.block(id).end_emptying();
         cf::invariant!(was_emptying, "write block {} was emptied in state {:?}", id.0, self.state(id));
-        // Reviewed only now, because a thread that frees its last bytes meanwhile leaves the block to defrag.
+        // The block is reviewed only now, because a thread that frees its last bytes meanwhile leaves it to
+        // defrag.
         self.review(id, 0);
         unreadable
     }
 
-    /// Tries kept blocks again: they may be readable now. Returns how many wait for defrag.
+    /// Allows defrag to try kept blocks again, which may be readable now. Returns how many wait for defrag.
     pub(super) fn retry_kept(&self, low_water_bytes: u32) -> usize {
         self.ids()
             .filter(|id| self.block(*id).set_kept(false))
@@ -408,7 +413,7 @@ impl WblockTable {
         self.block(id).live_bytes()
     }
 
-    /// Puts back a block that defrag could not empty; it is tried again later.
+    /// Puts back a block that defrag could not empty. It is tried again later.
     pub(super) fn put_back(&self, block: Emptying) {
         let Emptying { id, .. } = block;
         let was_emptying = self.block(id).put_back();
@@ -425,19 +430,20 @@ impl WblockTable {
         self.live_bytes.load(Relaxed)
     }
 
-    /// Blocks that are free or pristine.
+    /// Number of blocks that are free or pristine.
     pub(super) fn free_count(&self) -> usize {
         self.free_in(&self.queues.lock())
     }
 
-    /// At start: block `id`, to be filled with what is on disk.
+    /// Takes block `id` at start, to fill it with its bytes on disk.
     pub(super) fn take_to_load(&self, id: WblockId) -> Taken {
         let was_free = self.block(id).take_to_load();
         cf::invariant!(was_free, "write block {} was loaded in state {:?}", id.0, self.state(id));
         Taken { device: self.device, id, number: 0, freed_after: 0 }
     }
 
-    /// At start: block `id` holds `size` more live bytes, or fewer after an older copy lost against a newer one.
+    /// Counts `size` more live bytes in block `id` at start, or fewer after an older copy lost against a
+    /// newer one.
     pub(super) fn load_bytes(&self, id: WblockId, size: u32, is_alive: bool) {
         if is_alive {
             let before = self.block(id).load_bytes(size);
@@ -454,8 +460,8 @@ impl WblockTable {
         }
     }
 
-    /// At start, after all records were loaded: blocks below `pristine` become used, queued or free, depending on their
-    /// live bytes; the emptiest are queued first.
+    /// Makes blocks below `pristine` used, queued or free, depending on their live bytes, at start, after all
+    /// records were loaded. The emptiest are queued first.
     pub(super) fn sort_loaded(&mut self, pristine: u32, low_water_bytes: u32) {
         let queues = self.queues.get_mut();
         queues.pristine = pristine.clamp(1, self.blocks.len() as u32);
@@ -486,8 +492,8 @@ impl WblockTable {
         }
     }
 
-    /// Calls `discard` to give back the memory of the block that has been free for longest, if that is at least `idle`
-    /// and it still has memory. Returns whether there was one.
+    /// Calls `discard` to give back the memory of the block that has been free for longest, if that is at
+    /// least `idle` and it still has memory. Returns whether there was one.
     pub(super) fn discard_idle(&self, idle: Duration, discard: impl FnOnce(&Unused<'_>)) -> bool {
         let mut queues = self.queues.lock();
         let is_idle = |block: &FreeBlock| block.memory_since.is_some_and(|since| since.elapsed() >= idle);
@@ -495,7 +501,7 @@ impl WblockTable {
         let Some(block) = found.and_then(|at| queues.free.remove(at)) else { return false };
         queues.discarding += 1;
         drop(queues);
-        // Nobody can take it meanwhile.
+        // No other thread can take the block meanwhile.
         discard(&Unused { device: self.device, id: block.id, holder: PhantomData });
         let mut queues = self.queues.lock();
         queues.discarding -= 1;
@@ -533,7 +539,7 @@ impl WblockTable {
         self.queues.lock().defrag.len()
     }
 
-    /// Bytes of all blocks together.
+    /// Number of bytes of all blocks together.
     pub(super) fn size(&self) -> u64 {
         self.blocks.len() as u64 * u64::from(WBLOCK_SIZE)
     }

@@ -1,4 +1,4 @@
-//! The namespace's part in a load: where parsers look records up and commit them, and the figures of the load.
+//! The namespace's part in a load: where parsers find and commit records, and the figures of the load.
 
 use std::sync::atomic::AtomicU64;
 
@@ -19,7 +19,7 @@ pub(crate) struct LoadStats {
     pub(crate) damaged: AtomicU64,
     /// Number of records of partitions that are no longer here.
     pub(crate) dropped: AtomicU64,
-    /// Number of records last updated later than now, by a clock that was ahead.
+    /// Number of records whose last update is later than now, made while a clock was ahead.
     pub(crate) ahead: AtomicU64,
     /// The latest last-update-time found.
     pub(crate) latest_update: AtomicU64,
@@ -35,14 +35,14 @@ pub(crate) trait LoadContext: Sync {
     /// The committer of one parser's records.
     fn committer(&self) -> Box<dyn LoadCommit + '_>;
 
-    /// Called when all copies were found, before any record moves.
+    /// Called when all copies have been found, before any record moves.
     fn finish(&self) {}
 }
 
 /// Commits the records that one parser finds.
 pub(crate) trait LoadCommit {
-    /// Commits a copy: `after` describes the newest copy so far of the record of `guard`. Unless that is the one which was
-    /// committed before, `copy` has it in its stored form, or is `None` if it cannot be read.
+    /// Commits a copy. `after` describes the newest copy so far of the record of `guard`. Unless that is the
+    /// copy that was committed before, `copy` has it in its stored form, or is `None` if it cannot be read.
     fn commit(&mut self, guard: WriteGuard<'_>, after: &RecordMeta, copy: Option<&FlatRecord<'_>>);
 
     /// Ends the parser's work.

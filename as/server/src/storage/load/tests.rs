@@ -1,4 +1,4 @@
-//! The order in which blocks are loaded, by several threads in any order, makes no difference.
+//! Tests that the order in which several threads load blocks makes no difference.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
@@ -32,7 +32,7 @@ const KEYS: u32 = 8;
 struct Context {
     index: Option<Index>,
     stats: LoadStats,
-    /// Records, tombstones, blocks of 16 bytes.
+    /// Number of records, number of tombstones, and number of blocks of 16 bytes.
     sums: Mutex<[i64; 3]>,
 }
 
@@ -76,12 +76,12 @@ impl LoadContext for Context {
     }
 }
 
-/// A stored copy of a record: block, key, last-update-time, generation, void-time, number of bins, whether it is marked
-/// as leaving a tombstone.
+/// A stored copy of a record: block, key, last-update-time, generation, void-time, number of bins, and
+/// whether it is marked as leaving a tombstone.
 type Copy = (u32, u32, u64, u16, u32, usize, bool);
 
 fn copies() -> impl Strategy<Value = Vec<Copy>> {
-    // Few values, so that there are many equal copies.
+    // The values are few, so that there are many equal copies.
     let copy = (1..BLOCKS, 0..KEYS, 1u64..4, 1u16..4, 0u32..3, 0usize..3, any::<bool>());
     prop::collection::vec(copy, 1..60)
 }
@@ -123,7 +123,7 @@ fn device() -> Device {
     Device::disk(0, WblockTable::new(0, BLOCKS, 0, Reuse::Oldest), disk)
 }
 
-/// Result of a load: the metadata of all records, live bytes of all blocks, sums, number of records.
+/// The result of a load: the metadata of all records, live bytes of all blocks, sums, number of records.
 type Loaded = (Vec<Option<RecordMeta>>, Vec<u32>, [i64; 3], u64);
 
 /// Loads the blocks of `order`, with one thread for each list.

@@ -1,4 +1,4 @@
-//! Proofs of a right to bytes of a write block: to read those of a record, or to write those that are reserved.
+//! Proofs of a right to bytes of a write block: to read those of a record, or to write reserved ones.
 
 use std::marker::PhantomData;
 
@@ -14,11 +14,11 @@ pub(in crate::storage) struct Pinned<'g> {
 }
 
 impl<'g> Pinned<'g> {
-    /// The place of the record of `element`, which is borrowed from its guard.
+    /// Takes the place of the record of `element`, which is borrowed from its guard.
     ///
     /// # Safety
-    /// The location in the element is the place where this storage has stored the element's record. The last holder of
-    /// the exclusive guard has set it. Or the record has been freed, and the guard is still held.
+    /// The location in the element is the place where this storage has stored the element's record. The last
+    /// holder of the exclusive guard has set it. Or the record has been freed, and the guard is still held.
     #[inline]
     #[expect(unsafe_code, reason = "nothing in an element proves what its location says")]
     pub(in crate::storage) unsafe fn of(element: &'g Element) -> Self {
@@ -32,7 +32,8 @@ impl<'g> Pinned<'g> {
     }
 }
 
-/// A place that nobody else writes to or reads, until this is dropped. Its writer counts as busy until then.
+/// A place that no other thread writes to or reads, until this is dropped. Its writer counts as busy until
+/// then.
 pub(in crate::storage) struct ReservedPlace<'d> {
     wblocks: &'d WblockTable,
     id: WblockId,
@@ -41,7 +42,8 @@ pub(in crate::storage) struct ReservedPlace<'d> {
 }
 
 impl<'d> ReservedPlace<'d> {
-    /// The `size` bytes at `offset` of block `id`, whose writer was announced. No other place has any of these bytes.
+    /// Makes the place of the `size` bytes at `offset` of block `id`, whose writer was announced. No other
+    /// place has any of these bytes.
     pub(super) fn new(wblocks: &'d WblockTable, id: WblockId, offset: u32, size: u32) -> Self {
         ReservedPlace { wblocks, id, offset, size }
     }

@@ -12,7 +12,7 @@ fn close(table: &WblockTable, id: WblockId, low_water_bytes: u32) -> AfterFree {
     table.close(Taken { device: 0, id, number: 0, freed_after: 0 }, low_water_bytes)
 }
 
-/// The block that waits for defrag, which is `id`.
+/// Takes the block that waits for defrag, which must be `id`.
 fn next(table: &WblockTable, id: WblockId) -> Emptying {
     let emptying = table.next_to_defrag(0).expect("it waits for defrag");
     assert_eq!(emptying.id(), id);
@@ -137,7 +137,7 @@ fn what_waits_for_its_replacement_is_not_unreadable() {
     table.check();
 }
 
-/// Runs itself in a process of its own, which is to be aborted: the server would catch a panic and continue.
+/// Runs itself in a separate process, which is to be aborted: the server would catch a panic and continue.
 #[test]
 fn freeing_more_than_is_alive_is_a_bug() {
     if std::env::var_os("ASD_TEST_AGAIN").is_some() {
@@ -169,7 +169,7 @@ fn a_late_look_at_an_empty_block_does_not_free_it_once_it_is_filled_again() {
     let id = fill();
     assert_eq!(table.free_bytes(id, 4096, 0), AfterFree::Freed);
     assert_eq!(fill(), id);
-    // The check of a thread that was descheduled since the block was empty.
+    // A thread that was descheduled since the block was empty checks it now.
     for low_water_bytes in [0, WBLOCK_SIZE] {
         let after = table.block(id).review_seen(0, low_water_bytes);
         assert_ne!(table.enqueue(id, after), AfterFree::Freed);
