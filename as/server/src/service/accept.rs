@@ -19,12 +19,12 @@ use crate::tls::TlsPort;
 /// A bound socket.
 pub(crate) type Listener = TcpListener;
 
-/// Kind of a listener's clients, with its limit.
+/// The kind of a listener's clients, with its limit.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Entrance {
     /// Clients, at most `proto-fd-max` of them.
     Clients,
-    /// Operators: they may connect even if clients may not.
+    /// Operators, who may connect even if clients may not.
     Admin,
 }
 
@@ -37,15 +37,15 @@ pub(crate) struct Door {
 }
 
 const STOP_TOKEN: u64 = u64::MAX;
-/// Connections accepted from one listener before the others are served.
+/// Largest number of connections accepted from one listener before the others are served.
 const ACCEPTS_AT_ONCE: usize = 64;
 /// Pause when the process has run out of file descriptors.
 const EXHAUSTED_PAUSE: Duration = Duration::from_millis(50);
-/// TCP keepalive of client connections: a peer that vanished is noticed after three minutes.
+/// TCP keepalive of client connections. A peer that vanished is noticed after three minutes.
 const KEEPALIVE_SECONDS: u64 = 60;
 const KEEPALIVE_PROBES: u32 = 2;
 
-/// Body of the accept thread; ends when `stop` is signalled.
+/// Body of the accept thread. Ends when `stop` is signalled.
 ///
 /// # Errors
 /// When the listeners cannot be watched.
@@ -100,7 +100,7 @@ fn take_in(
     Some(Connection::new(number, (stream, peer), tls, admission, &context.replies, access))
 }
 
-/// Prepares an accepted socket; refuses it beyond the limit of the entrance.
+/// Prepares an accepted socket, or refuses it beyond the limit of the entrance.
 fn admit(stream: &TcpStream, context: &ServiceContext, entrance: Entrance) -> Option<Admission> {
     let config = &context.config;
     let (count, name, limit) = match entrance {

@@ -1,7 +1,8 @@
-//! How service threads spend their time.
+//! Activity: how service threads spend their time.
 //!
 //! # Threads
-//! Each [`Activity`] is written by its service thread alone, with plain stores; the sizing thread reads them all.
+//! Each [`Activity`] is written only by its service thread, with plain stores; the sizing thread reads them
+//! all.
 
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
@@ -14,15 +15,15 @@ const ASLEEP: u64 = u64::MAX;
 /// How one thread spends its time.
 #[repr(align(128))]
 pub(super) struct Activity {
-    /// The times below count from here.
+    /// The origin of the times below.
     zero: Instant,
     /// The system's number for the thread; 0 until it runs.
     thread_id: AtomicU32,
-    /// Time not spent waiting for events, up to the last wait, in nanoseconds.
+    /// Nanoseconds not spent waiting for events, up to the last wait.
     awake: AtomicU64,
-    /// Start of the present time awake, in nanoseconds; [`ASLEEP`] while the thread waits for events.
+    /// Start of the current time awake, in nanoseconds; [`ASLEEP`] while the thread waits for events.
     awake_since: AtomicU64,
-    /// Requests carried out.
+    /// Number of requests carried out.
     requests: AtomicU64,
     /// Number of wake-ups that found requests.
     wake_ups: AtomicU64,
@@ -45,13 +46,14 @@ impl Activity {
         self.thread_id.store(facts::own_thread_id(), Relaxed);
     }
 
-    /// Notes that the thread has waited for events until `now`.
+    /// Records that the thread has waited for events until `now`.
     #[inline]
     pub(super) fn wake(&self, now: Instant) {
         self.awake_since.store(self.nanos(now), Relaxed);
     }
 
-    /// Notes that the thread has carried out `requests` since it woke up, and waits for events from `now` on.
+    /// Records that the thread has carried out `requests` since it woke up, and waits for events from `now`
+    /// on.
     #[inline]
     pub(super) fn sleep(&self, now: Instant, requests: u64) {
         let since = self.awake_since.load(Relaxed);
@@ -73,7 +75,8 @@ impl Activity {
         u64::try_from(now.saturating_duration_since(self.zero).as_nanos()).unwrap_or(ASLEEP - 1)
     }
 
-    /// The figures up to `now`. If the thread falls asleep meanwhile, its present work counts in the next sample.
+    /// The figures up to `now`. If the thread falls asleep meanwhile, its current work counts in the next
+    /// sample.
     fn totals(&self, now: Instant) -> Totals {
         let (awake, since) = (self.awake.load(Relaxed), self.awake_since.load(Relaxed));
         let awake_now = if since == ASLEEP { 0 } else { self.nanos(now).saturating_sub(since) };
@@ -101,7 +104,8 @@ struct Totals {
 /// The work of a service thread between two samples.
 #[derive(Clone, Copy, PartialEq, Debug, Default)]
 pub(super) struct WorkerStats {
-    /// Time it needed for requests, on a processor or waiting for a device; not while others had its processor.
+    /// Time that the thread needed for requests, on a processor or waiting for a device, but not while others
+    /// had its processor.
     pub(super) worked: Duration,
     pub(super) requests: u64,
     /// Number of wake-ups that found requests.
@@ -136,8 +140,9 @@ impl Meter {
     }
 }
 
-/// The part of a thread's time `awake` in which it had a processor or needed none. It is unknown which part of
-/// `delayed` followed a wait for events and is not in `awake`; but the thread certainly needed the time that it `ran`.
+/// The part of a thread's time `awake` in which it had a processor or needed none. It is unknown which part
+/// of `delayed` followed a wait for events and is therefore not in `awake`. But the thread certainly needed
+/// the time that it `ran`.
 fn needed(awake: u64, ran: u64, delayed: u64) -> u64 {
     awake.saturating_sub(delayed).max(ran.min(awake))
 }

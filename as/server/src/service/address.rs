@@ -1,4 +1,4 @@
-//! The addresses to listen on, and the addresses to tell clients.
+//! Addresses: those to listen on, and those to tell clients.
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, ToSocketAddrs};
@@ -10,7 +10,7 @@ use super::Listener;
 use crate::config::params::network::NetworkServiceParams;
 use crate::config::setting::List;
 
-/// Connections the kernel holds until they are accepted.
+/// Number of connections that the kernel holds until they are accepted.
 const BACKLOG: i32 = 4096;
 /// The values of `address` for all interfaces, and for loopback.
 const ANY: &str = "any";
@@ -43,7 +43,7 @@ pub(crate) struct ListenPlace {
 }
 
 impl ListenPlace {
-    /// The addresses, each once.
+    /// The addresses, each of them once.
     fn addresses(&self) -> Result<Vec<IpAddr>, ListenError> {
         let mut addresses: Vec<IpAddr> = Vec::new();
         let any = [ANY.to_owned()];
@@ -64,8 +64,8 @@ impl ListenPlace {
 
 /// Bound addresses that do not accept connections yet.
 ///
-/// So a server knows that its ports are free before it opens its devices, which may belong to a server that holds the
-/// ports, and no client waits in a queue until the devices are loaded.
+/// By binding first, a server knows that its ports are free before it opens its devices, which may belong to
+/// a server that holds the ports; and no client waits in a queue until the devices are loaded.
 pub(crate) struct Bound(Vec<(SocketAddr, Socket)>);
 
 impl Bound {
@@ -113,7 +113,7 @@ fn bind(address: SocketAddr) -> io::Result<Socket> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
     socket.set_reuse_address(true)?;
     if address.is_ipv6() {
-        // The IPv4 address is bound by itself.
+        // The IPv4 address is bound separately.
         socket.set_only_v6(true)?;
     }
     socket.set_nonblocking(true)?;
@@ -150,8 +150,8 @@ fn resolve(text: &str, with_ipv6: bool) -> Result<Vec<IpAddr>, ListenError> {
     Ok(usable(found.map(|found| found.ip()).collect(), with_ipv6))
 }
 
-/// The addresses to listen on: without link-local IPv6 addresses, which need an interface to be valid, and without
-/// other IPv6 addresses beside IPv4 ones unless they are wanted.
+/// The addresses to listen on: without link-local IPv6 addresses, which need an interface to be valid, and
+/// without other IPv6 addresses beside IPv4 ones unless they are wanted.
 fn usable(mut addresses: Vec<IpAddr>, with_ipv6: bool) -> Vec<IpAddr> {
     addresses.retain(|address| address.is_ipv4() || !is_link_local(address));
     if !with_ipv6 && addresses.iter().any(IpAddr::is_ipv4) {
@@ -160,12 +160,12 @@ fn usable(mut addresses: Vec<IpAddr>, with_ipv6: bool) -> Vec<IpAddr> {
     addresses
 }
 
-/// The addresses that clients are told for the configured access addresses: IP addresses, those of an interface or of a
-/// host whose name is valid only here, and full host names unchanged. An interface's addresses of a family without a
-/// `bound` address are left out, because nobody could connect to them.
+/// The addresses that clients are told for the configured access addresses. These are IP addresses, those of
+/// an interface or of a host whose name is valid only here, and full host names unchanged. An interface's
+/// addresses of a family without a `bound` address are left out, because no client could connect to them.
 ///
 /// # Errors
-/// For an address that no client could connect to.
+/// For an address to which no client could connect.
 fn accessible(configured: &[String], bound: &[SocketAddr]) -> Result<Vec<String>, ListenError> {
     let mut addresses = Vec::new();
     for text in configured {
@@ -191,7 +191,8 @@ fn accessible(configured: &[String], bound: &[SocketAddr]) -> Result<Vec<String>
     Ok(addresses)
 }
 
-/// Whether `text` can be a host name: labels between dots, the last of which is no number as in an IP address.
+/// Whether `text` can be a host name: labels between dots, the last of which is no number as in an IP
+/// address.
 fn is_host_name(text: &str) -> bool {
     let is_label = |label: &str| {
         !label.is_empty()
@@ -211,9 +212,9 @@ pub(crate) struct Advertised {
 }
 
 impl Advertised {
-    /// Made from the configured and the bound addresses: the access addresses, or else the bound ones, with those of
-    /// every interface instead of "any". A node that is bound only to loopback says so, as it is not reachable from
-    /// elsewhere.
+    /// Takes the access addresses of the configuration, or else the bound ones, with those of every interface
+    /// instead of "any". A node that is bound only to loopback tells clients so, because it is not reachable
+    /// from elsewhere.
     ///
     /// # Errors
     /// When a configured access address is invalid.
@@ -245,7 +246,7 @@ pub(crate) struct AccessParams {
 }
 
 impl AccessParams {
-    /// Of the clear port. Missing settings are those of the TLS port.
+    /// The access addresses of the clear port. Missing settings are those of the TLS port.
     pub(crate) fn clear(params: &NetworkServiceParams) -> Self {
         let NetworkServiceParams { access_address, alternate_access_address, .. } = params;
         AccessParams {
@@ -256,7 +257,7 @@ impl AccessParams {
         }
     }
 
-    /// Of the TLS port. Missing settings are those of the clear port.
+    /// The access addresses of the TLS port. Missing settings are those of the clear port.
     pub(crate) fn tls(params: &NetworkServiceParams) -> Self {
         let NetworkServiceParams { tls_access_address, tls_alternate_access_address, .. } = params;
         AccessParams {
@@ -293,7 +294,7 @@ pub(crate) fn reachable(bound: &[SocketAddr]) -> Vec<IpAddr> {
     addresses
 }
 
-/// Link-local addresses mean nothing without the interface they belong to.
+/// Whether an address is link-local. Such an address means nothing without the interface to which it belongs.
 fn is_link_local(address: &IpAddr) -> bool {
     match address {
         IpAddr::V4(address) => address.is_link_local(),
@@ -358,7 +359,7 @@ mod tests {
         let advertised =
             Advertised::new(&AccessParams::clear(&params), &["0.0.0.0:3000".parse().unwrap()]).unwrap();
         assert_eq!(&advertised.standard[..2], ["db.example:4000", "[2001:db8::1]:4000"]);
-        // The interface's addresses that are bound: no IPv6.
+        // The interface's addresses of bound families: no IPv6.
         assert_eq!(advertised.standard[2..], ["127.0.0.1:4000"]);
         assert_eq!(advertised.alternate, ["10.0.0.1:4000"]);
     }

@@ -1,14 +1,15 @@
-//! Compressed messages: requests that come in frames of type 4, and replies to requests that ask for such frames.
+//! Compressed messages: requests that arrive in frames of type 4, and replies to requests that ask for such
+//! frames.
 //!
-//! A small request that inflates quickly is inflated on its service thread; others by threads of their own kind, while
-//! the connection is parked. The inflated request is then put in front of the connection's input, as if it had come
-//! uncompressed. Inflated data, and data about to be inflated, counts in the [budget](super::ReplyBudget) of large
-//! buffers until the request is done, so that small frames that announce large sizes cannot fill the memory: requests
-//! without room are put off.
+//! A small request that inflates quickly is inflated on its service thread. Others are inflated by separate
+//! threads, while the connection is parked. The inflated request is then put in front of the connection's
+//! input, as if it had arrived uncompressed. Inflated data, and data about to be inflated, counts in the
+//! [budget](super::ReplyBudget) of large buffers until the request is done, so that small frames that
+//! announce large sizes cannot fill the memory. Requests without room are put off.
 //!
-//! Replies are compressed frame by frame, on the thread that makes them; a large one of a service thread by those other
-//! threads. A reply that is held until its record is on disk stays uncompressed, as it may still have to report a
-//! failure.
+//! Replies are compressed frame by frame, on the thread that makes them; a large one of a service thread is
+//! compressed by those separate threads. A reply that is held until its record is on disk stays uncompressed,
+//! because it may still have to report a failure.
 
 use std::mem::take;
 use std::net::SocketAddr;
@@ -31,13 +32,13 @@ use crate::metrics::ServerCounter;
 use crate::transaction::ReplySink;
 use crate::workers::Work;
 
-/// Requests up to this size, compressed and not, may be inflated on a service thread.
+/// Requests up to this size, both compressed and inflated, may be inflated on a service thread.
 const INFLATED_INLINE_MAX: usize = 32 << 10;
 /// Longest time for inflating on a service thread.
 const INLINE_TIME_MAX: Duration = Duration::from_micros(200);
 /// Replies up to this size are compressed on a service thread.
 const DEFLATED_INLINE_MAX: usize = 16 << 10;
-/// Carries out the jobs.
+/// Carries out compression jobs.
 pub(crate) struct CompressionWorker {
     context: Arc<ServiceContext>,
 }
@@ -74,7 +75,7 @@ impl Work<CompressionJob> for CompressionWorker {
     }
 }
 
-/// Counts a bad message; returns the result for its client.
+/// Counts a bad message. Returns the result for its client.
 fn refuse(context: &ServiceContext, client: SocketAddr, error: CompressedError) -> ResultCode {
     context.metrics.add(ServerCounter::DemarshalError, 1);
     cf::warning_limited!(Proto, "bad compressed message from {client}: {error}");
@@ -132,7 +133,7 @@ impl ServiceThread {
         Some(Verdict::Keep)
     }
 
-    /// Longest time of a request whose client's own limit is not known.
+    /// Longest time of a request if the client's own limit is not known.
     fn transaction_time_max(&self) -> Duration {
         Duration::from_millis(self.context.config.service.transaction_max_ms.get())
     }
@@ -196,8 +197,9 @@ impl ServiceThread {
         Some(ReplyCompressor { deflaters, figures: Arc::clone(figures) })
     }
 
-    /// Compresses the reply to `request`, which begins at `start` of the outbox, or hands it to another thread; returns
-    /// whether the connection is parked for that. A reply that waits for the disk stays uncompressed.
+    /// Compresses the reply to `request`, which begins at `start` of the outbox, or hands it to another
+    /// thread. Returns whether the connection is parked for that. A reply that waits for the disk stays
+    /// uncompressed.
     #[cold]
     pub(super) fn compress_reply(
         &mut self,

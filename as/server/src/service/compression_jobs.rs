@@ -12,7 +12,7 @@ use super::reply_handle::ReplyHandle;
 use super::stream::ReplyStream;
 use crate::workers::Workers;
 
-/// Difference between the priority of service threads and the lower one of the other threads.
+/// Nice value that these threads add to that of service threads.
 const NICENESS: i32 = 5;
 /// State shared by all threads that inflate or compress messages.
 pub(crate) struct MessageCompression {
@@ -35,8 +35,8 @@ impl MessageCompression {
 pub(crate) struct CompressionJob(pub(super) Job);
 
 pub(super) enum Job {
-    /// A request is inflated, until `deadline` at most. Its connection is parked for `reply`.
+    /// Inflate a request, until `deadline` at most. Its connection is parked for `reply`.
     Inflate { body: Box<[u8]>, client: SocketAddr, deadline: Instant, room: Charge, reply: ReplyHandle },
-    /// The last frames of a stream are compressed.
+    /// Compress the last frames of a stream.
     Deflate { frames: Vec<u8>, stream: Arc<ReplyStream> },
 }

@@ -11,7 +11,7 @@ use proto::frame::{FrameHeader, HEADER_SIZE};
 
 use crate::metrics::CompressionFigures;
 
-/// Most spare inflaters, and most spare deflaters.
+/// Largest number of spare inflaters, and of spare deflaters.
 const SPARES_MAX: usize = 16;
 
 /// Unused inflaters or deflaters.
@@ -19,7 +19,7 @@ const SPARES_MAX: usize = 16;
 pub(super) struct Spares<T>(Mutex<Vec<T>>);
 
 impl<T: Default> Spares<T> {
-    /// Runs `act` with a spare one.
+    /// Runs `act` with a spare inflater or deflater.
     pub(super) fn with<R>(&self, act: impl FnOnce(&mut T) -> R) -> R {
         let spare = self.0.lock().pop();
         let mut used = spare.unwrap_or_default();

@@ -28,51 +28,54 @@ pub(crate) struct Connection {
     pub(super) peer: SocketAddr,
     /// The TLS session; `None` on a clear port.
     tls: Option<Box<TlsSession>>,
-    /// Whether the TLS handshake is still going on: no request is carried out before it ends.
+    /// Whether the TLS handshake is not complete yet. No request is carried out before.
     pub(super) is_handshaking: bool,
     /// The name in the client's certificate, if it has shown one.
     pub(super) certificate_name: Option<Arc<str>>,
-    /// Bytes of a request that is not complete, or that waits for a reply to an earlier one.
+    /// Bytes of a request that is not complete, or that waits for the reply to an earlier one.
     pub(super) input: Vec<u8>,
     /// Bytes that the socket did not take.
     output: Vec<u8>,
     sent: usize,
     /// The bytes in `output`, unless the stream counts them.
     charge: Charge,
-    /// Room of the last inflated request, until that is done.
+    /// Room of the last inflated request, until that request is done.
     pub(super) inflated_room: Option<Charge>,
-    /// Its next request is put off until there is room for the reply.
+    /// Set while the next request is put off until there is room for its reply.
     pub(super) put_off: Option<Waiting>,
-    /// Start of a series of delays of its next request; the request is late when the client's time is over.
+    /// Start of the current series of delays of the next request. The request is late when the client's time
+    /// is over.
     pub(super) put_off_since: Option<Instant>,
-    /// Another thread makes the next reply; meanwhile nothing is read or parsed.
+    /// Whether another thread makes the next reply. Nothing is read or parsed meanwhile.
     pub(super) is_parked: bool,
-    /// Whether some of its replies are held; no further request is carried out meanwhile.
+    /// Whether some replies are held. No further request is carried out meanwhile.
     pub(super) is_held: bool,
-    /// Shared with the thread that sends the held replies, if it need not always wake this one.
+    /// Shared with the thread that sends the held replies, if that thread need not always wake this one.
     pub(super) release_watch: Option<Arc<ReleaseWatch>>,
     /// Deliveries of other threads that arrived while replies were held.
     pub(super) behind_held: Vec<Delivery>,
-    /// Whether to close it after the held replies are sent.
+    /// Whether to close the connection after the held replies are sent.
     pub(super) is_last_held: bool,
     /// The progress of the stream that makes many replies for the request for which the connection is parked.
     pub(super) stream_of_replies: Option<Arc<StreamProgress>>,
-    /// Shared with the threads that make the single reply for which the connection is parked; made when it is first
-    /// parked.
+    /// Shared with the threads that make the single reply for which the connection is parked. Created when
+    /// the connection is first parked.
     pub(super) presence: Option<Arc<Presence>>,
-    /// The socket may have bytes that were not read.
+    /// Whether the socket may have bytes that were not read.
     pub(super) may_read: bool,
-    /// The peer has closed its sending side, so no further event reports the end after its last bytes.
+    /// Whether the peer has closed its sending side, so that no further event reports the end after its last
+    /// bytes.
     pub(super) peer_is_done: bool,
-    /// When its last request was carried out, when its socket last took a reply or a part of one, or when its peer was last
-    /// seen to read of them. Read from the monotonic clock once a wake-up.
+    /// When the last request was carried out, when the socket last took a reply or a part of one, or when the
+    /// peer was last seen to read replies, whichever is latest. Read from the monotonic clock once per
+    /// wake-up.
     pub(super) last_active: Instant,
-    /// State at the last check: how many bytes of the waiting replies the socket had taken, and how many the kernel
-    /// held for the peer.
+    /// The state at the last check: how many bytes of the waiting replies the socket had taken, and how many
+    /// the kernel held for the peer.
     seen_waiting: Option<(usize, Option<u32>)>,
     /// The user's login and rights; `None` without access control.
     pub(super) standing: Option<Standing>,
-    /// Its place in the count of open connections.
+    /// The connection's place in the count of open connections.
     _admission: Admission,
 }
 
@@ -120,26 +123,27 @@ impl Connection {
         self.sent < self.output.len() || self.tls.as_ref().is_some_and(|tls| tls.has_unsent())
     }
 
-    /// Notes that the client sends nothing more, and informs the threads that make replies.
+    /// Records that the client sends nothing more, and informs the threads that make replies.
     pub(super) fn note_peer_is_done(&mut self) {
         self.peer_is_done = true;
         self.stream_of_replies.iter().for_each(|stream| stream.peer_is_done());
         self.presence.iter().for_each(|presence| presence.peer_is_done());
     }
 
-    /// Notes that its next request is put off; `waiting` counts it.
+    /// Records that the next request is put off; `waiting` counts it.
     pub(super) fn put_off(&mut self, waiting: Waiting, now: Instant) {
         self.put_off = Some(waiting);
         self.put_off_since.get_or_insert(now);
     }
 
-    /// Whether its client has closed its sending side while a request is put off for long, so that it must be gone.
+    /// Whether the client has closed its sending side while a request is put off for long, so that the client
+    /// must be gone.
     pub(super) fn is_given_up(&self, now: Instant) -> bool {
         let waits_long = |since| now.saturating_duration_since(since) >= DONE_PATIENCE;
         self.peer_is_done && self.put_off_since.is_some_and(waits_long)
     }
 
-    /// The access of its requests, for other threads.
+    /// The access that requests of this connection have, for other threads.
     pub(super) fn access(&self) -> Access {
         self.standing.as_ref().map(|standing| Arc::clone(standing.session()))
     }
@@ -156,8 +160,8 @@ impl Connection {
         })
     }
 
-    /// If replies wait, checks whether the peer has read more of what the socket had taken: with a slow client it may
-    /// take long until there is room for more.
+    /// Checks, if replies wait, whether the peer has read more of what the socket had taken. With a slow
+    /// client it may take long until there is room for more.
     pub(super) fn look_for_reading(&mut self, now: Instant) {
         let waiting = self.is_blocked().then(|| (self.sent, held_bytes(&*self.stream)));
         if waiting.is_some() && waiting != self.seen_waiting {
@@ -171,12 +175,13 @@ impl Connection {
         self.tls.is_none()
     }
 
-    /// Whether nothing is known of that could be done for it next: its client is silent, and waits for no other reply.
+    /// Whether the server has nothing to do for the connection: its client is silent, and waits for no other
+    /// reply.
     pub(super) fn has_nothing_to_do(&self) -> bool {
         !self.may_read && !self.peer_is_done && self.input.is_empty() && !self.is_parked && !self.is_last_held
     }
 
-    /// Whether its next requests may be carried out.
+    /// Whether the next requests of the connection may be carried out.
     pub(super) fn may_serve(&self) -> bool {
         !self.is_parked
             && !self.is_held
@@ -185,13 +190,14 @@ impl Connection {
             && self.put_off.is_none()
     }
 
-    /// Puts a request in front of the waiting ones.
+    /// Puts a request in front of the waiting bytes.
     pub(super) fn put_in_front(&mut self, mut frame: Vec<u8>) {
         frame.append(&mut self.input);
         self.input = frame;
     }
 
-    /// One `recv` into `buffer`; returns the number of bytes, or `None` if the peer is done or the connection broken.
+    /// Reads into `buffer` with one `recv`. Returns the number of bytes, or `None` if the peer is done or the
+    /// connection is broken.
     pub(super) fn receive(&mut self, buffer: &mut [u8]) -> Option<usize> {
         if self.tls.is_some() {
             return self.receive_encrypted(buffer).unwrap_or_else(|error| {
@@ -230,11 +236,11 @@ impl Connection {
         Ok((!is_end).then_some(size))
     }
 
-    /// Continues the handshake with the received bytes; afterwards `is_handshaking` tells whether it is still going on.
-    /// Requests received after it wait in `input`.
+    /// Continues the handshake with the received bytes. Afterwards `is_handshaking` tells whether it is still
+    /// in progress. Requests received after it wait in `input`.
     ///
     /// # Errors
-    /// When the connection is broken, or the client is refused; then it has been sent an alert.
+    /// When the connection is broken, or the client is refused, in which case it has been sent an alert.
     pub(super) fn go_on_with_handshake(&mut self, buffer: &mut [u8]) -> io::Result<()> {
         let size = self.receive_encrypted(buffer)?.ok_or(io::ErrorKind::UnexpectedEof)?;
         self.input.extend_from_slice(&buffer[..size]);
@@ -247,8 +253,8 @@ impl Connection {
         Ok(())
     }
 
-    /// Sends `replies` behind what has not been sent yet, or as much of it as the socket takes; the rest is kept for
-    /// [`send_rest`](Self::send_rest).
+    /// Sends `replies` behind the bytes that are not sent yet, or as many of them as the socket takes. The
+    /// rest is kept for [`send_rest`](Self::send_rest).
     ///
     /// # Errors
     /// When the connection is broken.
@@ -311,7 +317,7 @@ impl Connection {
         Ok(())
     }
 
-    /// Reports sent bytes to the maker of a stream of replies.
+    /// Reports sent bytes to the thread that makes a stream of replies.
     fn note_sent(&self, size: usize) {
         if let Some(stream) = &self.stream_of_replies {
             stream.sent(size);
@@ -330,7 +336,8 @@ impl Drop for Connection {
     }
 }
 
-/// Sends until done or the socket is full, encrypted if there is a TLS session; returns how many bytes were taken.
+/// Sends until done or the socket is full, encrypted if there is a TLS session. Returns how many bytes were
+/// taken.
 fn send_through(tls: Option<&mut TlsSession>, stream: &TcpStream, bytes: &[u8]) -> io::Result<usize> {
     match tls {
         Some(tls) => tls.send(stream, bytes),
@@ -338,7 +345,7 @@ fn send_through(tls: Option<&mut TlsSession>, stream: &TcpStream, bytes: &[u8]) 
     }
 }
 
-/// Sends until done or the socket is full; returns how many bytes it took.
+/// Sends until done or the socket is full. Returns how many bytes the socket took.
 pub(super) fn send_some(mut stream: &TcpStream, bytes: &[u8]) -> io::Result<usize> {
     let mut sent = 0;
     while sent < bytes.len() {

@@ -12,7 +12,7 @@ pub(crate) struct ConnectionCount {
 }
 
 impl ConnectionCount {
-    /// A count without connections.
+    /// Makes a count without connections.
     pub(crate) fn new(metrics: Arc<ServerMetrics>) -> Arc<Self> {
         Arc::new(ConnectionCount { open: AtomicUsize::new(0), metrics })
     }

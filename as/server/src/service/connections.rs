@@ -3,7 +3,7 @@
 use super::connection::Connection;
 use super::delivery::ConnectionToken;
 
-/// A slot for a connection. `generation` tells a connection from earlier ones in the same slot.
+/// A slot for a connection. `generation` distinguishes a connection from earlier ones in the same slot.
 struct Slot {
     generation: u32,
     connection: Option<Connection>,
@@ -31,7 +31,7 @@ impl Connections {
         token_of(self.slots[at as usize].generation, at)
     }
 
-    /// Adds the connection that [`next_token`](Self::next_token) was asked for.
+    /// Adds the connection for which [`next_token`](Self::next_token) was called.
     pub(super) fn add(&mut self, connection: Connection) {
         self.next_token();
         if let Some(at) = self.free.pop() {

@@ -33,7 +33,7 @@ pub(crate) struct ServiceContext {
     pub(crate) batches: BatchPool,
     pub(crate) pool: ServicePool,
     pub(crate) replies: Arc<ReplyBudget>,
-    /// Inflated requests have a budget of their own, because they may wait for the room of their replies.
+    /// The budget of inflated requests, separate because they may wait for the room of their replies.
     pub(crate) inflated: Arc<ReplyBudget>,
     pub(crate) compression: MessageCompression,
 }

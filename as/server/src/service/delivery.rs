@@ -1,16 +1,16 @@
-//! What other threads make for a parked connection, and how a connection is named.
+//! Deliveries: what other threads make for a parked connection, and the token that identifies a connection.
 
 use super::reply_budget::Charge;
 
-/// Names a connection of a service thread, for as long as that connection lives.
+/// Identifies a connection of a service thread, for as long as that connection lives.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct ConnectionToken(pub(super) u64);
 
-/// What a parked connection waits for.
+/// A delivery for which a parked connection waits.
 pub(crate) enum Delivery {
-    /// Some of the replies.
+    /// Some of the replies; more follow.
     Part(Vec<u8>),
-    /// The reply, or the last one.
+    /// The only or the last reply.
     Reply(Vec<u8>),
     /// The inflated request, as a whole frame, and its room.
     Inflated(Vec<u8>, Charge),

@@ -1,9 +1,9 @@
-//! Dispatch of received bytes: reading, splitting into requests, carrying them out.
+//! Dispatch of received bytes: reads them, splits them into requests, and carries these out.
 //!
-//! A wake-up of a connection costs one `recv`. Requests are parsed where `recv` put them, in a buffer of the thread;
-//! only an incomplete rest is copied to the connection. The bytes of several connections are read first, then carried
-//! out, then answered: so the records of all can be prefetched together, and the code of each step stays in the
-//! processor's caches.
+//! A wake-up of a connection costs one `recv`. Requests are parsed where `recv` put them, in a buffer of the
+//! thread; only an incomplete rest is copied to the connection. The bytes of several connections are first
+//! read, then carried out, then answered, so that the records of all can be prefetched together, and the code
+//! of each step stays in the processor's caches.
 
 use std::cell::Cell;
 use std::iter;
@@ -31,7 +31,7 @@ const REPLIES_SIZE_MAX: usize = 256 << 10;
 /// How long the client of a batch without a timeout may leave replies unread.
 const BATCH_TIME_MAX: Duration = Duration::from_secs(30);
 
-/// Largest accepted frame before a login. It exceeds every request that is answered then.
+/// Largest accepted frame before a login. It exceeds every request that is answered before one.
 const STRANGERS_FRAME_MAX: usize = 64 << 10;
 
 /// First bytes of a client that uses TLS on a port without it.
@@ -77,8 +77,8 @@ impl ServiceThread {
         }
     }
 
-    /// Reads from all of `slots` before any of these requests are carried out; requests that waited behind an earlier
-    /// one are carried out at once.
+    /// Reads from all of `slots` before any of these requests are carried out. Requests that waited behind an
+    /// earlier one are carried out at once.
     fn receive_all(&mut self, slots: &[u32], buffer: &mut [u8], arrivals: &mut Arrivals) {
         let mut end = 0;
         for &slot in slots {
@@ -150,8 +150,8 @@ impl ServiceThread {
         }
     }
 
-    /// Carries out the requests received from a connection without waiting ones; they begin with `first`, if that has
-    /// been parsed.
+    /// Carries out the requests received from a connection without waiting ones. They begin with `first`, if
+    /// that has been parsed.
     fn serve_arrival<'b>(
         &mut self,
         slot: u32,
@@ -171,7 +171,8 @@ impl ServiceThread {
         verdict
     }
 
-    /// Carries out requests of a connection that waited behind a parked or blocked one, then the ones after them.
+    /// Carries out requests of a connection that waited behind a parked or blocked one, and then the ones
+    /// after them.
     fn serve_waiting(&mut self, slot: u32, token: ConnectionToken) -> Verdict {
         let Some(connection) = self.connections.get(slot) else { return Verdict::Keep };
         let mut input = std::mem::take(&mut connection.input);
@@ -204,8 +205,8 @@ impl ServiceThread {
         verdict
     }
 
-    /// Queues a connection that has more to read. If its replies were held before all of its requests were carried out,
-    /// the rest waits for their release.
+    /// Queues a connection that has more to read. If its replies were held before all of its requests were
+    /// carried out, the rest waits for their release.
     fn queue_if_ready(&mut self, slot: u32) {
         let Some(connection) = self.connections.get(slot) else { return };
         let has_more = connection.may_read || !connection.input.is_empty();
@@ -226,8 +227,8 @@ impl ServiceThread {
         verdict
     }
 
-    /// Carries out the complete requests in `bytes`, which begin with `first` if that has been parsed; their replies
-    /// wait in the outbox. Returns the number of bytes consumed.
+    /// Carries out the complete requests in `bytes`, which begin with `first` if that has been parsed. Their
+    /// replies wait in the outbox. Returns the number of bytes consumed.
     fn serve_requests<'b>(
         &mut self,
         slot: u32,
@@ -274,8 +275,8 @@ impl ServiceThread {
         self.connections.get(slot).is_some_and(|connection| connection.may_serve())
     }
 
-    /// Carries out the request at the start of `bytes`, which is not a record message; returns its size. `None` while
-    /// it is incomplete.
+    /// Carries out the request at the start of `bytes`, which is not a record message, and returns its size.
+    /// `None` while it is incomplete.
     pub(super) fn dispatch_other(
         &mut self,
         slot: u32,
@@ -340,8 +341,8 @@ impl ServiceThread {
         Some((size, verdict))
     }
 
-    /// Carries out a record message and those after it in `behind`, until their replies are large enough to be sent or
-    /// one is to be answered elsewhere; returns the number of bytes consumed.
+    /// Carries out a record message and those after it in `behind`, until their replies are large enough to
+    /// be sent or one is to be answered elsewhere. Returns the number of bytes consumed.
     pub(super) fn dispatch_messages<'b>(
         &mut self,
         slot: u32,
@@ -369,8 +370,8 @@ impl ServiceThread {
         (used, Verdict::Keep)
     }
 
-    /// Puts the connection off until a reply of `size` bytes has room, for a request that may take `time_max`; `since`
-    /// is when it was first put off, if it was before.
+    /// Puts the connection off until a reply of `size` bytes has room, for a request that may take
+    /// `time_max`. `since` is when the request was first put off, if it was put off before.
     #[cold]
     fn put_off(
         &mut self,
@@ -404,7 +405,7 @@ impl ServiceThread {
         self.request_count += 1;
         cf::fault_point!("execute");
         let mut put_off_since = None;
-        // Borrowed, so that a request changes no reference count.
+        // The standing is borrowed, so that a request changes no reference count.
         let standing = self.connections.get(slot).and_then(|connection| {
             put_off_since = connection.put_off_since.take();
             connection.standing.as_mut()
@@ -494,7 +495,7 @@ impl ServiceThread {
 /// Reads more bytes after the incomplete request in `input`.
 fn receive_behind(connection: &mut Connection, input: &mut Vec<u8>) -> Verdict {
     let start = input.len();
-    // Grows with the received bytes, never with an announced size.
+    // The buffer grows with the received bytes, never with an announced size.
     input.resize(start + start.clamp(RECEIVE_SIZE, 16 * RECEIVE_SIZE), 0);
     match connection.receive(&mut input[start..]) {
         None => Verdict::Close,

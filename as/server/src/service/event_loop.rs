@@ -1,14 +1,15 @@
 //! The loop of a service thread: it waits for events, serves their connections, and sends the replies.
 //!
-//! One wake-up serves all connections that are ready: [dispatch](super::dispatch) reads and carries out their requests,
-//! the replies gather in the outbox and are [sent](super::sending) together. Replies that must wait for the disk are
-//! held when the whole wake-up has been carried out, so that one flush serves them all. A connection with unsent or
-//! held replies, or [parked](super::park) for a reply made elsewhere, is not read: TCP provides the back-pressure. A
-//! connection with more to read than one buffer goes to the end of the line, so that none starves the others.
+//! One wake-up serves all connections that are ready. [Dispatch](super::dispatch) reads and carries out their
+//! requests; the replies gather in the outbox and are [sent](super::sending) together. Replies that must wait
+//! for the disk are held when the whole wake-up has been carried out, so that one flush serves them all. A
+//! connection with unsent or held replies, or [parked](super::park) for a reply made elsewhere, is not read:
+//! TCP provides the back-pressure. A connection with more to read than one buffer is read again after the
+//! others, so that none starves.
 //!
 //! # Panics
-//! A panic is a bug of ours. It costs only the connection being served: the connection gets an error if a request was
-//! being carried out, and is closed; the thread continues.
+//! A panic is a bug of ours. It costs only the connection being served: the connection gets an error if a
+//! request was being carried out, and is closed. The thread continues.
 
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -36,10 +37,10 @@ use crate::metrics::ServerCounter;
 use crate::transaction::{Executor, PREPARED_REQUESTS};
 
 const EVENTS_MAX: usize = 256;
-/// Bytes read from a connection at a time.
+/// Number of bytes read from a connection at a time.
 pub(super) const RECEIVE_SIZE: usize = 64 << 10;
 const MAILBOX_TOKEN: u64 = u64::MAX;
-/// How often idle connections are searched.
+/// How often the thread searches for idle connections.
 const TICK: Duration = Duration::from_secs(1);
 /// How often requests that are put off are tried again.
 const PUT_OFF_PERIOD: Duration = Duration::from_millis(10);
@@ -75,7 +76,7 @@ pub(super) struct Checkpoint {
 
 pub(crate) struct ServiceThread {
     pub(super) context: Arc<ServiceContext>,
-    /// The thread's position in the pool.
+    /// The index of the thread in the pool.
     position: usize,
     pub(super) mailbox: Arc<Mailbox>,
     activity: Arc<Activity>,
@@ -83,11 +84,11 @@ pub(crate) struct ServiceThread {
     pub(super) connections: Connections,
     /// Slots of connections that may have more to read.
     pub(super) ready: Vec<u32>,
-    /// TLS connections in their handshake.
+    /// TLS connections whose handshake is in progress.
     pub(super) handshakes: Handshakes,
     pub(super) executor: Executor,
-    /// Room for [`RECEIVE_SIZE`] bytes from each of the connections that are read together; the system provides pages
-    /// as they are used.
+    /// Room for [`RECEIVE_SIZE`] bytes from each of the connections that are read together. The system
+    /// provides pages as they are used.
     pub(super) receive_buffer: Box<[u8]>,
     /// Replies made since the last wait that are not sent yet.
     pub(super) outbox: Outbox,
@@ -99,7 +100,7 @@ pub(crate) struct ServiceThread {
     pub(super) large_reply: Option<Charge>,
     /// Set while a request is being carried out.
     pub(super) checkpoint: Option<Checkpoint>,
-    /// Requests carried out since the last wait.
+    /// Number of requests carried out since the last wait.
     pub(super) request_count: u64,
     /// The wall clock at the last wake-up.
     pub(super) now: StoredMillis,
@@ -192,11 +193,11 @@ impl ServiceThread {
         }
     }
 
-    /// Handles everything that one wake-up brought.
+    /// Handles all events and all mail of one wake-up.
     fn wake_up(&mut self, events: &[Event]) {
         let gathering = Gathering::begin();
         self.executor.wake(self.woken);
-        // Some mail comes without a signal.
+        // Some mail arrives without a signal.
         self.take_mail();
         for event in events {
             if event.token() == MAILBOX_TOKEN {
@@ -210,10 +211,11 @@ impl ServiceThread {
         self.serve_all(&serving);
         serving.clear();
         if self.ready.is_empty() {
-            // Keeps the allocation for reuse.
+            // The vector is kept, so that its allocation is reused.
             self.ready = serving;
         }
-        // Replicas begin with their work while the replies are sent here.
+        // The messages are sent first, so that replicas begin with their work while the replies are sent
+        // here.
         drop(gathering);
         self.send_replies();
         self.go_on_with_handshakes();
@@ -242,7 +244,7 @@ impl ServiceThread {
         }
     }
 
-    /// Handles what came for a parked connection.
+    /// Handles a delivery for a parked connection.
     pub(super) fn take_up(&mut self, token: ConnectionToken, delivery: Delivery) {
         match delivery {
             Delivery::Part(replies) => self.deliver_part(token, replies),
@@ -268,7 +270,8 @@ impl ServiceThread {
         self.connections.add(connection);
     }
 
-    /// Moves the connection of a slot to the thread that owns it, if that is another one; returns whether it did.
+    /// Moves the connection of a slot to the thread that owns it, if that is another one. Returns whether it
+    /// did.
     fn hand_over(&mut self, slot: u32) -> bool {
         let Some(connection) = self.connections.get(slot) else { return false };
         let owner = self.context.pool.owner_of(connection.number);
@@ -343,7 +346,7 @@ impl ServiceThread {
         }
     }
 
-    /// Notes that a request begins here.
+    /// Records that a request begins here.
     pub(super) fn set_checkpoint(&mut self) {
         self.checkpoint = Some(Checkpoint {
             replies_size: self.outbox.replies.len(),
@@ -357,8 +360,8 @@ impl ServiceThread {
         self.connections.get(slot)
     }
 
-    /// Continues after a panic outside of a connection: connections whose replies are lost are closed, the others are
-    /// checked again, as an event of theirs may be lost.
+    /// Continues after a panic outside of a connection. Connections whose replies are lost are closed; the
+    /// others are checked again, because an event of theirs may be lost.
     #[cold]
     fn recover(&mut self) {
         cf::critical!(Service, "a service thread goes on after an internal error");
@@ -376,7 +379,7 @@ impl ServiceThread {
         self.ready.clear();
         self.put_off.clear();
         self.large_reply = None;
-        // Some mail may not have been handled yet, and its signal is used up.
+        // Some mail may not have been handled yet, and its signal has been consumed.
         self.mailbox.open();
         self.mailbox.bell.ring();
         for slot in 0..self.connections.slot_count() {
@@ -416,7 +419,7 @@ impl ServiceThread {
                 self.close(slot);
                 return false;
             }
-            // A late request is carried out with its time over, so it is answered with a timeout.
+            // A late request is carried out although its time is over, so that it is answered with a timeout.
             let is_tried = has_room || self.woken >= *deadline;
             if is_tried {
                 connection.put_off = None;
@@ -427,7 +430,7 @@ impl ServiceThread {
         self.put_off = put_off;
     }
 
-    /// Notes which clients read their waiting replies, if those that do not may have to be closed.
+    /// Records which clients read their waiting replies, if those that do not may have to be closed.
     fn look_for_reading(&mut self) {
         if self.context.config.service.proto_fd_idle_ms.get() == 0 && !self.context.replies.is_waited_for() {
             return;

@@ -1,4 +1,4 @@
-//! The queue of TLS connections in their handshake.
+//! The queue of TLS connections whose handshake is in progress.
 
 use std::collections::VecDeque;
 use std::time::Instant;
@@ -15,12 +15,12 @@ pub(super) struct Handshakes {
 }
 
 impl Handshakes {
-    /// Notes that a handshake begins.
+    /// Records that a handshake begins.
     pub(super) fn begin(&mut self, token: ConnectionToken, now: Instant) {
         self.begun.push_back((token, now));
     }
 
-    /// Notes that bytes came from a connection.
+    /// Records that a connection has received bytes.
     pub(super) fn wait(&mut self, token: ConnectionToken) {
         self.waiting.push_back(token);
     }

@@ -1,7 +1,8 @@
-//! TLS connections in their handshake.
+//! TLS handshakes of connections.
 //!
-//! A handshake takes up to a millisecond of CPU time, so handshakes wait in a separate queue, and a wake-up spends a
-//! bounded time on them after all other connections have been served. A handshake that is not done in time is closed.
+//! A handshake takes up to a millisecond of CPU time, so handshakes wait in a separate queue, and a wake-up
+//! spends a bounded time on them after all other connections have been served. A connection whose handshake
+//! is not done in time is closed.
 
 use std::io;
 use std::time::{Duration, Instant};
@@ -12,7 +13,7 @@ use crate::metrics::ServerCounter;
 
 /// Longest time of a handshake.
 const HANDSHAKE_TIME_MAX: Duration = Duration::from_secs(5);
-/// Longest time of a wake-up for handshakes; one in progress is finished.
+/// Longest time that a wake-up spends on handshakes. One that has begun its turn is finished.
 const TURN_TIME_MAX: Duration = Duration::from_micros(500);
 
 impl ServiceThread {

@@ -15,7 +15,7 @@ use super::held_parts::HeldParts;
 pub(crate) enum Mail {
     /// A connection, just accepted or from another service thread.
     Connection(Box<Connection>),
-    /// For a parked connection. Lost if the connection is gone.
+    /// A delivery for a parked connection. It is dropped if the connection is gone.
     Delivery(ConnectionToken, Delivery),
     /// Replies that were held may be sent.
     Released(Box<HeldParts>),
@@ -30,7 +30,7 @@ pub(crate) struct Mailbox {
 }
 
 impl Mailbox {
-    /// An empty mailbox.
+    /// Makes an empty mailbox.
     ///
     /// # Errors
     /// When the process has no file descriptor left.
@@ -49,18 +49,18 @@ impl Mailbox {
         self.post(Mail::Delivery(token, delivery));
     }
 
-    /// Adds `mail` that the thread takes when it wakes up for another reason.
+    /// Adds `mail` without waking the thread, which takes it when it wakes up for another reason.
     pub(super) fn post_quietly(&self, mail: Mail) {
         self.queue.push(mail);
     }
 
-    /// Starts reading: later posts wake the thread again.
+    /// Begins to take mail. Later posts wake the thread again.
     pub(super) fn open(&self) {
         self.bell.silence();
     }
 
     pub(super) fn take(&self) -> Option<Mail> {
-        // The check is cheaper than an attempt, and the thread looks at each wake-up.
+        // This check is cheaper than an attempt to pop, and the thread does it at each wake-up.
         if self.queue.is_empty() { None } else { self.queue.pop() }
     }
 }

@@ -25,12 +25,12 @@ impl<'a> Message<'a> {
         Some(Message { request: Request::parse(body).ok()?, body })
     }
 
-    /// Namespace and digest of its record, if it is about one.
+    /// Namespace and digest of the message's record, if it is about one.
     pub(super) fn record(&self) -> Option<(&'a [u8], Digest)> {
         Some((self.request.namespace?, self.request.record_digest()?))
     }
 
-    /// Its size including the frame's header.
+    /// The size of the message including the frame's header.
     pub(super) fn size(&self) -> usize {
         HEADER_SIZE + self.body.len()
     }
@@ -39,8 +39,8 @@ impl<'a> Message<'a> {
 /// Record messages after a first one that are carried out together with it.
 pub(super) type Followers<'a> = SmallVec<[Message<'a>; PREPARED_REQUESTS - 1]>;
 
-/// Adds the complete record messages at the start of `bytes` to `followers`, as many as are prefetched at once. They
-/// are built in place: a message is too large to be moved for each request.
+/// Adds the complete record messages at the start of `bytes` to `followers`, as many as are prefetched at
+/// once. They are built in place, because a message is too large to be moved for each request.
 #[inline]
 pub(super) fn find_followers<'a>(bytes: &'a [u8], followers: &mut Followers<'a>) {
     let mut rest = bytes;

@@ -1,10 +1,10 @@
 //! Client connections: accepts them, reads requests, carries them out, and sends replies.
 //!
 //! # Threads
-//! One accept thread; `service-threads` service threads, each with an epoll instance and its own connections. Other
-//! threads hand a service thread connections and finished replies through its mailbox. The sizing thread decides over
-//! how many service threads the connections are spread; a connection changes its thread only while none of its requests
-//! is in progress.
+//! One accept thread, and `service-threads` service threads, each with an epoll instance and its own
+//! connections. Other threads pass connections and finished replies to a service thread through its mailbox.
+//! The sizing thread decides over how many service threads the connections are spread. A connection changes
+//! its thread only while none of its requests is in progress.
 
 mod accept;
 mod activity;
@@ -52,5 +52,5 @@ pub(crate) use reply_budget::ReplyBudget;
 pub(crate) use requests::InfoRequest;
 pub(crate) use security::SecurityWorkers;
 
-/// Buffers of requests and replies that grew beyond this for a large one are freed.
+/// Buffers of requests and replies that grew beyond this size are freed.
 const KEEP_SIZE_MAX: usize = 1 << 20;

@@ -1,4 +1,4 @@
-//! Replies of several connections, made one after the other and sent together.
+//! The outbox: replies of several connections, made one after the other and sent together.
 
 use std::ops::Range;
 
@@ -10,9 +10,9 @@ use super::delivery::ConnectionToken;
 pub(super) struct Outbox {
     /// Replies of all connections, one after the other.
     pub(super) replies: Vec<u8>,
-    /// Connections and where their replies are, in the order in which they were made.
+    /// Connections and the ranges of their replies, in the order in which the replies were made.
     parts: Vec<(ConnectionToken, Range<usize>)>,
-    /// End of the last replies with an address.
+    /// End of the last replies that are assigned to a connection.
     addressed: usize,
 }
 
@@ -46,8 +46,8 @@ impl Outbox {
         self.tokens().any(|other| other == token)
     }
 
-    /// Moves the parts for which `is_moved` returns true to an outbox of their own. It gets each part with its old and
-    /// its new range.
+    /// Moves the parts for which `is_moved` returns true to a separate outbox. `is_moved` gets each part with
+    /// its old and its new range.
     pub(super) fn split_off(
         &mut self,
         mut is_moved: impl FnMut(ConnectionToken, &Range<usize>, usize) -> bool,

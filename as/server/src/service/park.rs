@@ -1,8 +1,9 @@
-//! Parked connections: other threads make their next reply, or many of them, and send it through the mailbox.
+//! Parked connections: other threads make their next reply, or many replies, and send them through the
+//! mailbox.
 //!
 //! A parked connection is not read. The thread that has taken over its request holds a [`ReplyHandle`] or a
-//! [`ReplyStream`]; if that is dropped without a last reply, for example by a panic, the connection is closed: no
-//! client waits for ever.
+//! [`ReplyStream`]. If that is dropped without a last reply, for example by a panic, the connection is
+//! closed, so that no client waits for ever.
 
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
@@ -23,7 +24,7 @@ use crate::query::Requester;
 use crate::security::Permit;
 use crate::transaction::INLINE_STEPS;
 
-/// How long the client of a query may leave replies unread if the query is too large to be checked at once.
+/// How long the client of a query may leave replies unread, if the query is too large to be checked at once.
 const CHECK_TIME_MAX: Duration = Duration::from_secs(10);
 
 impl ServiceThread {
@@ -40,8 +41,8 @@ impl ServiceThread {
         ReplyHandle::new(&self.mailbox, token, presence)
     }
 
-    /// Parks a connection for replies that other threads make one after the other. `timeout` limits how long the client
-    /// may leave them unread.
+    /// Parks a connection for replies that other threads make one after the other. `timeout` limits how long
+    /// the client may leave them unread.
     pub(super) fn park_for_stream(
         &mut self,
         slot: u32,
@@ -79,7 +80,8 @@ impl ServiceThread {
         });
     }
 
-    /// Passes a request of the security protocol to the security threads. Without access control an error is answered.
+    /// Passes a request of the security protocol to the security threads. Without access control, answers
+    /// with an error.
     pub(super) fn start_security(&mut self, slot: u32, token: ConnectionToken, body: &[u8]) {
         let Some(connection) = self.connections.get(slot) else { return };
         let Some(session) = connection.access() else {
@@ -92,8 +94,8 @@ impl ServiceThread {
         }
     }
 
-    /// Answers a query at once, or starts it and parks its connection until the query has ended; returns whether it is
-    /// parked.
+    /// Answers a query at once, or starts it and parks its connection until the query has ended. Returns
+    /// whether the connection is parked.
     pub(super) fn start_query(
         &mut self,
         slot: u32,

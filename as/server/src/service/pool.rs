@@ -1,14 +1,15 @@
-//! The service threads as a pool, and the number of them over which connections are spread.
+//! The pool of service threads, and the number of them over which connections are spread.
 //!
 //! # Invariants
-//! - Each connection has a number and so an owner: the thread at that number modulo the count of active threads. A
-//!   thread that gets an event of another thread's connection hands the connection over, unless a request of it is in
-//!   progress. So a change of the count costs nothing for idle connections.
+//! - Each connection has a number and so an owner: the thread at that number modulo the count of active
+//!   threads. A thread that gets an event of another thread's connection hands the connection over, unless a
+//!   request of it is in progress. Therefore a change of the count costs nothing for idle connections.
 //! - The pool only grows. Threads beyond the active ones have nothing to do and sleep.
 //!
 //! # Threads
-//! The sizing thread samples the activity of the service threads ten times a second and changes the count of active
-//! ones. It also starts further service threads when `service-threads` is raised; a lower value only limits the count.
+//! The sizing thread samples the activity of the service threads ten times a second and changes the count of
+//! active ones. It also starts further service threads when `service-threads` is raised; a lower value only
+//! limits the count.
 
 use std::io;
 use std::sync::Arc;
@@ -26,7 +27,7 @@ use super::sizing::{Chooser, Sample};
 /// How often the sizing thread samples.
 const PERIOD: Duration = Duration::from_millis(100);
 
-/// The pool's record of a service thread.
+/// The pool's view of a service thread.
 struct Worker {
     mailbox: Arc<Mailbox>,
     activity: Arc<Activity>,
@@ -36,12 +37,12 @@ struct Worker {
 pub(crate) struct ServicePool {
     workers: RwLock<Vec<Worker>>,
     handles: Mutex<Vec<threads::Handle>>,
-    /// Number of workers that own connections, from the first one on.
+    /// Number of workers that own connections, counted from the first one.
     active_count: AtomicUsize,
 }
 
 impl ServicePool {
-    /// A pool without threads yet.
+    /// Makes a pool without threads.
     pub(crate) fn new() -> Self {
         ServicePool {
             workers: RwLock::default(),
@@ -94,16 +95,16 @@ impl ServicePool {
         self.workers.read().iter().map(|worker| worker.activity.request_count()).collect()
     }
 
-    /// Ends all service threads, and waits for them until `deadline` at most. The sizing thread has ended before. Returns the
-    /// names of the threads that still run.
+    /// Ends all service threads, and waits for them until `deadline` at most. The sizing thread must have
+    /// ended before. Returns the names of the threads that still run.
     pub(crate) fn stop_until(&self, deadline: Instant) -> Vec<String> {
         self.workers.read().iter().for_each(|worker| worker.mailbox.post(Mail::Stop));
         let handles = std::mem::take(&mut *self.handles.lock());
         threads::join_until(handles, deadline)
     }
 
-    /// Body of the sizing thread; ends once `stopping` is set and the thread is unparked. `start_worker` adds a service
-    /// thread; `wanted` is the configured number of them.
+    /// Body of the sizing thread. Ends once `stopping` is set and the thread is unparked. `start_worker` adds
+    /// a service thread; `wanted` is the configured number of them.
     pub(crate) fn run_sizing(
         &self,
         stopping: &AtomicBool,

@@ -1,10 +1,11 @@
-//! Whether the client of a connection is still there, for the threads that answer it.
+//! Presence: whether the client of a connection is still there, for the threads that answer it.
 
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
-/// How long an answer is still made, and a query goes on without a reply, after the client has closed its sending side:
-/// it may still read. A vanished client cannot be distinguished from it until something is sent.
+/// How long an answer is still made, and a query continues without a reply, after the client has closed its
+/// sending side: the client may still read. A vanished client cannot be distinguished from such a client
+/// until something is sent.
 pub(super) const DONE_PATIENCE: Duration = Duration::from_secs(2);
 
 /// State of a connection for the threads that answer it.
@@ -15,12 +16,12 @@ pub(super) struct Presence {
 }
 
 impl Presence {
-    /// Notes that the client sends nothing more.
+    /// Records that the client sends nothing more.
     pub(super) fn peer_is_done(&self) {
         self.peer_done.get_or_init(Instant::now);
     }
 
-    /// Whether the client sends nothing more for so long that it must be gone.
+    /// Whether the client closed its sending side so long ago that it must be gone.
     pub(super) fn is_gone(&self) -> bool {
         self.peer_done.get().is_some_and(|at| at.elapsed() >= DONE_PATIENCE)
     }

@@ -1,15 +1,16 @@
-//! The limit of replies that are kept because clients have not read them.
+//! The limit on the size of replies that are kept because clients have not read them.
 //!
-//! A connection with unsent replies is not served, so it keeps at most the replies of one `send`, one of which may be
-//! large; a stream of replies stops at [`UNSENT_SIZE_MAX`](super::stream_progress). The bytes kept by all connections are
-//! counted here. Above the limit, a request with a large reply is put off until there is room, and its connection is
-//! not read meanwhile; streams stop as soon as they have unsent bytes. Requests with small replies continue, because
-//! these fit into socket buffers. A client that has long read nothing while others are put off is disconnected.
+//! A connection with unsent replies is not served, so it keeps at most the replies of one `send`, one of
+//! which may be large. A stream of replies stops at [`UNSENT_SIZE_MAX`](super::stream_progress). The bytes
+//! kept by all connections are counted here. Above the limit, a request with a large reply is put off until
+//! there is room, and its connection is not read meanwhile; streams stop as soon as they have unsent bytes.
+//! Requests with small replies continue, because these fit into socket buffers. A client that has long read
+//! nothing while others are put off is disconnected.
 //!
 //! # Threads and locks
-//! A service thread retries the requests that it has put off itself. Requests that wait in a pool are in a queue behind
-//! a mutex, taken alone. Each service thread checks the queue when it wakes up, and wakes up often while there are such
-//! requests.
+//! A service thread retries the requests that it has put off itself. Requests that wait in a pool are in a
+//! queue behind a mutex, taken alone. Each service thread checks the queue when it wakes up, and wakes up
+//! often while there are such requests.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -22,7 +23,7 @@ use parking_lot::Mutex;
 use crate::metrics::{ServerCounter, ServerMetrics};
 use crate::transaction::GoOnWithRoom;
 
-/// Most bytes of unread replies of all connections together, except small ones.
+/// Largest number of bytes of unread replies of all connections together, except small replies.
 const UNSENT_SIZE_MAX: usize = 512 << 20;
 /// How long a client may read nothing while others wait for the room of its replies.
 pub(super) const STALLED_TIME_MAX: Duration = Duration::from_secs(30);
@@ -33,7 +34,7 @@ pub(crate) struct ReplyBudget {
     /// Number of requests that are put off. Every thread reads it at each wake-up, so it shares no cache line with
     /// values that change often.
     waiting: CachePadded<AtomicUsize>,
-    /// Number of those that wait in a pool instead of a service thread.
+    /// The requests that wait in a pool instead of a service thread.
     queue: Mutex<VecDeque<QueuedReply>>,
     metrics: Arc<ServerMetrics>,
     /// Text for the log when a request is put off.
@@ -49,13 +50,13 @@ struct QueuedReply {
 }
 
 impl ReplyBudget {
-    /// An unused budget.
+    /// Makes an unused budget.
     pub(crate) fn new(metrics: Arc<ServerMetrics>) -> Arc<Self> {
         let complaint = "of replies are not read: a request with a large reply is put off";
         ReplyBudget::with_complaint(metrics, complaint)
     }
 
-    /// The budget of compressed requests until they are carried out; it has the same size.
+    /// Makes the budget of compressed requests until they are carried out. It has the same size.
     pub(crate) fn of_inflated(metrics: Arc<ServerMetrics>) -> Arc<Self> {
         let complaint = "of inflated requests are not carried out: a compressed request is put off";
         ReplyBudget::with_complaint(metrics, complaint)
@@ -87,7 +88,7 @@ impl ReplyBudget {
         self.waiting.load(Relaxed) != 0
     }
 
-    /// Notes that a request is put off, until the result is dropped.
+    /// Records that a request is put off, until the result is dropped.
     pub(super) fn wait(self: &Arc<Self>) -> Waiting {
         self.waiting.fetch_add(1, Relaxed);
         self.metrics.add(ServerCounter::RepliesPutOff, 1);
@@ -101,7 +102,8 @@ impl ReplyBudget {
         self.queue.lock().push_back(queued);
     }
 
-    /// Resumes requests in the queue that may have room, and those that are late. Each is checked once.
+    /// Resumes requests in the queue that may have room, and those whose deadline has passed. Each is checked
+    /// once.
     pub(super) fn release_queued(&self, now: Instant) {
         let is_over = |queued: &QueuedReply| queued.deadline <= now || self.has_room(queued.size);
         let mut left = self.queue.lock().len();
@@ -149,7 +151,7 @@ impl Charge {
         self.budget.is_used_up()
     }
 
-    /// Changes the part to `size` bytes.
+    /// Changes the size of this part to `size` bytes.
     #[inline]
     pub(super) fn set(&mut self, size: usize) {
         if size != self.size {

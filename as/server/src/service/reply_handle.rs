@@ -1,5 +1,5 @@
-//! The right to answer the one request for which a connection is parked. If it is dropped without an answer, the connection is
-//! closed.
+//! The right to answer the one request for which a connection is parked. If it is dropped without an answer,
+//! the connection is closed.
 
 use std::sync::{Arc, Weak};
 
@@ -17,7 +17,7 @@ pub(crate) struct ReplyHandle {
 }
 
 impl ReplyHandle {
-    /// For the connection `token` of the thread with `mailbox`.
+    /// Makes the handle for connection `token` of the thread with `mailbox`.
     pub(super) fn new(mailbox: &Arc<Mailbox>, token: ConnectionToken, presence: Weak<Presence>) -> Self {
         ReplyHandle { mailbox: Arc::clone(mailbox), token, presence, is_answered: false }
     }
@@ -27,14 +27,14 @@ impl ReplyHandle {
         self.presence.upgrade().is_none_or(|presence| presence.is_gone())
     }
 
-    /// Sends the reply, which must be whole frames; then the connection takes its next request.
+    /// Sends the reply, which must consist of whole frames. The connection then takes its next request.
     pub(crate) fn send(mut self, reply: Vec<u8>) {
         self.is_answered = true;
         self.mailbox.deliver(self.token, Delivery::Reply(reply));
     }
 
-    /// Replaces the compressed request for which the connection is parked with `frame`, whose buffer is counted in
-    /// `room`.
+    /// Replaces the compressed request for which the connection is parked by `frame`, whose buffer is counted
+    /// in `room`.
     pub(super) fn send_inflated(mut self, frame: Vec<u8>, room: Charge) {
         self.is_answered = true;
         self.mailbox.deliver(self.token, Delivery::Inflated(frame, room));

@@ -1,4 +1,4 @@
-//! Requests that threads of other kinds answer: info commands, and those of the security protocol.
+//! Requests that other kinds of threads answer: info commands, and those of the security protocol.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -17,7 +17,8 @@ pub(crate) struct InfoRequest {
     pub(crate) access: Access,
     pub(crate) client: SocketAddr,
     pub(crate) reply: ReplyHandle,
-    /// Number of answered bytes of the body, and the answers. An info thread continues with the rest in a later turn.
+    /// Number of bytes of the body that are answered, and the answers. An info thread continues with the rest
+    /// in a later turn.
     pub(crate) answered: usize,
     pub(crate) answers: Vec<u8>,
     /// The answers' part of the reply budget.
@@ -25,7 +26,7 @@ pub(crate) struct InfoRequest {
 }
 
 impl InfoRequest {
-    /// Counts the answers so far; returns whether there is room for more.
+    /// Counts the answers so far. Returns whether there is room for more.
     pub(crate) fn count_answers(&mut self) -> bool {
         self.charge.set(self.answers.len());
         !self.charge.is_budget_used_up()

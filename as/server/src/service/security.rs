@@ -1,11 +1,11 @@
 //! The security threads, which answer requests of the security protocol.
 //!
-//! Logins that need a slow hash wait for separate threads, in a queue in which all origins take turns. So guessing
-//! passwords over many connections delays neither logins with a remembered credential or a token, nor first logins from
-//! elsewhere. One thread makes changes of users and roles, which wait for the disk and for other nodes, because they
-//! are made one at a time.
+//! Logins that need a slow hash wait for separate threads, in a queue in which all origins take turns.
+//! Therefore guessing passwords over many connections delays neither logins with a remembered credential or a
+//! token, nor first logins from elsewhere. One thread makes changes of users and roles, which wait for the
+//! disk and for other nodes, because they are made one at a time.
 //!
-//! A panic costs the request that was answered, and closes its connection.
+//! A panic costs the request that was being answered, and closes its connection.
 //!
 //! # Locks
 //! `waiting` is taken alone and briefly.
@@ -22,9 +22,9 @@ use super::requests::SecurityRequest;
 use crate::security::{AccessControl, Peer, SecurityWork, origin};
 use crate::workers::Workers;
 
-/// Number of threads that answer at once, and of those that verify passwords.
+/// Number of threads that answer at once, and also of those that verify passwords.
 const THREADS: usize = 2;
-/// Difference between the priority of service threads and the lower one of verifying threads.
+/// Nice value that verifying threads add to that of service threads.
 const NICENESS: i32 = 5;
 
 /// Waiting requests, by origin.
@@ -60,7 +60,7 @@ impl<K: Copy + Eq + Hash, R> Line<K, R> {
     }
 }
 
-/// A signal that a request in the queue is to be answered.
+/// Signals that a request in the queue is to be answered.
 struct Turn;
 
 /// The threads and the requests that wait for them.
@@ -81,7 +81,7 @@ fn answer(access: &AccessControl, request: SecurityRequest) {
 }
 
 impl SecurityWorkers {
-    /// A pool without threads yet; requests may already be submitted.
+    /// Makes a pool without threads. Requests may already be submitted.
     pub(crate) fn new() -> Self {
         SecurityWorkers {
             quick: Workers::new("security"),
@@ -137,7 +137,7 @@ impl SecurityWorkers {
         })
     }
 
-    /// Ends the threads. Requests submitted before are answered.
+    /// Ends the threads after they have answered the submitted requests.
     pub(crate) fn stop(&self) {
         self.quick.stop();
         self.changing.stop();

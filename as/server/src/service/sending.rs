@@ -1,13 +1,14 @@
 //! Sending replies: at once, or, if they must wait, when they are released.
 //!
-//! With `commit-to-device` a reply waits until its records are on disk. Its thread does not wait: it *holds* the
-//! replies of that connection, which leave the outbox, and continues with other connections. The thread that flushes
-//! the records then posts the replies back to this thread. Until then no further request of the connection is carried
-//! out, and replies from other threads wait behind. So each connection gets its replies in the order of its requests.
+//! With `commit-to-device` a reply waits until its records are on disk. Its thread does not wait: it *holds*
+//! the replies of that connection, which leave the outbox, and continues with other connections. The thread
+//! that flushes the records then posts the replies back to this thread. Until then no further request of the
+//! connection is carried out, and replies from other threads wait behind. Thus each connection gets its
+//! replies in the order of its requests.
 //!
-//! The replies of a single connection are sent by the thread that releases them: the flush thread of a disk, or the
-//! fabric thread that receives the last acknowledgement of a replica. The mail about that usually
-//! [wakes nobody](super::release_watch).
+//! The replies of a single connection are sent by the thread that releases them: the flush thread of a disk,
+//! or the fabric thread that receives the last acknowledgement of a replica. The mail about that usually
+//! [wakes no thread](super::release_watch).
 
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -69,8 +70,8 @@ impl ServiceThread {
         }
     }
 
-    /// Removes the replies that must not be sent yet from `outbox`. If that fails, no reply is sent, as it is unknown
-    /// which of them may be.
+    /// Removes the replies that must not be sent yet from `outbox`. If that fails, no reply is sent, because
+    /// it is unknown which of them may be.
     fn hold_some(&mut self, outbox: &mut Outbox) {
         let tokens: Vec<ConnectionToken> = outbox.tokens().collect();
         let held = catch_unwind(AssertUnwindSafe(|| self.hold_unsettled(outbox)));
@@ -86,7 +87,7 @@ impl ServiceThread {
         }
     }
 
-    /// Removes the unsettled replies from `outbox`; they are posted back when they are settled.
+    /// Removes the unsettled replies from `outbox`. They are posted back when they are settled.
     fn hold_unsettled(&mut self, outbox: &mut Outbox) {
         let unsettled = self.executor.take_unsettled();
         let (mut held, mut rest) = (Vec::with_capacity(unsettled.len()), &unsettled[..]);
@@ -158,7 +159,7 @@ impl ServiceThread {
         transactions.end(self.executor.context(), Instant::now());
     }
 
-    /// Resumes a connection whose held replies are sent; does nothing for one that is already resumed.
+    /// Resumes a connection whose held replies are sent, unless it is already resumed.
     fn go_on_after_held(&mut self, token: ConnectionToken) {
         let Some(connection) = self.find(token).filter(|connection| connection.is_held) else { return };
         connection.is_held = false;
@@ -172,7 +173,7 @@ impl ServiceThread {
         behind.into_iter().for_each(|delivery| self.take_up(token, delivery));
     }
 
-    /// Closes a connection, after its held replies are sent.
+    /// Closes a connection after its held replies are sent.
     pub(super) fn close_behind_held(&mut self, slot: u32) {
         match self.connections.get(slot) {
             Some(connection) if connection.is_held => {
@@ -183,11 +184,11 @@ impl ServiceThread {
         }
     }
 
-    /// Something of a connection waits until its held replies are sent.
+    /// Records that something of a connection waits until its held replies are sent.
     pub(super) fn want_release(&mut self, slot: u32) {
         let watch = self.connections.get(slot).and_then(|connection| connection.release_watch.as_ref());
         if watch.is_some_and(|watch| watch.want()) {
-            // The mail about it is there, and its signal was spared.
+            // The mail about the release is there, but its signal was omitted.
             self.mailbox.bell.ring();
         }
     }

@@ -1,16 +1,17 @@
-//! How many service threads the connections are spread over: the rule, without threads or clocks.
+//! The rule for the number of service threads over which connections are spread, without threads or clocks.
 //!
-//! Connections are spread over as many threads as there are processors: a thread that is woken on the processor of its
-//! client answers soonest, and one thread for all would make every other client wait for it. More threads help when
-//! requests are long, because of work or of waiting for a device, or when threads are busy while processors are idle.
-//! Otherwise they only divide the requests. So connections are gathered again on as many threads as there are
-//! processors when those conditions end.
+//! Connections are spread over as many threads as there are processors: a thread that is woken on the
+//! processor of its client answers soonest, and with one thread for all every other client would wait for it.
+//! More threads help when requests are long, because of work or of waiting for a device, or when threads are
+//! busy while processors are idle. Otherwise they only divide the requests. When those conditions end,
+//! connections are therefore gathered again on as many threads as there are processors.
 //!
-//! Fewer threads than processors can be better in one case: no processor is idle, because clients on the same machine
-//! or other work use them. If each thread finds the requests of several connections whenever it wakes up, fewer threads
-//! are certainly better: a thread that finds twice as many requests needs half the processor time for each, and every
-//! client is answered sooner. This ends as soon as a thread finds few requests at a time. Otherwise fewer threads are
-//! tried ([`Trial`]), and kept only if more requests are answered, or as many with less work for each.
+//! Fewer threads than processors can be better in one case: no processor is idle, because clients on the same
+//! machine or other work use them. If each thread finds the requests of several connections whenever it wakes
+//! up, fewer threads are certainly better: a thread that finds twice as many requests needs half the
+//! processor time for each, and every client is answered sooner. This ends as soon as a thread finds few
+//! requests at a time. Otherwise fewer threads are tried ([`Trial`]), and kept only if more requests are
+//! answered, or as many with less work for each.
 
 use std::cell::LazyCell;
 use std::time::Duration;
@@ -27,10 +28,10 @@ const SPARE_PROCESSORS: f64 = 0.75;
 const SCARCE_PROCESSORS: f64 = 0.25;
 /// While fewer processors are idle, a larger number of threads than necessary may slow each other down.
 const FEW_PROCESSORS: f64 = 0.5;
-/// Share of the present work that half of the threads would have with the same requests.
+/// Share of the current work that half of the threads would have with the same requests.
 const LEFT_BY_GATHERING: f64 = 0.8;
-/// Gathering connections does not make requests above this average length faster. They only wait for each other, if
-/// there are enough of them to [delay each other](IN_THE_WAY).
+/// Gathering connections does not make requests above this average length faster. They only wait for each
+/// other, if there are enough of them to [delay each other](IN_THE_WAY).
 const LONG_REQUEST: Duration = Duration::from_micros(30);
 /// Gathering connections makes requests up to this average length faster.
 const SHORT_REQUEST: Duration = Duration::from_micros(20);
@@ -40,9 +41,9 @@ const IN_THE_WAY: f64 = 0.1;
 const FAR_BETWEEN: f64 = 0.05;
 /// With this many requests at a time there may be fewer threads than processors.
 const MANY_AT_A_TIME: f64 = 4.0;
-/// Samples in a row that must find that many before there are fewer threads than processors.
+/// Number of samples in a row that must find that many before there are fewer threads than processors.
 const MANY_SAMPLES: u32 = 3;
-/// With at most this many at a time there are as many threads as processors.
+/// With at most this many requests at a time there are as many threads as processors.
 const FEW_AT_A_TIME: f64 = 2.0;
 /// A trial of fewer threads succeeds if this many times as many requests are answered.
 const TRIAL_GAIN: f64 = 1.1;
@@ -50,9 +51,9 @@ const TRIAL_GAIN: f64 = 1.1;
 const TRIAL_SAVING: f64 = 0.95;
 /// A trial ends when at most this many times as many requests are answered as before it.
 const TRIAL_LOSS: f64 = 0.95;
-/// Samples of a trial that count; the first one does not, for connections are still moving.
+/// Number of samples of a trial that count. The first sample does not, because connections are still moving.
 const TRIAL_SAMPLES: u32 = 3;
-/// Samples in a row that must agree before connections are gathered on fewer threads.
+/// Number of samples in a row that must agree before connections are gathered on fewer threads.
 const PATIENCE_MIN: u32 = 10;
 const PATIENCE_MAX: u32 = 640;
 
@@ -98,7 +99,7 @@ enum Wish {
     Fewer,
 }
 
-/// The verdict of a sample on fewer threads than processors, or than are active now.
+/// The judgement from a sample on fewer threads than processors, or than are active now.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Gathering {
     Certain,
@@ -106,8 +107,8 @@ enum Gathering {
     No,
 }
 
-/// Whether half of `active_count` threads could do the same work, while there are too few processors for all runnable
-/// threads.
+/// Judges whether half of `active_count` threads could do the same work, while there are too few processors
+/// for all runnable threads.
 fn gathering(
     active_count: usize,
     sample: &Sample,
@@ -126,8 +127,8 @@ fn gathering(
     }
 }
 
-/// The wish that follows from a sample while `active_count` threads are active. `idle_processors` is called only if it
-/// matters.
+/// The wish that follows from a sample while `active_count` threads are active. `idle_processors` is called
+/// only if it matters.
 fn wish(active_count: usize, sample: &Sample, idle_processors: impl FnOnce() -> Option<f64>) -> Wish {
     if sample.request > LONG_REQUEST && sample.workers > IN_THE_WAY {
         return Wish::More;
@@ -165,7 +166,8 @@ struct Trial {
     sum: Pace,
 }
 
-/// How many requests are answered per second, and the seconds of work that they take; or a sum of several samples' figures.
+/// How many requests are answered per second, and the seconds of work that they take. It may be the sum of
+/// several samples' figures.
 #[derive(Clone, Copy, PartialEq, Debug, Default)]
 struct Pace {
     rate: f64,
@@ -178,7 +180,7 @@ impl Pace {
         self.work += sample.workers;
     }
 
-    /// The average of `samples` samples with this sum.
+    /// The average of `samples` samples whose sum is this.
     fn average(self, samples: u32) -> Pace {
         Pace { rate: self.rate / f64::from(samples), work: self.work / f64::from(samples) }
     }
@@ -232,7 +234,7 @@ pub(super) struct Chooser {
     processors: usize,
     /// Samples in a row in favour of fewer threads.
     agreeing: u32,
-    /// Number of such samples needed. Doubled each time that fewer threads turned out to be too few.
+    /// Number of such samples needed. Doubled each time that fewer threads have turned out to be too few.
     patience: u32,
     was_reduced: bool,
     trial: Option<Trial>,
@@ -255,8 +257,9 @@ impl Chooser {
         }
     }
 
-    /// The count that follows `active_count` after a sample: at most `limit`, and not below the number of processors unless
-    /// that is more, or fewer pay. `idle_processors` tells how many processors had nothing to do, if that is known.
+    /// The count that follows `active_count` after a sample: at most `limit`, and at least the number of
+    /// processors, unless `limit` is lower or fewer threads pay. `idle_processors` tells how many processors
+    /// had nothing to do, if that is known.
     pub(super) fn choose(
         &mut self,
         active_count: usize,
@@ -302,7 +305,7 @@ impl Chooser {
         }
     }
 
-    /// The count for the trial under way, if it is still undecided or has ended.
+    /// The count according to the trial under way, if that is still undecided or has ended.
     fn follow_trial(
         &mut self,
         active_count: usize,
@@ -332,7 +335,7 @@ impl Chooser {
         }
     }
 
-    /// The count after one more contended sample: half, if there were enough of them.
+    /// The count after one more contended sample: half, if there were enough such samples.
     fn consider_trial(&mut self, active_count: usize, sample: &Sample) -> usize {
         self.agreeing = 0;
         self.contended.0 += 1;
@@ -355,12 +358,13 @@ mod tests {
         Sample { busiest, workers, request: Duration::from_micros(request_us), at_a_time: 1.0, rate: 0.0 }
     }
 
-    /// Two threads with this rate of requests, of which they find few at a time.
+    /// A sample of two threads with this rate of requests, of which they find few at a time.
     fn at_rate(rate: f64) -> Sample {
         Sample { at_a_time: 1.5, rate, ..sample(0.5, 0.9, 8) }
     }
 
-    /// Two threads that work half of the time on short requests, of which they find this many at a time.
+    /// A sample of two threads that work half of the time on short requests, of which they find this many at
+    /// a time.
     fn at_a_time(at_a_time: f64) -> Sample {
         Sample { at_a_time, ..sample(0.55, 1.1, 8) }
     }
@@ -411,10 +415,10 @@ mod tests {
     #[test]
     fn long_requests_are_spread() {
         assert_eq!(after(4, 1, 10, &sample(0.2, 0.2, 100), 0.0), 10);
-        // Too few requests to delay each other.
+        // The requests are too few to delay each other.
         assert_eq!(after(100, 1, 10, &sample(0.05, 0.05, 100), 2.0), 1);
         assert_eq!(after(100, 4, 10, &sample(0.05, 0.05, 100), 2.0), 1);
-        // Neither long nor short, or neither many nor few: the count stays.
+        // The requests are neither long nor short, or neither many nor few, so the count stays.
         assert_eq!(after(100, 4, 10, &sample(0.1, 0.3, 25), 2.0), 4);
         assert_eq!(after(100, 4, 10, &sample(0.1, 0.1, 100), 2.0), 4);
     }

@@ -1,11 +1,11 @@
-//! Replies that other threads make for a connection, with back-pressure.
+//! Streams of replies that other threads make for a connection, with back-pressure.
 //!
-//! The maker posts frames to the connection's service thread and counts them as unsent; the service thread reports when
-//! the socket has taken them. A maker with too much unsent either waits, or leaves a callback that is called when the
-//! socket has taken enough.
+//! The maker posts frames to the connection's service thread and counts them as unsent. The service thread
+//! reports when the socket has taken them. A maker with too many unsent bytes either waits, or leaves a
+//! callback that is called when the socket has taken enough.
 //!
 //! # Locking
-//! That of its [progress](super::stream_progress).
+//! The mutex of the stream's [progress](super::stream_progress).
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -20,7 +20,8 @@ use crate::transaction::{GoOn, GoOnWithRoom, ReplySink, SinkClosed, StalledSende
 
 /// How often a waiting maker checks whether its thread is needed.
 const LOOK_PERIOD: Duration = Duration::from_secs(1);
-/// How long a client may read nothing when the thread that waits for it is needed, whatever the client's own timeout.
+/// How long a client may read nothing when the thread that waits for it is needed, whatever the client's own
+/// timeout is.
 const PATIENCE: Duration = Duration::from_secs(10);
 /// The end of a stream for the thread that makes its replies.
 pub(crate) struct ReplyStream {
@@ -32,13 +33,13 @@ pub(crate) struct ReplyStream {
     state: Arc<StreamProgress>,
     /// Set if the client asked for compressed replies.
     compressor: OnceLock<ReplyCompressor>,
-    /// The last frames were sent, or the stream was [cancelled](Self::cancel).
+    /// Set when the last frames were sent, or the stream was [cancelled](Self::cancel).
     is_finished: AtomicBool,
 }
 
 impl ReplyStream {
-    /// A stream to connection `token` of the thread with `mailbox`, and the connection's end of it. `timeout` is how long
-    /// the client may leave replies unread.
+    /// Makes a stream to connection `token` of the thread with `mailbox`, and the connection's end of it.
+    /// `timeout` is how long the client may leave replies unread.
     pub(super) fn new(
         mailbox: Arc<Mailbox>,
         token: ConnectionToken,
@@ -57,8 +58,8 @@ impl ReplyStream {
         self.state.progress.lock().room = Some(room);
     }
 
-    /// Closes the stream when the client has closed its sending side and gets nothing for a while: for a client that
-    /// only waits.
+    /// Makes the stream close when the client has closed its sending side and gets nothing for a while. For a
+    /// client that only waits.
     pub(super) fn end_with_peer(&self) {
         self.state.progress.lock().ends_with_peer = true;
     }
@@ -76,7 +77,7 @@ impl ReplyStream {
         out
     }
 
-    /// Cancels the stream: the connection is not parked for it after all.
+    /// Cancels the stream, because the connection is not parked for it after all.
     pub(super) fn cancel(&self) {
         self.is_finished.store(true, Ordering::Relaxed);
     }

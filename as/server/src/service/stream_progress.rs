@@ -1,4 +1,5 @@
-//! How far the replies of a stream have come: shared by the thread that makes them and the connection that sends them.
+//! The progress of a stream of replies, shared by the thread that makes them and the connection that sends
+//! them.
 //!
 //! # Locking
 //! One mutex per stream, taken alone; no callback runs under it.
@@ -13,7 +14,7 @@ use super::presence::DONE_PATIENCE;
 use super::reply_budget::{Charge, ReplyBudget};
 use crate::transaction::GoOn;
 
-/// Bytes that may wait for the client before the maker does.
+/// Number of bytes that may wait for the client before the maker has to wait.
 const UNSENT_SIZE_MAX: usize = 1 << 20;
 
 /// State of a stream.
@@ -23,7 +24,7 @@ pub(super) struct Progress {
     pub(super) moved: Instant,
     /// When the client closed its sending side, if that ends the stream after [`DONE_PATIENCE`].
     pub(super) peer_done: Option<Instant>,
-    /// Whether the closing ends the stream.
+    /// Whether the stream ends when the client closes its sending side.
     pub(super) ends_with_peer: bool,
     /// Whether the connection is gone, or was given up.
     pub(super) is_closed: bool,
@@ -52,7 +53,7 @@ impl Progress {
         self.charge.set(self.unsent);
     }
 
-    /// The next maker that may go on.
+    /// Takes the next maker that may continue.
     fn next(&mut self) -> Option<GoOn> {
         if self.is_behind() { None } else { self.waiting.pop_front() }
     }
@@ -65,7 +66,7 @@ pub(super) struct StreamProgress {
 }
 
 impl StreamProgress {
-    /// Of a stream that begins; its unsent bytes count in `budget`.
+    /// Makes the progress of a stream that begins. Its unsent bytes count in `budget`.
     pub(super) fn new(budget: &Arc<ReplyBudget>) -> Arc<Self> {
         Arc::new(StreamProgress {
             progress: Mutex::new(Progress {
@@ -82,7 +83,8 @@ impl StreamProgress {
         })
     }
 
-    /// Notes that the socket has taken `size` more bytes, some of which may be of replies before the stream.
+    /// Records that the socket has taken `size` more bytes, some of which may be of replies before the
+    /// stream.
     pub(super) fn sent(&self, size: usize) {
         if size == 0 {
             return;
@@ -100,17 +102,17 @@ impl StreamProgress {
         }
     }
 
-    /// Notes that the last frames have come: the connection counts the unsent rest.
+    /// Records that the last frames have arrived; the connection counts the unsent rest.
     pub(super) fn end(&self) {
         self.progress.lock().charge.set(0);
     }
 
-    /// Notes that the client sends nothing more.
+    /// Records that the client sends nothing more.
     pub(super) fn peer_is_done(&self) {
         self.progress.lock().peer_done.get_or_insert_with(Instant::now);
     }
 
-    /// Notes that the connection is gone.
+    /// Records that the connection is gone.
     pub(super) fn close(&self) {
         let mut progress = self.progress.lock();
         progress.is_closed = true;

@@ -46,7 +46,7 @@ fn start() -> Server {
 enum Question {
     Write(u64),
     Read,
-    /// Reads again and again in one request.
+    /// Several reads in one request.
     ReadLong,
     Info,
 }
@@ -111,7 +111,7 @@ impl Conversation {
         conversation
     }
 
-    /// The bytes of a question, whose answer is then expected.
+    /// Adds a question, whose answer is then expected, and returns its bytes.
     fn note(&mut self, question: Question) -> Vec<u8> {
         if let Question::Write(value) = question {
             self.value = value;
@@ -235,7 +235,7 @@ fn a_connection_with_unsent_replies_loses_none() {
     let server = start();
     let pool = &server.node().service.pool;
     let mut conversation = Conversation::open(&server, 0);
-    // More replies than the buffers of a socket take.
+    // These replies are more than the buffers of a socket take.
     let count = 200_000;
     let request = conversation.note(Question::Read).repeat(count);
     let mut sender = conversation.stream.try_clone().expect("another handle");
