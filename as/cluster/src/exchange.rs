@@ -176,7 +176,7 @@ impl Exchange {
         std::mem::take(&mut self.actions)
     }
 
-    /// Records that the node has lost its cluster. With `at_once` it stops serving immediately.
+    /// Notes that the node has lost its cluster. With `at_once` it stops serving immediately.
     pub fn orphaned(&mut self, at_once: bool, now: Now) -> Vec<ExchangeAction> {
         let is_frozen = matches!(self.state, ExchangeState::Orphaned { is_frozen: true, .. });
         self.state = ExchangeState::Orphaned { since_ms: now.monotonic_ms, is_frozen };
@@ -287,7 +287,7 @@ impl Exchange {
         }
     }
 
-    /// Records that no write that began under the old table is left to be applied: the answer to the request
+    /// Notes that no write that began under the old table is left to be applied: the answer to the request
     /// made for the cluster with this key.
     pub fn writes_ended(&mut self, cluster_key: ClusterKey, now: Now) -> Vec<ExchangeAction> {
         if self.state == ExchangeState::AwaitingWrites && cluster_key == self.cluster_key {

@@ -242,7 +242,7 @@ impl Partition {
         if is_source { Ok(()) } else { Err(StartRefused::WrongSource) }
     }
 
-    /// Records the start of an immigration. Returns whether the version changed.
+    /// Notes the start of an immigration. Returns whether the version changed.
     ///
     /// # Errors
     /// When the node expects nothing from `source`.
@@ -262,7 +262,7 @@ impl Partition {
         Ok(self.version != before)
     }
 
-    /// Records the end of an immigration.
+    /// Notes the end of an immigration.
     ///
     /// # Errors
     /// When the node expected nothing from `source`.
@@ -314,7 +314,7 @@ impl Partition {
         self.witnesses.iter().map(|destination| Signal { destination: *destination }).collect()
     }
 
-    /// Records the end of an emigration; `None` if there was none.
+    /// Notes the end of an emigration; `None` if there was none.
     pub fn emigration_done(&mut self, self_node: NodeId, emigration: &Emigration) -> Option<MigrationDone> {
         if self.pending_emigrations == 0 {
             return None;

@@ -109,7 +109,7 @@ impl Proposer {
         *self = Proposer::new();
     }
 
-    /// Records that all members have applied the round.
+    /// Notes that all members have applied the round.
     pub(super) fn applied_by_all(&mut self) {
         self.repeats_learn = false;
     }

@@ -83,7 +83,7 @@ impl Quantum {
         }
     }
 
-    /// Records a fault seen at `at_ms`.
+    /// Notes a fault seen at `at_ms`.
     pub(super) fn fault(&mut self, fault: Fault, at_ms: u64, timing: &Timing) {
         if fault == Fault::MergeCandidateSeen && self.ignores_merge_candidates {
             return;

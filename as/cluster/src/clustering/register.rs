@@ -92,7 +92,7 @@ impl Register {
         *self = Register { early, modified_ms: now.monotonic_ms, modified_time: time, ..Register::new() };
     }
 
-    /// Records that a member has applied a change. Returns whether it was the last one.
+    /// Notes that a member has applied a change. Returns whether it was the last one.
     pub(super) fn applied_by(
         &mut self,
         from: NodeId,

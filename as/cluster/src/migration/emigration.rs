@@ -174,7 +174,7 @@ impl Emigrations {
         self.start_some(now);
     }
 
-    /// Records that the receiver accepts records.
+    /// Notes that the receiver accepts records.
     pub fn start_ok(&mut self, from: NodeId, emigration_id: u32, now: Now) -> Vec<MigrationAction> {
         if let Some(task) = self.expects(from, emigration_id, EmigrationState::Starting) {
             self.enter(emigration_id, EmigrationState::Sending, now);
@@ -208,7 +208,7 @@ impl Emigrations {
         std::mem::take(&mut self.actions)
     }
 
-    /// Records that the caller has sent all records and the receiver has acknowledged them.
+    /// Notes that the caller has sent all records and the receiver has acknowledged them.
     pub fn records_sent(&mut self, emigration_id: u32, now: Now) -> Vec<MigrationAction> {
         if let Some(active) = self.active.get(&emigration_id) {
             let is_acting_master =
@@ -226,7 +226,7 @@ impl Emigrations {
         std::mem::take(&mut self.actions)
     }
 
-    /// Records that all writes of the partition have ended.
+    /// Notes that all writes of the partition have ended.
     pub fn handed_over(&mut self, emigration_id: u32, now: Now) -> Vec<MigrationAction> {
         if self.active.get(&emigration_id).is_some_and(|active| active.state == EmigrationState::HandingOver)
         {
@@ -235,7 +235,7 @@ impl Emigrations {
         std::mem::take(&mut self.actions)
     }
 
-    /// Records that the receiver has acknowledged the end.
+    /// Notes that the receiver has acknowledged the end.
     pub fn done_ack(&mut self, from: NodeId, emigration_id: u32, now: Now) -> Vec<MigrationAction> {
         if let Some(task) = self.expects(from, emigration_id, EmigrationState::Finishing) {
             if let TaskKind::Transfer(emigration) = task.kind {
@@ -247,7 +247,7 @@ impl Emigrations {
         std::mem::take(&mut self.actions)
     }
 
-    /// Records that a witness has acknowledged the signal.
+    /// Notes that a witness has acknowledged the signal.
     pub fn all_done_ack(&mut self, from: NodeId, emigration_id: u32, now: Now) -> Vec<MigrationAction> {
         if let Some(task) = self.expects(from, emigration_id, EmigrationState::Signalling) {
             self.actions.push(MigrationAction::Signalled { partition: task.partition });

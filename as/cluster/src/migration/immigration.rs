@@ -46,7 +46,7 @@ impl Immigrations {
         self.known.get(&(from, emigration_id)).is_some_and(|known| known.cluster_key == cluster_key)
     }
 
-    /// Records an admitted immigration.
+    /// Notes an admitted immigration.
     pub fn started(
         &mut self,
         from: NodeId,
@@ -70,7 +70,7 @@ impl Immigrations {
         (known.cluster_key == cluster_key && known.done_ms.is_none()).then_some(known.partition)
     }
 
-    /// Records that all records have arrived. Returns the partition the first time, `Err` for a repetition,
+    /// Notes that all records have arrived. Returns the partition the first time, `Err` for a repetition,
     /// which is only acknowledged, and `None` for an unknown immigration, which is not acknowledged.
     pub fn done(
         &mut self,

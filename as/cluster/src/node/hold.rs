@@ -59,8 +59,8 @@ struct Told {
 }
 
 impl Hold {
-    /// Records before a rebalance whether a partition is incomplete under its new plan. `awaits_records`
-    /// tells that `self_node` was to get records of others.
+    /// Notes before a rebalance whether a partition is incomplete under its new plan. `awaits_records` tells
+    /// that `self_node` was to get records of others.
     pub(super) fn planned(
         &mut self,
         id: PartitionId,
@@ -204,7 +204,7 @@ impl Node {
         node == self.id() || self.heartbeat.is_alive(node) && !self.hold.gone.contains(&node)
     }
 
-    /// Records the members that are in another cluster. A member that leaves it as an orphan, to join ours
+    /// Notes the members that are in another cluster. A member that leaves it as an orphan, to join ours
     /// again, still has the data that it got there.
     fn note_gone_members(&mut self) {
         for node in &self.hold.balanced.clone() {

@@ -1,4 +1,4 @@
-//! Clients, one for each key. A client writes one token after the other and records the acknowledged ones.
+//! Clients, one for each key. A client writes one token after the other and notes the acknowledged ones.
 
 use crate::store::{Key, Token};
 

@@ -3,7 +3,7 @@
 //!
 //! A run forms a cluster and then injects faults one after the other: cuts, one-way cuts, crashes with and
 //! without disk, clean stops, pauses, clock jumps. Messages are delayed, lost, duplicated and reordered all
-//! the time. Clients write and record the acknowledged writes. The invariants of `check` must hold after
+//! the time. Clients write and note the acknowledged writes. The invariants of `check` must hold after
 //! every step of a node. After a fault has healed the cluster must become one again, migrations must end, and
 //! no acknowledged write may be lost. In other runs faults overlap; these runs leave out the checks that no
 //! cluster with two copies can pass then.

@@ -110,7 +110,7 @@ impl Cluster {
         Ok(())
     }
 
-    /// Records a rebalance of this cluster.
+    /// Notes a rebalance of this cluster.
     pub(super) fn rebalanced(&self, key: u64, succession: Vec<u64>) {
         self.view.store(Arc::new(ClusterView { key, succession, rebalanced: Instant::now() }));
         self.rebalance_generation.fetch_add(1, Relaxed);
@@ -125,7 +125,7 @@ impl Cluster {
         self.placements.load().get(position).cloned().unwrap_or_default()
     }
 
-    /// Records that clients must ask for the owners of partitions again.
+    /// Notes that clients must ask for the owners of partitions again.
     pub(super) fn map_changed(&self) {
         self.partition_generation.fetch_add(1, Relaxed);
     }

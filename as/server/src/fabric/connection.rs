@@ -120,7 +120,7 @@ impl Connection {
         })
     }
 
-    /// Records that the other side has answered.
+    /// Notes that the other side has answered.
     pub(super) fn establish(&self) {
         self.is_established.store(true, Release);
     }
@@ -157,8 +157,8 @@ impl Connection {
         }
     }
 
-    /// Records that the fabric thread begins to look at the waiting bytes. It must be told of bytes queued
-    /// from now on.
+    /// Notes that the fabric thread begins to look at the waiting bytes. It must be told of bytes queued from
+    /// now on.
     pub(super) fn looked_at(&self) {
         self.is_told.swap(false, AcqRel);
     }
@@ -251,13 +251,13 @@ impl Peer {
         }
     }
 
-    /// Records that the node is alive and reachable at `places`.
+    /// Notes that the node is alive and reachable at `places`.
     pub(super) fn arrive(&self, places: Vec<PeerPlace>) {
         *self.places.lock() = places;
         self.is_alive.store(true, Release);
     }
 
-    /// Records that the node has departed: all of its connections are closed.
+    /// Notes that the node has departed: all of its connections are closed.
     pub(super) fn depart(&self) {
         self.is_alive.store(false, Release);
         for channel in &self.channels {

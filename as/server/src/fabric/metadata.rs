@@ -55,7 +55,7 @@ struct Change {
 pub(super) struct MetadataInbox(Sender<MetadataEvent>);
 
 impl MetadataInbox {
-    /// Records that the partitions were balanced for another cluster.
+    /// Notes that the partitions were balanced for another cluster.
     pub(super) fn cluster_changed(&self, cluster_key: u64, succession: &[NodeId]) {
         let cluster_key = ClusterKey(cluster_key);
         self.tell(MetadataEvent::ClusterChanged { cluster_key, succession: succession.to_vec() });

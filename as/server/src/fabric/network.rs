@@ -123,7 +123,7 @@ impl Fabric {
         self.peers.find(node).is_some_and(|peer| peer.is_alive())
     }
 
-    /// Records that a node has arrived, and connects to it. It stays connected until it
+    /// Notes that a node has arrived, and connects to it. It stays connected until it
     /// [departs](Self::depart).
     pub(crate) fn arrive(&self, node: NodeId, endpoints: &[Endpoint]) {
         let Some(peer) = self.peers.peer(node) else { return };
@@ -140,7 +140,7 @@ impl Fabric {
         }
     }
 
-    /// Records that a node has departed: closes its connections, and drops its waiting messages.
+    /// Notes that a node has departed: closes its connections, and drops its waiting messages.
     pub(crate) fn depart(&self, node: NodeId) {
         if let Some(departed) = self.peers.remove(node) {
             departed.depart();

@@ -54,7 +54,7 @@ impl<P> Postbox<P> {
         self.posts.is_empty() || !self.is_asleep.swap(false, AcqRel)
     }
 
-    /// Records that the thread is awake again.
+    /// Notes that the thread is awake again.
     pub(super) fn wake_up(&self) {
         self.is_asleep.swap(false, AcqRel);
     }

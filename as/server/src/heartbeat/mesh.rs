@@ -134,7 +134,7 @@ impl Mesh {
         }
     }
 
-    /// Records the addresses of a seed.
+    /// Notes the addresses of a seed.
     pub(super) fn resolved(&mut self, endpoint: &SeedEndpoint, addresses: Vec<SocketAddr>) {
         if let Some(seed) = self.seeds.iter_mut().find(|seed| seed.endpoint == *endpoint) {
             if seed.addresses != addresses {
@@ -144,12 +144,12 @@ impl Mesh {
         }
     }
 
-    /// Records an accepted connection of another node.
+    /// Notes an accepted connection of another node.
     pub(super) fn accepted(&mut self, now_ms: u64) -> LinkId {
         self.add_link(Origin::Accepted, now_ms)
     }
 
-    /// Records that a connection is gone.
+    /// Notes that a connection is gone.
     pub(super) fn closed(&mut self, link: LinkId) {
         self.links.remove(&link);
     }

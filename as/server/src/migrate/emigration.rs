@@ -95,7 +95,7 @@ impl Emigration {
         }
     }
 
-    /// Records that the emigration has ended in a panic. Returns how long to wait before it begins again.
+    /// Notes that the emigration has ended in a panic. Returns how long to wait before it begins again.
     pub(super) fn pause_after_panic(&self) -> Duration {
         cf::threads::pause_after_panics(self.panics.fetch_add(1, Relaxed) + 1)
     }
@@ -110,7 +110,7 @@ impl Emigration {
         self.is_stopped.load(Acquire)
     }
 
-    /// Records that the receiver has a record.
+    /// Notes that the receiver has a record.
     pub(super) fn acked(&self, from: NodeId, insert_id: u64) {
         if from != self.to {
             return;

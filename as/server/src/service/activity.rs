@@ -46,14 +46,13 @@ impl Activity {
         self.thread_id.store(facts::own_thread_id(), Relaxed);
     }
 
-    /// Records that the thread has waited for events until `now`.
+    /// Notes that the thread has waited for events until `now`.
     #[inline]
     pub(super) fn wake(&self, now: Instant) {
         self.awake_since.store(self.nanos(now), Relaxed);
     }
 
-    /// Records that the thread has carried out `requests` since it woke up, and waits for events from `now`
-    /// on.
+    /// Notes that the thread has carried out `requests` since it woke up, and waits for events from `now` on.
     #[inline]
     pub(super) fn sleep(&self, now: Instant, requests: u64) {
         let since = self.awake_since.load(Relaxed);

@@ -123,14 +123,14 @@ impl Connection {
         self.sent < self.output.len() || self.tls.as_ref().is_some_and(|tls| tls.has_unsent())
     }
 
-    /// Records that the client sends nothing more, and informs the threads that make replies.
+    /// Notes that the client sends nothing more, and informs the threads that make replies.
     pub(super) fn note_peer_is_done(&mut self) {
         self.peer_is_done = true;
         self.stream_of_replies.iter().for_each(|stream| stream.peer_is_done());
         self.presence.iter().for_each(|presence| presence.peer_is_done());
     }
 
-    /// Records that the next request is put off; `waiting` counts it.
+    /// Notes that the next request is put off; `waiting` counts it.
     pub(super) fn put_off(&mut self, waiting: Waiting, now: Instant) {
         self.put_off = Some(waiting);
         self.put_off_since.get_or_insert(now);

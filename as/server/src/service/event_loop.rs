@@ -346,7 +346,7 @@ impl ServiceThread {
         }
     }
 
-    /// Records that a request begins here.
+    /// Notes that a request begins here.
     pub(super) fn set_checkpoint(&mut self) {
         self.checkpoint = Some(Checkpoint {
             replies_size: self.outbox.replies.len(),
@@ -430,7 +430,7 @@ impl ServiceThread {
         self.put_off = put_off;
     }
 
-    /// Records which clients read their waiting replies, if those that do not may have to be closed.
+    /// Notes which clients read their waiting replies, if those that do not may have to be closed.
     fn look_for_reading(&mut self) {
         if self.context.config.service.proto_fd_idle_ms.get() == 0 && !self.context.replies.is_waited_for() {
             return;

@@ -15,12 +15,12 @@ pub(super) struct Handshakes {
 }
 
 impl Handshakes {
-    /// Records that a handshake begins.
+    /// Notes that a handshake begins.
     pub(super) fn begin(&mut self, token: ConnectionToken, now: Instant) {
         self.begun.push_back((token, now));
     }
 
-    /// Records that a connection has received bytes.
+    /// Notes that a connection has received bytes.
     pub(super) fn wait(&mut self, token: ConnectionToken) {
         self.waiting.push_back(token);
     }

@@ -16,7 +16,7 @@ pub(super) struct Presence {
 }
 
 impl Presence {
-    /// Records that the client sends nothing more.
+    /// Notes that the client sends nothing more.
     pub(super) fn peer_is_done(&self) {
         self.peer_done.get_or_init(Instant::now);
     }

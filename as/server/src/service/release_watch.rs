@@ -23,7 +23,7 @@ impl ReleaseWatch {
         self.0.fetch_max(WANTED, AcqRel) == RELEASED
     }
 
-    /// Records that the reply is sent and the mail about it posted. Returns whether to wake the connection's
+    /// Notes that the reply is sent and the mail about it posted. Returns whether to wake the connection's
     /// thread.
     pub(super) fn release(&self) -> bool {
         self.0.swap(RELEASED, AcqRel) == WANTED

@@ -88,7 +88,7 @@ impl ReplyBudget {
         self.waiting.load(Relaxed) != 0
     }
 
-    /// Records that a request is put off, until the result is dropped.
+    /// Notes that a request is put off, until the result is dropped.
     pub(super) fn wait(self: &Arc<Self>) -> Waiting {
         self.waiting.fetch_add(1, Relaxed);
         self.metrics.add(ServerCounter::RepliesPutOff, 1);

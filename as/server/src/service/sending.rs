@@ -184,7 +184,7 @@ impl ServiceThread {
         }
     }
 
-    /// Records that something of a connection waits until its held replies are sent.
+    /// Notes that something of a connection waits until its held replies are sent.
     pub(super) fn want_release(&mut self, slot: u32) {
         let watch = self.connections.get(slot).and_then(|connection| connection.release_watch.as_ref());
         if watch.is_some_and(|watch| watch.want()) {

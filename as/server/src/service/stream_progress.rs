@@ -83,8 +83,7 @@ impl StreamProgress {
         })
     }
 
-    /// Records that the socket has taken `size` more bytes, some of which may be of replies before the
-    /// stream.
+    /// Notes that the socket has taken `size` more bytes, some of which may be of replies before the stream.
     pub(super) fn sent(&self, size: usize) {
         if size == 0 {
             return;
@@ -102,17 +101,17 @@ impl StreamProgress {
         }
     }
 
-    /// Records that the last frames have arrived; the connection counts the unsent rest.
+    /// Notes that the last frames have arrived; the connection counts the unsent rest.
     pub(super) fn end(&self) {
         self.progress.lock().charge.set(0);
     }
 
-    /// Records that the client sends nothing more.
+    /// Notes that the client sends nothing more.
     pub(super) fn peer_is_done(&self) {
         self.progress.lock().peer_done.get_or_insert_with(Instant::now);
     }
 
-    /// Records that the connection is gone.
+    /// Notes that the connection is gone.
     pub(super) fn close(&self) {
         let mut progress = self.progress.lock();
         progress.is_closed = true;

@@ -111,7 +111,7 @@ impl BlockState {
         self.is_kept.load(Relaxed)
     }
 
-    /// Records whether the live bytes cannot be read. Returns the former value.
+    /// Notes whether the live bytes cannot be read. Returns the former value.
     pub(super) fn set_kept(&self, is_kept: bool) -> bool {
         self.is_kept.swap(is_kept, Relaxed)
     }
@@ -193,7 +193,7 @@ impl BlockState {
         self.live_bytes.fetch_sub(size, AcqRel)
     }
 
-    /// Records that `size` live bytes become garbage as soon as their replacement is on disk.
+    /// Notes that `size` live bytes become garbage as soon as their replacement is on disk.
     pub(super) fn await_free(&self, size: u32) {
         self.awaited_bytes.fetch_add(size, AcqRel);
     }
@@ -265,7 +265,7 @@ pub(super) struct FillMark {
 }
 
 impl FillMark {
-    /// Records that bytes up to `end` are reserved. The caller holds the stream's lock, and has announced the
+    /// Notes that bytes up to `end` are reserved. The caller holds the stream's lock, and has announced the
     /// writer to the block before.
     pub(super) fn reserve(&self, end: u32) {
         self.filled.store(end, Release);
@@ -289,7 +289,7 @@ impl FillMark {
         self.flushed.load(Acquire)
     }
 
-    /// Records that bytes up to `end` are on disk.
+    /// Notes that bytes up to `end` are on disk.
     pub(super) fn set_flushed(&self, end: u32) {
         self.flushed.store(end, Release);
     }

@@ -189,7 +189,7 @@ impl WriteBuffer {
         self.mark.flushed()
     }
 
-    /// Records that bytes up to `end` are on disk.
+    /// Notes that bytes up to `end` are on disk.
     pub(super) fn set_flushed(&self, end: u32) {
         assert!(
             self.mark.flushed() <= end && end <= self.mark.filled(),

@@ -209,12 +209,12 @@ impl Device {
         self.can_gain.load(Relaxed)
     }
 
-    /// Records whether defrag gains room.
+    /// Notes whether defrag gains room.
     pub(super) fn set_can_gain(&self, can_gain: bool) {
         self.can_gain.store(can_gain, Relaxed);
     }
 
-    /// Records that defrag can empty a block, or is doing so. Only on a device of few blocks.
+    /// Notes that defrag can empty a block, or is doing so. Only on a device of few blocks.
     pub(super) fn expect_gain(&self) {
         if self.wblocks.has_few_blocks() {
             self.set_can_gain(true);
@@ -452,7 +452,7 @@ impl Device {
         )
     }
 
-    /// Records that the record at `location` becomes garbage when its replacement, on another device, is on
+    /// Notes that the record at `location` becomes garbage when its replacement, on another device, is on
     /// disk.
     pub(super) fn await_free(&self, location: Location) {
         self.wblocks.await_free(WblockId::of(location), location.rblock_count() * RBLOCK_SIZE);

@@ -231,7 +231,7 @@ impl Disk {
         Some(buffer)
     }
 
-    /// Records that the buffer will not be filled further.
+    /// Notes that the buffer will not be filled further.
     pub(super) fn close_buffer(&self, buffer: &WriteBuffer) {
         let mut dirty = self.dirty.lock();
         if let Some(entry) = dirty.get_mut(&buffer.sequence()) {

@@ -168,7 +168,7 @@ impl Disk {
         self.work.notify_all();
     }
 
-    /// Records that writing failed: reads continue, and writes are refused. The log repeats this while it
+    /// Notes that writing failed: reads continue, and writes are refused. The log repeats this while it
     /// lasts.
     pub(super) fn fail(&self, error: &BlockError) {
         let mut told = self.failure_told.lock();
@@ -209,7 +209,7 @@ impl Disk {
         (records, bytes)
     }
 
-    /// Records that writing succeeded. Returns whether it had failed before.
+    /// Notes that writing succeeded. Returns whether it had failed before.
     fn recover(&self) -> bool {
         // `fail` takes this lock too, so that a sync that fails right now is not missed.
         let _told = self.failure_told.lock();

@@ -95,7 +95,7 @@ impl DiskBuffer {
         self.record.as_ref().is_some_and(|(own, _)| *own == place)
     }
 
-    /// Records that the record at `place` has to be read.
+    /// Notes that the record at `place` has to be read.
     pub(super) fn want(&mut self, place: StoredPlace) {
         self.wanted = Some(place);
     }
@@ -106,7 +106,7 @@ impl DiskBuffer {
         self.wanted.take()
     }
 
-    /// Records that the record at `place` was read to a part of the buffer, or the error.
+    /// Notes that the record at `place` was read to a part of the buffer, or the error.
     pub(super) fn keep(&mut self, place: StoredPlace, outcome: Result<Range<usize>, StorageError>) {
         self.record = Some((place, outcome));
     }

@@ -34,12 +34,12 @@ use super::durability::{Durability, SyncFailure};
 const IDLE_PERIOD: Duration = Duration::from_secs(1);
 
 impl Disk {
-    /// Records that a write to the media has returned.
+    /// Notes that a write to the media has returned.
     pub(super) fn note_written(&self) {
         self.durability.writes.fetch_add(1, Release);
     }
 
-    /// Records that blocks up to `number` are written, with the content that they had when the next block was
+    /// Notes that blocks up to `number` are written, with the content that they had when the next block was
     /// taken.
     pub(super) fn note_written_through(&self, number: u64) {
         self.durability.written.fetch_max(number, AcqRel);

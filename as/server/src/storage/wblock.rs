@@ -276,7 +276,7 @@ impl WblockTable {
         self.enqueue(id, after)
     }
 
-    /// Records that `size` live bytes of block `id` become garbage as soon as their replacement is on disk.
+    /// Notes that `size` live bytes of block `id` become garbage as soon as their replacement is on disk.
     pub(super) fn await_free(&self, id: WblockId, size: u32) {
         self.block(id).await_free(size);
     }
