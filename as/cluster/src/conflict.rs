@@ -17,7 +17,7 @@ pub enum ConflictPolicy {
     /// The larger generation wins, then the later last-update-time: the copy with more writes.
     #[default]
     Generation,
-    /// The later last-update-time wins, then the larger generation.
+    /// The later last-update-time wins, then the newer generation.
     LastUpdateTime,
 }
 

@@ -1,5 +1,5 @@
-//! Which requests wait for room on a device, or for a stuck disk to answer, and which resume: the rules for
-//! the queues of `room`.
+//! The rules for the queues of `room`: which requests wait for room on a device, or for a stuck disk to
+//! answer, and which resume.
 //!
 //! # Threads
 //! Defrag threads resume requests that wait for room. The thread that watches the disks resumes those that
