@@ -7,8 +7,9 @@ use std::time::{Duration, Instant};
 
 /// Length of a turn. It is also the time slice that service threads request from the system.
 pub const TURN: Duration = Duration::from_micros(100);
-/// A wait longer than this has let others run.
-const RESTING_TIME: Duration = Duration::from_micros(20);
+/// A wait longer than this has let others run: the thread has slept. A wait that finds an event at once takes about a
+/// microsecond.
+const RESTING_TIME: Duration = Duration::from_micros(5);
 
 /// The turn of a thread.
 #[derive(Debug)]

@@ -69,7 +69,7 @@ pub struct FlatRecord<'a> {
     pub set_name: &'a [u8],
     /// Particle type byte and bytes.
     pub key: Option<&'a [u8]>,
-    pub bin_count: usize,
+    pub bin_count: u32,
     /// Whether a deletion of the record must leave a tombstone.
     pub leaves_tombstone: bool,
     /// Stored size in bytes, a multiple of 16.
@@ -80,6 +80,9 @@ pub struct FlatRecord<'a> {
     /// The bytes of the bins, and everything after them.
     bins: &'a [u8],
 }
+
+// A move of more bytes is a call of memcpy, and each read moves the record.
+const _: () = assert!(size_of::<FlatRecord<'_>>() <= 128);
 
 impl<'a> FlatRecord<'a> {
     /// The size that the record at the start of `bytes` states, not verified; 16 bytes to 8 MiB.
@@ -183,10 +186,11 @@ impl<'a> FlatRecord<'a> {
         }
         let mut bin_count = 0;
         if flags & HAS_BINS != 0 {
-            bin_count = take_varying(&mut rest)?;
-            if bin_count == 0 || bin_count > BIN_COUNT_MAX {
+            let count = take_varying(&mut rest)?;
+            if count == 0 || count > BIN_COUNT_MAX {
                 return Err(FlatError::Metadata);
             }
+            bin_count = count as u32;
         }
         let mut leaves_tombstone = bin_count > 0 && has_empty_metadata(rest);
         let mut packing = None;
@@ -218,7 +222,7 @@ impl<'a> FlatRecord<'a> {
     #[must_use]
     pub fn bins(&self) -> FlatBins<'a> {
         let bytes = if self.is_compressed() { &[] } else { self.bins };
-        FlatBins { bytes, left: self.bin_count }
+        FlatBins { bytes, left: self.bin_count as usize }
     }
 
     /// Whether the record must be unpacked before its bins can be read.

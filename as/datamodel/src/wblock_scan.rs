@@ -227,7 +227,7 @@ impl<'a> WblockScan<'a> {
             return None;
         }
         let record = FlatRecord::parse(bytes).ok()?;
-        self.searched_bins += 1 + record.bin_count + FlatRecord::hashed_size(bytes) / HASHED_AS_BIN;
+        self.searched_bins += 1 + record.bin_count as usize + FlatRecord::hashed_size(bytes) / HASHED_AS_BIN;
         record.verify_with_padding().is_ok().then_some(record)
     }
 

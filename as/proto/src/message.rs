@@ -228,14 +228,18 @@ pub struct Request<'a> {
     /// User key: particle type byte and bytes.
     pub key: Option<&'a [u8]>,
     pub digest: Option<&'a [u8]>,
-    /// The rows of a batch message: from the value of its last batch field to the end of the message.
-    pub batch: Option<&'a [u8]>,
     /// Bit n is set if there is a field of type n.
     field_bits: u64,
-    fields: &'a [u8],
-    ops: &'a [u8],
+    /// The fields, and behind them the ops or, in a batch message, the rest of the message.
+    parts: &'a [u8],
+    /// Bytes of the fields in `parts`.
+    fields_size: u32,
     op_count: u16,
 }
+
+// A request is moved several times on its way from a connection, and is next to 16 other bytes then; a move of more than 128 bytes is a call of
+// memcpy.
+const _: () = assert!(size_of::<Request<'_>>() <= 112);
 
 impl<'a> Request<'a> {
     /// Checks the whole structure of `body` and finds its parts.
@@ -307,17 +311,16 @@ impl<'a> Request<'a> {
             request.note_field(field_type, value);
             rest = after;
         }
-        request.fields = bytes.get(..bytes.len() - rest.len()).unwrap_or_default();
-        let ops = rest;
+        request.fields_size = size_between(bytes, rest);
         for n in 0..op_count {
             let (_, after) = Op::split_from(rest).ok_or(MessageError::Op(n))?;
             rest = after;
         }
-        request.ops = ops.get(..ops.len() - rest.len()).unwrap_or_default();
+        request.parts = bytes.get(..bytes.len() - rest.len()).unwrap_or_default();
         Ok((request, rest))
     }
 
-    fn from_head(head: RequestHead, fields: &'a [u8], op_count: u16) -> Self {
+    fn from_head(head: RequestHead, parts: &'a [u8], op_count: u16) -> Self {
         let RequestHead { info1, info2, info3, info4, generation, record_ttl, transaction_ttl_ms } = head;
         Request {
             info1,
@@ -331,10 +334,9 @@ impl<'a> Request<'a> {
             set: None,
             key: None,
             digest: None,
-            batch: None,
             field_bits: 0,
-            fields,
-            ops: &[],
+            parts,
+            fields_size: 0,
             op_count,
         }
     }
@@ -350,13 +352,9 @@ impl<'a> Request<'a> {
                 return Err(MessageError::Field(n));
             }
             request.note_field(field_type, value);
-            if matches!(field_type, field::BATCH | field::BATCH_WITH_SET) {
-                // Skips the length and the type.
-                request.batch = rest.get(5..);
-            }
             rest = after;
         }
-        request.fields = bytes.get(..bytes.len() - rest.len()).unwrap_or_default();
+        request.fields_size = size_between(bytes, rest);
         Ok(request)
     }
 
@@ -402,7 +400,7 @@ impl<'a> Request<'a> {
 
     fn fields_of_type(&self, wanted: u8) -> impl Iterator<Item = &'a [u8]> + use<'a> {
         // `parse` has checked the fields as strictly as the kind of message requires.
-        let mut rest = if self.has_field(wanted) { self.fields } else { &[] };
+        let mut rest = if self.has_field(wanted) { self.fields() } else { &[] };
         let fields = std::iter::from_fn(move || {
             let (field_type, value, after) = split_loose_field(rest)?;
             rest = after;
@@ -411,11 +409,35 @@ impl<'a> Request<'a> {
         fields.filter(move |(field_type, _)| *field_type == wanted).map(|(_, value)| value)
     }
 
+    /// The rows of a batch message: from the value of its last batch field to the end of the message.
+    #[must_use]
+    pub fn batch(&self) -> Option<&'a [u8]> {
+        let (mut rest, mut rows) = (self.parts, None);
+        // A field of length 0 has its type behind itself, so this looks at all parts.
+        while size_between(self.parts, rest) < self.fields_size {
+            let Some((field_type, _, after)) = split_loose_field(rest) else { break };
+            if matches!(field_type, field::BATCH | field::BATCH_WITH_SET) {
+                rows = rest.get(FIELD_FIXED_SIZE..);
+            }
+            rest = after;
+        }
+        rows
+    }
+
+    fn fields(&self) -> &'a [u8] {
+        self.parts.get(..self.fields_size as usize).unwrap_or_default()
+    }
+
+    #[inline]
+    fn ops_bytes(&self) -> &'a [u8] {
+        self.parts.get(self.fields_size as usize..).unwrap_or_default()
+    }
+
     /// The ops, in order.
     #[inline]
     #[must_use]
     pub fn ops(&self) -> Ops<'a> {
-        Ops { bytes: self.ops, left: self.op_count }
+        Ops { bytes: self.ops_bytes(), left: self.op_count }
     }
 
     /// Number of ops.
@@ -430,10 +452,10 @@ impl<'a> Request<'a> {
     #[must_use]
     pub fn to_body(&self, first: Option<(u8, &[u8])>) -> Vec<u8> {
         let own_count =
-            std::iter::successors(Some(self.fields), |rest| Some(split_field(rest)?.2)).count() - 1;
+            std::iter::successors(Some(self.fields()), |rest| Some(split_field(rest)?.2)).count() - 1;
         let field_count = own_count + usize::from(first.is_some());
         let first_size = first.map_or(0, |(_, value)| value.len() + FIELD_FIXED_SIZE);
-        let size = MESSAGE_HEADER_SIZE + first_size + self.fields.len() + self.ops.len();
+        let size = MESSAGE_HEADER_SIZE + first_size + self.parts.len();
         let mut body = Vec::with_capacity(size);
         body.extend([
             MESSAGE_HEADER_SIZE.to_le_bytes()[0],
@@ -455,8 +477,7 @@ impl<'a> Request<'a> {
             body.push(field_type);
             body.extend_from_slice(value);
         }
-        body.extend_from_slice(self.fields);
-        body.extend_from_slice(self.ops);
+        body.extend_from_slice(self.parts);
         body
     }
 
@@ -483,6 +504,12 @@ fn split_field(bytes: &[u8]) -> Option<(u8, &[u8], &[u8])> {
     let (field, rest) = rest.split_at_checked(size)?;
     let (&field_type, value) = field.split_first()?;
     Some((field_type, value, rest))
+}
+
+/// Bytes of `bytes` before their end `rest`. Frames are smaller than 128 MiB.
+#[inline]
+fn size_between(bytes: &[u8], rest: &[u8]) -> u32 {
+    u32::try_from(bytes.len() - rest.len()).unwrap_or(u32::MAX)
 }
 
 /// Whether the field at the start of `bytes` states a length that goes beyond them.

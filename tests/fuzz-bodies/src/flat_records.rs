@@ -24,7 +24,7 @@ pub fn run(bytes: &[u8]) {
     }
     let _ = record.bin(b"a");
     let Ok(bins) = record.load_bins() else { return };
-    assert_eq!(bins.len(), record.bin_count);
+    assert_eq!(bins.len(), record.bin_count as usize);
     let mut wire = Vec::new();
     for bin in bins.iter() {
         bin.particle.write_wire(&mut wire);

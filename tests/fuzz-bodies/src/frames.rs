@@ -26,7 +26,7 @@ fn read_message(body: &[u8]) {
         assert_eq!(request.has_field(field_type), request.field(field_type).is_some());
     }
     assert_eq!(request.record_digest().is_some(), request.digest.is_some_and(|digest| digest.len() == 20));
-    if let Some(batch) = request.batch {
+    if let Some(batch) = request.batch() {
         read_batch(batch, &request);
     }
 }

@@ -256,7 +256,7 @@ impl Inspection {
             offset,
             size: record.size as u32,
             set: self.set_id(record.set_name),
-            bin_count: record.bin_count as u32,
+            bin_count: record.bin_count,
             has_key: record.key.is_some(),
         };
         self.records.insert(record.digest, stored);

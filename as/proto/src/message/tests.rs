@@ -86,7 +86,7 @@ fn fields_of_a_batch_need_only_start_in_it() {
     for extra in [-10, -3, 0, 7, i32::MAX - 20] {
         let body = batch_body(&fields, 1, extra, 2);
         let request = Request::parse(&body).unwrap();
-        assert_eq!(request.batch, Some(&b"rows of it"[..]), "length and {extra}");
+        assert_eq!(request.batch(), Some(&b"rows of it"[..]), "length and {extra}");
         assert_eq!(request.last_field(field::FILTER_EXPRESSION), Some(&b"filter"[..]));
     }
     // A filter at the end must be complete.
@@ -101,11 +101,11 @@ fn fields_of_a_batch_need_only_start_in_it() {
     // Rows extend to the end of the message, even over fields that it counts.
     let body = batch_body(&[(field::BATCH, b"old"), (field::BATCH_WITH_SET, b"new"), (9, b"!")], 9, 0, 2);
     let request = Request::parse(&body).unwrap();
-    assert_eq!(request.batch.unwrap(), b"new\0\0\0\x02\x09!");
+    assert_eq!(request.batch().unwrap(), b"new\0\0\0\x02\x09!");
     assert!(!request.has_field(9) && request.op_count() == 0);
     // A field of length 0 still has a type.
     let body = batch_body(&[(9, b""), (field::BATCH, b"rows")], 0, -1, 2);
-    assert_eq!(Request::parse(&body).unwrap().batch, None);
+    assert_eq!(Request::parse(&body).unwrap().batch(), None);
 }
 
 #[test]

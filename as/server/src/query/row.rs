@@ -26,7 +26,7 @@ impl Projection {
         }
         let name_count = self.bins.as_ref().map_or(0, Vec::len);
         let passes = if name_count < NAMES_FOR_TABLE { name_count.max(1) } else { 2 };
-        BIN_STEPS * (record.bin_count * passes) as u64 + NAME_STEPS * name_count as u64
+        BIN_STEPS * u64::from(record.bin_count) * passes as u64 + NAME_STEPS * name_count as u64
     }
 }
 

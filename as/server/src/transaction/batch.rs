@@ -34,7 +34,7 @@ const INLINE_BATCH_STEPS: u64 = 400_000;
 
 /// The batch of a request.
 pub(super) fn batch_of<'a>(request: &Request<'a>) -> Result<Batch<'a>, ResultCode> {
-    request.batch.and_then(|value| Batch::parse(value).ok()).ok_or(ResultCode::Parameter)
+    request.batch().and_then(|value| Batch::parse(value).ok()).ok_or(ResultCode::Parameter)
 }
 
 /// Checks a batch request except its filter; `rows_max` of 0 is no limit.

@@ -229,7 +229,7 @@ fn open(
         let question = call.check_filter(meta)?;
         let flat = Subject::Copied(copy).record(call, &mut buffers.read)?;
         call.check_reply_room(flat.size)?;
-        if (question.is_some() || request.key.is_some()) && flat.bin_count > udf::BINS_MAX {
+        if (question.is_some() || request.key.is_some()) && flat.bin_count as usize > udf::BINS_MAX {
             return Err(ResultCode::BinName);
         }
         question.map_or(Ok(()), |question| question.resolve(&flat, flat.key))?;

@@ -153,7 +153,7 @@ impl RecordState {
 
     /// The flat record, if it has no more bins than a function can work with.
     fn loaded(&self) -> Option<FlatRecord<'_>> {
-        self.flat().filter(|flat| flat.bin_count <= BINS_MAX)
+        self.flat().filter(|flat| flat.bin_count as usize <= BINS_MAX)
     }
 
     /// Whether the record can be changed: it is open, and its bins can be read.
