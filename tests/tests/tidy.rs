@@ -91,6 +91,7 @@ const UNSAFE_FILES: &[&str] = &[
     "as/server/src/storage/engine.rs",
     "as/server/src/storage/reservation/place.rs",
     "as/server/src/storage/stripe.rs",
+    "as/server/src/udf/long_strings.rs",
     "as/server/src/udf/movable.rs",
     "as/server/src/udf/raw.rs",
 ];

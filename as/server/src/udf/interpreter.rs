@@ -8,6 +8,7 @@
 //!
 //! An interpreter that ran out of time or has grown large is not used again.
 
+use std::cell::Cell;
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
 use std::time::Instant;
@@ -40,6 +41,14 @@ pub(crate) enum Failure {
     Function(Option<Vec<u8>>),
 }
 
+/// The limits of a call.
+#[derive(Clone, Copy)]
+pub(super) struct CallLimits {
+    pub(super) deadline: Instant,
+    /// Whether making a long string ends it, as its time does.
+    pub(super) makes_no_long_strings: bool,
+}
+
 /// The handles into one Lua state. Fields are dropped in this order: the state before the watch that its hook reads.
 pub(super) struct Interpreter {
     run_record: Function,
@@ -54,6 +63,8 @@ pub(super) struct Interpreter {
     pub(super) session: Rc<Session>,
     pub(super) watch: Rc<Watch>,
     memory: Rc<Memory>,
+    /// Whether a call has made a long string, which may still be there.
+    has_long_strings: Cell<bool>,
 }
 
 impl Interpreter {
@@ -77,6 +88,8 @@ impl Interpreter {
         host.set("proxy", primitives.proxy)?;
         host.set("open", primitives.open)?;
         host.set("wrap", primitives.wrap)?;
+        host.set("watched", primitives.watched)?;
+        host.set("look_soon", primitives.look_soon)?;
         host.set("bin_reader", primitives.bin_reader)?;
         host.set("NIL", Value::NULL)?;
         host.set("module_path", modules.path_pattern())?;
@@ -124,13 +137,17 @@ impl Interpreter {
             session,
             watch,
             memory,
+            has_long_strings: Cell::new(false),
         })
     }
 
     /// Loads a module; fails if that takes until `deadline`.
     pub(super) fn load(&self, module: &str, deadline: Instant) -> Result<(), Failure> {
         self.watch.begin(deadline);
+        let strings = self.entry.watch_long_strings(false);
         let loaded = self.pcall.call::<(bool, Value)>((&self.require, module));
+        self.has_long_strings.set(strings.has_made_one());
+        drop(strings);
         self.watch.end();
         match loaded {
             Ok((true, _)) => Ok(()),
@@ -174,14 +191,22 @@ impl Interpreter {
         function: &[u8],
         arguments: &[u8],
         record: RecordState,
-        deadline: Instant,
+        limits: CallLimits,
     ) -> (Result<Output, Failure>, RecordState) {
-        self.watch.begin(deadline);
+        self.watch.begin(limits.deadline);
+        let strings = self.entry.watch_long_strings(limits.makes_no_long_strings);
         let id = self.session.open(record);
         let output = match Plain::arguments(arguments) {
             Some(arguments) => self.call_plain(PlainCall { function, record: id, arguments: &arguments }),
             None => self.call_opened(function, arguments, id),
         };
+        if strings.has_made_one() {
+            self.has_long_strings.set(true);
+            if limits.makes_no_long_strings {
+                self.watch.expire();
+            }
+        }
+        drop(strings);
         self.watch.end();
         let record = self.session.close().unwrap_or_else(|| unreachable!("only a call closes its record"));
         (output, record)
@@ -229,7 +254,12 @@ impl Interpreter {
         }
     }
 
-    /// Whether the time of the last call was over before the call ended.
+    /// Whether any call has made a long string.
+    pub(super) fn has_long_strings(&self) -> bool {
+        self.has_long_strings.get()
+    }
+
+    /// Whether the last call was cut off, most often as its time was over.
     pub(super) fn was_late(&self) -> bool {
         self.watch.end()
     }

@@ -12,6 +12,8 @@
 
 mod bindings;
 mod interpreter;
+#[expect(unsafe_code, reason = "Lua's allocator")]
+mod long_strings;
 mod module;
 #[expect(unsafe_code, reason = "the library does not let handles of an interpreter move")]
 mod movable;
@@ -34,7 +36,7 @@ use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
-use interpreter::Interpreter;
+use interpreter::{CallLimits, Interpreter};
 use movable::MovableInterpreter;
 
 use crate::smd::{self, Occasion, Smd, SmdItem};
@@ -80,6 +82,8 @@ pub(crate) struct Lease<'a> {
     version: u64,
     /// Present until this is dropped.
     interpreter: Option<MovableInterpreter>,
+    /// Whether it is for a call on a service thread.
+    is_for_short: bool,
     /// The end of the call, if there was one.
     end: Option<CallEnd>,
 }
@@ -111,7 +115,8 @@ impl Lease<'_> {
     fn call(&mut self, call: &FunctionCall<'_>, record: RecordState, deadline: Instant) -> EndedCall {
         let (started, interpreter) = (Instant::now(), self.interpreter());
         cf::fault_point!("udf");
-        let (output, record) = interpreter.call(call.function, call.arguments, record, deadline);
+        let limits = CallLimits { deadline, makes_no_long_strings: self.is_for_short };
+        let (output, record) = interpreter.call(call.function, call.arguments, record, limits);
         let was_late = interpreter.was_late();
         self.end = Some(if !was_late {
             CallEnd::After(started.elapsed())
@@ -142,16 +147,24 @@ struct Idle {
     confidence: u32,
     /// Whether the last call used up its time.
     is_overdue: bool,
+    /// Whether a call has made a long string. Interpreters may have kept it, so all further calls are for the pool.
+    has_long_strings: bool,
 }
 
 impl Idle {
     fn new(version: u64) -> Self {
-        Idle { version, interpreters: VecDeque::new(), confidence: 0, is_overdue: false }
+        Idle {
+            version,
+            interpreters: VecDeque::new(),
+            confidence: 0,
+            is_overdue: false,
+            has_long_strings: false,
+        }
     }
 
     /// Whether calls count as short.
     fn is_short(&self) -> bool {
-        self.confidence >= CONFIDENCE_MIN
+        self.confidence >= CONFIDENCE_MIN && !self.has_long_strings
     }
 
     /// Notes how a call ended.
@@ -183,7 +196,7 @@ pub(crate) struct EndedCall {
     pub(crate) output: Result<Output, Failure>,
     /// The record after the call.
     pub(crate) record: RecordState,
-    /// Whether its time was over before it ended.
+    /// Whether it was cut off: its time was over before it ended, or it needs the pool.
     pub(crate) was_late: bool,
 }
 
@@ -270,7 +283,7 @@ impl Functions {
         let mut idle = self.idle.lock();
         let idle = idle.get_mut(module).filter(|idle| idle.version == version && idle.is_short())?;
         let interpreter = Some(idle.interpreters.pop_front()?);
-        Some(Lease { functions: self, module, version, interpreter, end: None })
+        Some(Lease { functions: self, module, version, interpreter, is_for_short: true, end: None })
     }
 
     /// An interpreter that has loaded `module`.
@@ -281,6 +294,7 @@ impl Functions {
             module,
             version,
             interpreter: Some(interpreter),
+            is_for_short: false,
             end: None,
         };
         // The one that has been idle longest: each interpreter has its own variables of a module.
@@ -309,10 +323,12 @@ impl Functions {
 
     fn give_back(&self, module: &str, version: u64, interpreter: MovableInterpreter, end: Option<CallEnd>) {
         let is_reusable = self.is_caching && interpreter.get().is_reusable();
+        let has_long_strings = interpreter.get().has_long_strings();
         // Interpreters that are not kept are dropped without the lock.
         let mut interpreter = Some(interpreter);
         self.with_idle(module, version, |idle| {
             end.into_iter().for_each(|end| idle.note(end));
+            idle.has_long_strings |= has_long_strings;
             if is_reusable && idle.interpreters.len() < IDLE_MAX {
                 idle.interpreters.extend(interpreter.take());
             }

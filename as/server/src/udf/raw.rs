@@ -12,7 +12,7 @@
 //! with a jump.
 
 use std::cell::Cell;
-use std::ffi::{c_char, c_int, c_void};
+use std::ffi::{CStr, c_char, c_int, c_void};
 use std::ptr;
 use std::rc::Rc;
 use std::time::Duration;
@@ -20,6 +20,7 @@ use std::time::Duration;
 use mlua::{Function, Lua, Table, Value, ffi};
 
 use super::bindings::record::Session;
+use super::long_strings::LongStringWatch;
 use super::value::Plain;
 use super::watch::Watch;
 
@@ -30,6 +31,8 @@ const LARGE_KIB: c_int = 8 << 10;
 /// The same after instructions that took longer than [`SLOW_TIME`].
 const SLOW_INSTRUCTIONS: c_int = 8;
 const SLOW_TIME: Duration = Duration::from_millis(2);
+/// The error of a function whose time is over.
+const TIMEOUT: &CStr = c"UDF Execution Timeout";
 /// Index of a class's number in its metatable.
 const CLASS_INDEX: ffi::lua_Integer = 1;
 /// Index of the function in the metatable of records that makes a record's content.
@@ -65,6 +68,11 @@ pub(super) struct Primitives {
     pub(super) open: Function,
     /// `wrap(function)`: a C function that calls a Lua function, so that errors and names are those of a C function.
     pub(super) wrap: Function,
+    /// `watched(function)`: a C function that checks the deadline, and then is the given C function, which has no values of
+    /// its own: so its errors have the names and places that they have in plain Lua, and those of metamethods stay as they are.
+    pub(super) watched: Function,
+    /// `look_soon()`: checks the clock after few further instructions, as they may be slow.
+    pub(super) look_soon: Function,
     /// `make_record(number)`: a new record.
     pub(super) make_record: Function,
     /// `bin_reader(function, metatable)`: a C function that reads a bin of a record of this metatable; it calls the
@@ -106,6 +114,8 @@ pub(super) fn install(lua: &Lua, watch: &Rc<Watch>, session: &Rc<Session>) -> ml
             proxy: lua.create_c_function(make_proxy)?,
             open: lua.create_c_function(open_proxy)?,
             wrap: lua.create_c_function(wrap_function)?,
+            watched: lua.create_c_function(make_watched)?,
+            look_soon: lua.create_c_function(look_soon)?,
             make_record: lua.create_c_function(make_record)?,
             bin_reader: lua.create_c_function(make_bin_reader)?,
         })
@@ -115,15 +125,12 @@ pub(super) fn install(lua: &Lua, watch: &Rc<Watch>, session: &Rc<Session>) -> ml
 /// Raises an error in the running function when its time is over, and from then on after each instruction, so that a
 /// program that catches the error cannot continue.
 unsafe extern "C-unwind" fn look_at_watch(state: *mut ffi::lua_State, _: *mut ffi::lua_Debug) {
-    // SAFETY: a hook has room for some values on the stack. The registry holds the address of the interpreter's watch, which
-    // is there as long as the interpreter runs.
+    // SAFETY: a hook has room for some values on the stack.
     unsafe {
-        ffi::lua_rawgetp(state, ffi::LUA_REGISTRYINDEX, WATCH_KEY.address());
-        let watch = ffi::lua_touserdata(state, -1).cast::<Watch>().as_ref();
-        ffi::lua_pop(state, 1);
+        let watch = watch_of(state);
         if watch.is_some_and(Watch::is_over) {
             ffi::lua_sethook(state, Some(look_at_watch), ffi::LUA_MASKCOUNT, 1);
-            ffi::luaL_error(state, c"UDF Execution Timeout".as_ptr());
+            ffi::luaL_error(state, TIMEOUT.as_ptr());
         }
         // Single instructions, such as those on long strings, may take milliseconds.
         let count = ffi::lua_gethookcount(state);
@@ -136,6 +143,28 @@ unsafe extern "C-unwind" fn look_at_watch(state: *mut ffi::lua_State, _: *mut ff
         if next != count {
             ffi::lua_sethook(state, Some(look_at_watch), ffi::LUA_MASKCOUNT, next);
         }
+    }
+}
+
+/// `look_soon()`
+unsafe extern "C-unwind" fn look_soon(state: *mut ffi::lua_State) -> c_int {
+    // SAFETY: it changes nothing but when the hook of the running thread is called.
+    unsafe { ffi::lua_sethook(state, Some(look_at_watch), ffi::LUA_MASKCOUNT, SLOW_INSTRUCTIONS) };
+    0
+}
+
+/// The watch of an interpreter.
+///
+/// # Safety
+/// There is room for a value on the stack, and the watch is not used after the running call.
+unsafe fn watch_of<'a>(state: *mut ffi::lua_State) -> Option<&'a Watch> {
+    // SAFETY: as the caller says. The registry holds the address of the interpreter's watch, which is there as long as the
+    // interpreter runs.
+    unsafe {
+        ffi::lua_rawgetp(state, ffi::LUA_REGISTRYINDEX, WATCH_KEY.address());
+        let watch = ffi::lua_touserdata(state, -1).cast::<Watch>().as_ref();
+        ffi::lua_pop(state, 1);
+        watch
     }
 }
 
@@ -357,6 +386,13 @@ impl Entry {
         Ok(Entry { state: own, _lua: lua.clone() })
     }
 
+    /// Watches whether a call makes long strings, as long as the result is there, and refuses them with `is_refusing`.
+    pub(super) fn watch_long_strings(&self, is_refusing: bool) -> LongStringWatch {
+        // SAFETY: whoever makes a call has the interpreter, and keeps it until the call has ended. The library sets its
+        // allocator only when it makes an interpreter.
+        unsafe { LongStringWatch::begin(self.state, is_refusing) }
+    }
+
     /// Makes a call, and passes its end to `read`.
     pub(super) fn call<T>(&self, call: PlainCall<'_>, read: impl FnOnce(Ended<'_>) -> T) -> T {
         let frame = CallFrame { call, is_found: Cell::new(true), is_kept: Cell::new(false) };
@@ -457,6 +493,31 @@ unsafe extern "C-unwind" fn call_function(state: *mut ffi::lua_State) -> c_int {
         }
     }
     1
+}
+
+/// `watched(function)`
+unsafe extern "C-unwind" fn make_watched(state: *mut ffi::lua_State) -> c_int {
+    // SAFETY: the function is the only value on the stack, and becomes that of the closure.
+    unsafe {
+        ffi::lua_settop(state, 1);
+        ffi::lua_pushcclosure(state, call_watched, 1);
+    }
+    1
+}
+
+/// Checks the deadline, and then is the C function that the closure has.
+unsafe extern "C-unwind" fn call_watched(state: *mut ffi::lua_State) -> c_int {
+    // SAFETY: a C function has room for 20 values. The prelude gives functions of Lua's libraries, which have no values of
+    // their own, so they find nothing else in this frame than in one of their own.
+    unsafe {
+        if watch_of(state).is_some_and(Watch::is_over) {
+            return ffi::luaL_error(state, TIMEOUT.as_ptr());
+        }
+        match ffi::lua_tocfunction(state, ffi::lua_upvalueindex(1)) {
+            Some(function) => function(state),
+            None => 0,
+        }
+    }
 }
 
 /// `wrap(function)`

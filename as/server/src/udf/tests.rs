@@ -51,7 +51,7 @@ fn is_short(functions: &Functions, module: &str) -> bool {
 #[test]
 fn a_module_is_short_after_many_short_calls_and_no_longer_after_a_few_long_ones() {
     let functions = module(
-        "function short(r) return 1 end function long(r) local t = 0 for i = 1, 1e7 do t = t + i end end",
+        "function short(r) return 1 end function long(r) local t = 0 for i = 1, 1e6 do t = t + i end end",
     );
     let call_all = |name: &str, count: u32| {
         for _ in 0..count {
@@ -92,6 +92,52 @@ fn a_module_is_overdue_after_a_call_that_used_up_its_time() {
     }
     assert_eq!(functions.pace(b"m"), ModulePace::Quick);
     assert!(call("long", 1, functions.lease_for_short("m")) && !is_overdue(b"m"));
+}
+
+/// What is tried on a service thread makes no strings whose comparison would take long, also if it catches errors. From then
+/// on the module's calls are for the pool.
+#[test]
+fn long_strings_are_made_in_the_pool_only() {
+    let body = "local a = ('\\0'):rep(2000000) local b = a .. 'x' local n = 0
+        for i = 1, 10 do if a < b then n = n + 1 end end return n";
+    let text = format!(
+        "function short(r) return 1 end
+        function long(r) {body} end
+        function caught(r) pcall(function() {body} end) return 1 end
+        function doubled(r) local s = 'x' for i = 1, 13 do s = s .. s end return #s end
+        function given(r, s) return #s end"
+    );
+    let argument = [&[0x91, 0xda, 0x50, 0x00, 3][..], &[b'x'; 0x4fff]].concat();
+    for (name, arguments, is_long) in [
+        ("long", &[0x90][..], true),
+        ("caught", &[0x90], true),
+        ("given", &argument, true),
+        ("doubled", &[0x90], false),
+    ] {
+        let functions = module(&text);
+        let quick = || {
+            call_with(&functions, "short", &[0x90]).0.expect("it ends");
+            functions.note_quick("m");
+            functions.lease_for_short("m")
+        };
+        let lease = quick();
+        assert!(lease.is_some());
+        let begun = Instant::now();
+        let call = FunctionCall { module: "m", function: name.as_bytes(), arguments };
+        let ended = functions.call(&call, new_record(), begun + Duration::from_secs(100), lease);
+        assert!(!is_long || begun.elapsed() < Duration::from_millis(100), "{name}: {:?}", begun.elapsed());
+        assert_eq!(ended.was_late, is_long, "{name}");
+        assert_eq!(quick().is_none(), is_long, "{name}");
+        // In the pool they are calls as others.
+        let ended = functions.call(&call, new_record(), begun + Duration::from_secs(100), None);
+        assert!(!ended.was_late && ended.output.is_ok(), "{name}: {:?}", shown(ended.output));
+        assert_eq!(functions.pace(b"m") == ModulePace::Quick, !is_long, "{name}");
+    }
+    // So it is if the first long string is made in the pool.
+    let functions = module(&text);
+    call_with(&functions, "given", &argument).0.expect("it ends");
+    functions.note_quick("m");
+    assert!(!is_short(&functions, "m"));
 }
 
 /// The result of `f` in a module with this body, as text.
@@ -380,6 +426,55 @@ fn functions_of_tables_call_metamethods() {
         assert_eq!(run(body), Err(format!("/nowhere/m.lua:1: {expected}")), "{body}");
     }
     assert_eq!(run("table.sort({1, 'x'})"), Err("attempt to compare string with number".to_owned()));
+}
+
+/// Errors that a program raises within a function of Lua's libraries reach the client as they are; those of the function
+/// itself name it and the place of its call.
+#[test]
+fn errors_within_native_functions_stay_as_they_are() {
+    for (body, expected) in [
+        ("table.sort({3, 1, 2}, function() error('boom', 0) end)", "boom"),
+        ("table.sort({3, 1, 2}, function() error('boom', 2) end)", "boom"),
+        ("table.sort({3, 1, 2}, function() error('boom') end)", "HERE boom"),
+        (
+            "table.sort({3, 1}, function() error(\"bad argument #1 to 'f' (odd)\", 0) end)",
+            "bad argument #1 to 'f' (odd)",
+        ),
+        (
+            "table.sort({3, 1}, function() error('sandbox:1: attempt to compare', 0) end)",
+            "sandbox:1: attempt to compare",
+        ),
+        ("table.sort({3, 1}, function(a, b) return a < {} end)", "HERE attempt to compare number with table"),
+        ("table.sort({3, 1}, function() error({}) end)", "no text"),
+        ("table.sort(setmetatable({3, 1}, {}), function() error('boom', 0) end)", "boom"),
+        ("table.sort(list{3, 1, 2}, function() error('boom', 0) end)", "boom"),
+        ("table.sort(list{3, 1, 2}, function() error('boom') end)", "HERE boom"),
+        ("table.sort(5, rawequal)", "HERE bad argument #1 to 'sort' (table expected, got number)"),
+        (
+            "local t = {} for i = 1, 30 do t[i] = i end table.sort(t, function() return true end)",
+            "HERE invalid order function for sorting",
+        ),
+        (
+            "local lt = {__lt = function() error('boom', 0) end} table.sort({setmetatable({}, lt), setmetatable({}, lt)})",
+            "boom",
+        ),
+        ("string.format('%s', setmetatable({}, {__tostring = function() error('boom', 0) end}))", "boom"),
+        ("string.format('%d', 'x')", "HERE bad argument #2 to 'format' (number expected, got string)"),
+        ("('%d'):format('x')", "HERE bad argument #1 to 'format' (number expected, got string)"),
+        ("string.format('%d', list())", "HERE bad argument #2 to 'format' (number expected, got List)"),
+        (
+            "error((select(2, pcall(string.upper))), 0)",
+            "bad argument #1 to 'string.upper' (string expected, got no value)",
+        ),
+        (
+            "error((select(2, pcall(os.date, {}))), 0)",
+            "bad argument #1 to 'os.date' (string expected, got table)",
+        ),
+        ("utf8.len('\\xff', 7)", "HERE bad argument #2 to 'len' (initial position out of bounds)"),
+    ] {
+        let expected = expected.replace("HERE", "/nowhere/m.lua:1:");
+        assert_eq!(run(body), Err(expected), "{body}");
+    }
 }
 
 #[test]

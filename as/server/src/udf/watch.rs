@@ -40,6 +40,11 @@ impl Watch {
         self.has_expired.get()
     }
 
+    /// Ends the time of the running function.
+    pub(super) fn expire(&self) {
+        self.has_expired.set(true);
+    }
+
     /// Whether more time has passed since the last call than `usual`.
     pub(super) fn is_slow(&self, usual: Duration) -> bool {
         let now = Instant::now();

@@ -8,6 +8,8 @@ local wrap, raise, bad_argument, wrong_type, text, integer =
 	host.wrap, host.raise, host.bad_argument, host.wrong_type, host.text, host.integer
 -- Slots that one call of a function of `table` may go over.
 local SLOTS_MAX = 1 << 23
+-- Bytes of a string from which on an instruction that compares it may be slow.
+local SLOW_SIZE = 1 << 16
 -- Results of `table.unpack`, as many as Lua's stack has room for.
 local UNPACKED_MAX = 1000000
 
@@ -124,6 +126,7 @@ local function refuse(prefix, library, keep)
 	return limited
 end
 
+local os_of_lua = os
 os = refuse('os.', os, { clock = true, date = true, difftime = true, time = true })
 io = {}
 for _, name in ipairs { 'close', 'flush', 'input', 'lines', 'open', 'output', 'popen', 'read', 'tmpfile', 'type', 'write' } do
@@ -177,6 +180,7 @@ function string.rep(...)
 	local size = (#value + #separator) * 1.0 * count
 	if size >= 2147483647 then raise('resulting string too large') end
 	watch()
+	if size >= SLOW_SIZE then host.look_soon() end
 	return string_rep(value, count, separator)
 end
 
@@ -294,28 +298,16 @@ for _, name in ipairs { 'rep', 'find', 'match', 'gmatch', 'gsub' } do string[nam
 host.concat, host.sort = table.concat, table.sort
 local move_plain, sort_plain, concat_plain, unpack_plain = table.move, table.sort, table.concat, table.unpack
 
--- What a function of Lua returned or raised. What it raised names neither the place nor the function that a program called.
+-- What a function of Lua returned or raised, which runs no code of the program. What it raised names neither the place nor
+-- the function that a program called.
 local function finish(qualified, is_done, ...)
 	if is_done then return ... end
 	local problem = ...
 	if type(problem) ~= 'string' then error(problem, 0) end
 	local position, reason = string_match(problem, "^bad argument #(%d+) to '[^']*' %((.*)%)$")
 	if position then bad_argument(tointeger(position), reason, qualified) end
-	-- Errors of values, as of comparisons, have no place where C code runs.
-	problem = string_match(problem, '^sandbox:%d+: (attempt to compare .*)$') or problem
 	if string_match(problem, '^[^:]*$') and sub(problem, 1, 11) ~= 'attempt to ' then raise(problem) end
 	error(problem, 0)
-end
-
--- The function `name` of a library, whose every call looks at the clock first, since it takes as long as its arguments are
--- large.
-local function watched(library_name, name)
-	local library = _G[library_name]
-	local original, qualified = library[name], library_name .. '.' .. name
-	library[name] = wrap(function(...)
-		watch()
-		return finish(qualified, pcall(original, ...))
-	end)
 end
 
 local function is_plain(object) return type(object) == 'table' and getmetatable(object) == nil end
@@ -365,6 +357,27 @@ end
 
 local function by_operator(a, b) return a < b end
 
+-- Sorts with one of Lua's own functions. Errors of comparisons stay as the program raised them; only those of the function
+-- itself get a place.
+local function sort(sort_any, object, comparator)
+	local is_called = false
+	-- Each comparison runs instructions, which the hook counts.
+	local is_less = comparator and function(a, b)
+		is_called = true
+		return comparator(a, b)
+	end or by_operator
+	local is_done, problem = pcall(sort_any, object, is_less)
+	if is_done then return end
+	if problem == 'invalid order function for sorting' then raise(problem) end
+	if comparator == nil and type(problem) == 'string' then
+		-- Where C code compares, the error names no place.
+		problem = string_match(problem, '^sandbox:%d+: (attempt to compare .*)$') or problem
+	elseif not is_called then
+		finish('table.sort', false, problem)
+	end
+	error(problem, 0)
+end
+
 -- Called with a table as first argument.
 local of_tables = {}
 
@@ -402,11 +415,9 @@ function of_tables.sort(...)
 		bad_argument(2, 'function expected, got ' .. host.type_name(2, ...), 'table.sort')
 	end
 	watch()
-	-- Each comparison runs instructions, which the hook counts.
-	local is_less = comparator and function(a, b) return comparator(a, b) end or by_operator
-	if is_plain(object) then return finish('table.sort', pcall(sort_plain, object, is_less)) end
+	if is_plain(object) then return sort(sort_plain, object, comparator) end
 	local all, count = elements(object, 1, size)
-	finish('table.sort', pcall(sort_plain, all, is_less))
+	sort(sort_plain, all, comparator)
 	for i = 1, count do object[i] = all[i] end
 end
 
@@ -464,14 +475,25 @@ for name, of_table in next, of_tables do
 		local kind = type((...))
 		if kind == 'table' or kind == 'string' and name == 'unpack' then return of_table(...) end
 		-- Metamethods of lists and the like are in Lua.
+		if kind == 'userdata' and name == 'sort' then
+			local comparator = (select(2, ...))
+			if type(comparator) == 'function' then return sort(original, (...), comparator) end
+		end
 		if kind == 'userdata' or name == 'unpack' then return finish(qualified, pcall(original, ...)) end
 		bad_argument(1, 'table expected, got ' .. host.type_name(1, ...), qualified)
 	end)
 end
 
-for _, name in ipairs { 'format', 'lower', 'pack', 'packsize', 'reverse', 'unpack', 'upper' } do watched('string', name) end
-for _, name in ipairs { 'codepoint', 'len', 'offset' } do watched('utf8', name) end
-watched('os', 'date')
+-- Functions whose every call looks at the clock first, since it takes as long as its arguments are large.
+for library, names in next, {
+	[string] = { 'format', 'lower', 'pack', 'packsize', 'reverse', 'unpack', 'upper' },
+	[utf8] = { 'codepoint', 'len', 'offset' },
+	[os] = { 'date' },
+} do
+	for _, name in ipairs(names) do library[name] = host.watched(library[name]) end
+end
+-- Where Lua finds the name of a function for errors.
+os_of_lua.date = os.date
 
 -- What Lua 5.4 has for programs of earlier versions only.
 for _, name in ipairs { 'atan2', 'cosh', 'frexp', 'ldexp', 'log10', 'pow', 'sinh', 'tanh' } do math[name] = nil end

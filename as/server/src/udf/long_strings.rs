@@ -1,0 +1,88 @@
+//! Notices that a call makes long strings. One instruction that copies or compares such a string takes long, while the hook
+//! looks at the clock between instructions only. So a call on a service thread makes none: it ends with an error, and is
+//! repeated in the pool.
+//!
+//! Lua tells its allocator what a new block is for. During a call an allocator of this file is in front of the library's.
+
+use std::cell::Cell;
+use std::ffi::c_void;
+use std::ptr;
+
+use mlua::ffi;
+
+/// Bytes of the block of a long string. Comparing two strings of half that size takes about 0.1 ms at worst.
+const LONG_SIZE_MIN: usize = 16 << 10;
+
+thread_local! {
+    /// The call of this thread.
+    static RUNNING: Cell<Option<Running>> = const { Cell::new(None) };
+}
+
+#[derive(Clone, Copy)]
+struct Running {
+    /// The library's allocator.
+    behind: ffi::lua_Alloc,
+    is_refusing: bool,
+    has_made_one: bool,
+}
+
+/// The watch over a call; it ends when this is dropped.
+pub(super) struct LongStringWatch {
+    state: *mut ffi::lua_State,
+    behind: ffi::lua_Alloc,
+    data: *mut c_void,
+    /// A call of another interpreter of this thread.
+    outer: Option<Running>,
+}
+
+impl LongStringWatch {
+    /// Begins to watch, and with `is_refusing` to refuse long strings: making one is then an error of memory.
+    ///
+    /// # Safety
+    /// The interpreter of `state` is there as long as the result, and is used by this thread alone. Nobody else replaces its
+    /// allocator.
+    pub(super) unsafe fn begin(state: *mut ffi::lua_State, is_refusing: bool) -> Self {
+        let mut data = ptr::null_mut();
+        // SAFETY: the state is there. The new allocator passes all on to the present one, with its data.
+        unsafe {
+            let behind = ffi::lua_getallocf(state, &raw mut data);
+            let outer = RUNNING.replace(Some(Running { behind, is_refusing, has_made_one: false }));
+            ffi::lua_setallocf(state, allocate, data);
+            LongStringWatch { state, behind, data, outer }
+        }
+    }
+
+    /// Whether the call has made a long string, or tried to.
+    pub(super) fn has_made_one(&self) -> bool {
+        RUNNING.get().is_some_and(|running| running.has_made_one)
+    }
+}
+
+impl Drop for LongStringWatch {
+    fn drop(&mut self) {
+        // SAFETY: as `begin` says, the state is there. Its allocator becomes what it was.
+        unsafe { ffi::lua_setallocf(self.state, self.behind, self.data) };
+        RUNNING.set(self.outer);
+    }
+}
+
+/// Lua's allocator during a call.
+unsafe extern "C" fn allocate(
+    data: *mut c_void,
+    block: *mut c_void,
+    old_size: usize,
+    new_size: usize,
+) -> *mut c_void {
+    // It is there from before this is the allocator until after that.
+    let Some(running) = RUNNING.get() else { return ptr::null_mut() };
+    // Without a block, the old size is the kind of the new one.
+    let is_string = block.is_null() && old_size == ffi::LUA_TSTRING as usize;
+    if is_string && new_size >= LONG_SIZE_MIN {
+        RUNNING.set(Some(Running { has_made_one: true, ..running }));
+        if running.is_refusing {
+            return ptr::null_mut();
+        }
+    }
+    // SAFETY: Lua calls an allocator with what its contract says, and this passes it on unchanged.
+    unsafe { (running.behind)(data, block, old_size, new_size) }
+}
