@@ -178,6 +178,10 @@ fn attempt(
     }
     let output = match output {
         Ok(output) => output,
+        // A save has used up the time, whether or not the function came to its end before that was noticed.
+        Err(_) if was_late && state.result() == ResultCode::Timeout => {
+            return Err(failed(ResultCode::Timeout));
+        }
         Err(failure) => {
             answer_failure(call, &failure, failed(ResultCode::UdfExecution), out);
             return Ok(Attempt::Committed(Done::Answered(ResultCode::UdfExecution)));
