@@ -18,6 +18,7 @@ use mlua::{ChunkMode, Function, Lua, LuaOptions, StdLib, Table, Value};
 use super::bindings::bytes::Memory;
 use super::bindings::record::Session;
 use super::bindings::{bytes, record, text};
+use super::long_strings::LongStringWatch;
 use super::module::Modules;
 use super::packer::Purpose;
 use super::raw::{self, Ended, Entry, PlainCall};
@@ -144,9 +145,9 @@ impl Interpreter {
     /// Loads a module; fails if that takes until `deadline`.
     pub(super) fn load(&self, module: &str, deadline: Instant) -> Result<(), Failure> {
         self.watch.begin(deadline);
-        let strings = self.entry.watch_long_strings(false);
+        let strings = self.watch_long_strings(false);
         let loaded = self.pcall.call::<(bool, Value)>((&self.require, module));
-        self.has_long_strings.set(strings.has_made_one());
+        self.note_long_strings(&strings);
         drop(strings);
         self.watch.end();
         match loaded {
@@ -194,17 +195,14 @@ impl Interpreter {
         limits: CallLimits,
     ) -> (Result<Output, Failure>, RecordState) {
         self.watch.begin(limits.deadline);
-        let strings = self.entry.watch_long_strings(limits.makes_no_long_strings);
+        let strings = self.watch_long_strings(limits.makes_no_long_strings);
         let id = self.session.open(record);
         let output = match Plain::arguments(arguments) {
             Some(arguments) => self.call_plain(PlainCall { function, record: id, arguments: &arguments }),
             None => self.call_opened(function, arguments, id),
         };
-        if strings.has_made_one() {
-            self.has_long_strings.set(true);
-            if limits.makes_no_long_strings {
-                self.watch.expire();
-            }
+        if self.note_long_strings(&strings) && limits.makes_no_long_strings {
+            self.watch.expire();
         }
         drop(strings);
         self.watch.end();
@@ -252,6 +250,18 @@ impl Interpreter {
         } else {
             Err(Failure::Function(error_text(&value)))
         }
+    }
+
+    /// Watches what is called whether it makes long strings; see [`Entry::watch_long_strings`].
+    pub(super) fn watch_long_strings(&self, is_refusing: bool) -> LongStringWatch {
+        self.entry.watch_long_strings(is_refusing)
+    }
+
+    /// Notes whether a call has made a long string, and returns that.
+    pub(super) fn note_long_strings(&self, strings: &LongStringWatch) -> bool {
+        let has_made_one = strings.has_made_one();
+        self.has_long_strings.set(self.has_long_strings.get() || has_made_one);
+        has_made_one
     }
 
     /// Whether any call has made a long string.

@@ -85,11 +85,14 @@ impl Interpreter {
     ) -> Result<(), Failure> {
         let watched = Rc::clone(&is_unwanted);
         self.watch.begin_while_wanted(Instant::now() + STEP_TIME_MAX, Box::new(move || watched()));
+        let strings = self.watch_long_strings(false);
         let arguments = self.converter().arguments(call.arguments);
         let ran = arguments.map_err(|error| interpreter::failure_of(&error)).and_then(|arguments| {
             let ran = self.run_stream(call.function, arguments, stream, (place, &*is_unwanted));
             ran.map_err(|error| Failure::Function(Some(interpreter::message_of(&error))))
         });
+        self.note_long_strings(&strings);
+        drop(strings);
         self.watch.end();
         self.session.close();
         match ran? {
@@ -232,6 +235,22 @@ mod tests {
         let owner = owner(Box::new(|| false));
         let failure = functions.aggregate(&call, &mut TestStream::default(), owner).unwrap_err();
         assert_eq!(failure_text(&failure), b"UDF: Execution Error 1");
+    }
+
+    /// Stream functions run in threads of queries, but may leave a long string to a function of their module that is called
+    /// with a record.
+    #[test]
+    fn long_strings_of_streams_send_calls_of_the_module_to_the_pool() {
+        let make = "s : map(function(r) kept = ('x'):rep(20000) return 1 end)";
+        for (body, is_long) in [(make, true), ("error('x' .. ('x'):rep(20000))", true), ("s", false)] {
+            let functions = module(&format!("function f(s) return {body} end"));
+            let call = FunctionCall { module: "m", function: b"f", arguments: &[0x90] };
+            let mut stream = TestStream { left: 3, ..TestStream::default() };
+            let failed = functions.aggregate(&call, &mut stream, owner(Box::new(|| false))).is_err();
+            assert_eq!(failed, body.starts_with("error"), "{body}");
+            functions.note_quick("m");
+            assert_eq!(functions.lease_for_short("m").is_none(), is_long, "{body}");
+        }
     }
 
     #[test]
