@@ -111,6 +111,7 @@ impl Nodes {
         server.allow("unstable cluster");
         server.allow("cluster not specified size");
         server.allow("did not run for");
+        server.allow("seeds that cannot be reached");
         self.servers.push(server);
     }
 

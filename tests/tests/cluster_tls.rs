@@ -75,9 +75,14 @@ fn try_to_join(nodes: &Nodes, what: &str, files: Option<&Path>) {
     let key = nodes.await_cluster(&MEMBERS);
     let config = nodes.config_with(INTRUDER, files);
     let mut intruder = Server::start(&config);
-    for text in
-        ["a cluster is not ready", "closing the connection", "closing a connection", "too large", "expired"]
-    {
+    for text in [
+        "a cluster is not ready",
+        "closing the connection",
+        "closing a connection",
+        "too large",
+        "expired",
+        "seeds that cannot be reached",
+    ] {
         intruder.allow(text);
     }
     let began = Instant::now();

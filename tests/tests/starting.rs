@@ -77,7 +77,13 @@ fn a_configuration_of_a_later_version_is_taken() {
         .replacen("namespace test {", "namespace test {\napply-ttl-reductions false", 1)
         .replace("context any info", "context any info\ncontext masking info");
     let mut server = Server::start(&config);
-    for text in ["is new in 8.1", "twice; once is enough", "proto-fd-max is", "not yet in effect"] {
+    for text in [
+        "is new in 8.1",
+        "twice; once is enough",
+        "proto-fd-max is",
+        "not yet in effect",
+        "seeds that cannot be reached",
+    ] {
         server.allow(text);
     }
     let mut client = server.connect();

@@ -19,6 +19,10 @@ use crate::peer_frames::{PeerPlace, PeerReach};
 const RESOLVE_AGAIN_MS: u64 = 1500;
 /// Time after which a seed that led to this node itself is resolved again.
 const RESOLVE_SELF_AGAIN_MS: u64 = 60_000;
+/// How long seeds are tried before the log names them, as nodes that start together do not reach each other at first; and time
+/// between two such lines.
+const UNREACHED_MS: u64 = 3_000;
+const UNREACHED_AGAIN_MS: u64 = 10_000;
 /// Largest number of known nodes, connected or not.
 const NODES_MAX: usize = 512;
 
@@ -36,6 +40,8 @@ pub(super) enum MeshAction {
     Send(LinkId, HeartbeatBody),
     /// Pass the message to the cluster thread.
     Deliver,
+    /// Log that these seeds cannot be reached.
+    WarnOfUnreached(Vec<SeedEndpoint>),
 }
 
 /// Times from the configuration, in milliseconds.
@@ -67,6 +73,8 @@ struct Seed {
     node: Option<NodeId>,
     /// Whether the seed led to this node itself.
     is_self: bool,
+    /// Since when it has led to no node.
+    unreached_since_ms: Option<u64>,
 }
 
 #[derive(Debug, Default)]
@@ -103,6 +111,8 @@ pub(super) struct Mesh {
     nodes: BTreeMap<NodeId, MeshNode>,
     links: BTreeMap<LinkId, MeshLink>,
     last_link: LinkId,
+    /// When unreached seeds may be named again.
+    warn_at_ms: u64,
 }
 
 impl Mesh {
@@ -114,6 +124,7 @@ impl Mesh {
             nodes: BTreeMap::new(),
             links: BTreeMap::new(),
             last_link: 0,
+            warn_at_ms: 0,
         }
     }
 
@@ -129,6 +140,7 @@ impl Mesh {
                     resolve_at_ms: 0,
                     node: None,
                     is_self: false,
+                    unreached_since_ms: None,
                 });
             }
         }
@@ -176,6 +188,7 @@ impl Mesh {
         actions.extend(idle);
         self.nodes.retain(|_, node| now_ms < node.heard_ms + times.forget_ms());
         self.connect_seeds(now_ms, &mut actions);
+        self.warn_of_unreached(now_ms, &mut actions);
         let unlinked: Vec<NodeId> =
             self.nodes.keys().copied().filter(|node| !self.is_linked(*node)).collect();
         unlinked.into_iter().for_each(|node| self.connect_node(node, now_ms, &mut actions));
@@ -186,13 +199,18 @@ impl Mesh {
         for at in 0..self.seeds.len() {
             let seed = &self.seeds[at];
             let origin = Origin::Seed(seed.endpoint.clone());
-            let is_linked =
-                seed.node.is_some_and(|node| self.is_linked(node) || self.nodes.contains_key(&node))
-                    || self.links.values().any(|link| link.origin == origin);
-            if is_linked {
+            let is_reached =
+                seed.node.is_some_and(|node| self.is_linked(node) || self.nodes.contains_key(&node));
+            let is_tried = self.links.values().any(|link| link.origin == origin);
+            let seed = &mut self.seeds[at];
+            if is_reached || seed.is_self {
+                seed.unreached_since_ms = None;
+            } else {
+                seed.unreached_since_ms.get_or_insert(now_ms);
+            }
+            if is_reached || is_tried {
                 continue;
             }
-            let seed = &mut self.seeds[at];
             if seed.resolve_at_ms <= now_ms {
                 let pause_ms = if seed.is_self { RESOLVE_SELF_AGAIN_MS } else { RESOLVE_AGAIN_MS };
                 seed.resolve_at_ms = now_ms + pause_ms;
@@ -206,6 +224,18 @@ impl Mesh {
             seed.attempts += 1;
             let link = self.add_link(origin, now_ms);
             actions.push(MeshAction::Connect(link, place));
+        }
+    }
+
+    /// Names the seeds that have not led to a node for some time: all in one line, not too often.
+    fn warn_of_unreached(&mut self, now_ms: u64, actions: &mut Vec<MeshAction>) {
+        let is_unreached =
+            |seed: &&Seed| seed.unreached_since_ms.is_some_and(|since_ms| since_ms + UNREACHED_MS <= now_ms);
+        let unreached = self.seeds.iter().filter(is_unreached).map(|seed| seed.endpoint.clone());
+        let unreached: Vec<SeedEndpoint> = unreached.collect();
+        if self.warn_at_ms <= now_ms && !unreached.is_empty() {
+            self.warn_at_ms = now_ms + UNREACHED_AGAIN_MS;
+            actions.push(MeshAction::WarnOfUnreached(unreached));
         }
     }
 
@@ -389,6 +419,43 @@ mod tests {
         mesh.closed(3);
         mesh.set_seeds(&[]);
         assert_eq!(mesh.tick(TIMES, 1700 + 15_000), [], "the node is forgotten");
+    }
+
+    #[test]
+    fn seeds_that_cannot_be_reached_are_named_now_and_then() {
+        let mut mesh = mesh(5);
+        mesh.set_seeds(&[seed("a"), seed("b"), seed("c")]);
+        let address = |node: u8| SocketAddr::from(([10, 0, 0, node], 3002));
+        let mut warned = Vec::new();
+        for now_ms in (0..30_000).step_by(150) {
+            for action in mesh.tick(TIMES, now_ms) {
+                match action {
+                    MeshAction::Resolve(seed) => {
+                        let addresses = match seed.host.as_str() {
+                            "a" => vec![address(5)],
+                            "b" => vec![address(6)],
+                            _ => Vec::new(),
+                        };
+                        mesh.resolved(&seed, addresses);
+                    }
+                    // The node itself answers always, node 6 from 15 s on.
+                    MeshAction::Connect(link, place) if place.address == address(5) => {
+                        mesh.received(link, &pulse(5, &[]), TIMES, now_ms);
+                        mesh.closed(link);
+                    }
+                    MeshAction::Connect(link, _) if now_ms > 15_000 => {
+                        mesh.received(link, &pulse(6, &[]), TIMES, now_ms);
+                    }
+                    MeshAction::Connect(link, _) | MeshAction::Close(link) => mesh.closed(link),
+                    MeshAction::WarnOfUnreached(seeds) => {
+                        warned.push((now_ms, seeds.into_iter().map(|seed| seed.host).collect::<String>()));
+                    }
+                    MeshAction::Send(..) | MeshAction::Deliver => {}
+                }
+            }
+        }
+        let warned: Vec<_> = warned.iter().map(|(at_ms, hosts)| (*at_ms, hosts.as_str())).collect();
+        assert_eq!(warned, [(3_000, "bc"), (13_050, "bc"), (23_100, "c")]);
     }
 
     #[test]

@@ -22,6 +22,7 @@ use super::resolver::Resolver;
 use super::shared::{Deliver, Post, Shared};
 use super::sockets::{GroupMember, HeartbeatSockets};
 use crate::config::params::network::HeartbeatProtocol;
+use crate::config::value::Endpoint;
 use crate::peer_frames::{PeerFrames, PeerPlace, PeerReach};
 use crate::tls::{PeerDoor, PeerSession, PeerStream};
 
@@ -37,6 +38,8 @@ const DATAGRAM_SIZE_MAX: usize = 64 << 10;
 const DATAGRAMS_PER_TURN: usize = 256;
 /// Packet size if none is configured.
 const MTU_DEFAULT: u32 = 1500;
+/// Most seeds that a line of the log names.
+const SEEDS_NAMED_MAX: usize = 8;
 
 struct Link {
     socket: TcpStream,
@@ -191,7 +194,7 @@ impl HeartbeatThread {
         for action in actions {
             let id = match action {
                 MeshAction::Connect(id, _) | MeshAction::Close(id) | MeshAction::Send(id, _) => Some(id),
-                MeshAction::Resolve(_) | MeshAction::Deliver => None,
+                MeshAction::Resolve(_) | MeshAction::Deliver | MeshAction::WarnOfUnreached(_) => None,
             };
             self.guard(id, |thread| thread.carry_out_one(action, message));
         }
@@ -223,6 +226,7 @@ impl HeartbeatThread {
                 self.send(id, &bytes);
             }
             MeshAction::Deliver => (self.deliver)(message.to_vec()),
+            MeshAction::WarnOfUnreached(seeds) => warn_of_unreached(&seeds),
         }
     }
 
@@ -443,4 +447,11 @@ impl HeartbeatThread {
             self.shared.traffic.note_pulse(message.node == self.shared.self_node);
         }
     }
+}
+
+fn warn_of_unreached(seeds: &[Endpoint]) {
+    let (named, others) = seeds.split_at(seeds.len().min(SEEDS_NAMED_MAX));
+    let named: Vec<String> = named.iter().map(|seed| format!("{}:{}", seed.host, seed.port)).collect();
+    let more = if others.is_empty() { String::new() } else { format!(" and {} more", others.len()) };
+    cf::warning!(Hb, "seeds that cannot be reached: {}{more}", named.join(", "));
 }
