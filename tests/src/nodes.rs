@@ -31,6 +31,17 @@ const MULTICAST_MTU: u32 = 300;
 /// The name in the certificates of nodes.
 pub const CLUSTER_NAME: &str = "as_cluster_west";
 
+/// The nodes that a configuration names as seeds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Seeds {
+    All,
+    /// Only the node itself.
+    Own,
+    /// None for the first node, and the first one for the others.
+    First,
+    None,
+}
+
 /// The nodes of a cluster, their heartbeat ports and their configurations.
 #[derive(Debug)]
 pub struct Nodes {
@@ -39,8 +50,7 @@ pub struct Nodes {
     namespaces: String,
     heartbeats: Vec<u16>,
     fabrics: Vec<u16>,
-    /// Whether each node has only itself as a seed.
-    are_apart: bool,
+    seeds: Seeds,
     /// Whether the nodes find each other by multicast, on the port of the first.
     use_multicast: bool,
     /// Folder with the shared certificate, if the nodes use TLS.
@@ -63,7 +73,23 @@ impl Nodes {
     /// Starts `count` nodes that do not know each other.
     pub fn start_apart(count: usize, namespaces: &str) -> Nodes {
         let mut nodes = Nodes::prepare(count, namespaces, None);
-        nodes.are_apart = true;
+        nodes.seeds = Seeds::Own;
+        (0..count).for_each(|_| nodes.start_next());
+        nodes
+    }
+
+    /// Starts `count` nodes without seeds, each a cluster of its own.
+    pub fn start_seedless(count: usize, namespaces: &str) -> Nodes {
+        let mut nodes = Nodes::prepare(count, namespaces, None);
+        nodes.seeds = Seeds::None;
+        (0..count).for_each(|_| nodes.start_next());
+        nodes
+    }
+
+    /// Starts a node without seeds, and `count` - 1 nodes whose seed it is.
+    pub fn start_around_first(count: usize, namespaces: &str) -> Nodes {
+        let mut nodes = Nodes::prepare(count, namespaces, None);
+        nodes.seeds = Seeds::First;
         (0..count).for_each(|_| nodes.start_next());
         nodes
     }
@@ -90,7 +116,7 @@ impl Nodes {
             namespaces: namespaces.to_owned(),
             heartbeats: ports(),
             fabrics: ports(),
-            are_apart: false,
+            seeds: Seeds::All,
             use_multicast: false,
             tls,
         }
@@ -120,6 +146,12 @@ impl Nodes {
         for port in &self.heartbeats[1..] {
             assert_eq!(self.info(0, &format!("tip:host=127.0.0.1;port={port}")), "ok");
         }
+    }
+
+    /// Gives one node the address of another.
+    pub fn bring_together_from(&self, number: usize, other: usize) {
+        let port = self.heartbeats[other];
+        assert_eq!(self.info(number, &format!("tip:host=127.0.0.1;port={port}")), "ok");
     }
 
     /// Same as [`start`](Self::start), with nodes that speak only TLS with each other, and certificates of `authority`.
@@ -162,7 +194,12 @@ impl Nodes {
             )
         });
         let seed = |port: &u16| format!("{kind}mesh-seed-address-port 127.0.0.1 {port}");
-        let seeds: Vec<u16> = if self.are_apart { vec![heartbeat] } else { self.heartbeats.clone() };
+        let seeds: &[u16] = match self.seeds {
+            Seeds::All => &self.heartbeats,
+            Seeds::Own => &[heartbeat],
+            Seeds::First if number > 0 => &self.heartbeats[..1],
+            Seeds::First | Seeds::None => &[],
+        };
         let seeds = seeds.iter().map(seed).collect::<Vec<_>>().join("\n        ");
         let (group, group_port) = self.multicast_group();
         let way = if self.use_multicast {

@@ -1,25 +1,32 @@
 //! Starts clustering on a node: the endpoints and services it publishes, and the handlers of peers' messages.
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use proto::peer::nested::Endpoint;
 use proto::peer::{MessageType, NodeId};
 
 use crate::config::params::network::HeartbeatMode;
 use crate::fabric::{
-    CLEAR_ALTERNATE, CLEAR_STANDARD, Fabric, FabricSettings, Handler, Handlers, Membership, RecordMover,
-    SERVICES, SERVICES_ALTERNATE, Surroundings, TLS_ALTERNATE, TLS_NAME, TLS_STANDARD,
+    CLEAR_ALTERNATE, CLEAR_STANDARD, Company, Fabric, FabricSettings, Handler, Handlers, Membership,
+    RecordMover, SERVICES, SERVICES_ALTERNATE, Surroundings, TLS_ALTERNATE, TLS_NAME, TLS_STANDARD,
+    are_of_node_alone,
 };
-use crate::heartbeat::{Heartbeat, HeartbeatSockets};
+use crate::heartbeat::{Heartbeat, HeartbeatSockets, multicast_addresses, packet_size_max};
 use crate::migrate::Migrations;
+use crate::namespace::Namespace;
 use crate::node::Node;
 use crate::peer_frames::{PeerPlace, endpoint_of};
 use crate::service::reachable;
 use crate::smd::Module;
 use crate::tls::PeerDoor;
 use crate::transaction::{ProxyTraffic, ReplicaTraffic};
+
+/// Longest wait for the node's own cluster; with `min-cluster-size` there may be none.
+const OWN_CLUSTER_MAX: Duration = Duration::from_secs(1);
+const OWN_CLUSTER_POLL: Duration = Duration::from_micros(200);
 
 /// The endpoints, without and with TLS, at which other nodes reach the bound addresses.
 fn endpoints(clear: &[SocketAddr], tls: &[SocketAddr]) -> Vec<Endpoint> {
@@ -32,7 +39,39 @@ fn endpoints(clear: &[SocketAddr], tls: &[SocketAddr]) -> Vec<Endpoint> {
     [of(clear, false), of(tls, true)].concat()
 }
 
-/// Starts looking for other nodes. Returns the part that resends unanswered messages.
+/// Whether the node needs no wait for others before it serves: it is not told where any are, and was in no cluster with
+/// others when it last ran.
+pub(crate) fn starts_alone(node: &Node) -> bool {
+    let network = &node.config.network;
+    let is_alone = |namespace: &Arc<Namespace>| are_of_node_alone(&namespace.storage.partition_entries());
+    network.is_clustered()
+        && !network.looks_for_others()
+        && !Company::new(&node.config).is_noted()
+        && node.namespaces.iter().all(is_alone)
+}
+
+/// Waits until the node has formed a cluster alone, which takes a few milliseconds.
+pub(crate) fn await_own_cluster(node: &Node) {
+    let began = Instant::now();
+    while !node.cluster.is_balanced() && began.elapsed() < OWN_CLUSTER_MAX {
+        std::thread::sleep(OWN_CLUSTER_POLL);
+    }
+}
+
+/// The addresses of this machine that heartbeats come to.
+fn heartbeat_addresses(node: &Node) -> Vec<IpAddr> {
+    let heartbeat = &node.config.network.heartbeat;
+    if heartbeat.mode.get() == HeartbeatMode::Mesh {
+        let bound = node.addresses.heartbeat.iter().chain(&node.addresses.heartbeat_tls);
+        return bound.map(SocketAddr::ip).collect();
+    }
+    let named = heartbeat.address.get();
+    let addresses: Vec<IpAddr> =
+        named.iter().filter_map(|name| multicast_addresses(name).ok()).flatten().map(IpAddr::V4).collect();
+    if addresses.is_empty() { vec![Ipv4Addr::UNSPECIFIED.into()] } else { addresses }
+}
+
+/// Starts looking for other nodes, or waiting for them. Returns the part that resends unanswered messages.
 ///
 /// # Errors
 /// When a group cannot be joined, or the system refuses a thread or file descriptor.
@@ -40,8 +79,13 @@ pub(crate) fn join_others(
     node: &Arc<Node>,
     fabric_doors: Vec<PeerDoor>,
     heartbeat_doors: Vec<PeerDoor>,
+    starts_alone: bool,
 ) -> io::Result<Arc<ReplicaTraffic>> {
     let network = &node.config.network;
+    if !network.looks_for_others() {
+        let text = if starts_alone { "it serves alone" } else { "it waits for those that it knew" };
+        cf::info!(Hb, "no seed names another node: {text}, and others may connect");
+    }
     let self_node = NodeId(node.cluster.node_id);
     let is_mesh = network.heartbeat.mode.get() == HeartbeatMode::Mesh;
     let sockets = if is_mesh {
@@ -49,6 +93,7 @@ pub(crate) fn join_others(
     } else {
         HeartbeatSockets::multicast(&network.heartbeat)?
     };
+    network.heartbeat_interface_mtu.set(packet_size_max(&heartbeat_addresses(node)));
     let heartbeat_endpoints = endpoints(&node.addresses.heartbeat, &node.addresses.heartbeat_tls);
     let heartbeat_tls = node.tls.heartbeat.clone();
     let fabric = Fabric::new(self_node, FabricSettings::new(network, node.tls.fabric.clone()))?;
@@ -65,6 +110,8 @@ pub(crate) fn join_others(
         services: services(node),
         smd: Arc::clone(&node.smd),
         modules: Module::all().filter(|module| is_kept(node, *module)).collect(),
+        starts_alone,
+        company: Company::new(&node.config),
     };
     let traffic = ReplicaTraffic::new(&node.service.transactions, &around.fabric, &node.cluster);
     let mut handlers = Handlers::default();

@@ -17,7 +17,7 @@ use crate::exporter;
 use crate::fabric::Cluster;
 use crate::health::Health;
 use crate::info;
-use crate::joining::join_others;
+use crate::joining::{await_own_cluster, join_others, starts_alone};
 use crate::leaving::{StopPatience, end_work, leave_others, still_at_work};
 use crate::metrics::{Heap, ServerMetrics, SystemUsage};
 use crate::namespace::{self, Namespace, NamespaceError};
@@ -161,19 +161,24 @@ impl Server {
         Ok(server)
     }
 
-    /// Opens the ports to clients, and to other nodes if the node joins a cluster.
+    /// Opens the ports to clients, and to other nodes if there are any. Clients that connect before the threads that accept
+    /// them run wait in the kernel's queue.
     fn open_ports(&mut self, ports: Ports) -> Result<(), StartError> {
         let ports = ports.open(&self.node.tls)?;
-        self.start_accepting(ports.doors)?;
-        self.start_info_port(ports.info)?;
-        self.start_metrics_port(ports.metrics)?;
         if self.node.config.network.is_clustered() {
-            let traffic = join_others(&self.node, ports.fabric, ports.heartbeat)?;
+            let starts_alone = starts_alone(&self.node);
+            let traffic = join_others(&self.node, ports.fabric, ports.heartbeat, starts_alone)?;
             let is_stopping = Arc::clone(&self.is_stopping);
             let thread =
                 threads::spawn_restarting("replica-resend", move || traffic.run_resend(&is_stopping))?;
             self.background_threads.push(thread);
+            if starts_alone {
+                await_own_cluster(&self.node);
+            }
         }
+        self.start_accepting(ports.doors)?;
+        self.start_info_port(ports.info)?;
+        self.start_metrics_port(ports.metrics)?;
         Ok(())
     }
 
@@ -550,12 +555,16 @@ fn join(threads: impl IntoIterator<Item = threads::Handle>) {
     }
 }
 
-/// The cluster in which the node begins: without seeds, a cluster of this node alone.
+/// The cluster in which the node begins: without ports for others, a cluster of this node alone.
 fn cluster_of(config: &Config) -> Result<Cluster, StartError> {
     let node_id = own_node_id(config)?;
     config.service.node_id.set(node_id);
     cf::info!(As, "node-id {node_id:x}");
-    let is_clustered = config.network.is_clustered();
+    let network = &config.network;
+    let is_clustered = network.is_clustered();
+    if !is_clustered && network.has_heartbeat_port() {
+        cf::warning!(Hb, "other nodes cannot connect: there is no port in network.fabric");
+    }
     Ok(if is_clustered { Cluster::looking_for_others(node_id) } else { Cluster::alone(node_id) })
 }
 

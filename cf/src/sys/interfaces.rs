@@ -13,6 +13,9 @@ use ripemd::{Digest, Ripemd160};
 /// Number of bytes of a hardware address that identify a machine.
 pub const HARDWARE_ADDRESS_SIZE: usize = 6;
 
+/// Folder in which the kernel has a folder for each interface.
+const KERNEL_FOLDER: &str = "/sys/class/net";
+
 /// A network interface, or an alias of one (`eth0:1`) with its own addresses.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Interface {
@@ -63,6 +66,13 @@ impl Interface {
         }
     }
 
+    /// The largest packet that it takes, in bytes.
+    #[must_use]
+    pub fn mtu(&self) -> Option<u32> {
+        let physical = self.name.split(':').next()?;
+        fs::read_to_string(Path::new(KERNEL_FOLDER).join(physical).join("mtu")).ok()?.trim().parse().ok()
+    }
+
     /// Whether its hardware address can identify this machine.
     fn identifies(&self, with_address: impl Fn(&IpAddr) -> bool) -> bool {
         let meaningful = |bytes: [u8; HARDWARE_ADDRESS_SIZE]| bytes != [0; 6] && bytes != [0xFF; 6];
@@ -74,7 +84,7 @@ impl Interface {
 fn read_hardware_address(interface: &str) -> Option<[u8; HARDWARE_ADDRESS_SIZE]> {
     // An alias has the address of its interface.
     let physical = interface.split(':').next()?;
-    let text = fs::read_to_string(Path::new("/sys/class/net").join(physical).join("address")).ok()?;
+    let text = fs::read_to_string(Path::new(KERNEL_FOLDER).join(physical).join("address")).ok()?;
     parse_hardware_address(text.trim())
 }
 

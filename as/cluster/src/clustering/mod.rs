@@ -107,9 +107,9 @@ pub struct Clustering {
 }
 
 impl Clustering {
-    /// A node starts as an orphan.
+    /// A node starts as an orphan. With `forms_at_once` it does not wait for others before it forms its first cluster.
     #[must_use]
-    pub fn new(self_node: NodeId, size_min: usize, timing: Timing, now: Now) -> Self {
+    pub fn new(self_node: NodeId, size_min: usize, timing: Timing, forms_at_once: bool, now: Now) -> Self {
         Clustering {
             self_node,
             timing,
@@ -117,7 +117,7 @@ impl Clustering {
             register: Register::new(),
             proposer: Proposer::new(),
             acceptor: Acceptor::new(),
-            quantum: Quantum::new(now, &timing),
+            quantum: Quantum::new(now, &timing, forms_at_once),
             joining: Joining::new(now),
             join_requests: BTreeSet::new(),
             preferred_principal: NodeId::NONE,
@@ -192,7 +192,7 @@ impl Clustering {
                 self.proposer.fail();
                 self.acceptor.reset();
                 self.join_requests.clear();
-                self.quantum = Quantum::new(around.now, &self.timing);
+                self.quantum = Quantum::new(around.now, &self.timing, false);
                 self.become_orphan(around);
             }
             ClusteringEvent::Recluster => self.recluster(around),

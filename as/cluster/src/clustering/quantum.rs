@@ -70,11 +70,15 @@ pub(super) struct Quantum {
     last_start_ms: u64,
     last_interval_ms: u64,
     is_postponed: bool,
+    /// The first quantum starts without a wait.
+    starts_at_once: bool,
 }
 
 impl Quantum {
-    pub(super) fn new(now: Now, timing: &Timing) -> Self {
+    /// The first quantum starts after a quantum interval, or at once with `starts_at_once`.
+    pub(super) fn new(now: Now, timing: &Timing, starts_at_once: bool) -> Self {
         Quantum {
+            starts_at_once,
             seen: [None; FAULTS.len()],
             ignores_merge_candidates: false,
             last_start_ms: now.monotonic_ms,
@@ -122,6 +126,9 @@ impl Quantum {
 
     /// Whether a quantum starts now: `None` if not, otherwise whether this start may still be skipped.
     pub(super) fn poll(&self, now: Now, timing: &Timing) -> Option<bool> {
+        if self.starts_at_once {
+            return Some(true);
+        }
         let earliest = self.earliest_start_ms(timing);
         let expected = self.last_start_ms + self.last_interval_ms;
         let buffer = earliest.saturating_sub(expected).min(self.last_interval_ms / 2);
@@ -137,8 +144,11 @@ impl Quantum {
 
     /// Ends this quantum start.
     pub(super) fn started(&mut self, now: Now) {
+        let was_at_once = std::mem::take(&mut self.starts_at_once);
         if !std::mem::take(&mut self.is_postponed) {
-            self.last_interval_ms = now.monotonic_ms - self.last_start_ms;
+            if !was_at_once {
+                self.last_interval_ms = now.monotonic_ms - self.last_start_ms;
+            }
             self.last_start_ms = now.monotonic_ms;
             self.seen = [None; FAULTS.len()];
             self.ignores_merge_candidates = false;
@@ -154,7 +164,7 @@ mod tests {
     fn a_quantum_starts_when_faults_have_waited() {
         let timing = Timing::default();
         let at = |monotonic_ms| Now { monotonic_ms, wall_ms: 0 };
-        let mut quantum = Quantum::new(at(0), &timing);
+        let mut quantum = Quantum::new(at(0), &timing, false);
         assert_eq!(quantum.poll(at(1809), &timing), None);
         assert_eq!(quantum.poll(at(1810), &timing), Some(true));
         quantum.started(at(1810));
@@ -170,5 +180,17 @@ mod tests {
             }
         }
         panic!("never started");
+    }
+
+    #[test]
+    fn the_first_quantum_may_start_at_once() {
+        let timing = Timing::default();
+        let at = |monotonic_ms| Now { monotonic_ms, wall_ms: 0 };
+        let mut quantum = Quantum::new(at(10), &timing, true);
+        assert_eq!(quantum.poll(at(10), &timing), Some(true));
+        quantum.started(at(10));
+        // The next ones have their usual times.
+        assert_eq!(quantum.poll(at(1819), &timing), None);
+        assert_eq!(quantum.poll(at(1820), &timing), Some(true));
     }
 }

@@ -44,6 +44,7 @@ impl Scene {
             heartbeat_endpoints: None,
             nodes_max: 8,
             size_min: 1,
+            starts_alone: false,
             timing: Timing::default(),
             migration: MigrationSettings::default(),
             partition_count: PARTITIONS,

@@ -9,6 +9,8 @@
 //! not run for longer than the node timeout, others have taken over its partitions: from that moment it
 //! serves nothing ([`Node::may_serve`]), and it becomes an orphan with its next step.
 
+#[cfg(test)]
+mod alone_tests;
 mod hold;
 #[cfg(test)]
 mod hold_tests;
@@ -57,6 +59,8 @@ pub struct NodeSettings {
     pub nodes_max: usize,
     /// `min-cluster-size`.
     pub size_min: usize,
+    /// The node does not expect others: it forms its first cluster without a wait.
+    pub starts_alone: bool,
     pub timing: Timing,
     pub migration: MigrationSettings,
     pub partition_count: usize,
@@ -225,6 +229,8 @@ pub struct Node {
     hold: Hold,
     leaving: Leaving,
     last_step_ms: u64,
+    /// Whether a heartbeat of another node has come since the start.
+    has_heard_others: bool,
     actions: Vec<Action>,
 }
 
@@ -253,7 +259,7 @@ impl Node {
             }
         };
         let namespaces = settings.namespaces.iter().zip(versions).map(namespace).collect();
-        let NodeSettings { self_node, timing, .. } = settings;
+        let NodeSettings { self_node, size_min, starts_alone, timing, .. } = settings;
         Node {
             clock: Hlc::default(),
             random: Random::new(settings.seed),
@@ -264,7 +270,7 @@ impl Node {
                 settings.nodes_max,
                 timing,
             ),
-            clustering: Clustering::new(self_node, settings.size_min, timing, now),
+            clustering: Clustering::new(self_node, size_min, timing, starts_alone, now),
             exchange: Exchange::new(self_node, timing),
             emigrations: Emigrations::new(settings.migration),
             immigrations: Immigrations::default(),
@@ -275,6 +281,7 @@ impl Node {
             hold: Hold::default(),
             leaving: Leaving::default(),
             last_step_ms: now.monotonic_ms,
+            has_heard_others: false,
             settings,
             actions: Vec::new(),
         }
@@ -328,7 +335,14 @@ impl Node {
     /// Whether the node may serve clients at all: it has run recently. Reads need no other check.
     #[must_use]
     pub fn may_serve(&self, now: Now) -> bool {
-        now.monotonic_ms <= self.last_step_ms + self.settings.timing.node_timeout_ms()
+        self.is_alone() || now.monotonic_ms <= self.last_step_ms + self.settings.timing.node_timeout_ms()
+    }
+
+    /// Whether the node expects no others and has never heard of one: nobody can take over from it, however long it does not
+    /// run.
+    #[must_use]
+    pub fn is_alone(&self) -> bool {
+        self.settings.starts_alone && !self.has_heard_others
     }
 
     /// Whether a write of a partition may begin, or be applied, now. It waits while
@@ -449,7 +463,7 @@ impl Node {
     /// Detects that the process did not run.
     fn wake_up(&mut self, now: Now) {
         let slept_ms = now.monotonic_ms.saturating_sub(self.last_step_ms);
-        let slept = slept_ms > self.settings.timing.node_timeout_ms();
+        let slept = slept_ms > self.settings.timing.node_timeout_ms() && !self.is_alone();
         self.last_step_ms = now.monotonic_ms;
         if slept {
             self.actions.push(Action::Warn(Warning::Slept { ms: slept_ms }));
@@ -486,6 +500,7 @@ impl Node {
 
     fn heartbeat_message(&mut self, message: &heartbeat_wire::Heartbeat, now: Now) {
         self.clock.received(message.send_time, now, CLOCK_AHEAD_MAX_MS);
+        self.has_heard_others |= message.node != self.id();
         let had_duplicate = self.heartbeat.has_duplicate_id(now);
         if let Ok(changes) = self.heartbeat.received(message, now) {
             self.seen(&changes, now);

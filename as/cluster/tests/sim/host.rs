@@ -73,6 +73,7 @@ impl Host {
             heartbeat_endpoints: None,
             nodes_max: 32,
             size_min: 1,
+            starts_alone: false,
             timing: Timing::default(),
             migration: cluster::migration::MigrationSettings { threads: 2, ..Default::default() },
             partition_count: shape.partitions,

@@ -155,17 +155,37 @@ impl Default for ConnectionLimits {
 }
 
 impl NetworkConfig {
-    /// Whether the node looks for others.
+    /// Whether the node has ports for other nodes, and a cluster with those that it hears of.
     #[must_use]
     pub fn is_clustered(&self) -> bool {
-        match self.heartbeat.mode.get() {
+        self.looks_for_others() || self.has_heartbeat_port() && self.has_fabric_port()
+    }
+
+    /// Whether the node is told where other nodes may be. If not, they may still connect to it, and `tip` may name them.
+    #[must_use]
+    pub fn looks_for_others(&self) -> bool {
+        let heartbeat = &self.heartbeat;
+        match heartbeat.mode.get() {
             HeartbeatMode::Mesh => {
-                let heartbeat = &self.heartbeat;
                 !heartbeat.mesh_seed_address_port.is_empty()
                     || !heartbeat.tls_mesh_seed_address_port.is_empty()
             }
-            HeartbeatMode::Multicast => !self.heartbeat.multicast_group.is_empty(),
+            HeartbeatMode::Multicast => !heartbeat.multicast_group.is_empty(),
         }
+    }
+
+    /// Whether a port for the heartbeats of a mesh is configured.
+    #[must_use]
+    pub fn has_heartbeat_port(&self) -> bool {
+        let heartbeat = &self.heartbeat;
+        heartbeat.mode.get() == HeartbeatMode::Mesh
+            && (heartbeat.port.get() != 0 || heartbeat.tls_port.get() != 0)
+    }
+
+    /// Whether a port for messages between nodes is configured.
+    #[must_use]
+    pub fn has_fabric_port(&self) -> bool {
+        self.fabric.port.get() != 0 || self.fabric.tls_port.get() != 0
     }
 
     /// Whether heartbeats are sent with TLS.

@@ -16,6 +16,7 @@
 //! Each connection has a bounded queue of its own, so a peer that stalls delays no other.
 
 mod cluster;
+mod company;
 mod connection;
 mod driver;
 mod dump;
@@ -31,6 +32,7 @@ mod services;
 mod thread;
 
 pub(crate) use cluster::Cluster;
+pub(crate) use company::{Company, are_of_node_alone};
 pub(crate) use connection::SendError;
 pub(crate) use driver::{DriverEvent, Surroundings};
 pub(crate) use dump::Dump;

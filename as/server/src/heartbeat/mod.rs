@@ -30,7 +30,7 @@ use crate::tls::TlsPort;
 use resolver::Resolver;
 pub(crate) use seeds::Seeds;
 use shared::{Deliver, Post, Shared};
-pub(crate) use sockets::HeartbeatSockets;
+pub(crate) use sockets::{HeartbeatSockets, addresses_of as multicast_addresses, packet_size_max};
 use thread::HeartbeatThread;
 
 /// The heartbeat of this node.

@@ -49,6 +49,15 @@ impl HeartbeatSockets {
     }
 }
 
+/// Largest packet that each interface with one of these addresses takes, in bytes; 0 if that is not known.
+pub(crate) fn packet_size_max(addresses: &[IpAddr]) -> u32 {
+    let interfaces = Interface::all().unwrap_or_default();
+    let is_used = |interface: &&Interface| {
+        addresses.iter().any(|address| address.is_unspecified() || interface.addresses.contains(address))
+    };
+    interfaces.iter().filter(is_used).filter_map(Interface::mtu).min().unwrap_or(0)
+}
+
 fn join(group: Ipv4Addr, port: u16, interface: Ipv4Addr, ttl: u16) -> io::Result<GroupMember> {
     let to = SocketAddr::new(group.into(), port);
     let socket = Socket::new(Domain::IPV4, Type::DGRAM, Some(Protocol::UDP))?;
@@ -66,7 +75,7 @@ fn join(group: Ipv4Addr, port: u16, interface: Ipv4Addr, ttl: u16) -> io::Result
 }
 
 /// The IPv4 addresses of `text`, which is an interface, an address or a name. Empty for any interface.
-fn addresses_of(text: &str) -> io::Result<Vec<Ipv4Addr>> {
+pub(crate) fn addresses_of(text: &str) -> io::Result<Vec<Ipv4Addr>> {
     if text == "any" {
         return Ok(Vec::new());
     }
@@ -88,4 +97,18 @@ fn addresses_of(text: &str) -> io::Result<Vec<Ipv4Addr>> {
 fn invalid(name: &str, text: &str) -> io::Error {
     let message = format!("{name} {text} in network.heartbeat stands for no IPv4 address");
     io::Error::new(io::ErrorKind::InvalidInput, message)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn packets_have_the_size_of_the_smallest_interface() {
+        let loopback = packet_size_max(&[Ipv4Addr::LOCALHOST.into()]);
+        assert!(loopback >= 1500, "{loopback}");
+        let any = packet_size_max(&[Ipv4Addr::UNSPECIFIED.into()]);
+        assert!((68..=loopback).contains(&any), "{any}");
+        assert_eq!(packet_size_max(&[Ipv4Addr::new(192, 0, 2, 1).into()]), 0);
+    }
 }

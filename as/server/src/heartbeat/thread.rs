@@ -36,7 +36,7 @@ const LINKS_MAX: usize = 1024;
 const DATAGRAM_SIZE_MAX: usize = 64 << 10;
 /// Number of datagrams read before other sockets are served.
 const DATAGRAMS_PER_TURN: usize = 256;
-/// Packet size if none is configured.
+/// Packet size if none is configured, and that of the interface is not known.
 const MTU_DEFAULT: u32 = 1500;
 /// Most seeds that a line of the log names.
 const SEEDS_NAMED_MAX: usize = 8;
@@ -334,10 +334,9 @@ impl HeartbeatThread {
         if let Ok(HeartbeatMessage { send_time, .. }) = HeartbeatMessage::decode_plain(message) {
             self.send_time = send_time;
         }
-        let mtu = match self.shared.config.network.heartbeat.mtu.get() {
-            0 => MTU_DEFAULT,
-            configured => configured,
-        };
+        let network = &self.shared.config.network;
+        let sizes = [network.heartbeat.mtu.get(), network.heartbeat_interface_mtu.get(), MTU_DEFAULT];
+        let mtu = sizes.into_iter().find(|size| *size != 0).unwrap_or(MTU_DEFAULT);
         let mut wrapped = Vec::new();
         if message.len() > mtu as usize / 10 * 6 {
             heartbeat::wrap(&mut wrapped, &heartbeat::deflate(message));

@@ -120,7 +120,7 @@ pub(super) fn tip(node: &Node, arguments: Arguments<'_>, out: &mut String) -> In
             Err(InfoError::parameter("'tls' must be either 'true' or 'false'"))
         }
         (_, None, _) => Err(InfoError::unsupported(
-            "this node was started without a seed and does not look for others: name one in network.heartbeat",
+            "this node was started without ports for others: name one in network.heartbeat and one in network.fabric",
         )),
         (Some("true"), ..) if node.tls.heartbeat.is_none() => Err(InfoError::unsupported(
             "this node was started without TLS for heartbeats: name a tls-name and a tls-port in network.heartbeat",

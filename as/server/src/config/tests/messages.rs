@@ -409,6 +409,31 @@ fn an_address_or_seed_given_twice_is_told_and_taken_once() {
     );
 }
 
+/// Ports for other nodes are opened when both are configured, or when there is somebody to look for.
+#[test]
+fn ports_for_other_nodes_follow_the_configuration() {
+    let fabric = "fabric {\nport 3001\n}";
+    let multicast = "heartbeat {\nmode multicast\nmulticast-group 239.1.1.1\nport 9918\n}";
+    for (heartbeat, fabric, is_clustered, looks_for_others) in [
+        ("", "", false, false),
+        ("heartbeat {\nmode mesh\nport 3002\n}", fabric, true, false),
+        ("heartbeat {\nport 3002\n}", fabric, true, false),
+        ("heartbeat {\nport 3002\n}", "", false, false),
+        ("heartbeat {\nport 0\n}", fabric, false, false),
+        ("", fabric, false, false),
+        ("heartbeat {\nmesh-seed-address-port a 3002\n}", fabric, true, true),
+        (multicast, fabric, true, true),
+    ] {
+        let (config, _) = parsed(&file("", &format!("{heartbeat}\n{fabric}"), ""));
+        let network = &config.network;
+        assert_eq!(
+            (network.is_clustered(), network.looks_for_others()),
+            (is_clustered, looks_for_others),
+            "{heartbeat} {fabric}"
+        );
+    }
+}
+
 #[test]
 fn what_is_not_in_effect_is_said_once() {
     let network = "heartbeat {\ninterval 250\ntimeout 12\n}\nfabric {\nsend-threads 3\n}";

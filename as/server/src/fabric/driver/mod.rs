@@ -31,6 +31,7 @@ use proto::peer::services::Services;
 use proto::peer::{ClusterKey, MessageHeader, MessageType, NodeId};
 
 use super::cluster::Cluster;
+use super::company::Company;
 use super::dump;
 use super::metadata::MetadataInbox;
 use super::network::Fabric;
@@ -40,7 +41,7 @@ use super::removal::Removals;
 use crate::config::Config;
 use crate::heartbeat::Heartbeat;
 use crate::index::{PARTITION_COUNT, PartitionId};
-use crate::namespace::{Leaving, Namespace};
+use crate::namespace::{Leaving, Namespace, Partitions};
 use crate::smd::{Module, Smd};
 pub(crate) use inbox::{DriverEvent, DriverInbox};
 
@@ -70,6 +71,10 @@ pub(crate) struct Surroundings {
     pub(crate) heartbeat_endpoints: Option<Vec<Endpoint>>,
     /// Client addresses of this node, as fields of a services message.
     pub(crate) services: Vec<(u16, Vec<u8>)>,
+    /// Whether no other node is expected, so that the first cluster needs no wait.
+    pub(crate) starts_alone: bool,
+    /// Keeps in mind whether the cluster has other nodes.
+    pub(crate) company: Company,
 }
 
 /// Commits that must end before the node is ready for the cluster with this key.
@@ -213,8 +218,7 @@ impl Driver {
         self.wish_placements();
         self.step(Event::Tick);
         // The time before the step counts, because the step has not seen later events.
-        let until_ms = now_ms + timing.node_timeout_ms();
-        self.around.namespaces.iter().for_each(|namespace| namespace.partitions.serve_until(until_ms));
+        self.show_end_of_service(now_ms);
         self.show_clock();
         let cluster = &self.around.cluster;
         let elapsed_ms = self.started.elapsed().as_millis() as u64;
@@ -228,6 +232,13 @@ impl Driver {
             self.next_count = Instant::now() + COUNT_PERIOD;
             self.count_records();
         }
+    }
+
+    /// Publishes until when the node may serve if the process does not run after `now_ms`.
+    fn show_end_of_service(&self, now_ms: u64) {
+        let timeout_ms = self.node.timing().node_timeout_ms();
+        let until_ms = if self.node.is_alone() { Partitions::NO_END } else { now_ms + timeout_ms };
+        self.around.namespaces.iter().for_each(|namespace| namespace.partitions.serve_until(until_ms));
     }
 
     fn take(&mut self, event: DriverEvent) {
@@ -378,6 +389,7 @@ impl Driver {
     /// Publishes that writes are held, and begins to wait for the commits under way. A transaction that has
     /// not begun to commit is checked again.
     fn await_writes(&mut self, cluster_key: ClusterKey) {
+        self.show_end_of_service(now().monotonic_ms);
         self.show_partitions();
         let namespaces = self.around.namespaces.iter();
         let under_way = namespaces.map(|namespace| namespace.partitions.commits_under_way()).collect();

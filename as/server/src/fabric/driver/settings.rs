@@ -48,6 +48,7 @@ impl Surroundings {
             heartbeat_endpoints: self.heartbeat_endpoints.clone(),
             nodes_max: cluster::balance::MEMBERS_MAX,
             size_min: service.min_cluster_size.get() as usize,
+            starts_alone: self.starts_alone,
             timing: self.timing(),
             migration: migration_settings(&self.config),
             partition_count: PARTITION_COUNT,

@@ -114,6 +114,10 @@ impl Partitions {
         self.table.lock().rebalances
     }
 
+    /// The state of the partitions is valid until [`serve_until`](Self::serve_until) says otherwise: no other node is known
+    /// that could take over.
+    pub(crate) const NO_END: u64 = u64::MAX - 1;
+
     /// Sets how long the state of the partitions is valid, in milliseconds of the monotonic clock. If the process does
     /// not run for that long, other nodes may have taken over its partitions, and it serves none until the cluster
     /// thread has run.
@@ -142,7 +146,7 @@ impl Partitions {
     #[inline]
     pub(super) fn is_current(&self) -> bool {
         let until_ms = self.served_until_ms.load(Acquire);
-        until_ms == u64::MAX || monotonic_nanos() / 1_000_000 <= until_ms
+        until_ms >= Self::NO_END || monotonic_nanos() / 1_000_000 <= until_ms
     }
 
     /// Reserves a partition of which this node is a replica or the master, for receiving a copy of a record.

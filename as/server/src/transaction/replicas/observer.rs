@@ -35,10 +35,10 @@ impl CommitObserver for ReplicaObserver {
         let digest = *transition.before.digest();
         let id = PartitionId::of(&digest);
         let mut observed = Observed { is_indexed: false, act: None };
-        let Some(links) = self.writes.links() else { return observed };
-        if !is_replicated(transition.cause) || !namespace.partitions.has_other_replicas(id) {
+        if !namespace.partitions.has_other_replicas(id) || !is_replicated(transition.cause) {
             return observed;
         }
+        let Some(links) = self.writes.links() else { return observed };
         let nodes = namespace.partitions.other_replicas(id, links.cluster.node_id);
         let record = match transition.change {
             Change::Record(version) | Change::Tombstone(version) => FlatRecord::without_end(version.flat),
