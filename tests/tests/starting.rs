@@ -104,13 +104,19 @@ fn a_configuration_of_a_later_version_is_taken() {
 #[test]
 fn what_asks_for_protection_is_refused_in_one_line() {
     let folder = tempfile::tempdir().unwrap();
-    let config = usual_config() + "security {\nldap {\nserver ldaps://directory\n}\n}\n";
-    let output = check(folder.path(), &config);
-    let said = lines(&output);
-    assert_eq!(output.status.code(), Some(1), "{said:#?}");
-    assert_eq!(said.len(), 2, "one line, and the one that says how many: {said:#?}");
-    let reason = "'ldap' in security: users of a directory cannot log in yet";
-    assert!(said[0].starts_with("error: ") && said[0].contains(reason), "{said:#?}");
+    let directory = usual_config() + "security {\nldap {\nserver ldaps://directory\n}\n}\n";
+    let consistent =
+        usual_config().replacen("namespace test {", "namespace test {\nstrong-consistency true", 1);
+    for (config, reason) in [
+        (directory, "'ldap' in security: users of a directory cannot log in yet"),
+        (consistent, "'strong-consistency' in namespace 'test' is not supported yet"),
+    ] {
+        let output = check(folder.path(), &config);
+        let said = lines(&output);
+        assert_eq!(output.status.code(), Some(1), "{said:#?}");
+        assert_eq!(said.len(), 2, "one line, and the one that says how many: {said:#?}");
+        assert!(said[0].starts_with("error: ") && said[0].contains(reason), "{said:#?}");
+    }
 }
 
 #[test]

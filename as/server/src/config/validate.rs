@@ -307,8 +307,12 @@ fn check_namespace(namespace: &NamespaceConfig, report: &mut Report) {
     }
     if params.strong_consistency.get() {
         let line = report.line_near(&label, "strong-consistency");
-        let message = format!("'strong-consistency' in {label} is not in effect yet: reads may be stale");
-        report.warn(line, Topic::NotInEffect, message);
+        // Reads could be stale, and both sides of a network partition could take writes.
+        let message = format!(
+            "'strong-consistency' in {label} is not supported yet; take it out if availability may come before \
+             consistency"
+        );
+        report.warn(line, Topic::Protection, message);
     }
     check_index(&namespace.index_type, ContextKind::IndexType, &label, report);
     check_index(&namespace.sindex_type, ContextKind::SindexType, &label, report);

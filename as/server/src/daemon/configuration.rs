@@ -78,16 +78,16 @@ fn load_with_default(options: &Options, default: &Path) -> Result<Loaded, Refusa
 }
 
 fn parse(text: String, source: &str, developer: bool) -> Result<Loaded, Refusal> {
+    let faulty = |diagnostics| Refusal::Faulty { source: source.to_owned(), diagnostics };
+    let is_refused = |one: &Diagnostic| one.topic == Topic::Protection;
+    let refusal = |one| if is_refused(&one) { Diagnostic { severity: Severity::Error, ..one } } else { one };
     match config::parse(&text, source) {
-        Ok((config, warnings)) => match warnings.iter().find(|warning| warning.topic == Topic::Protection) {
-            // This refusal is reported alone.
-            Some(asked) => {
-                let refusal = Diagnostic { severity: Severity::Error, ..asked.clone() };
-                Err(Refusal::Faulty { source: source.to_owned(), diagnostics: vec![refusal] })
-            }
-            None => Ok(Loaded { config, text, warnings, developer }),
-        },
-        Err(diagnostics) => Err(Refusal::Faulty { source: source.to_owned(), diagnostics }),
+        // Such a refusal is reported without the warnings.
+        Ok((_, found)) if found.iter().any(is_refused) => {
+            Err(faulty(found.into_iter().filter(is_refused).map(refusal).collect()))
+        }
+        Ok((config, warnings)) => Ok(Loaded { config, text, warnings, developer }),
+        Err(found) => Err(faulty(found.into_iter().map(refusal).collect())),
     }
 }
 
@@ -126,5 +126,28 @@ mod tests {
         assert!(refusal.contains(".conf:2: "), "{refusal}");
         assert!(refusal.contains(".conf:4: "), "{refusal}");
         assert!(refusal.lines().last().unwrap().ends_with("nothing was started"), "{refusal}");
+    }
+
+    #[test]
+    fn protection_that_does_not_exist_is_an_error_beside_others_too() {
+        let told = |service: &str| {
+            let text = format!(
+                "service {{\n{service}\n}}\nnetwork {{\nservice {{\nport 3000\n}}\n}}\n\
+                 namespace n {{\nstrong-consistency true\nstorage-engine memory {{\ndata-size 1G\n}}\n}}\n"
+            );
+            parse(text, "c", false).unwrap_err().to_string()
+        };
+        let refused = "error: c:10: 'strong-consistency' in namespace 'n' is not supported yet";
+        let alone = told("");
+        assert!(
+            alone.starts_with(refused) && alone.ends_with("\nasd: c has 1 error, nothing was started"),
+            "{alone}"
+        );
+        assert_eq!(alone.lines().count(), 2, "{alone}");
+        let beside = told("nonsense 1");
+        assert!(
+            beside.contains(refused) && beside.ends_with("c has 2 errors, nothing was started"),
+            "{beside}"
+        );
     }
 }

@@ -146,7 +146,7 @@ params! {
         single_query_threads: Number<u32> = 4, number("single-query-threads", 1, 128).dynamic();
         /// Refuses writes when this share of the system's memory is in use, in percent; 0 means never.
         stop_writes_sys_memory_pct: Number<u32> = 90, number("stop-writes-sys-memory-pct", 0, 100).dynamic();
-        /// Linearizable reads and writes.
+        /// Linearizable reads and writes. Not supported yet: true is refused.
         strong_consistency: Flag = false, boolean("strong-consistency").enterprise().later();
         /// Allows deletes that leave no tombstone although strong-consistency is on.
         strong_consistency_allow_expunge: Flag = false,

@@ -464,12 +464,17 @@ fn what_is_not_in_effect_is_said_once() {
 
 #[test]
 fn what_one_might_rely_on_is_said_aloud() {
-    let (_, found) = parsed(&file("", "", "strong-consistency true"));
-    assert!(
-        lines(&found)[0]
-            .ends_with("'strong-consistency' in namespace 'test' is not in effect yet: reads may be stale")
-    );
     // The server does not start if the file asks for protection that does not exist.
+    let (_, found) = parsed(&file("", "", "strong-consistency true"));
+    let asked = found.iter().find(|one| one.topic == Topic::Protection).map(ToString::to_string);
+    assert_eq!(
+        asked.as_deref(),
+        Some(
+            "t.conf:15: 'strong-consistency' in namespace 'test' is not supported yet; take it out if availability may \
+             come before consistency"
+        )
+    );
+    assert_eq!(lines(&parsed(&file("", "", "strong-consistency false")).1), [""; 0]);
     let (config, found) = parsed(&format!("security {{\nldap {{\n}}\n}}\n{}", file("", "", "")));
     assert!(config.security.is_some());
     let asked: Vec<&Diagnostic> = found.iter().filter(|one| one.topic == Topic::Protection).collect();
