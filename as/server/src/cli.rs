@@ -71,7 +71,9 @@ pub struct Options {
     /// Stay on the terminal
     ///
     /// Without this option the server continues in the background, with its console output in
-    /// /tmp/aerospike-console.<pid>. The option is the same as `run-as-daemon false` in the service context.
+    /// /tmp/aerospike-console.<pid>. The command returns when the server answers clients, or with the reason and exit
+    /// status 1 if it cannot start; a start that takes longer than ten seconds goes on without it. The option is the
+    /// same as `run-as-daemon false` in the service context.
     #[arg(long, short = 'd')]
     pub foreground: bool,
 

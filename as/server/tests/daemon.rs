@@ -15,7 +15,7 @@ use asd::daemon::{Ending, Run, run};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-/// The behaviour of the child's service: `good`, `slow-start`, `slow-stop`, `unclean-stop` or `no-start`.
+/// The behaviour of the child's service: `good`, `slow-start`, `slow-stop`, `unclean-stop`, `no-start` or `crash`.
 const BEHAVIOUR: &str = "ASD_TEST_SERVICE";
 const TOO_LONG: Duration = Duration::from_secs(20);
 
@@ -49,6 +49,7 @@ fn child(behaviour: &str) -> ExitCode {
         cf::info!(As, "stand-in starts with {} namespaces", config.namespaces.len());
         match behaviour {
             "slow-start" => std::thread::sleep(TOO_LONG),
+            "crash" => std::process::abort(),
             "no-start" => return Err("cannot listen on 127.0.0.1:3000: it is taken".to_owned()),
             _ => {}
         }
@@ -65,13 +66,18 @@ fn main() -> ExitCode {
     if let Ok(behaviour) = std::env::var(BEHAVIOUR) {
         return child(&behaviour);
     }
-    let tests: [(&str, Test); 10] = [
+    let tests: [(&str, Test); 12] = [
         ("rolls_dumps_and_stops", rolls_dumps_and_stops),
         ("second_request_ends_at_once", second_request_ends_at_once),
         ("unclean_stop_is_not_called_clean", unclean_stop_is_not_called_clean),
         ("start_can_be_given_up", start_can_be_given_up),
         ("failing_to_start_is_a_critical_line", failing_to_start_is_a_critical_line),
         ("goes_on_in_the_background", goes_on_in_the_background),
+        (
+            "who_starts_it_in_the_background_hears_why_it_failed",
+            who_starts_it_in_the_background_hears_why_it_failed,
+        ),
+        ("a_long_start_goes_on_in_the_background", a_long_start_goes_on_in_the_background),
         ("pid_file_is_for_one", pid_file_is_for_one),
         ("runs_as_the_configured_user", runs_as_the_configured_user),
         ("checks_and_versions", checks_and_versions),
@@ -249,13 +255,51 @@ fn goes_on_in_the_background(folder: &Folder) {
     let first_pid = child.id();
     // The pipes are closed with the parent: the daemon does not hold the terminal.
     assert_eq!(end_of(child), (Some(0), String::new(), String::new()));
-    folder.wait_for("stand-in runs");
+    assert!(folder.log().contains("stand-in runs"), "it serves when the command returns");
     let pid = folder.pid();
     assert_ne!(pid.as_raw().unsigned_abs(), first_pid);
     assert_eq!(nix::unistd::getsid(Some(pid)), Ok(pid));
     kill(pid, Signal::SIGTERM).expect("the daemon runs");
     wait_until("the end of the daemon", || !Path::new(&folder.path("asd.pid")).exists());
     assert!(folder.log().contains("finished clean shutdown"));
+    let _ = fs::remove_file(format!("/tmp/aerospike-console.{pid}"));
+}
+
+fn who_starts_it_in_the_background_hears_why_it_failed(folder: &Folder) {
+    folder.configure("");
+    for (behaviour, reason) in [
+        ("no-start", "cannot listen on 127.0.0.1:3000: it is taken"),
+        ("crash", "the server has ended during its start: SIGABRT"),
+    ] {
+        let (code, out, err) = end_of(folder.daemon(behaviour, &[]));
+        assert_eq!((code, out.as_str()), (Some(1), ""), "{behaviour}");
+        assert_eq!(err, format!("asd: {reason}\nThe log is {}.\n", folder.path("asd.log")));
+    }
+    let held = folder.daemon("good", &["--foreground"]);
+    wait_until("the pid file", || folder.log().contains("stand-in runs"));
+    let (code, _, err) = end_of(folder.daemon("good", &[]));
+    assert!(code == Some(1) && err.contains("cannot hold the pidfile"), "{code:?}: {err}");
+    send(&held, Signal::SIGTERM);
+    assert_eq!(end_of(held).0, Some(0));
+    // The console of a server in the background is a file.
+    let text = fs::read_to_string(folder.path("asd.conf")).expect("a configuration");
+    let console = text.replace(&format!("file {}", folder.path("asd.log")), "console");
+    fs::write(folder.path("asd.conf"), console).expect("the folder takes files");
+    let err = end_of(folder.daemon("no-start", &[])).2;
+    let (_, log) = err.split_once("The log is ").expect("the place of the log");
+    let log = log.trim_end().trim_end_matches('.');
+    let logged = fs::read_to_string(log).expect("the log");
+    assert!(logged.contains("CRITICAL (as): ") && logged.contains("it is taken"), "{logged}");
+    fs::remove_file(log).expect("the log is ours");
+}
+
+fn a_long_start_goes_on_in_the_background(folder: &Folder) {
+    folder.configure("");
+    let (code, _, err) = end_of(folder.daemon("slow-start", &[]));
+    let pid = folder.pid();
+    assert!(code == Some(0) && err.contains(&format!("process {pid}, is still starting")), "{code:?}: {err}");
+    kill(pid, Signal::SIGTERM).expect("the daemon runs");
+    folder.wait_for("startup was not complete");
     let _ = fs::remove_file(format!("/tmp/aerospike-console.{pid}"));
 }
 

@@ -3,13 +3,15 @@
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use nix::sys::stat::{Mode, umask};
-use nix::unistd::{Gid, Group, Uid, User, setgid, setgroups, setuid};
+use nix::sys::wait::{WaitStatus, waitpid};
+use nix::unistd::{ForkResult, Gid, Group, Pid, Uid, User, setgid, setgroups, setuid};
 
-/// Ends the process now, without the clean-up of `exit`: for the second request to stop, and for the parent of
-/// a daemon.
+/// Ends the process now, without the clean-up of `exit`: for the second request to stop.
 pub fn exit_now(code: i32) -> ! {
     // SAFETY: `_exit` touches no memory of ours and does not return.
     unsafe { libc::_exit(code) }
@@ -76,21 +78,106 @@ pub fn switch_user(user: Option<u32>, group: Option<u32>) -> io::Result<()> {
     Ok(())
 }
 
-/// Leaves the terminal: continues in a child process with its own session, whose output goes to
-/// `/tmp/aerospike-console.<pid>`. The parent ends with success.
+/// What [`fork`] returns in each of the two processes.
+pub enum Forked {
+    /// In the process that somebody started: the one that continues in the background.
+    Parent(Background),
+    /// In the process that continues in the background: the one that waits for it.
+    Child(Starter),
+}
+
+/// The process in the background, for the one that started it.
+pub struct Background {
+    id: Pid,
+    reports: UnixStream,
+}
+
+/// How far a start in the background has come.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Progress {
+    Ready,
+    Failed(String),
+    /// The process is gone without a report; with a few words that say how it ended.
+    Gone(String),
+    /// It has not reported yet.
+    Starting,
+}
+
+/// The process that waits until this one, its child, is ready.
+pub struct Starter(UnixStream);
+
+/// The report of a process that is ready.
+const READY: &[u8] = &[0];
+
+/// Continues in a child process as well.
 ///
 /// # Errors
-/// The errors of the system calls. Nothing has changed if the fork fails.
+/// The errors of the system calls. There is no child then.
 ///
 /// # Panics
 /// When the process has more than one thread: the child would lack the others.
-pub fn daemonize() -> io::Result<()> {
+pub fn fork() -> io::Result<Forked> {
     let threads = std::fs::read_dir("/proc/self/task").map_or(1, Iterator::count);
     assert!(threads <= 1, "leaving the terminal with {threads} threads");
+    let (reports, starter) = UnixStream::pair()?;
     // SAFETY: the process has one thread, so the child has all of it, and may continue with any code.
-    if unsafe { nix::unistd::fork() }?.is_parent() {
-        exit_now(0);
+    Ok(match unsafe { nix::unistd::fork() }? {
+        ForkResult::Parent { child } => Forked::Parent(Background { id: child, reports }),
+        ForkResult::Child => Forked::Child(Starter(starter)),
+    })
+}
+
+impl Background {
+    pub fn id(&self) -> i32 {
+        self.id.as_raw()
     }
+
+    /// Waits until the process has reported or is gone, for at most `patience`.
+    pub fn await_report(mut self, patience: Duration) -> Progress {
+        let mut report = Vec::new();
+        // The process reports at once, or not at all, so the time limits the first byte.
+        let read = self.reports.set_read_timeout(Some(patience));
+        match read.and_then(|()| self.reports.read_to_end(&mut report)) {
+            Ok(0) => Progress::Gone(self.ending()),
+            Ok(_) if report == READY => Progress::Ready,
+            Ok(_) => Progress::Failed(String::from_utf8_lossy(&report).into_owned()),
+            Err(_) => Progress::Starting,
+        }
+    }
+
+    /// How the process ended.
+    fn ending(&self) -> String {
+        match waitpid(self.id, None) {
+            Ok(WaitStatus::Exited(_, code)) => format!("exit code {code}"),
+            Ok(WaitStatus::Signaled(_, signal, _)) => signal.to_string(),
+            Ok(status) => format!("{status:?}"),
+            Err(error) => error.to_string(),
+        }
+    }
+}
+
+/// The reports are ignored if nobody waits for them any more.
+impl Starter {
+    pub fn report_ready(mut self) {
+        let _ = self.0.write_all(READY);
+    }
+
+    pub fn report_failure(mut self, reason: &str) {
+        let _ = self.0.write_all(reason.as_bytes());
+    }
+}
+
+/// The file that takes the console output of the process `id` once it has [left the terminal](leave_terminal).
+#[must_use]
+pub fn console_file(id: i32) -> PathBuf {
+    format!("/tmp/aerospike-console.{id}").into()
+}
+
+/// Leaves the terminal: starts a session, and sends the output to the [console file](console_file).
+///
+/// # Errors
+/// The errors of the system calls.
+pub fn leave_terminal() -> io::Result<()> {
     nix::unistd::setsid()?;
     let console = OpenOptions::new()
         .create(true)
@@ -98,7 +185,7 @@ pub fn daemonize() -> io::Result<()> {
         .mode(0o644)
         // A link in the shared folder is not followed, because anyone may have made it.
         .custom_flags(libc::O_NOFOLLOW)
-        .open(format!("/tmp/aerospike-console.{}", std::process::id()))?;
+        .open(console_file(nix::unistd::getpid().as_raw()))?;
     nix::unistd::dup2_stdin(File::open("/dev/null")?)?;
     nix::unistd::dup2_stdout(&console)?;
     nix::unistd::dup2_stderr(&console)?;

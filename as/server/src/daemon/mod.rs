@@ -14,12 +14,14 @@ use std::fmt;
 use std::io::{self, Write};
 use std::path::Path;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use cf::log::{CONSOLE, Level, Levels, Settings, SinkSettings, Target};
 use cf::sys::notify::{READY, STOPPING, notify};
 use cf::sys::probe::check_writable;
 use cf::sys::process::{
-    PidFile, check_pid_file, daemonize, group_id, set_file_permissions, switch_user, user_id,
+    Background, Forked, PidFile, Progress, Starter, check_pid_file, console_file, fork, group_id,
+    leave_terminal, set_file_permissions, switch_user, user_id,
 };
 use cf::threads;
 
@@ -28,6 +30,9 @@ use crate::config::Config;
 use crate::version::{FERROSPIKE_VERSION, edition_and_build};
 use configuration::Loaded;
 use signals::{Request, Watch};
+
+/// How long the process at the terminal waits for a server in the background.
+const BACKGROUND_START_WAIT: Duration = Duration::from_secs(10);
 
 /// The service that the process runs: the server, or a stand-in of a test.
 pub trait Run {
@@ -81,11 +86,15 @@ pub fn run<S: Run>(options: &Options, start: impl FnOnce(Config, &Options) -> Re
     if options.check_config {
         return check::<S>(options, &loaded);
     }
-    match run_configured(options, loaded, start) {
-        Ok(()) => ExitCode::SUCCESS,
+    let mut starter = None;
+    match run_configured(options, loaded, start, &mut starter) {
+        Ok(code) => code,
         Err(reason) => {
             cf::critical!(As, "{reason}");
             say_beside_the_log(&reason);
+            if let Some(starter) = starter {
+                starter.report_failure(&reason);
+            }
             ExitCode::FAILURE
         }
     }
@@ -141,7 +150,8 @@ fn run_configured<S: Run>(
     options: &Options,
     loaded: Loaded,
     start: impl FnOnce(Config, &Options) -> Result<S, String>,
-) -> Result<(), String> {
+    starter: &mut Option<Starter>,
+) -> Result<ExitCode, String> {
     let Loaded { config, text, warnings, developer } = loaded;
     let service = &config.service;
     set_file_permissions(service.os_group_perms.get());
@@ -149,7 +159,12 @@ fn run_configured<S: Run>(
     cf::log::logger().configure(&log_settings(&config)).map_err(sentence)?;
     let foreground = options.foreground || options.fgdaemon || developer || !service.run_as_daemon.get();
     if !foreground {
-        daemonize().map_err(|error| format!("cannot leave the terminal: {error}"))?;
+        let unable = |error| format!("cannot leave the terminal: {error}");
+        match fork().map_err(unable)? {
+            Forked::Parent(background) => return Ok(await_start(background)),
+            Forked::Child(waiting) => *starter = Some(waiting),
+        }
+        leave_terminal().map_err(unable)?;
     }
 
     // Tools recognise a start in a log by this number of marks.
@@ -170,7 +185,10 @@ fn run_configured<S: Run>(
     let watch = Watch::start().map_err(|error| format!("cannot wait for signals: {error}"))?;
     let running = start(config, options)?;
     watch.service_started();
-    tell_starter(READY);
+    tell_manager(READY);
+    if let Some(starter) = starter.take() {
+        starter.report_ready();
+    }
     if developer {
         say(&mut io::stdout(), format_args!("{}", running.greeting()));
     }
@@ -181,7 +199,7 @@ fn run_configured<S: Run>(
             Request::Stop => break,
         }
     }
-    tell_starter(STOPPING);
+    tell_manager(STOPPING);
     cf::info!(As, "initiating clean shutdown ...");
     let ending = running.stop().map_err(|reason| format!("the shutdown was not clean: {reason}"))?;
     cf::log::logger().report_suppressed();
@@ -189,7 +207,25 @@ fn run_configured<S: Run>(
         Ending::Clean => cf::info!(As, "finished clean shutdown - exiting"),
         Ending::Unclean(what) => cf::warning!(As, "finished shutdown, which was not clean: {what} - exiting"),
     }
-    Ok(())
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Waits until the server in the background answers clients, and says if it does not. A start that reads large devices
+/// may take hours, so the wait has a limit, and the start continues after it.
+fn await_start(background: Background) -> ExitCode {
+    let id = background.id();
+    let mut log = cf::log::logger().sinks();
+    for sink in log.iter_mut().filter(|sink| *sink == CONSOLE) {
+        *sink = console_file(id).display().to_string();
+    }
+    let (said, code) = match background.await_report(BACKGROUND_START_WAIT) {
+        Progress::Ready => return ExitCode::SUCCESS,
+        Progress::Failed(reason) => (reason, ExitCode::FAILURE),
+        Progress::Gone(how) => (format!("the server has ended during its start: {how}"), ExitCode::FAILURE),
+        Progress::Starting => (format!("the server, process {id}, is still starting"), ExitCode::SUCCESS),
+    };
+    say(&mut io::stderr(), format_args!("asd: {said}\nThe log is {}.", log.join(", ")));
+    code
 }
 
 /// The configured log. Without any sink, lines go to the console, so that the server is never silent.
@@ -219,7 +255,7 @@ fn become_configured_user(config: &Config) -> Result<(), String> {
 
 /// Notifies the service manager, if one started us. Without the notification it may stop the server, so a failure is
 /// logged.
-fn tell_starter(state: &str) {
+fn tell_manager(state: &str) {
     if let Err(error) = notify(state) {
         cf::warning!(As, "cannot tell the service manager {state}: {error}");
     }
