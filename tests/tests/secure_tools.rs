@@ -28,6 +28,7 @@ fn start(rule: &str) -> (TempDir, Server) {
     let config = [&usual[..start], &lines, "security {\n}\n", &usual[end..]].concat();
     let mut server = Server::start(&config);
     server.allow("has the password that everybody knows").allow("TLS handshake with");
+    server.allow("ignoring TLS connection from");
     let mut admin = logged_in(&server, "admin", ADMIN);
     assert_eq!(create_user(&mut admin, "app", PASS, &["read-write-udf", "sys-admin"]), 0);
     (folder, server)
@@ -75,6 +76,15 @@ fn tools_log_in_and_speak_tls() {
     ] {
         let output = asinfo(&arguments);
         assert!(!output.status.success() && says(&output).contains(why), "{arguments:?}: {}", says(&output));
+    }
+    // Without TLS on a port with it, and the reverse, with a login and without.
+    for (user, host, tls, why) in [
+        (&user[..1], &by_option, &[][..], "this is a port with TLS: give --tls-enable"),
+        (&user[..], &by_option, &[], "this is a port with TLS: give --tls-enable"),
+        (&user[..1], &clear, &with_tls, "is this a port with TLS?"),
+    ] {
+        let output = run("asinfo", &[user, &["-v", "build", "-h", host], tls].concat());
+        assert!(!output.status.success() && says(&output).contains(why), "{host}: {}", says(&output));
     }
     let wrong = run("asinfo", &["--no-config-file", "-U", "app", "-P", "wrong", "-h", &clear, "-v", "build"]);
     assert!(!wrong.status.success() && says(&wrong).contains("the password is wrong"), "{}", says(&wrong));

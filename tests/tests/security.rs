@@ -2,9 +2,11 @@
 #![expect(clippy::unwrap_used, reason = "a test")]
 
 use std::os::unix::fs::PermissionsExt;
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use ferrospike_tests::client::Client;
+use ferrospike_tests::programs::built;
 use ferrospike_tests::security::{
     ADMIN, Field, OTHER, PASS, ask, command, create_user, field, logged_in, login, names, read_in, request,
     result_of,
@@ -280,6 +282,18 @@ fn users_and_roles_survive_a_crash_and_nothing_secret_is_told() {
     assert!(!log.contains("$2a$") && !log.contains("argon2id"), "a secret is in the log");
     let shown = admin.info_value("smd-show:module=security").unwrap();
     assert!(!shown.contains("argon2id") && shown.contains("secret|token=hidden"), "{shown}");
+    let file = server.folder().join("smd/security.smd");
+    let inspect = |options: &[&str]| {
+        let output = Command::new(built("asd-inspect").unwrap()).args(options).arg(&file).output().unwrap();
+        assert!(output.status.success());
+        String::from_utf8(output.stdout).unwrap()
+    };
+    for options in [&[][..], &["--json"]] {
+        let shown = inspect(options);
+        assert!(!shown.contains("argon2id") && shown.contains("secret|token"), "{shown}");
+        assert!(shown.contains("user7") && shown.contains("hidden"), "{shown}");
+    }
+    assert!(inspect(&["--json", "--show-secrets"]).contains("argon2id"));
 }
 
 #[test]

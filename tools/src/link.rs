@@ -12,6 +12,9 @@ use crate::tls::TlsClient;
 /// Approximate limit of encrypted bytes that wait for the socket.
 const UNSENT_SIZE_MAX: usize = 64 << 10;
 
+/// First byte of the alert with which a port with TLS answers bytes without it. No message of a server begins with it.
+const TLS_ALERT: u8 = 21;
+
 /// The requirements of a server for connections.
 #[derive(Clone, Default, Debug)]
 pub struct Access {
@@ -34,6 +37,8 @@ impl Access {
 pub struct Link {
     stream: TcpStream,
     tls: Option<Box<ClientConnection>>,
+    /// Whether it has received anything without TLS.
+    has_received: bool,
 }
 
 impl Link {
@@ -50,7 +55,7 @@ impl Link {
             let mut tls = Box::new(client.connection()?);
             tls.set_buffer_limit(Some(UNSENT_SIZE_MAX));
             while tls.is_handshaking() {
-                tls.complete_io(&mut link.stream)?;
+                tls.complete_io(&mut link.stream).map_err(without_handshake)?;
             }
             link.tls = Some(tls);
         }
@@ -99,13 +104,32 @@ impl Link {
 
 impl From<TcpStream> for Link {
     fn from(stream: TcpStream) -> Self {
-        Link { stream, tls: None }
+        Link { stream, tls: None, has_received: false }
+    }
+}
+
+/// An error of a handshake; a port without TLS just closes the connection.
+fn without_handshake(error: io::Error) -> io::Error {
+    match error.kind() {
+        io::ErrorKind::UnexpectedEof | io::ErrorKind::ConnectionReset => {
+            io::Error::new(error.kind(), "the server ended the TLS handshake; is this a port with TLS?")
+        }
+        _ => error,
     }
 }
 
 impl Read for Link {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let Some(tls) = &mut self.tls else { return self.stream.read(buffer) };
+        let Some(tls) = &mut self.tls else {
+            let size = self.stream.read(buffer)?;
+            if !std::mem::replace(&mut self.has_received, true) && buffer[..size].first() == Some(&TLS_ALERT)
+            {
+                return Err(io::Error::other(
+                    "this is a port with TLS: give --tls-enable, and --tls-cafile with the certificate of its authority",
+                ));
+            }
+            return Ok(size);
+        };
         loop {
             match tls.reader().read(buffer) {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}

@@ -9,32 +9,35 @@ use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use rustls::{ClientConfig, ClientConnection, RootCertStore};
 
+/// The heading of these options in the help. Each of them has it, because a heading of the whole structure would also
+/// be that of the tool's options after it.
+const HEADING: &str = "TLS";
+
 /// Options of a tool that supports TLS.
 #[derive(clap::Args, Clone, Default, Debug)]
-#[command(next_help_heading = "TLS")]
 pub struct TlsOptions {
     /// Use TLS
-    #[arg(long)]
+    #[arg(long, help_heading = HEADING)]
     tls_enable: bool,
 
     /// Name that the server's certificate must have; default: the TLS name in HOST:TLS-NAME:PORT, or else the host name
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, help_heading = HEADING, value_name = "NAME")]
     tls_name: Option<String>,
 
     /// Certificates of the authorities that sign the server's certificate
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, help_heading = HEADING, value_name = "FILE")]
     tls_cafile: Option<PathBuf>,
 
     /// Directory with certificates of such authorities
-    #[arg(long, value_name = "DIRECTORY")]
+    #[arg(long, help_heading = HEADING, value_name = "DIRECTORY")]
     tls_capath: Option<PathBuf>,
 
     /// Certificate for a server that requests one from the client
-    #[arg(long, value_name = "FILE", requires = "tls_keyfile")]
+    #[arg(long, help_heading = HEADING, value_name = "FILE", requires = "tls_keyfile")]
     tls_certfile: Option<PathBuf>,
 
     /// Key of the certificate in --tls-certfile
-    #[arg(long, value_name = "FILE", requires = "tls_certfile")]
+    #[arg(long, help_heading = HEADING, value_name = "FILE", requires = "tls_certfile")]
     tls_keyfile: Option<PathBuf>,
 }
 

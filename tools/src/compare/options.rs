@@ -429,6 +429,17 @@ mod tests {
     }
 
     #[test]
+    fn only_tls_is_under_the_heading_of_tls() {
+        let main = Options::command();
+        for argument in
+            std::iter::once(&main).chain(main.get_subcommands()).flat_map(clap::Command::get_arguments)
+        {
+            let id = argument.get_id().as_str();
+            assert_eq!(argument.get_help_heading().is_some(), id.starts_with("tls_"), "{id}");
+        }
+    }
+
+    #[test]
     fn nonsense_is_bounded() {
         let line = "asd-bench --connections 0 --pipeline 0 --threads 9 --seconds=-1";
         let settings = Options::try_parse_from(line.split(' ')).unwrap().compare.settings();

@@ -21,8 +21,8 @@ pub use scan::{Damage, Device, Inspection, Lock, Stored};
 #[derive(Parser, Debug)]
 #[command(name = "asd-inspect", version)]
 pub struct Options {
-    /// Devices or files of one namespace; the newest of several copies of a record counts, on any of them. Files ending
-    /// in `.smd` are system metadata
+    /// Devices or files of one namespace; the newest of several copies of a record counts, on any of them. Or files of
+    /// system metadata, WORK-DIRECTORY/smd/*.smd
     #[arg(required = true, value_name = "DEVICE")]
     pub devices: Vec<PathBuf>,
 
@@ -33,6 +33,10 @@ pub struct Options {
     /// Print one JSON document instead of text
     #[arg(long)]
     pub json: bool,
+
+    /// Show the hashes of passwords and the keys of sessions in system metadata
+    #[arg(long)]
+    pub show_secrets: bool,
 
     /// List every live record
     #[arg(long)]
@@ -52,7 +56,8 @@ pub fn run(options: &Options, out: &mut impl Write, errors: &mut impl Write) -> 
     let is_metadata = |path: &PathBuf| MetadataFile::is_meant_by(path);
     let (metadata, devices): (Vec<PathBuf>, Vec<PathBuf>) =
         options.devices.iter().cloned().partition(is_metadata);
-    let metadata: Vec<_> = metadata.iter().map(|path| MetadataFile::read(path)).collect();
+    let metadata: Vec<_> =
+        metadata.iter().map(|path| MetadataFile::read(path, options.show_secrets)).collect();
     let mut is_sound = metadata.iter().all(MetadataFile::is_sound);
     if !options.json {
         metadata.iter().try_for_each(|file| file.text(out))?;

@@ -106,6 +106,9 @@ pub(super) fn text(inspection: &Inspection, list: bool, out: &mut dyn Write) -> 
     for device in &inspection.devices {
         device_text(device, out)?;
     }
+    if inspection.devices.iter().all(|device| device.other_kind.is_some()) {
+        return Ok(());
+    }
     let summary = summarise(inspection);
     let tombstones: u64 = summary.by_set.iter().map(|set| set.tombstones).sum();
     let live = inspection.records.len() as u64 - tombstones;
@@ -144,6 +147,15 @@ pub(super) fn text(inspection: &Inspection, list: bool, out: &mut dyn Write) -> 
 }
 
 fn device_text(device: &Device, out: &mut dyn Write) -> io::Result<()> {
+    if let Some(kind) = &device.other_kind {
+        return writeln!(
+            out,
+            "{}: {} bytes, no device or data file of a namespace: {kind}; expected are devices and files of \
+             `storage-engine` in the configuration, or system metadata (WORK-DIRECTORY/smd/*.smd)",
+            device.path.display(),
+            device.size
+        );
+    }
     writeln!(out, "{}: {} bytes", device.path.display(), device.size)?;
     match &device.header {
         Err(error) => writeln!(out, "  header: at offset {}: {error}", error.offset())?,
@@ -268,6 +280,7 @@ fn device_json(device: &Device) -> Value {
         .collect();
     json!({
         "path": device.path.display().to_string(), "size": device.size, "header": header,
+        "other-kind": device.other_kind,
         "encryption": device.lock.text(),
         "wblocks": {
             "count": device.wblock_count, "read": device.wblocks.len(), "live": usage.live,

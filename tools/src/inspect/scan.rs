@@ -92,6 +92,8 @@ pub struct Device {
     pub size: u64,
     /// `None` for a fresh device.
     pub header: Result<Option<DeviceHeader>, HeaderError>,
+    /// What it is instead of a device: it has neither a header nor a record.
+    pub other_kind: Option<String>,
     pub lock: Lock,
     /// The write blocks read.
     pub wblocks: Vec<Wblock>,
@@ -146,6 +148,10 @@ impl Inspection {
 
     fn read_device(&mut self, path: &Path, all: bool, key: Option<&[u8]>) -> io::Result<()> {
         let mut file = File::open(path)?;
+        if file.metadata()?.is_dir() {
+            let what = "is a folder; name devices, data files, or the .smd files in a folder smd";
+            return Err(io::Error::new(io::ErrorKind::IsADirectory, what));
+        }
         // The end of a block device is its size, as it is for a file.
         let size = file.seek(SeekFrom::End(0))?;
         let mut first_bytes = vec![0; size.min(HEADER_SIZE as u64) as usize];
@@ -156,10 +162,12 @@ impl Inspection {
         });
         let (lock, cipher) = open(header.as_ref().ok().and_then(Option::as_ref), key);
         let wblock_count = size.saturating_sub(HEADER_SPACE) / u64::from(WBLOCK_SIZE);
+        let number = self.devices.len();
         self.devices.push(Device {
             path: path.to_owned(),
             size,
             header,
+            other_kind: None,
             lock,
             wblocks: Vec::new(),
             wblock_count,
@@ -170,6 +178,11 @@ impl Inspection {
         });
         if !matches!(lock, Lock::Closed | Lock::WrongKey) {
             self.read_wblocks(&file, all, cipher.as_ref());
+        }
+        let device = &mut self.devices[number];
+        if matches!(device.header, Err(HeaderError::Short(_) | HeaderError::Foreign(_))) && device.copies == 0
+        {
+            device.other_kind = Some(kind_of(&first_bytes));
         }
         Ok(())
     }
@@ -288,6 +301,22 @@ fn open(header: Option<&DeviceHeader>, key: Option<&[u8]>) -> (Lock, Option<Unit
     }
 }
 
+/// Most characters of a text that are repeated.
+const BEGINNING_SIZE: usize = 40;
+
+/// What a file is that begins with `bytes` and is no device.
+fn kind_of(bytes: &[u8]) -> String {
+    let beginning = &bytes[..bytes.len().min(BEGINNING_SIZE)];
+    let line = beginning.split(|byte| *byte == b'\n').next().unwrap_or_default();
+    match std::str::from_utf8(line) {
+        _ if bytes.is_empty() => "it is empty".to_owned(),
+        Ok(line) if line.chars().all(|letter| !letter.is_control() || letter == '\t') => {
+            format!("it is a text that begins with {line:?}")
+        }
+        _ => format!("it begins with the bytes {:02x?}", &beginning[..beginning.len().min(8)]),
+    }
+}
+
 /// Whether a write block holds any whole record.
 fn holds_records(bytes: &[u8], mark: EndMark) -> bool {
     WblockScan::new(bytes, mark).any(|piece| matches!(piece, Piece::Record { .. }))
@@ -396,6 +425,36 @@ mod tests {
         std::fs::write(&path, b"#!/bin/sh\n").unwrap();
         let inspection = Inspection::of(std::slice::from_ref(&path), true, None);
         std::fs::remove_file(&path).unwrap();
-        assert_eq!(inspection.unwrap().devices[0].header, Err(HeaderError::Short(10)));
+        let inspection = inspection.unwrap();
+        assert_eq!(inspection.devices[0].header, Err(HeaderError::Short(10)));
+        assert!(!inspection.is_sound());
+        let mut text = Vec::new();
+        report::text(&inspection, false, &mut text).unwrap();
+        assert_eq!(
+            String::from_utf8(text).unwrap(),
+            format!(
+                "{}: 10 bytes, no device or data file of a namespace: it is a text that begins with \"#!/bin/sh\"; \
+                 expected are devices and files of `storage-engine` in the configuration, or system metadata \
+                 (WORK-DIRECTORY/smd/*.smd)\n",
+                path.display()
+            )
+        );
+        assert_eq!(kind_of(b""), "it is empty");
+        assert_eq!(kind_of(b"\x7fELF\x02\x01"), "it begins with the bytes [7f, 45, 4c, 46, 02, 01]");
+        let folder = Inspection::of(&[std::env::temp_dir()], true, None).unwrap_err().to_string();
+        assert!(folder.contains("is a folder"), "{folder}");
+    }
+
+    #[test]
+    fn a_device_whose_header_is_overwritten_is_still_a_device() {
+        let path = std::env::temp_dir().join(format!("asd-inspect-overwritten-{}", std::process::id()));
+        let mut image = image();
+        image[..10].copy_from_slice(b"#!/bin/sh\n");
+        std::fs::write(&path, image).unwrap();
+        let inspection = Inspection::of(std::slice::from_ref(&path), true, None);
+        std::fs::remove_file(&path).unwrap();
+        let inspection = inspection.unwrap();
+        let device = &inspection.devices[0];
+        assert!(device.header.is_err() && device.other_kind.is_none() && device.copies > 0, "{device:?}");
     }
 }
