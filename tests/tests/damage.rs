@@ -48,7 +48,13 @@ fn a_damaged_header_is_refused_with_its_place() {
         (69_720..69_728, 69_720),
     ] {
         file.flip(place.clone());
-        check_refused(&mut server, &file, &[&format!("at offset {offset}: ")]);
+        let records = format!("yet there are records, the first at offset {WBLOCK_SIZE}; restore the header");
+        let told = match offset {
+            8 => "the header is damaged: restore it",
+            69_720 => "restore the complete file",
+            _ => &records,
+        };
+        check_refused(&mut server, &file, &[&format!("at offset {offset}: "), told]);
         file.flip(place);
     }
     file.overwrite(48, &[0; 8]);
@@ -137,7 +143,7 @@ fn served(client: &mut Client) -> Vec<u32> {
 fn a_hole_hides_nothing_and_is_told() {
     let (mut server, file) = killed_with_blocks();
     let places = file.places();
-    server.allow("a hole").allow("is damaged and left out").allow("were not loaded");
+    server.allow("a hole").allow("damaged and left out").allow("were not loaded");
     // Two whole blocks.
     let (start, size) = (5 * WBLOCK_SIZE as u64, 2 * WBLOCK_SIZE);
     file.overwrite(start, &vec![0; size]);
@@ -188,7 +194,7 @@ fn a_file_that_was_cut_after_a_crash_is_refused() {
     check_refused(&mut server, &file, &["the file was cut", "truncate -s 268435456"]);
     // The rest is served if the operator follows the advice.
     file.truncate(256 << 20);
-    server.allow("is damaged and left out").allow("a hole").allow("were not loaded");
+    server.allow("damaged and left out").allow("a hole").allow("were not loaded");
     server.restart();
     assert!(served(&mut server.connect()).len() > 120);
 }
@@ -210,12 +216,14 @@ fn check_damage_at_rest(engine: &str, damage: impl Fn(&Range<u64>) -> Range<u64>
     let (mut server, file) = stopped(engine);
     let place = file.places().of(7);
     file.flip(damage(&place));
-    server.allow("is damaged and left out: ").allow("1 damaged records or write blocks were not loaded");
+    server.allow("damaged and left out: ").allow("1 damaged places, ");
     server.restart();
     let offset = format!("{}: at offset {}: ", file.name(), place.start);
     let log = server.log();
-    let line =
-        line_with(&log, &[": WARNING (", &offset, "is damaged and left out: ", "restore it from a backup"]);
+    let line = line_with(
+        &log,
+        &[": WARNING (", &offset, "damaged and left out: ", "restore what was there from a backup"],
+    );
     assert_eq!(line.contains(&format!("of set '{SET}'")), identifies, "{line}");
     let mut client = server.connect();
     check_all_but(&mut client, &[7], result::NOT_FOUND);
@@ -254,9 +262,12 @@ fn damage_over_several_records_costs_those_only() {
     let (mut server, file) = stopped("device");
     let places = file.places();
     file.flip(places.of(10).start + 9..places.of(13).start + 3);
-    server.allow("is damaged and left out: ").allow("damaged records or write blocks were not loaded");
+    server.allow("damaged and left out: ").allow("were not loaded");
     server.restart();
-    line_with(&server.log(), &[&format!("{}: at offset {}: ", file.name(), places.of(10).start)]);
+    let size = places.of(14).start - places.of(10).start;
+    let damage = format!("{}: at offset {}: ", file.name(), places.of(10).start);
+    line_with(&server.log(), &[&damage, &format!("{size} bytes, perhaps of several records, are damaged")]);
+    line_with(&server.log(), &[&format!("1 damaged places, {size} bytes in all, were not loaded")]);
     check_all_but(&mut server.connect(), &[10, 11, 12, 13], result::NOT_FOUND);
 }
 
@@ -280,9 +291,10 @@ fn a_lost_block_costs_its_records_only() {
     let lost: Vec<u32> = (0..RECORDS).filter(|number| block.contains(&places.of(*number).start)).collect();
     assert_eq!(lost, (5..RECORDS).collect::<Vec<_>>());
     file.overwrite(block.start, &Random::new(5).bytes(WBLOCK_SIZE));
-    server.allow("is damaged and left out: ").allow("damaged records or write blocks were not loaded");
+    server.allow("damaged and left out: ").allow("were not loaded");
     server.restart();
-    line_with(&server.log(), &[": WARNING (", &format!("{}: at offset {}: ", file.name(), block.start)]);
+    let damage = format!("{}: at offset {}: ", file.name(), block.start);
+    line_with(&server.log(), &[": WARNING (", &damage, " bytes, perhaps of several records, are damaged"]);
     let mut client = server.connect();
     check_all_but(&mut client, &lost, result::NOT_FOUND);
     assert!(lost.iter().all(|number| put(&mut client, *number) == result::OK));
@@ -363,7 +375,7 @@ fn damaged_records_can_be_replaced() {
     check_all(&mut client);
     server.stop();
     // The newer copies of the damaged records count.
-    server.allow("is damaged and left out: ").allow("damaged records or write blocks were not loaded");
+    server.allow("damaged and left out: ").allow("were not loaded");
     server.restart();
     check_all(&mut server.connect());
 }
@@ -385,7 +397,7 @@ fn damaged_records_can_be_deleted() {
         assert_eq!(figure(&mut client, "objects"), u64::from(RECORDS) - 4);
         assert_eq!(figure(&mut client, "tombstones"), if durable == 0 { 0 } else { 4 });
         server.stop();
-        server.allow("is damaged and left out: ").allow("damaged records or write blocks were not loaded");
+        server.allow("damaged and left out: ").allow("were not loaded");
         server.restart();
         check_all_but(&mut server.connect(), &[3, 5, 7, 9], result::NOT_FOUND);
     }

@@ -262,6 +262,25 @@ pub enum HeaderError {
 }
 
 impl HeaderError {
+    /// Whether it may be the header of a device with records, with a few changed bytes.
+    #[must_use]
+    pub fn may_be_damage(&self) -> bool {
+        match self {
+            HeaderError::Foreign(_)
+            | HeaderError::DeviceCount(_)
+            | HeaderError::NoSignature
+            | HeaderError::WblockSize(_)
+            | HeaderError::DeviceId(_)
+            | HeaderError::PristineOffset(_) => true,
+            HeaderError::Short(_)
+            | HeaderError::OldVersion
+            | HeaderError::UnknownVersion(_)
+            | HeaderError::SingleBin
+            | HeaderError::Namespace { .. }
+            | HeaderError::Truncated { .. } => false,
+        }
+    }
+
     /// The offset of the wrong bytes on the device.
     #[must_use]
     pub fn offset(&self) -> u64 {
@@ -281,8 +300,8 @@ impl HeaderError {
     }
 }
 
-/// Advice for a header with impossible content.
-const DAMAGED: &str = "the header is damaged: restore the device from a copy, or erase it";
+/// The end of sentences about impossible content. The advice depends on what follows the header.
+const DAMAGED: &str = "the header is damaged";
 
 impl fmt::Display for HeaderError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -290,9 +309,7 @@ impl fmt::Display for HeaderError {
             HeaderError::Short(size) => {
                 write!(f, "only {size} bytes, less than a header; restore the complete file, or remove it")
             }
-            HeaderError::Foreign(_) => f.write_str(
-                "holds data that is not Aerospike's; check the path, or erase the device if the data may go",
-            ),
+            HeaderError::Foreign(_) => f.write_str("holds data that is not Aerospike's"),
             HeaderError::OldVersion => f.write_str(
                 "format version 3 has no end marks and cannot be read; erase the device and let the cluster or a \
                  backup fill it again",
@@ -300,7 +317,7 @@ impl fmt::Display for HeaderError {
             HeaderError::UnknownVersion(version) => write!(
                 f,
                 "format version {version} is unknown, this server reads version {VERSION}; use the server that wrote \
-                 it, or erase the device"
+                 it; if there is none, the header is damaged: restore it from a copy"
             ),
             HeaderError::DeviceCount(count) => {
                 write!(f, "{count} devices where 1 to {DEVICE_COUNT_MAX} are possible; {DAMAGED}")
@@ -326,7 +343,7 @@ impl fmt::Display for HeaderError {
             HeaderError::Truncated { data_end, size } => write!(
                 f,
                 "data reaches up to {data_end}, but only {size} bytes are there; restore the complete file, configure \
-                 the size it had, or erase it"
+                 the size it had, or erase it if its data may go"
             ),
         }
     }

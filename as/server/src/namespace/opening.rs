@@ -122,7 +122,8 @@ fn load(
     if config.storage.engine == Engine::Memory {
         name_stripes(config, &storage);
     }
-    let LoadStats { unique, replaced, older, damaged, dropped, ahead, latest_update } = loading.stats;
+    let LoadStats { unique, replaced, older, damaged, damaged_bytes, dropped, ahead, latest_update } =
+        loading.stats;
     let (damaged, dropped) = (damaged.into_inner(), dropped.into_inner());
     cf::info!(
         DrvSsd,
@@ -137,8 +138,10 @@ fn load(
     if damaged > 0 {
         cf::warning!(
             DrvSsd,
-            "{{{}}} {damaged} damaged records or write blocks were not loaded: restore them from a backup or write them again; older copies of them may be served",
-            config.name
+            "{{{}}} {damaged} damaged places, {} bytes in all, were not loaded: restore the records that were there from a \
+             backup or write them again; older copies of them may be served",
+            config.name,
+            damaged_bytes.into_inner()
         );
     }
     if dropped > 0 {

@@ -31,6 +31,8 @@ pub(crate) struct Candidate<'a> {
 pub(crate) enum DeviceSetError {
     /// A device cannot be used by itself.
     Header { device: PathBuf, error: HeaderError },
+    /// The header of a device is damaged, and records follow it.
+    HeaderDamaged { device: PathBuf, error: HeaderError, record_at: u64 },
     /// A device is larger than configured, and only a clean stop would show that nothing is beyond that size.
     Cut { device: PathBuf, found_size: u64, size: u64 },
     /// A device is shorter than before, and was not stopped cleanly.
@@ -55,8 +57,24 @@ impl fmt::Display for DeviceSetError {
         };
         match self {
             DeviceSetError::Header { device, error } => {
-                write!(f, "{}: at offset {}: {error}", device.display(), error.offset())
+                write!(f, "{}: at offset {}: {error}", device.display(), error.offset())?;
+                match error {
+                    HeaderError::Foreign(_) => {
+                        f.write_str("; check the path, or erase the device if the data may go")
+                    }
+                    _ if error.may_be_damage() => {
+                        f.write_str("; restore the device from a copy, or erase it if its data may go")
+                    }
+                    _ => Ok(()),
+                }
             }
+            DeviceSetError::HeaderDamaged { device, error, record_at } => write!(
+                f,
+                "{}: at offset {}: {error}, yet there are records, the first at offset {record_at}; restore the header, \
+                 or all of it, from a copy; do not erase it, because that would destroy them (asd-inspect shows them)",
+                device.display(),
+                error.offset()
+            ),
             DeviceSetError::Cut { device, found_size, size } => write!(
                 f,
                 "{}: at offset {size}: may hold data up to {found_size}, as it was not stopped cleanly; configure the \

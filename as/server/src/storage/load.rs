@@ -61,7 +61,7 @@ const BLOCKS_AHEAD: usize = 2;
 const PARSER_COUNT_MAX: usize = 16;
 
 /// Advice for records that are not loaded.
-const ADVICE: &str = "restore it from a backup or write it again";
+const ADVICE: &str = "restore what was there from a backup or write it again";
 
 /// Stale bytes of former lives of write blocks on one disk.
 #[derive(Default)]
@@ -224,14 +224,13 @@ impl DiskLoad<'_> {
         if blocks.start >= end {
             return;
         }
-        let count = end - blocks.start;
-        self.context.stats().damaged.fetch_add(count.into(), Relaxed);
+        let size = u64::from(end - blocks.start) * u64::from(WBLOCK_SIZE);
+        self.context.stats().add_damage(size);
         cf::warning!(
             Storage,
-            "{}: at offset {}: a hole: {} bytes hold nothing, though they were in use; {ADVICE}",
+            "{}: at offset {}: a hole: {size} bytes hold nothing, though they were in use; {ADVICE}",
             self.source.path().display(),
-            wblock_offset(WblockId(blocks.start)),
-            u64::from(count) * u64::from(WBLOCK_SIZE)
+            wblock_offset(WblockId(blocks.start))
         );
     }
 
@@ -314,7 +313,8 @@ impl DiskLoad<'_> {
         }
     }
 
-    /// Reports that `size` bytes at `offset` of block `id` are not loaded, with the record that they seem to be.
+    /// Reports that `size` bytes at `offset` of block `id` are not loaded, with the record that they seem to be or begin
+    /// with.
     fn report_damage(
         &self,
         id: WblockId,
@@ -322,27 +322,34 @@ impl DiskLoad<'_> {
         (offset, size): (usize, usize),
         reason: &dyn fmt::Display,
     ) {
-        self.context.stats().damaged.fetch_add(1, Relaxed);
+        self.context.stats().add_damage(size as u64);
         let (path, place) = (self.source.path().display(), wblock_offset(id) + offset as u64);
-        match FlatRecord::parse_whatever_magic(&block[offset..]) {
+        let bytes = &block[offset..];
+        match FlatRecord::parse_whatever_magic(bytes) {
             Ok(record) => cf::warning_limited!(
                 Storage,
-                "{path}: at offset {place}: record {} of set '{}', {size} bytes, is damaged and left out: {reason}; \
+                "{path}: at offset {place}: record {} of set '{}'{}, {size} bytes, is damaged and left out: {reason}; \
                  {ADVICE}",
                 record.digest,
-                String::from_utf8_lossy(record.set_name)
+                String::from_utf8_lossy(record.set_name),
+                if record.size == size { "" } else { " and what follows it" }
+            ),
+            Err(_) if FlatRecord::stated_size(bytes) == Some(size) => cf::warning_limited!(
+                Storage,
+                "{path}: at offset {place}: a record of {size} bytes is damaged and left out: {reason}; {ADVICE}"
             ),
             Err(_) => cf::warning_limited!(
                 Storage,
-                "{path}: at offset {place}: a record of {size} bytes is damaged and left out: {reason}; {ADVICE}"
+                "{path}: at offset {place}: {size} bytes, perhaps of several records, are damaged and left out: {reason}; \
+                 {ADVICE}"
             ),
         }
     }
 
     /// Reports unreadable bytes.
     fn report_unreadable(&self, unreadable: &Unreadable) {
-        self.context.stats().damaged.fetch_add(unreadable.places.len() as u64, Relaxed);
         for place in &unreadable.places {
+            self.context.stats().add_damage(place.end - place.start);
             cf::warning_limited!(
                 Storage,
                 "{}: at offset {}: {} bytes and the records on them cannot be read: {}; {ADVICE}",
@@ -505,7 +512,7 @@ impl<'a> Parser<'a> {
             self.counts.latest_update = self.counts.latest_update.max(record.last_update_time);
         }
         let Ok((guard, outcome)) = self.index.get_or_create(&record.digest) else {
-            self.load.context.stats().damaged.fetch_add(1, Relaxed);
+            self.load.context.stats().add_damage(record.size as u64);
             cf::critical!(Storage, "the primary index is full: record {} is not loaded", record.digest);
             return false;
         };
@@ -566,7 +573,7 @@ impl<'a> Parser<'a> {
 
     #[cold]
     fn report_unbelieved(&self, record: &FlatRecord<'_>, location: Location) {
-        self.load.context.stats().damaged.fetch_add(1, Relaxed);
+        self.load.context.stats().add_damage(record.size as u64);
         cf::warning_limited!(
             Storage,
             "{}: at offset {}: record {} of {} bytes is implausible and left out: it expires in more than ten \

@@ -3,13 +3,14 @@
 //!
 //! `shadow` decides which of a disk and its shadow is read; the other gets a copy of the blocks that differ.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::*};
 use std::time::{Duration, Instant};
 
 use cf::aligned::AlignedBuf;
 use cf::sys::block::{BlockError, BlockMedium};
-use datamodel::device_header::{HEADER_SIZE, PARTITION_GROUP_LEN, PartitionEntry};
+use datamodel::device_header::{HEADER_SIZE, HeaderError, PARTITION_GROUP_LEN, PartitionEntry};
 use datamodel::encryption::UnitCipher;
 use datamodel::partition_copy::Mended;
 use datamodel::wblock_scan::{is_zero, starts_with_record};
@@ -185,7 +186,29 @@ fn judge(
             first_bytes: head.as_slice(),
         })
         .collect();
-    Ok(DeviceSet::judge(settings.namespace.as_bytes(), &candidates, settings.signature)?)
+    match DeviceSet::judge(settings.namespace.as_bytes(), &candidates, settings.signature) {
+        Err(DeviceSetError::Header { device, error }) if error.may_be_damage() => {
+            Err(damaged_header(device, error, disks)?.into())
+        }
+        judged => Ok(judged?),
+    }
+}
+
+/// The refusal of `device`, whose header is wrong: it depends on whether records follow.
+fn damaged_header(
+    device: PathBuf,
+    error: HeaderError,
+    disks: &[Opened],
+) -> Result<DeviceSetError, BlockError> {
+    let medium = disks.iter().flat_map(|disk| disk.media.written()).find(|medium| medium.path() == device);
+    let Some(medium) = medium else { return Ok(DeviceSetError::Header { device, error }) };
+    let count = (medium.size() / u64::from(WBLOCK_SIZE)) as u32;
+    Ok(match peek::sign_of_use(medium, count, starts_with_record)? {
+        Some(used) => {
+            DeviceSetError::HeaderDamaged { device, error, record_at: wblock_offset(WblockId(used)) }
+        }
+        None => DeviceSetError::Header { device, error },
+    })
 }
 
 /// Refuses a disk with an empty header that holds records, because they would be erased.

@@ -1,6 +1,7 @@
 //! The namespace's part in a load: where parsers find and commit records, and the figures of the load.
 
 use std::sync::atomic::AtomicU64;
+use std::sync::atomic::Ordering::Relaxed;
 
 use datamodel::flat::FlatRecord;
 
@@ -15,14 +16,24 @@ pub(crate) struct LoadStats {
     pub(crate) replaced: AtomicU64,
     /// Number of copies that were older than the known one.
     pub(crate) older: AtomicU64,
-    /// Number of byte ranges with damaged, implausible or unreadable records.
+    /// Number of byte ranges with damaged, implausible or unreadable records. Each may have been one record or many.
     pub(crate) damaged: AtomicU64,
+    /// Number of their bytes.
+    pub(crate) damaged_bytes: AtomicU64,
     /// Number of records of partitions that are no longer here.
     pub(crate) dropped: AtomicU64,
     /// Number of records whose last update is later than now, made while a clock was ahead.
     pub(crate) ahead: AtomicU64,
     /// The latest last-update-time found.
     pub(crate) latest_update: AtomicU64,
+}
+
+impl LoadStats {
+    /// Counts a damaged range of `size` bytes.
+    pub(super) fn add_damage(&self, size: u64) {
+        self.damaged.fetch_add(1, Relaxed);
+        self.damaged_bytes.fetch_add(size, Relaxed);
+    }
 }
 
 /// The namespace's part in a load.
