@@ -28,8 +28,10 @@ SHELL := /bin/bash
 CARGO ?= cargo
 PYTHON ?= python3
 PREFIX ?= /usr/local
+override PREFIX := $(abspath $(patsubst ~/%,$(HOME)/%,$(PREFIX)))
 DESTDIR ?=
-# Where the configuration is; of an installation for the whole machine always /etc.
+# Where the configuration is; of an installation for the whole machine always /etc. Another place makes it an installation
+# of one's own, with all its files under PREFIX: see build/stage.
 SYSCONFDIR ?= $(if $(filter /usr /usr/local,$(PREFIX)),/etc,$(PREFIX)/etc)
 MAINTAINER ?= Ferrospike maintainers <maintainers@ferrospike.invalid>
 PACKAGE_RELEASE ?= 1

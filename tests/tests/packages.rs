@@ -145,6 +145,27 @@ fn install_for_oneself_stays_in_its_folder() {
     assert!(home.join("bin/asd").is_file() && home.join("etc/aerospike/aerospike.conf").is_file());
     let unit = fs::read_to_string(home.join("lib/systemd/system/aerospike.service")).expect("a unit");
     assert!(unit.contains(&format!("\nExecStart={}/bin/asd ", home.display())), "{unit}");
+    // No file names a place of the machine, and the configuration needs nothing else.
+    let conf = home.join("etc/aerospike/aerospike.conf");
+    let installed = [
+        "etc/aerospike/aerospike.conf",
+        "etc/logrotate.d/aerospike",
+        "lib/systemd/system/aerospike.service",
+        "share/doc/ferrospike/examples/aerospike_ssd.conf",
+    ];
+    for path in installed {
+        let text = fs::read_to_string(home.join(path)).expect(path);
+        let elsewhere = text.replace(home.to_str().expect("plain text"), "HOME");
+        let is_foreign = |word: &&str| ["/opt", "/etc", "/var"].iter().any(|place| word.starts_with(place));
+        assert_eq!(elsewhere.split_whitespace().find(is_foreign), None, "{path}");
+        assert!(!elsewhere.contains("HOMEHOME"), "{path}");
+    }
+    let text = fs::read_to_string(&conf).expect("a configuration");
+    assert!(!text.contains("user aerospike"), "{text}");
+    let usable = text.replace("address any", "address 127.0.0.1").replace("port 3", "port 2");
+    fs::write(&conf, usable).expect("change the ports");
+    let check = Command::new(binary()).args(["--check-config", "--config-file"]).arg(&conf).output();
+    assert_eq!(text_of(&check.expect("asd")), format!("{} is accepted\n", conf.display()));
 }
 
 /// Builds packages of one kind in a folder.
