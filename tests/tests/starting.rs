@@ -3,10 +3,11 @@
 #![expect(clippy::unwrap_used, reason = "a test")]
 
 use std::fs;
+use std::io::{BufRead, BufReader};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::unix::fs::FileExt;
 use std::path::Path;
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
 use std::time::Duration;
 
 use ferrospike_tests::client::Client;
@@ -14,6 +15,8 @@ use ferrospike_tests::ports::free_port;
 use ferrospike_tests::programs::binary;
 use ferrospike_tests::server::{NAMESPACES, Server, usual_config};
 use ferrospike_tests::wire::{Message, Operation, info2, operation, result};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 
 /// The usual configuration with these lines in its `network` context.
 fn with_network(lines: &str) -> String {
@@ -101,6 +104,46 @@ fn a_configuration_of_a_later_version_is_taken() {
     assert!(client.ask(&Message::get("key")).unwrap().record_ttl > before + 3000);
 }
 
+/// `build/cluster` with a folder of its own, from this port on.
+fn cluster(folder: &Path, port: u16) -> Command {
+    let mut command = Command::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../build/cluster"));
+    command.arg(binary()).env("FOLDER", folder).env("PORT", port.to_string());
+    command.stdout(Stdio::piped()).stderr(Stdio::piped());
+    command
+}
+
+/// A port with enough free ones after it.
+fn port_of_cluster() -> u16 {
+    std::iter::repeat_with(free_port).find(|port| *port < u16::MAX - 300).unwrap()
+}
+
+#[test]
+fn a_cluster_on_one_machine_starts_and_expires_records() {
+    let folder = tempfile::tempdir().unwrap();
+    let port = port_of_cluster();
+    let mut child = cluster(folder.path(), port).spawn().unwrap();
+    let mut line = String::new();
+    BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
+    assert!(line.starts_with(&format!("3 nodes, the first at 127.0.0.1:{port}")), "{line}");
+    let mut client = Client::connect(SocketAddr::from(([127, 0, 0, 1], port))).unwrap();
+    assert!(client.info_value("get-config:context=namespace;id=test").unwrap().contains("nsup-period=1;"));
+    kill(Pid::from_raw(child.id().try_into().unwrap()), Signal::SIGTERM).unwrap();
+    assert!(child.wait().unwrap().success());
+}
+
+#[test]
+fn a_cluster_ends_when_a_node_cannot_start() {
+    let folder = tempfile::tempdir().unwrap();
+    let port = port_of_cluster();
+    let _taken = TcpListener::bind(("127.0.0.1", port + 100)).unwrap();
+    let output = cluster(folder.path(), port).output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(said.contains("build/cluster: node 1 could not start; the end of its log"), "{said}");
+    assert!(said.matches("another process uses this port").count() >= 2, "in the log too: {said}");
+    TcpListener::bind(("127.0.0.1", port)).unwrap();
+}
+
 #[test]
 fn what_asks_for_protection_is_refused_in_one_line() {
     let folder = tempfile::tempdir().unwrap();
@@ -142,7 +185,7 @@ fn a_check_finds_all_that_would_stop_a_start_and_changes_nothing() {
     let config = format!(
         "service {{\ncluster-name c\nuser no-such-user\nnode-id-interface none0\nwork-directory {{dir}}/work\npidfile {{dir}}/none/pid\n}}\n\
          logging {{\nfile {{dir}}/none/log {{\ncontext any info\n}}\nfile {{dir}}/log {{\ncontext any info\n}}\n}}\n\
-         network {{\nservice {{\naddress 127.0.0.1\nport {taken}\naccess-address no.such.interface.\n}}\n\
+         network {{\nservice {{\naddress 127.0.0.1\nport {taken}\naccess-address no_such_interface\n}}\n\
          info {{\naddress 192.0.2.77\nport 3903\n}}\n\
          metrics {{\naddress none1\nport 3904\n}}\n}}\n\
          security {{\ndefault-password-file {{dir}}/none/password\n}}\n{namespaces}"
@@ -151,13 +194,18 @@ fn a_check_finds_all_that_would_stop_a_start_and_changes_nothing() {
     let said = lines(&output);
     assert_eq!(output.status.code(), Some(1), "{said:#?}");
     for expected in [
-        "there is no user no-such-user",
-        "none0",
+        "aerospike.conf:3: there is no user no-such-user",
+        "aerospike.conf:4: node-id-interface none0",
         "none/log",
-        "none/pid",
-        &format!("cannot listen on 127.0.0.1:{taken}"),
-        "cannot listen on 192.0.2.77:3903",
-        "'none1'",
+        "aerospike.conf:6: cannot hold the pidfile",
+        &format!(
+            "aerospike.conf:19: 'port' in network.service: cannot listen on 127.0.0.1:{taken}: another process uses this \
+             port"
+        ),
+        "aerospike.conf:20: 'access-address' in network.service: 'no_such_interface' is neither an IP address",
+        "aerospike.conf:23: 'address' in network.info: cannot listen on 192.0.2.77:3903: no interface of this machine has \
+         this address",
+        "aerospike.conf:27: 'address' in network.metrics: 'none1' is neither an IP address",
         "{one} ",
         "{two} ",
         "{three} /dev/there-is-none",
@@ -187,9 +235,34 @@ fn a_check_finds_files_in_use_and_files_whose_header_is_gone() {
     let put = Message { info2: info2::WRITE, ..Message::on_record("kept", "s", "key") }
         .with_operation(Operation::integer(operation::WRITE, "n", 7));
     assert_eq!(server.connect().ask(&put).unwrap().result, result::OK);
+    // The running server gives free what it holds, when it is restarted.
+    let config = config.replacen("port 0", &format!("port {}", server.address().port()), 1);
     let output = check(server.folder(), &config);
     let said = lines(&output);
+    assert!(output.status.success(), "{said:#?}");
+    let (id, kept) = (server.process_id().unwrap(), server.folder().join("kept.dat"));
+    let note = format!(
+        "in use by the running server with pid {id}: port {}, {}",
+        server.address().port(),
+        kept.display()
+    );
+    assert!(said.len() == 1 && said[0].starts_with("note: ") && said[0].ends_with(&note), "{said:#?}");
+    // With another configuration it is another server.
+    let elsewhere = tempfile::tempdir().unwrap();
+    let output = check(elsewhere.path(), &config.replace("{dir}", server.folder().to_str().unwrap()));
+    let said = lines(&output);
+    assert_eq!(output.status.code(), Some(1), "{said:#?}");
     assert!(said.iter().any(|line| line.contains("{kept} ") && line.contains("in use")), "{said:#?}");
+    assert!(said.iter().any(|line| line.contains("another process uses this port")), "{said:#?}");
+    // So is the holder of what the configuration asks for anew.
+    let holder = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = holder.local_addr().unwrap().port();
+    let lines_of = format!("network {{\nmetrics {{\naddress 127.0.0.1\nport {port}\n}}");
+    let output = check(server.folder(), &config.replacen("network {", &lines_of, 1));
+    let said = lines(&output);
+    assert_eq!(output.status.code(), Some(1), "{said:#?}");
+    assert!(said.iter().any(|line| line.starts_with("note: ")) && said.len() == 3, "{said:#?}");
+    drop(holder);
     server.stop();
     let output = check(server.folder(), &config);
     assert!(output.status.success(), "{:#?}", lines(&output));

@@ -33,6 +33,9 @@ Examples:
   asd --foreground -f my.conf             stay on the terminal
   asd --fgdaemon -f /etc/aerospike/aerospike.conf      under systemd or in a container
 
+Parameters:
+  asd --generate parameters               all of the configuration file, with bounds and defaults
+
 Signals:
   SIGTERM, SIGINT   stop cleanly; a second SIGINT, a second later or more, stops at once
   SIGHUP            roll the log: open its files anew; read certificates, keys and blacklists anew
@@ -64,7 +67,8 @@ pub struct Options {
 
     /// Check the configuration, print all its errors, and start nothing
     ///
-    /// The exit status is 0 if a server would accept the configuration, otherwise 1.
+    /// It also finds everything on this machine that would prevent a start, and only notes what a server that runs with
+    /// the same file uses. The exit status is 0 if a server would accept the configuration, otherwise 1.
     #[arg(long)]
     pub check_config: bool,
 
@@ -168,8 +172,13 @@ mod tests {
     fn help_says_what_happens_without_a_configuration_and_names_every_option() {
         assert_eq!(parse("asd --help"), Err(ErrorKind::DisplayHelp));
         let help = Options::command().render_long_help().to_string();
-        let taught =
-            [CONFIG_FILE_DEFAULT, "developer configuration", "SIGHUP", "asd --check-config -f my.conf"];
+        let taught = [
+            CONFIG_FILE_DEFAULT,
+            "developer configuration",
+            "SIGHUP",
+            "asd --check-config -f my.conf",
+            "--generate parameters",
+        ];
         for text in taught {
             assert!(help.contains(text), "{text}\n{help}");
         }

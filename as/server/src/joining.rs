@@ -1,6 +1,5 @@
 //! Starts clustering on a node: the endpoints and services it publishes, and the handlers of peers' messages.
 
-use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -19,6 +18,7 @@ use crate::migrate::Migrations;
 use crate::namespace::Namespace;
 use crate::node::Node;
 use crate::peer_frames::{PeerPlace, endpoint_of};
+use crate::preflight::{StartError, multicast_obstacle};
 use crate::service::reachable;
 use crate::smd::Module;
 use crate::tls::PeerDoor;
@@ -80,7 +80,7 @@ pub(crate) fn join_others(
     fabric_doors: Vec<PeerDoor>,
     heartbeat_doors: Vec<PeerDoor>,
     starts_alone: bool,
-) -> io::Result<Arc<ReplicaTraffic>> {
+) -> Result<Arc<ReplicaTraffic>, StartError> {
     let network = &node.config.network;
     if !network.looks_for_others() {
         let text = if starts_alone { "it serves alone" } else { "it waits for those that it knew" };
@@ -91,7 +91,9 @@ pub(crate) fn join_others(
     let sockets = if is_mesh {
         HeartbeatSockets::Mesh(heartbeat_doors)
     } else {
-        HeartbeatSockets::multicast(&network.heartbeat)?
+        HeartbeatSockets::multicast(&network.heartbeat).map_err(|error| {
+            StartError::Listen(multicast_obstacle(&node.config, &error).located(&node.config))
+        })?
     };
     network.heartbeat_interface_mtu.set(packet_size_max(&heartbeat_addresses(node)));
     let heartbeat_endpoints = endpoints(&node.addresses.heartbeat, &node.addresses.heartbeat_tls);

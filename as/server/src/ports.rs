@@ -1,11 +1,12 @@
 //! The ports of a server: all are bound before its devices are opened, because these may belong to a server that holds
 //! the ports; they are opened when the server can answer.
 
+use std::io;
 use std::sync::Arc;
 
 use crate::config::params::network::HeartbeatMode;
 use crate::config::setting::{List, Number};
-use crate::config::{Config, NetworkConfig};
+use crate::config::{Config, InUse, NetworkConfig, Obstacle};
 use crate::node::PortAddresses;
 use crate::service::{AccessParams, Advertised, Bound, Door, Entrance, ListenError, ListenPlace, Listener};
 use crate::tls::{PeerDoor, TlsPort, TlsPorts};
@@ -49,59 +50,144 @@ struct Places {
     heartbeat_tls: Option<ListenPlace>,
 }
 
+/// The parameters of a port. Without addresses of its own it has those of its sibling: the port with TLS has those of the
+/// port without, and the reverse.
+struct PortParams<'c> {
+    context: &'static str,
+    with_tls: bool,
+    own: &'c List<String>,
+    sibling: &'c List<String>,
+    port: &'c Number<u16>,
+    with_localhost: bool,
+}
+
+impl PortParams<'_> {
+    fn place(&self, with_ipv6: bool) -> ListenPlace {
+        let is_own = !self.own.is_empty();
+        ListenPlace {
+            context: self.context,
+            address_name: if self.with_tls == is_own { "tls-address" } else { "address" },
+            port_name: if self.with_tls { "tls-port" } else { "port" },
+            configured: if is_own { self.own.get() } else { self.sibling.get() },
+            port: self.port.get(),
+            with_localhost: self.with_localhost,
+            with_ipv6,
+        }
+    }
+}
+
 impl Places {
     fn new(config: &Config) -> Self {
         let NetworkConfig { service, admin, info, metrics, client_ports, fabric, heartbeat, .. } =
             &config.network;
         let with_ipv6 = config.service.advertise_ipv6.get();
-        let place = |configured: Vec<String>, port, with_localhost| ListenPlace {
-            configured,
-            port,
-            with_localhost,
-            with_ipv6,
+        let clear = |context, own, sibling, port, with_localhost| {
+            PortParams { context, with_tls: false, own, sibling, port, with_localhost }.place(with_ipv6)
         };
-        let beside =
-            |port: u16, address, with_localhost| (port != 0).then(|| place(address, port, with_localhost));
-        // A port without configured addresses uses those of the other.
-        let one_of = |own: &List<String>, other: &List<String>| {
-            if own.is_empty() { other.get() } else { own.get() }
+        let tls = |context, own, sibling, port, with_localhost| {
+            PortParams { context, with_tls: true, own, sibling, port, with_localhost }.place(with_ipv6)
         };
-        let clients = |own, other, port: &Number<u16>| {
-            place(one_of(own, other), port.get(), !service.disable_localhost.get())
-        };
-        let operators = |own, other, port: &Number<u16>| {
-            beside(port.get(), one_of(own, other), !admin.disable_localhost.get())
-        };
+        let if_given = |place: ListenPlace| Some(place).filter(|place| place.port != 0);
         let network = &config.network;
         let is_clustered = network.is_clustered();
         let has_mesh = is_clustered && heartbeat.mode.get() == HeartbeatMode::Mesh;
-        let nodes = |own, other, port: &Number<u16>| place(one_of(own, other), port.get(), false);
+        let (of_clients, of_operators) = (!service.disable_localhost.get(), !admin.disable_localhost.get());
         Places {
-            clients: client_ports
-                .clear
-                .then(|| clients(&service.address, &service.tls_address, &service.port)),
-            clients_tls: client_ports
-                .tls
-                .then(|| clients(&service.tls_address, &service.address, &service.tls_port)),
-            admin: operators(&admin.address, &admin.tls_address, &admin.port),
-            admin_tls: operators(&admin.tls_address, &admin.address, &admin.tls_port),
-            info: beside(info.port.get(), info.address.get(), false),
-            metrics: beside(metrics.port.get(), metrics.address.get(), false),
+            clients: client_ports.clear.then(|| {
+                clear("network.service", &service.address, &service.tls_address, &service.port, of_clients)
+            }),
+            clients_tls: client_ports.tls.then(|| {
+                tls("network.service", &service.tls_address, &service.address, &service.tls_port, of_clients)
+            }),
+            admin: if_given(clear(
+                "network.admin",
+                &admin.address,
+                &admin.tls_address,
+                &admin.port,
+                of_operators,
+            )),
+            admin_tls: if_given(tls(
+                "network.admin",
+                &admin.tls_address,
+                &admin.address,
+                &admin.tls_port,
+                of_operators,
+            )),
+            info: if_given(clear("network.info", &info.address, &info.address, &info.port, false)),
+            metrics: if_given(clear(
+                "network.metrics",
+                &metrics.address,
+                &metrics.address,
+                &metrics.port,
+                false,
+            )),
             fabric: (is_clustered && network.has_fabric_clear())
-                .then(|| nodes(&fabric.address, &fabric.tls_address, &fabric.port)),
-            fabric_tls: network
-                .has_fabric_tls()
-                .then(|| nodes(&fabric.tls_address, &fabric.address, &fabric.tls_port)),
-            heartbeat: (has_mesh && network.has_heartbeat_clear())
-                .then(|| nodes(&heartbeat.address, &heartbeat.tls_address, &heartbeat.port)),
-            heartbeat_tls: (has_mesh && heartbeat.tls_port.get() != 0)
-                .then(|| nodes(&heartbeat.tls_address, &heartbeat.address, &heartbeat.tls_port)),
+                .then(|| clear("network.fabric", &fabric.address, &fabric.tls_address, &fabric.port, false)),
+            fabric_tls: network.has_fabric_tls().then(|| {
+                tls("network.fabric", &fabric.tls_address, &fabric.address, &fabric.tls_port, false)
+            }),
+            heartbeat: (has_mesh && network.has_heartbeat_clear()).then(|| {
+                clear("network.heartbeat", &heartbeat.address, &heartbeat.tls_address, &heartbeat.port, false)
+            }),
+            heartbeat_tls: (has_mesh && heartbeat.tls_port.get() != 0).then(|| {
+                tls(
+                    "network.heartbeat",
+                    &heartbeat.tls_address,
+                    &heartbeat.address,
+                    &heartbeat.tls_port,
+                    false,
+                )
+            }),
         }
     }
 }
 
-fn bind(place: Option<&ListenPlace>) -> Result<Bound, ListenError> {
-    place.map_or_else(|| Ok(Bound::nowhere()), Bound::new)
+/// The obstacle that `error` at `place` is, with the line of the address or port that it is about.
+fn obstacle(config: &Config, place: &ListenPlace, error: &ListenError) -> Obstacle {
+    let (context, taken) = match error {
+        ListenError::Bind(address, error) if error.kind() == io::ErrorKind::AddrInUse => {
+            (place.context, Some(address.port()))
+        }
+        _ => (place.context, None),
+    };
+    let item = place.item_of(error).filter(|_| taken.is_none());
+    let (name, line) = match item {
+        Some(item) => (place.address_name, config.lines.of_item(context, place.address_name, item)),
+        None => (place.port_name, config.lines.last(context, place.port_name)),
+    };
+    let in_use = taken.map(InUse::Port);
+    Obstacle { in_use, ..Obstacle::new(line, format!("'{name}' in {context}: {error}")) }
+}
+
+/// The obstacle that an access address of clients is.
+pub(crate) fn access_obstacle(config: &Config, error: &ListenError) -> Obstacle {
+    let params = &config.network.service;
+    let lists = [
+        ("access-address", &params.access_address),
+        ("tls-access-address", &params.tls_access_address),
+        ("alternate-access-address", &params.alternate_access_address),
+        ("tls-alternate-access-address", &params.tls_alternate_access_address),
+    ];
+    let context = "network.service";
+    let found = lists.into_iter().find_map(|(name, list)| {
+        let is_it = |text: &String| {
+            matches!(error, ListenError::Unknown(wrong) | ListenError::NoAddress(wrong)
+                | ListenError::Unreachable(wrong) if wrong == text)
+        };
+        Some((name, list.get().iter().position(is_it)?))
+    });
+    match found {
+        Some((name, item)) => Obstacle::new(
+            config.lines.of_item(context, name, item),
+            format!("'{name}' in {context}: {error}"),
+        ),
+        None => Obstacle::new(None, error),
+    }
+}
+
+fn bind(config: &Config, place: Option<&ListenPlace>) -> Result<Bound, Obstacle> {
+    let Some(place) = place else { return Ok(Bound::nowhere()) };
+    Bound::new(place).map_err(|error| obstacle(config, place, &error))
 }
 
 /// The listeners for other nodes, without TLS and with it.
@@ -120,8 +206,9 @@ impl Ports {
     ///
     /// # Errors
     /// When a port cannot be bound.
-    pub(crate) fn bind(config: &Config) -> Result<Self, ListenError> {
+    pub(crate) fn bind(config: &Config) -> Result<Self, Obstacle> {
         let places = Places::new(config);
+        let bind = |place| bind(config, place);
         Ok(Ports {
             clients: bind(places.clients.as_ref())?,
             clients_tls: bind(places.clients_tls.as_ref())?,
@@ -136,12 +223,19 @@ impl Ports {
         })
     }
 
-    /// Tries to bind all ports of `config`, and returns the errors.
-    pub(crate) fn obstacles(config: &Config) -> Vec<ListenError> {
-        let mut obstacles = Vec::new();
+    /// Tries to bind all ports of `config`, and returns the errors, each once.
+    pub(crate) fn obstacles(config: &Config) -> Vec<Obstacle> {
+        let mut obstacles: Vec<Obstacle> = Vec::new();
+        let mut found = |obstacle| {
+            if !obstacles.contains(&obstacle) {
+                obstacles.push(obstacle);
+            }
+        };
         let mut tried = |place: Option<&ListenPlace>| {
-            let bound = bind(place).map_err(|error| obstacles.push(error));
-            bound.unwrap_or_else(|()| Bound::nowhere())
+            let Some(place) = place else { return Bound::nowhere() };
+            let (bound, errors) = Bound::as_far_as_possible(place);
+            errors.iter().for_each(|error| found(obstacle(config, place, error)));
+            bound
         };
         let places = Places::new(config);
         // Held together, as two of them may be the same port.
@@ -158,10 +252,14 @@ impl Ports {
             tried(places.heartbeat_tls.as_ref()),
         ];
         let params = &config.network.service;
-        let advertised = |access, bound: &Bound| Advertised::new(&access, &bound.addresses()).err();
-        obstacles.extend(advertised(AccessParams::clear(params), &clients));
+        let mut advertised = |access, bound: &Bound| {
+            if let Err(error) = Advertised::new(&access, &bound.addresses()) {
+                found(access_obstacle(config, &error));
+            }
+        };
+        advertised(AccessParams::clear(params), &clients);
         if places.clients_tls.is_some() {
-            obstacles.extend(advertised(AccessParams::tls(params), &clients_tls));
+            advertised(AccessParams::tls(params), &clients_tls);
         }
         obstacles
     }

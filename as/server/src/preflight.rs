@@ -5,14 +5,16 @@ use std::io;
 use std::path::Path;
 
 use crate::best_practices;
-use crate::config::{Config, DEVELOPER_SOURCE};
+use crate::config::params::network::HeartbeatMode;
+use crate::config::{Config, DEVELOPER_SOURCE, InUse, Obstacle};
+use crate::heartbeat::HeartbeatSockets;
 use crate::namespace::NamespaceError;
 use crate::node_id;
 use crate::ports::Ports;
 use crate::security::{self, SecurityError};
 use crate::service::ListenError;
 use crate::smd::Smd;
-use crate::storage::{check_backings, shared_backings};
+use crate::storage::{OpenError, check_backings, shared_backings};
 use crate::tls::{self, TlsError};
 
 /// Why the server did not start.
@@ -50,28 +52,52 @@ impl From<ListenError> for StartError {
 
 /// Everything that would stop a start with `config` on this machine, as far as it can be found without changing
 /// anything. Ports are bound and released, files and devices opened and closed.
-pub(crate) fn obstacles(config: &Config) -> Vec<String> {
-    let mut found: Vec<String> = Vec::new();
-    found.extend(own_node_id(config).err().map(|error| error.to_string()));
-    found.extend(enforce_best_practices(config).err().map(|error| error.to_string()));
-    found.extend(Ports::obstacles(config).iter().map(ToString::to_string));
-    found.extend(tls::obstacles(config).iter().map(ToString::to_string));
+pub(crate) fn obstacles(config: &Config) -> Vec<Obstacle> {
+    let mut found: Vec<Obstacle> = Vec::new();
+    let line = |context, name| config.lines.last(context, name);
+    found.extend(
+        own_node_id(config).err().map(|error| Obstacle::new(line("service", "node-id-interface"), error)),
+    );
+    found.extend(
+        enforce_best_practices(config)
+            .err()
+            .map(|error| Obstacle::new(line("service", "enforce-best-practices"), error)),
+    );
+    found.extend(Ports::obstacles(config));
+    let network = &config.network;
+    if network.is_clustered() && network.heartbeat.mode.get() == HeartbeatMode::Multicast {
+        let joined = HeartbeatSockets::multicast(&network.heartbeat);
+        found.extend(joined.err().map(|error| multicast_obstacle(config, &error)));
+    }
+    found.extend(tls::obstacles(config).iter().map(|error| Obstacle::new(None, error)));
     for namespace in &config.namespaces {
-        let errors = check_backings(&namespace.name, &namespace.storage);
-        found.extend(errors.iter().map(|error| format!("{{{}}} {error}", namespace.name)));
+        for (backing, error) in check_backings(&namespace.name, &namespace.storage) {
+            let in_use = match &error {
+                OpenError::Block(error) if error.is_in_use() => Some(InUse::File(error.path.clone())),
+                _ => None,
+            };
+            let line = backing.and_then(|backing| config.line_of_backing(namespace, backing));
+            let obstacle = Obstacle::new(line, format!("{{{}}} {error}", namespace.name));
+            found.push(Obstacle { in_use, ..obstacle });
+        }
     }
     let namespaces = config.namespaces.iter().map(|namespace| (namespace.name.as_str(), &namespace.storage));
-    found.extend(
-        shared_backings(namespaces)
-            .iter()
-            .map(|(namespace, path)| format!("{{{namespace}}} {} is configured twice", path.display())),
-    );
+    found.extend(shared_backings(namespaces).iter().map(|(namespace, path)| {
+        Obstacle::new(None, format!("{{{namespace}}} {} is configured twice", path.display()))
+    }));
     if let Some(path) = config.service.work_directory.get() {
-        found.extend(Smd::check(Path::new(&*path)).err().map(|error| error.to_string()));
+        let error = Smd::check(Path::new(&*path)).err();
+        found.extend(error.map(|error| Obstacle::new(line("service", "work-directory"), error)));
     }
+    let error = security::check_password_file(config).err().map(StartError::from);
+    found.extend(error.map(|error| Obstacle::new(line("security", "default-password-file"), error)));
     found
-        .extend(security::check_password_file(config).err().map(|error| StartError::from(error).to_string()));
-    found
+}
+
+/// The obstacle that the groups of multicast heartbeats cannot be joined.
+pub(crate) fn multicast_obstacle(config: &Config, error: &io::Error) -> Obstacle {
+    let line = |name| config.lines.last("network.heartbeat", name);
+    Obstacle::new(line("address").or_else(|| line("multicast-group")), error)
 }
 
 /// Names of the best practices that are not followed; each is logged.

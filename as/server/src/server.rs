@@ -10,8 +10,8 @@ use std::time::{Duration, Instant};
 use cf::sys::eventfd::EventFd;
 use cf::threads;
 
-use crate::config::Config;
 use crate::config::params::service::WORK_DIRECTORY_DEFAULT;
+use crate::config::{Config, Obstacle};
 use crate::daemon::{Ending, Run};
 use crate::exporter;
 use crate::fabric::Cluster;
@@ -22,7 +22,7 @@ use crate::leaving::{StopPatience, end_work, leave_others, still_at_work};
 use crate::metrics::{Heap, ServerMetrics, SystemUsage};
 use crate::namespace::{self, Namespace, NamespaceError};
 use crate::node::Node;
-use crate::ports::Ports;
+use crate::ports::{Ports, access_obstacle};
 pub use crate::preflight::StartError;
 use crate::preflight::{self, check_best_practices, own_node_id};
 use crate::query::Queries;
@@ -76,11 +76,11 @@ impl Server {
         let failed_best_practices = check_best_practices(&config)?;
 
         // Ports are bound before devices are opened: the server that holds a port may own these devices.
-        let ports = Ports::bind(&config)?;
+        let ports = Ports::bind(&config).map_err(|obstacle| StartError::Listen(obstacle.located(&config)))?;
         let addresses = ports.addresses();
         let params = &config.network.service;
-        let advertised = Advertised::new(&AccessParams::clear(params), &addresses.clients)?;
-        let advertised_tls = Advertised::new(&AccessParams::tls(params), &addresses.clients_tls)?;
+        let advertised = advertise(&config, &AccessParams::clear(params), &addresses.clients)?;
+        let advertised_tls = advertise(&config, &AccessParams::tls(params), &addresses.clients_tls)?;
         let tls = TlsPorts::open(&config)?;
 
         // The metadata decides which records on the devices count.
@@ -461,7 +461,7 @@ impl Server {
 }
 
 impl Run for Server {
-    fn obstacles(config: &Config) -> Vec<String> {
+    fn obstacles(config: &Config) -> Vec<Obstacle> {
         preflight::obstacles(config)
     }
 
@@ -553,6 +553,12 @@ fn join(threads: impl IntoIterator<Item = threads::Handle>) {
     for thread in threads {
         let _ = thread.join();
     }
+}
+
+/// The addresses that clients are told, for those bound.
+fn advertise(config: &Config, access: &AccessParams, bound: &[SocketAddr]) -> Result<Advertised, StartError> {
+    Advertised::new(access, bound)
+        .map_err(|error| StartError::Listen(access_obstacle(config, &error).located(config)))
 }
 
 /// The cluster in which the node begins: without ports for others, a cluster of this node alone.

@@ -78,6 +78,12 @@ impl fmt::Display for BlockError {
 }
 
 impl BlockError {
+    /// Whether another process, or another user of this one, has the device or file.
+    #[must_use]
+    pub fn is_in_use(&self) -> bool {
+        self.source.kind() == io::ErrorKind::ResourceBusy
+    }
+
     /// How an operator can solve it.
     fn advice(&self) -> Option<&'static str> {
         use io::ErrorKind::*;
@@ -393,9 +399,10 @@ fn open(path: &Path, mode: BlockMode, create: bool) -> io::Result<File> {
             Some(libc::EINVAL) if mode.direct => {
                 io::Error::other("its file system does not support direct I/O")
             }
-            Some(libc::EBUSY) if mode.exclusive => {
-                io::Error::other("in use by another process, mounted, or configured twice")
-            }
+            Some(libc::EBUSY) if mode.exclusive => io::Error::new(
+                io::ErrorKind::ResourceBusy,
+                "in use by another process, mounted, or configured twice",
+            ),
             _ => error,
         })
 }
@@ -403,7 +410,9 @@ fn open(path: &Path, mode: BlockMode, create: bool) -> io::Result<File> {
 fn lock_error(error: TryLockError) -> io::Error {
     match error {
         TryLockError::Error(source) => source,
-        TryLockError::WouldBlock => io::Error::other("in use by another process or configured twice"),
+        TryLockError::WouldBlock => {
+            io::Error::new(io::ErrorKind::ResourceBusy, "in use by another process or configured twice")
+        }
     }
 }
 
@@ -533,7 +542,7 @@ mod tests {
         let first = BlockFile::open_or_create(&path, SIZE, exclusive).unwrap();
         let second = BlockFile::open_or_create(&path, SIZE, exclusive).unwrap_err();
         assert_eq!(second.operation, Operation::Lock);
-        assert!(second.to_string().contains("in use"), "{second}");
+        assert!(second.is_in_use() && second.to_string().contains("in use"), "{second}");
         assert!(BlockFile::open(&path, BlockMode::default()).is_ok(), "without the wish for the lock");
         drop(first);
         assert!(BlockFile::open(&path, exclusive).is_ok());

@@ -70,13 +70,11 @@ pub(super) fn hint(kind: ContextKind, variant: u8, name: &str) -> String {
     {
         return format!(", did you mean '{left} {}'?", if right.is_empty() { "…" } else { right });
     }
-    let here = kind.specs().iter().filter(|spec| spec.known_to & variant != 0 && spec.in_file);
-    let names = kind.children().map(|context| context.word).chain(here.map(|spec| spec.name));
     let places = places_of(name);
     if !places.is_empty() {
         return format!("; it belongs in {}", list_words(places.get(..PLACES_MAX).unwrap_or(&places)));
     }
-    if let Some(meant) = closest(name, names) {
+    if let Some(meant) = likely_name(kind, variant, name) {
         return format!(", did you mean '{meant}'?");
     }
     let elsewhere = CONTEXTS.iter().flat_map(|context| {
@@ -90,6 +88,13 @@ pub(super) fn hint(kind: ContextKind, variant: u8, name: &str) -> String {
         }
         None => String::new(),
     }
+}
+
+/// The context or parameter of `kind` that `name` likely means.
+#[must_use]
+pub(super) fn likely_name(kind: ContextKind, variant: u8, name: &str) -> Option<&'static str> {
+    let here = kind.specs().iter().filter(|spec| spec.known_to & variant != 0 && spec.in_file);
+    closest(name, kind.children().map(|context| context.word).chain(here.map(|spec| spec.name)))
 }
 
 /// The contexts that know a parameter or context called `name`.

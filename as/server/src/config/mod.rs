@@ -21,6 +21,7 @@ mod message;
 pub mod model;
 pub mod obsolete;
 pub mod obsolete_words;
+mod obstacle;
 pub mod params;
 mod parser;
 pub mod reference;
@@ -44,6 +45,7 @@ pub use model::{
     Config, Engine, LogSinkConfig, LogSinkKind, NamespaceConfig, NetworkConfig, SetDirectory, StorageConfig,
     TlsConfig,
 };
+pub use obstacle::{InUse, Obstacle};
 pub use parser::parse;
 pub use value::{Backing, Endpoint};
 

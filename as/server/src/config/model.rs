@@ -3,6 +3,7 @@
 //! Built once by the parser and then shared. Cells of parameters may change through
 //! [`set`](super::set::set); the structure itself does not, except that sets are added.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use parking_lot::{Mutex, RwLock};
@@ -43,6 +44,8 @@ pub struct Config {
     pub source: String,
     /// The text of that file, for the log.
     pub text: String,
+    /// Where its parameters stand.
+    pub lines: Lines,
     /// The process as a whole.
     pub service: ServiceParams,
     /// Where the server listens and how nodes find each other.
@@ -91,6 +94,32 @@ impl Config {
         if self.service.batch_index_threads.get() == 0 {
             self.service.batch_index_threads.set(cpu_count.min(256));
         }
+    }
+}
+
+/// The lines of a file on which parameters were given, by context and name.
+#[derive(Debug, Default)]
+pub struct Lines(HashMap<(String, &'static str), Vec<usize>>);
+
+impl Lines {
+    /// Adds a line to those of a parameter; returns the one before.
+    pub(super) fn add(&mut self, context: &str, name: &'static str, line: usize) -> Option<usize> {
+        let lines = self.0.entry((context.to_owned(), name)).or_default();
+        let before = lines.last().copied();
+        lines.push(line);
+        before
+    }
+
+    /// The last line of a parameter.
+    #[must_use]
+    pub fn last(&self, context: &str, name: &'static str) -> Option<usize> {
+        self.0.get(&(context.to_owned(), name))?.last().copied()
+    }
+
+    /// The line of the item at `index` of a list, each of whose lines adds one.
+    #[must_use]
+    pub fn of_item(&self, context: &str, name: &'static str, index: usize) -> Option<usize> {
+        self.0.get(&(context.to_owned(), name))?.get(index).copied()
     }
 }
 

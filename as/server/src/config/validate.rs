@@ -9,7 +9,7 @@ use super::kind::{TTL_NEVER, size_text};
 use super::model::{Config, Engine, IndexConfig, IndexMedium, NamespaceConfig, NetworkConfig, StorageConfig};
 use super::params::network::{HeartbeatMode, MESH_SEEDS_MAX};
 use super::params::storage::{Compression, FLUSH_SIZE_DEFAULT};
-use super::parser::{Report, storage_label};
+use super::parser::{Report, TOP, storage_label};
 use super::setting::{List, Number};
 
 const SERVICE: &str = "service";
@@ -29,7 +29,7 @@ pub(super) fn check(config: &Config, report: &mut Report) {
     check_fabric(&config.network, report);
     check_ports(&config.network, report);
     check_tls_names(config, report);
-    if config.namespaces.is_empty() {
+    if config.namespaces.is_empty() && !report.was_refused(TOP, "namespace") {
         rule(report, 0, "no namespace is configured; at least one 'namespace NAME { … }' is needed");
     }
     for namespace in &config.namespaces {
@@ -54,7 +54,7 @@ fn check_service(config: &Config, report: &mut Report) {
     {
         rule(report, line, "'node-id' and 'node-id-interface' in service exclude each other");
     }
-    if report.line_of(SERVICE, "cluster-name").is_none() {
+    if report.is_missing(SERVICE, "cluster-name") && !report.is_unread(SERVICE) {
         let line = report.line_of_context(SERVICE).unwrap_or(0);
         let name = config.service.cluster_name.get_or_empty();
         report.warn(line, Topic::Rule, format!("'cluster-name' in service is not given; '{name}' is used"));
@@ -62,7 +62,8 @@ fn check_service(config: &Config, report: &mut Report) {
 }
 
 fn check_clients(network: &NetworkConfig, report: &mut Report) {
-    if report.is_missing(CLIENTS, "port") && report.is_missing(CLIENTS, "tls-port") {
+    let has_no_port = ["port", "tls-port"].into_iter().all(|name| report.is_missing(CLIENTS, name));
+    if has_no_port && !report.is_unread(CLIENTS) {
         let line = report.line_of_context(CLIENTS).unwrap_or(0);
         rule(report, line, "'port' in network.service is missing: clients could not connect (usual: 3000)");
     }
@@ -106,7 +107,8 @@ fn is_any_address(address: &str) -> bool {
 fn check_heartbeat(network: &NetworkConfig, report: &mut Report) {
     let params = &network.heartbeat;
     let longest = u64::from(params.interval.get()) * u64::from(params.timeout.get()) / 3;
-    if u64::from(params.connect_timeout_ms.get()) > longest {
+    let is_known = ["interval", "timeout"].into_iter().all(|name| !report.was_refused(HEARTBEAT, name));
+    if is_known && u64::from(params.connect_timeout_ms.get()) > longest {
         let line = report.line_near(HEARTBEAT, "connect-timeout-ms");
         rule(
             report,
@@ -129,6 +131,7 @@ fn check_heartbeat(network: &NetworkConfig, report: &mut Report) {
         );
     }
     match params.mode.get() {
+        _ if report.was_refused(HEARTBEAT, "mode") => {}
         HeartbeatMode::Mesh => {
             if let Some(line) = report.line_of(HEARTBEAT, "multicast-group") {
                 rule(report, line, "'multicast-group' in network.heartbeat needs 'mode multicast'");
@@ -136,7 +139,7 @@ fn check_heartbeat(network: &NetworkConfig, report: &mut Report) {
         }
         HeartbeatMode::Multicast => {
             let line = report.line_near(HEARTBEAT, "mode");
-            if params.multicast_group.is_empty() {
+            if params.multicast_group.is_empty() && report.is_missing(HEARTBEAT, "multicast-group") {
                 rule(report, line, "'mode multicast' in network.heartbeat needs a 'multicast-group'");
             }
             for text in params.multicast_group.get() {
@@ -173,7 +176,10 @@ fn check_heartbeat(network: &NetworkConfig, report: &mut Report) {
 fn check_fabric(network: &NetworkConfig, report: &mut Report) {
     let params = &network.fabric;
     let (threads, pools) = (params.channel_rw_recv_threads.get(), params.channel_rw_recv_pools.get());
-    if threads.checked_rem(pools) != Some(0) {
+    let is_known = ["channel-rw-recv-threads", "channel-rw-recv-pools"]
+        .into_iter()
+        .all(|name| !report.was_refused(FABRIC, name));
+    if is_known && threads.checked_rem(pools) != Some(0) {
         let line = report.line_near(FABRIC, "channel-rw-recv-threads");
         rule(
             report,
@@ -188,7 +194,7 @@ fn check_fabric(network: &NetworkConfig, report: &mut Report) {
         || !heartbeat.tls_mesh_seed_address_port.is_empty()
         || !heartbeat.multicast_group.is_empty();
     let has_port = ["port", "tls-port"].iter().any(|name| !report.is_missing(FABRIC, name));
-    if clustered && !has_port {
+    if clustered && !has_port && !report.is_unread(FABRIC) {
         let line = report.line_of_context(FABRIC).or_else(|| report.line_of_context(HEARTBEAT)).unwrap_or(0);
         rule(
             report,
@@ -246,7 +252,8 @@ fn check_tls_names(config: &Config, report: &mut Report) {
         match name {
             Some(name) => {
                 let wanted = config.tls_name(&name);
-                if !network.tls.iter().any(|tls| config.tls_name(&tls.name) == wanted) {
+                let is_there = network.tls.iter().any(|tls| config.tls_name(&tls.name) == wanted);
+                if !is_there && !report.was_refused("network", "tls") {
                     let line = report.line_near(label, "tls-name");
                     rule(
                         report,
@@ -255,6 +262,7 @@ fn check_tls_names(config: &Config, report: &mut Report) {
                     );
                 }
             }
+            None if report.was_refused(label, "tls-name") => {}
             None => {
                 for parameter in ["tls-port", "tls-mesh-seed-address-port"] {
                     if let Some(line) = report.line_of(label, parameter) {
@@ -283,7 +291,9 @@ fn check_namespace(namespace: &NamespaceConfig, report: &mut Report) {
             ),
         );
     }
-    let expires = params.nsup_period.get() != 0 || params.allow_ttl_without_nsup.get();
+    let expires = params.nsup_period.get() != 0
+        || params.allow_ttl_without_nsup.get()
+        || ["nsup-period", "allow-ttl-without-nsup"].into_iter().any(|name| report.was_refused(&label, name));
     if params.default_ttl.get() != 0 && !expires {
         let line = report.line_near(&label, "default-ttl");
         rule(
@@ -316,7 +326,9 @@ fn check_namespace(namespace: &NamespaceConfig, report: &mut Report) {
     }
     check_index(&namespace.index_type, ContextKind::IndexType, &label, report);
     check_index(&namespace.sindex_type, ContextKind::SindexType, &label, report);
-    if namespace.index_type.medium == IndexMedium::Flash && namespace.storage.engine != Engine::Device {
+    let on_device =
+        namespace.storage.engine == Engine::Device || report.was_refused(&label, "storage-engine");
+    if namespace.index_type.medium == IndexMedium::Flash && !on_device {
         let line = report.line_of_context(&format!("index-type flash of {label}")).unwrap_or(start);
         rule(report, line, format!("index-type flash of {label} needs 'storage-engine device'"));
     }
@@ -329,13 +341,15 @@ fn check_index(index: &IndexConfig, kind: ContextKind, namespace: &str, report: 
     if index.medium.variant() == 0 {
         return;
     }
-    if index.params.mount.is_empty() {
+    if index.params.mount.is_empty() && report.is_missing(&label, "mount") {
         rule(report, line, format!("'mount' in {label} is missing"));
     }
     let budget = index.params.mounts_budget.get();
     let least =
         if kind == ContextKind::IndexType && index.medium == IndexMedium::Flash { 4 << 30 } else { 0 };
-    if budget == 0 {
+    if report.was_refused(&label, "mounts-budget") {
+        // It has been told.
+    } else if budget == 0 {
         rule(report, line, format!("'mounts-budget' in {label} is missing"));
     } else if budget < least {
         let line = report.line_near(&label, "mounts-budget");
@@ -367,7 +381,7 @@ fn check_storage(storage: &StorageConfig, label: &str, report: &mut Report) {
                 "{label}: persistent memory is not supported; use 'storage-engine memory' with 'file' lines, or 'storage-engine device'"
             ),
         ),
-        Engine::Device if !storage.is_backed() => {
+        Engine::Device if !storage.is_backed() && has_no_backing(label, report) => {
             rule(report, start, format!("{label} needs 'device' or 'file' lines"));
         }
         Engine::Device => {}
@@ -396,7 +410,8 @@ fn check_storage(storage: &StorageConfig, label: &str, report: &mut Report) {
         rule(report, line, format!("'commit-to-device' and 'disable-odsync' in {label} exclude each other"));
     }
     for name in ["encryption", "encryption-old-key-file"] {
-        if let Some(line) = given(report, name).filter(|_| !params.encryption_key_file.is_set()) {
+        let has_key = params.encryption_key_file.is_set() || report.was_refused(label, "encryption-key-file");
+        if let Some(line) = given(report, name).filter(|_| !has_key) {
             rule(report, line, format!("'{name}' in {label} needs 'encryption-key-file'"));
         }
     }
@@ -404,10 +419,16 @@ fn check_storage(storage: &StorageConfig, label: &str, report: &mut Report) {
     for (name, needed) in
         [("compression-acceleration", Compression::Lz4), ("compression-level", Compression::Zstd)]
     {
-        if let Some(line) = given(report, name).filter(|_| compression != needed) {
+        let is_refused = report.was_refused(label, "compression");
+        if let Some(line) = given(report, name).filter(|_| compression != needed && !is_refused) {
             rule(report, line, format!("'{name}' in {label} needs 'compression {}'", needed.name()));
         }
     }
+}
+
+/// Whether no file or device is given, not even one that was refused.
+fn has_no_backing(label: &str, report: &Report) -> bool {
+    ["file", "device"].into_iter().all(|name| report.is_missing(label, name))
 }
 
 /// Rules of `storage-engine memory`; also fills in the write size of its files or devices.
@@ -430,7 +451,7 @@ fn check_memory(storage: &StorageConfig, label: &str, report: &mut Report) {
         }
         return;
     }
-    if report.is_missing(label, "data-size") {
+    if report.is_missing(label, "data-size") && has_no_backing(label, report) {
         rule(
             report,
             start,
@@ -439,7 +460,7 @@ fn check_memory(storage: &StorageConfig, label: &str, report: &mut Report) {
     }
     for name in ["flush-size", "encryption-key-file", "commit-to-device"] {
         let idle = name == "commit-to-device" && !params.commit_to_device.get();
-        if let Some(line) = given(report, name).filter(|_| !idle) {
+        if let Some(line) = given(report, name).filter(|_| !idle && has_no_backing(label, report)) {
             rule(report, line, format!("'{name}' in {label} needs 'file' or 'device' lines"));
         }
     }

@@ -8,6 +8,7 @@
 
 mod configuration;
 mod descriptors;
+mod running;
 mod signals;
 
 use std::fmt;
@@ -26,9 +27,10 @@ use cf::sys::process::{
 use cf::threads;
 
 use crate::cli::Options;
-use crate::config::Config;
+use crate::config::{Config, InUse, Obstacle};
 use crate::version::{FERROSPIKE_VERSION, edition_and_build};
 use configuration::Loaded;
+use running::RunningServer;
 use signals::{Request, Watch};
 
 /// How long the process at the terminal waits for a server in the background.
@@ -41,7 +43,7 @@ pub trait Run {
         String::new()
     }
     /// Everything that would stop a start with `config`, as far as it can be found without changing anything.
-    fn obstacles(_config: &Config) -> Vec<String> {
+    fn obstacles(_config: &Config) -> Vec<Obstacle> {
         Vec::new()
     }
     /// Writes its state to the log.
@@ -100,28 +102,50 @@ pub fn run<S: Run>(options: &Options, start: impl FnOnce(Config, &Options) -> Re
     }
 }
 
-/// Reports everything that would stop a start with this configuration, on this machine and now.
+/// Reports everything that would stop a start with this configuration, on this machine and now; what the server that
+/// runs with it holds is only noted, because a restart gives that free.
 fn check<S: Run>(options: &Options, loaded: &Loaded) -> ExitCode {
     let Loaded { config, warnings, .. } = loaded;
     warnings.iter().for_each(|warning| say(&mut io::stderr(), format_args!("warning: {warning}")));
+    let line = |name| config.lines.last("service", name);
+    let pid_file = config.service.pidfile.get().filter(|_| !options.fgdaemon);
+    // The descriptors of a server are shown to root and to its own user.
+    let running = RunningServer::find(options, pid_file.as_deref());
     let mut obstacles = Vec::new();
     // Files are opened as the user the server runs as.
-    obstacles.extend(become_configured_user(config).err());
+    let user = become_configured_user(config).err();
+    obstacles.extend(user.map(|error| Obstacle::new(line("user").or_else(|| line("group")), error)));
     for sink in log_settings(config).sinks {
         if let Target::File(path) = &sink.target
             && let Err(error) = check_writable(path)
         {
-            obstacles.push(format!("cannot open the log {}: {error}", path.display()));
+            obstacles.push(Obstacle::new(None, format!("cannot open the log {}: {error}", path.display())));
         }
     }
-    if let Some(path) = config.service.pidfile.get().filter(|_| !options.fgdaemon)
+    if let Some(path) = pid_file
         && let Err(error) = check_pid_file(Path::new(&*path))
     {
-        obstacles.push(format!("cannot hold the pidfile {path}: {error}"));
+        let is_held = error.kind() == io::ErrorKind::AddrInUse;
+        let obstacle = Obstacle::new(line("pidfile"), format!("cannot hold the pidfile {path}: {error}"));
+        obstacles.push(Obstacle { in_use: is_held.then(|| InUse::File((&*path).into())), ..obstacle });
     }
     obstacles.extend(S::obstacles(config));
-    for obstacle in &obstacles {
-        say(&mut io::stderr(), format_args!("error: {}: {obstacle}", config.source));
+    let is_held = |obstacle: &Obstacle| {
+        running.as_ref().zip(obstacle.in_use.as_ref()).is_some_and(|(running, what)| running.holds(what))
+    };
+    let (held, mut obstacles): (Vec<_>, Vec<_>) = obstacles.into_iter().partition(is_held);
+    obstacles.sort_by_key(|obstacle| (obstacle.line.is_none(), obstacle.line));
+    if let Some(running) = running.filter(|_| !held.is_empty()) {
+        let held: Vec<String> = held.iter().filter_map(|one| one.in_use.as_ref()).map(sentence).collect();
+        let (source, held, id) = (&config.source, held.join(", "), running.id());
+        say(
+            &mut io::stderr(),
+            format_args!("note: {source}: in use by the running server with pid {id}: {held}"),
+        );
+    }
+    for Obstacle { line, sentence, .. } in &obstacles {
+        let line = line.map_or_else(String::new, |line| format!(":{line}"));
+        say(&mut io::stderr(), format_args!("error: {}{line}: {sentence}", config.source));
     }
     match obstacles.len() {
         0 => {

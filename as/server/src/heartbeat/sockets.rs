@@ -42,7 +42,12 @@ impl HeartbeatSockets {
         for text in params.multicast_group.get() {
             let group: Ipv4Addr = text.parse().map_err(|_| invalid("multicast-group", &text))?;
             for interface in &interfaces {
-                members.push(join(group, params.port.get(), *interface, params.multicast_ttl.get())?);
+                let joined = join(group, params.port.get(), *interface, params.multicast_ttl.get());
+                members.push(joined.map_err(|error| {
+                    io::Error::other(format!(
+                        "cannot join the multicast group {group} on {interface}: {error}"
+                    ))
+                })?);
             }
         }
         Ok(HeartbeatSockets::Multicast(members))
@@ -95,7 +100,7 @@ pub(crate) fn addresses_of(text: &str) -> io::Result<Vec<Ipv4Addr>> {
 }
 
 fn invalid(name: &str, text: &str) -> io::Error {
-    let message = format!("{name} {text} in network.heartbeat stands for no IPv4 address");
+    let message = format!("'{name}' in network.heartbeat: '{text}' is no interface, host or address of IPv4");
     io::Error::new(io::ErrorKind::InvalidInput, message)
 }
 

@@ -19,20 +19,31 @@ const LOCAL: &str = "local";
 /// Why the server cannot listen.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ListenError {
-    #[error(
-        "address '{0}' is neither an IP address (without port or brackets) nor the name of an interface or host"
-    )]
+    #[error("'{0}' is neither an IP address (without port or brackets) nor the name of an interface or host")]
     Unknown(String),
-    #[error("access address '{0}' is not one that a client could connect to")]
+    #[error("'{0}' is not an address that a client could connect to")]
     Unreachable(String),
-    #[error("interface '{0}' has no IP address that one could listen on")]
+    #[error("the interface '{0}' has no IP address that one could listen on")]
     NoAddress(String),
-    #[error("cannot listen on {0}: {1}")]
+    #[error("cannot listen on {0}: {why}", why = bind_failure(.1))]
     Bind(SocketAddr, io::Error),
+}
+
+/// Why an address cannot be bound, in plain words.
+fn bind_failure(error: &io::Error) -> String {
+    match error.kind() {
+        io::ErrorKind::AddrInUse => "another process uses this port".to_owned(),
+        io::ErrorKind::AddrNotAvailable => "no interface of this machine has this address".to_owned(),
+        _ => error.to_string(),
+    }
 }
 
 /// The configured addresses of a port.
 pub(crate) struct ListenPlace {
+    /// The context of the configuration, and the names of the parameters in it.
+    pub(crate) context: &'static str,
+    pub(crate) address_name: &'static str,
+    pub(crate) port_name: &'static str,
     /// Addresses, interfaces and hosts; empty means any.
     pub(crate) configured: Vec<String>,
     pub(crate) port: u16,
@@ -43,22 +54,39 @@ pub(crate) struct ListenPlace {
 }
 
 impl ListenPlace {
-    /// The addresses, each of them once.
-    fn addresses(&self) -> Result<Vec<IpAddr>, ListenError> {
-        let mut addresses: Vec<IpAddr> = Vec::new();
+    /// The addresses, each of them once, and the errors in the others.
+    fn addresses(&self) -> (Vec<IpAddr>, Vec<ListenError>) {
+        let (mut addresses, mut errors) = (Vec::new(), Vec::new());
         let any = [ANY.to_owned()];
         for text in if self.configured.is_empty() { &any[..] } else { &self.configured } {
-            for address in resolve(text, self.with_ipv6)? {
-                if !addresses.contains(&address) {
-                    addresses.push(address);
+            match resolve(text, self.with_ipv6) {
+                Ok(found) => {
+                    for address in found {
+                        if !addresses.contains(&address) {
+                            addresses.push(address);
+                        }
+                    }
                 }
+                Err(error) => errors.push(error),
             }
         }
         let is_local = |address: &IpAddr| address.is_unspecified() || address.is_loopback();
         if self.with_localhost && !addresses.iter().any(is_local) {
             addresses.push(Ipv4Addr::LOCALHOST.into());
         }
-        Ok(addresses)
+        (addresses, errors)
+    }
+
+    /// The index of the configured address that `error` is about.
+    pub(crate) fn item_of(&self, error: &ListenError) -> Option<usize> {
+        self.configured.iter().position(|text| match error {
+            ListenError::Unknown(wrong) | ListenError::NoAddress(wrong) | ListenError::Unreachable(wrong) => {
+                text == wrong
+            }
+            ListenError::Bind(address, _) => {
+                resolve(text, self.with_ipv6).is_ok_and(|found| found.contains(&address.ip()))
+            }
+        })
     }
 }
 
@@ -74,16 +102,27 @@ impl Bound {
     /// # Errors
     /// When one of them cannot be bound.
     pub(crate) fn new(place: &ListenPlace) -> Result<Self, ListenError> {
+        let (bound, errors) = Bound::as_far_as_possible(place);
+        errors.into_iter().next().map_or(Ok(bound), Err)
+    }
+
+    /// Binds every configured address that can be bound.
+    pub(crate) fn as_far_as_possible(place: &ListenPlace) -> (Self, Vec<ListenError>) {
         let mut port = place.port;
         let mut bound = Vec::new();
-        for address in place.addresses()? {
+        let (addresses, mut errors) = place.addresses();
+        for address in addresses {
             let address = SocketAddr::new(address, port);
-            let socket = bind(address).map_err(|error| ListenError::Bind(address, error))?;
-            let local = socket.local_addr().ok().and_then(|local| local.as_socket());
-            port = local.map_or(port, |local| local.port());
-            bound.push((SocketAddr::new(address.ip(), port), socket));
+            match bind(address) {
+                Ok(socket) => {
+                    let local = socket.local_addr().ok().and_then(|local| local.as_socket());
+                    port = local.map_or(port, |local| local.port());
+                    bound.push((SocketAddr::new(address.ip(), port), socket));
+                }
+                Err(error) => errors.push(ListenError::Bind(address, error)),
+            }
         }
-        Ok(Bound(bound))
+        (Bound(bound), errors)
     }
 
     /// A port without addresses.
@@ -320,6 +359,9 @@ mod tests {
 
     fn bind_to(configured: &[&str], port: u16) -> Result<Bound, ListenError> {
         Bound::new(&ListenPlace {
+            context: "network.service",
+            address_name: "address",
+            port_name: "port",
             configured: texts(configured),
             port,
             with_localhost: true,

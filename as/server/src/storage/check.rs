@@ -15,28 +15,30 @@ use super::open::{OpenSettings, check_heads};
 use crate::config::StorageConfig;
 
 /// Reasons why the files or devices of `config` cannot be opened, as far as they can be found without
-/// creating files. The headers are judged together if all devices exist.
-pub(crate) fn check_backings(namespace: &str, config: &StorageConfig) -> Vec<OpenError> {
+/// creating files, each with the index of the one concerned. The headers are judged together if all devices exist.
+pub(crate) fn check_backings(namespace: &str, config: &StorageConfig) -> Vec<(Option<usize>, OpenError)> {
     let mut errors = Vec::new();
     let mut disks: Vec<Opened> = Vec::new();
     let backings = config.backings();
     if backings.is_empty() {
         return errors;
     }
-    errors.extend(check_keys(config).err().map(OpenError::from));
-    for backing in &backings {
+    errors.extend(check_keys(config).err().map(|error| (None, error.into())));
+    for (index, backing) in backings.iter().enumerate() {
         let paths = || std::iter::once(&backing.path).chain(&backing.shadow).map(PathBuf::from);
         let new: Vec<PathBuf> = paths().filter(|path| !config.is_raw_device() && is_new(path)).collect();
-        errors.extend(new.iter().filter_map(|path| check_new(path).err()).map(OpenError::from));
+        let unusable = new.iter().filter_map(|path| check_new(path).err());
+        errors.extend(unusable.map(|error| (Some(index), error.into())));
         if new.is_empty() {
             match check_disk(backing, config) {
                 Ok(disk) => disks.push(disk),
-                Err(error) => errors.push(error),
+                Err(error) => errors.push((Some(index), error)),
             }
         }
     }
     if errors.is_empty() && disks.len() == backings.len() && !config.params.cold_start_empty.get() {
-        errors.extend(check_heads(&OpenSettings { namespace, config, signature: 1 }, &disks).err());
+        let judged = check_heads(&OpenSettings { namespace, config, signature: 1 }, &disks);
+        errors.extend(judged.err().map(|error| (None, error)));
     }
     errors
 }

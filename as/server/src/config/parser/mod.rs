@@ -9,17 +9,18 @@ mod report;
 
 use std::sync::Arc;
 
-pub(super) use self::report::{Report, storage_label};
+pub(super) use self::report::{Report, TOP, storage_label};
 use super::context::{Argument, ContextKind, ContextSpec, default_table};
 use super::diagnostic::{Diagnostic, Severity, Topic, shown};
 use super::kind::{Kind, ValueError, list_words};
 use super::lexer::{Item, What, items};
-use super::message::{hint, value_message};
+use super::message::{hint, likely_name, value_message};
 use super::model::{ClientPorts, Config};
 use super::obsolete::{self, Handling};
 use super::obsolete_words::{find_log_context, find_value};
 use super::params::namespace::SetParams;
 use super::spec::{Effect, ParamTable, Spec, find, variant};
+use super::suggest::closest;
 use super::validate;
 
 /// Number of errors after which parsing stops.
@@ -116,7 +117,7 @@ impl Parser {
     }
 
     fn label(&self) -> &str {
-        self.frames.last().map_or("the top of the file", |frame| &frame.label)
+        self.frames.last().map_or(TOP, |frame| &frame.label)
     }
 
     fn skipping(&self) -> bool {
@@ -351,8 +352,12 @@ impl Parser {
             ContextKind::Top => "at the top of the file".to_owned(),
             _ => format!("in {}", self.label()),
         };
-        let hint = hint(kind, self.frames.last().map_or(0, |frame| frame.variant), name);
-        let message = format!("unknown {what} '{}' {place}{hint}", shown(name));
+        let variant = self.frames.last().map_or(0, |frame| frame.variant);
+        if let Some(meant) = likely_name(kind, variant, name) {
+            let label = self.label().to_owned();
+            self.report.note_refused(&label, meant);
+        }
+        let message = format!("unknown {what} '{}' {place}{}", shown(name), hint(kind, variant, name));
         self.report.error(line, Topic::Name, message);
     }
 
@@ -452,6 +457,7 @@ impl Parser {
         let has = |name| !self.report.is_missing("network.service", name);
         self.config.network.client_ports = ClientPorts { clear: has("port"), tls: has("tls-port") };
         validate::check(&self.config, &mut self.report);
+        self.config.lines = self.report.take_lines();
         let found = self.report.finish();
         if found.iter().any(|one| one.severity == Severity::Error) {
             return Err(found);
@@ -484,7 +490,12 @@ fn argument<'a>(context: &'static ContextSpec, first: Option<&'a str>) -> Result
                 match first {
                     Some(first) => match find_value(context.parent, word, first) {
                         Some(advice) => format!("'{word}' cannot be '{}' any more: {advice}", shown(first)),
-                        None => format!("'{word}' cannot be '{}': it must be {names}", shown(first)),
+                        None => {
+                            let meant = closest(first, words.iter().map(|(word, _)| *word));
+                            let hint =
+                                meant.map_or_else(String::new, |word| format!(", did you mean '{word}'?"));
+                            format!("'{word}' cannot be '{}': it must be {names}{hint}", shown(first))
+                        }
                     },
                     None => format!("'{word}' must be followed by {names}"),
                 }

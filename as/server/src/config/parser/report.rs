@@ -1,18 +1,22 @@
 //! Lines of contexts and parameters in a file, and the diagnostics about it.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
+use std::mem::take;
 use std::sync::Arc;
 
 use crate::config::diagnostic::{Diagnostic, Severity, Topic};
-use crate::config::model::Engine;
+use crate::config::model::{Engine, Lines};
+
+/// The place outside all contexts, in messages.
+pub(in crate::config) const TOP: &str = "the top of the file";
 
 /// Lines of contexts and parameters in the file, and the diagnostics about it.
 pub(in crate::config) struct Report {
     file: Arc<str>,
     found: Vec<Diagnostic>,
     errors: usize,
-    lines: HashMap<(String, &'static str), usize>,
-    /// Parameters that were given with a value that was refused.
+    lines: Lines,
+    /// Parameters and contexts that were given, but with a value or name that was refused.
     refused: HashSet<(String, &'static str)>,
     contexts: HashMap<String, usize>,
     later: BTreeSet<String>,
@@ -24,7 +28,7 @@ impl Report {
             file: Arc::from(file),
             found: Vec::new(),
             errors: 0,
-            lines: HashMap::new(),
+            lines: Lines::default(),
             refused: HashSet::new(),
             contexts: HashMap::new(),
             later: BTreeSet::new(),
@@ -38,10 +42,15 @@ impl Report {
 
     /// Remembers where a parameter was given; returns the line where it was given before.
     pub(super) fn note_line(&mut self, label: &str, name: &'static str, line: usize) -> Option<usize> {
-        self.lines.insert((label.to_owned(), name), line)
+        self.lines.add(label, name, line)
     }
 
-    /// Remembers that a parameter was given with a value that was refused.
+    /// The lines of all parameters; the report does not know them any more.
+    pub(super) fn take_lines(&mut self) -> Lines {
+        take(&mut self.lines)
+    }
+
+    /// Remembers that a parameter or context was given, but with a value or name that was refused.
     pub(super) fn note_refused(&mut self, label: &str, name: &'static str) {
         self.refused.insert((label.to_owned(), name));
     }
@@ -56,10 +65,11 @@ impl Report {
         self.later.insert(name);
     }
 
-    /// All diagnostics in the order of the lines. Parameters not in effect yet come last, in one sentence,
-    /// and only if there is no error.
+    /// All diagnostics in the order of the lines. Errors of rules come last, because other errors may have caused
+    /// them. Parameters not in effect yet come after them, in one sentence, and only if there is no error.
     pub(super) fn finish(mut self) -> Vec<Diagnostic> {
-        self.found.sort_by_key(|one| one.line);
+        let is_rule = |one: &Diagnostic| one.severity == Severity::Error && one.topic == Topic::Rule;
+        self.found.sort_by_key(|one| (is_rule(one), one.line));
         if self.errors == 0 && !self.later.is_empty() {
             let names: Vec<&str> = self.later.iter().map(String::as_str).collect();
             let message = format!("not yet in effect: {}", names.join(", "));
@@ -83,12 +93,26 @@ impl Report {
 
     /// Line on which the context called `label` gives parameter `name`.
     pub(in crate::config) fn line_of(&self, label: &str, name: &'static str) -> Option<usize> {
-        self.lines.get(&(label.to_owned(), name)).copied()
+        self.lines.last(label, name)
     }
 
     /// Whether the context called `label` does not give parameter `name`, not even with a refused value.
     pub(in crate::config) fn is_missing(&self, label: &str, name: &'static str) -> bool {
-        self.line_of(label, name).is_none() && !self.refused.contains(&(label.to_owned(), name))
+        self.line_of(label, name).is_none() && !self.was_refused(label, name)
+    }
+
+    /// Whether the context called `label` gives a parameter or context `name` that was refused. What follows from its
+    /// absence needs no further error.
+    pub(in crate::config) fn was_refused(&self, label: &str, name: &'static str) -> bool {
+        self.refused.contains(&(label.to_owned(), name))
+    }
+
+    /// Whether the name of the context at `path`, or of one around it, was refused, so that its content is unknown.
+    pub(in crate::config) fn is_unread(&self, path: &'static str) -> bool {
+        match path.rsplit_once('.') {
+            Some((outer, name)) => self.was_refused(outer, name) || self.is_unread(outer),
+            None => self.was_refused(TOP, path),
+        }
     }
 
     /// The line of the parameter, or else the line on which the context begins, or else 0.

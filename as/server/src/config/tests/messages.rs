@@ -135,6 +135,40 @@ fn values_with_a_usual_slip() {
     );
 }
 
+/// What follows from an error is not told as another one.
+#[test]
+fn an_error_is_told_without_its_consequences() {
+    let usual = file("", "", "");
+    for (text, expected) in [
+        (file("", "", "default-ttl 1d\nnsup-period 1x"), "'nsup-period' in namespace 'test' cannot be '1x'"),
+        (file("", "", "default-ttl 1d\nnsup-perod 60"), "did you mean 'nsup-period'?"),
+        (
+            file("", "heartbeat {\nmode multicas\nmulticast-group 239.1.1.1\n}\nfabric {\nport 3001\n}", ""),
+            "did you mean 'multicast'?",
+        ),
+        (file("", "heartbeat {\ninterval x\nconnect-timeout-ms 600\ntimeout 30\n}", ""), "cannot be 'x'"),
+        (usual.replace("namespace test", "namespce test"), "did you mean 'namespace'?"),
+        (usual.replace("network {", "netwrk {"), "did you mean 'network'?"),
+        (usual.replace("{\nservice {", "{\nservce {"), "unknown context 'servce' in network"),
+        (usual.replacen("cluster-name", "cluster-nam", 1), "did you mean 'cluster-name'?"),
+    ] {
+        let said = only(&text);
+        assert!(said.contains(expected), "{said}");
+    }
+    assert!(
+        in_second_namespace("storage-engine device {\nfil /a\nfilesize 1G\n}")
+            .ends_with("did you mean 'file'?")
+    );
+    assert_eq!(
+        in_second_namespace("storage-engine devcie {\nfile /a\nfilesize 1G\n}"),
+        "t.conf:18: 'storage-engine' cannot be 'devcie': it must be memory, pmem or device, did you mean 'device'?"
+    );
+    // Rules come after the errors that may have caused them.
+    let text = file("", "fabric {\nport 3000\n}\ninfo {\nprt 1\n}", "");
+    let order: Vec<String> = said(&text).iter().map(|one| one[..9].to_owned()).collect();
+    assert_eq!(order, ["t.conf:13", "t.conf:10"]);
+}
+
 #[test]
 fn what_has_a_bad_value_is_not_called_missing_too() {
     assert_eq!(
