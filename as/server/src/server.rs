@@ -602,6 +602,8 @@ fn listen_to_metadata(node: &Node) {
             indexes.apply(&namespaces, &item.key, item.value.as_deref(), occasion == Occasion::Start);
         }
     });
+    let own: Vec<&str> = node.namespaces.iter().map(|namespace| namespace.name()).collect();
+    smd::report_elsewhere(&node.smd, &[Module::Evict, Module::Truncate, Module::Sindex], &own);
     sindex::populate_all(&node.namespaces, &node.indexes);
 }
 

@@ -62,7 +62,7 @@ impl SmdPropagation {
             let version = ModuleVersion {
                 module: id,
                 committed_key: cluster_key,
-                transaction_id: module.version.transaction_id + 1,
+                transaction_id: module.version.transaction_id.wrapping_add(1),
             };
             self.actions.push(SmdAction::Change { module: id, key, value, version });
         }

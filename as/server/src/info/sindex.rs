@@ -13,12 +13,13 @@ use super::{Arguments, InfoError};
 use crate::namespace::Namespace;
 use crate::node::Node;
 use crate::sindex::{
-    CONTEXT_TEXT_SIZE, ContextTextError, Definition, INDEX_COUNT_MAX, SecondaryIndex, can_be, context_of_text,
+    CONTEXT_TEXT_SIZE, ContextTextError, Definition, INDEX_COUNT_MAX, INDEX_NAME_SIZE_MAX, SecondaryIndex,
+    can_be, context_of_text,
 };
 use crate::smd::Module;
 
 /// Bound of index names.
-const NAME_SIZE_MAX: usize = 64;
+const NAME_SIZE_MAX: usize = INDEX_NAME_SIZE_MAX + 1;
 /// Bound of namespace names.
 const NAMESPACE_SIZE_MAX: usize = 32;
 /// Bound of set names.

@@ -40,7 +40,7 @@ use parking_lot::{Mutex, RwLock};
 use proto::security::PrivilegeCode;
 
 use crate::config::Config;
-use crate::smd::{Module, Occasion, Smd};
+use crate::smd::{Module, Occasion, Smd, report_unusable};
 use accounts::{AccountId, Accounts, SECRET_KEY};
 use attempts::Attempts;
 pub(crate) use attempts::origin;
@@ -157,12 +157,22 @@ impl AccessControl {
         for item in items {
             if item.key == SECRET_KEY {
                 let decoded = item.value.as_ref().and_then(|value| BASE64.decode(value).ok());
-                *self.secret.write() = decoded.and_then(|secret| secret.try_into().ok());
+                match decoded.and_then(|secret| secret.try_into().ok()) {
+                    Some(secret) => *self.secret.write() = Some(secret),
+                    // Without a secret nobody could log in.
+                    None => report_unusable(
+                        Module::Security,
+                        &item.key,
+                        "it is no secret",
+                        "take the file of another node",
+                    ),
+                }
             } else if let Some(users) = accounts.apply(&item.key, item.value.as_deref()) {
                 concerned.extend(users);
             } else {
                 self.unread.fetch_add(1, Relaxed);
-                cf::warning!(Security, "an item of the security metadata cannot be read: {}", item.key);
+                let why = "its value cannot be read";
+                report_unusable(Module::Security, &item.key, why, "create the user or role anew");
             }
         }
         let mut users = self.users.lock();

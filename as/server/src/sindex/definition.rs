@@ -9,10 +9,12 @@
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use datamodel::bins::BIN_NAME_SIZE_MAX;
+use datamodel::bins::check_name;
 use datamodel::flat::SET_NAME_SIZE_MAX;
 use datamodel::sindex::{ContextError, IndexType, IndexedValue, KeyType, check_context};
 
+/// Most bytes of an index's name.
+pub(crate) const INDEX_NAME_SIZE_MAX: usize = 63;
 /// Bound of the length of a context in base64.
 pub(crate) const CONTEXT_TEXT_SIZE: usize = 2048;
 
@@ -54,30 +56,50 @@ impl Definition {
         format!("{}|{}|{bin}{context}|{index_type}|{key_type}", self.namespace, self.set)
     }
 
+    /// The definition of an index called `name`, or a dropped one, from an item of system metadata; or what is wrong
+    /// with it.
+    pub(crate) fn from_smd_item(key: &str, name: Option<&str>) -> Result<Self, &'static str> {
+        let definition = Self::from_smd_key(key)?;
+        match name {
+            Some(name) if name.len() > INDEX_NAME_SIZE_MAX => {
+                Err("the name of the index is longer than 63 bytes")
+            }
+            Some(name) if name.contains('\0') => Err("the name of the index has a zero byte"),
+            _ => Ok(definition),
+        }
+    }
+
     /// Parses a key of system metadata, or returns what is wrong with it.
     pub(crate) fn from_smd_key(key: &str) -> Result<Self, &'static str> {
         let parts: Vec<&str> = key.split('|').collect();
         let (namespace, set, bin, context_text, index_type, key_type) = match parts[..] {
             [namespace, set, bin, index_type, key_type] => (namespace, set, bin, None, index_type, key_type),
             [namespace, set, bin, context, index_type, key_type] => {
-                let context = context.strip_prefix('c').ok_or("no context where one should be")?;
+                let context =
+                    context.strip_prefix('c').ok_or("its key has no context where one should be")?;
                 (namespace, set, bin, Some(context), index_type, key_type)
             }
-            _ => return Err("not five or six parts"),
+            _ => return Err("its key has not five or six parts"),
         };
-        if set.len() > SET_NAME_SIZE_MAX {
-            return Err("set name too long");
+        if set.len() > SET_NAME_SIZE_MAX || set.contains('\0') {
+            return Err("no set has such a name");
         }
-        if bin.is_empty() || bin.len() > BIN_NAME_SIZE_MAX {
-            return Err("bad bin name");
+        if bin.is_empty() || check_name(bin.as_bytes()).is_err() {
+            return Err("no bin has such a name");
         }
-        let index_type =
-            IndexType::ALL.iter().find(|row| is_letter(index_type, row.2)).ok_or("bad index type")?;
-        let key_type = KeyType::ALL.iter().find(|row| is_letter(key_type, row.2)).ok_or("bad key type")?;
+        let index_type = IndexType::ALL
+            .iter()
+            .find(|row| is_letter(index_type, row.2))
+            .ok_or("its key has no type of index")?;
+        let key_type = KeyType::ALL
+            .iter()
+            .find(|row| is_letter(key_type, row.2))
+            .ok_or("its key has no type of values")?;
         if context_text.is_some_and(|text| text.len() >= CONTEXT_TEXT_SIZE) {
-            return Err("context too long");
+            return Err("its context is too long");
         }
-        let context = context_text.map(context_of_text).transpose().map_err(|_| "bad context")?;
+        let context =
+            context_text.map(context_of_text).transpose().map_err(|_| "its context cannot be read")?;
         let value = IndexedValue {
             bin: bin.as_bytes().into(),
             context,
@@ -85,7 +107,7 @@ impl Definition {
             key_type: key_type.0,
         };
         if !can_be(value.index_type, value.key_type) {
-            return Err("key type that no key of a map has");
+            return Err("no key of a map has such a type");
         }
         Ok(Definition {
             namespace: namespace.to_owned(),
@@ -140,5 +162,17 @@ mod tests {
         }
         let long = format!("test|{}|b|.|I", "s".repeat(64));
         assert!(Definition::from_smd_key(&long).is_err());
+        for key in ["test|de\0mo|b|.|I", "test|demo|b\0|.|I"] {
+            assert!(Definition::from_smd_key(key).is_err(), "{key:?}");
+        }
+    }
+
+    #[test]
+    fn names_of_indexes_have_a_length() {
+        let named = |name: &str| Definition::from_smd_item("test|demo|b|.|I", Some(name)).is_ok();
+        assert!(
+            named(&"x".repeat(63)) && !named(&"x".repeat(64)) && !named(&"x".repeat(300)) && !named("x\0")
+        );
+        assert!(Definition::from_smd_item("test|demo|b|.|I", None).is_ok());
     }
 }

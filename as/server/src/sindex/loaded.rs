@@ -112,8 +112,9 @@ impl LoadedIndexes {
     pub(super) fn new(namespace: &str, items: &[SmdItem], count_max: usize) -> Self {
         let defined = items.iter().filter_map(|item| {
             // Invalid definitions are reported when the indexes are made.
-            let definition = Definition::from_smd_key(&item.key).ok()?;
-            (definition.namespace == namespace).then_some((definition, item.value.clone()?))
+            let name = item.value.clone()?;
+            let definition = Definition::from_smd_item(&item.key, Some(&name)).ok()?;
+            (definition.namespace == namespace).then_some((definition, name))
         });
         let definitions = defined.take(count_max).collect();
         LoadedIndexes { definitions, filling: OnceLock::new(), started: Instant::now() }

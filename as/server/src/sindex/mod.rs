@@ -29,7 +29,9 @@ mod sweep;
 mod tests;
 mod unread;
 
-pub(crate) use definition::{CONTEXT_TEXT_SIZE, ContextTextError, Definition, can_be, context_of_text};
+pub(crate) use definition::{
+    CONTEXT_TEXT_SIZE, ContextTextError, Definition, INDEX_NAME_SIZE_MAX, can_be, context_of_text,
+};
 pub(crate) use index::SecondaryIndex;
 pub(crate) use of_namespace::NamespaceIndexes;
 pub(crate) use populate::{populate_all, run_builder};

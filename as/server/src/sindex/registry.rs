@@ -23,7 +23,7 @@ use super::observer::IndexObserver;
 use super::of_namespace::NamespaceIndexes;
 use crate::index::SetId;
 use crate::namespace::{CommitObserver, Namespace};
-use crate::smd::SmdItem;
+use crate::smd::{Module, SmdItem, report_unusable};
 
 /// Most indexes of a namespace.
 pub(crate) const INDEX_COUNT_MAX: usize = 256;
@@ -125,52 +125,50 @@ impl SecondaryIndexes {
     /// Makes, renames or, without a `name`, drops the index that `key` of system metadata defines. An index of an
     /// unknown namespace is ignored. At the start new indexes are not filled here.
     pub(crate) fn apply(&self, namespaces: &[Arc<Namespace>], key: &str, name: Option<&str>, is_start: bool) {
-        let definition = match Definition::from_smd_key(key) {
-            Ok(definition) => definition,
-            Err(reason) => {
-                cf::warning!(Sindex, "'{key}' in system metadata defines no index: {reason}");
-                return;
-            }
-        };
-        let Some(namespace) = namespaces.iter().find(|namespace| namespace.name() == definition.namespace)
-        else {
-            cf::detail!(Sindex, "no namespace {} here", definition.namespace);
+        let of = key.split('|').next();
+        let Some(namespace) = namespaces.iter().find(|namespace| Some(namespace.name()) == of) else {
+            cf::detail!(Sindex, "no namespace {} here", of.unwrap_or_default());
             return;
         };
-        match name {
-            Some(name) => self.create(namespace, definition, name, is_start),
-            None => self.drop_index(namespace, &definition),
+        let made =
+            Definition::from_smd_item(key, name).map_err(str::to_owned).and_then(|definition| match name {
+                Some(name) => self.create(namespace, definition, name, is_start),
+                None => {
+                    self.drop_index(namespace, &definition);
+                    Ok(())
+                }
+            });
+        if let Err(why) = made {
+            report_unusable(Module::Sindex, key, why, "create the index under a proper name");
         }
     }
 
-    fn create(&self, namespace: &Arc<Namespace>, definition: Definition, name: &str, is_start: bool) {
+    /// Makes or renames an index, or returns why that is impossible.
+    fn create(
+        &self,
+        namespace: &Arc<Namespace>,
+        definition: Definition,
+        name: &str,
+        is_start: bool,
+    ) -> Result<(), String> {
         let indexes = self.of(namespace);
         if indexes.named(name).is_some() {
-            cf::warning!(Sindex, "{{{}}} index name {name} is in use already", namespace.name());
-            return;
+            return Err(format!("another index has the name {name}"));
         }
         let set_id = match definition.set.as_str() {
             "" => SetId::NONE,
             set => match namespace.sets.find_or_create(set.as_bytes(), &namespace.config().sets) {
                 Ok(set) => set.id,
-                Err(_) => {
-                    cf::warning!(Sindex, "{{{}}} no room for set {set} of index {name}", namespace.name());
-                    return;
-                }
+                Err(_) => return Err(format!("the namespace has no room for the set {set}")),
             },
         };
         if let Some(index) = indexes.find_exactly(set_id, &definition.value) {
             cf::info!(Sindex, "{{{}}} index {} is now called {name}", namespace.name(), index.name());
             index.rename(name);
-            return;
+            return Ok(());
         }
         if indexes.all().len() >= INDEX_COUNT_MAX {
-            cf::warning!(
-                Sindex,
-                "{{{}}} has {INDEX_COUNT_MAX} indexes, no room for {name}",
-                namespace.name()
-            );
-            return;
+            return Err(format!("the namespace has {INDEX_COUNT_MAX} indexes, and no room for {name}"));
         }
         let loaded = self.loaded.lock().get(&namespace.position()).cloned();
         let index = loaded.and_then(|loaded| loaded.claim(set_id, &definition, name));
@@ -182,7 +180,7 @@ impl SecondaryIndexes {
             set.sindexes.fetch_add(1, Relaxed);
         }
         if is_start {
-            return;
+            return Ok(());
         }
         // From now on commits update the index; figures and the builder see the changes of earlier commits.
         namespace.index.wait_for_writers();
@@ -190,10 +188,11 @@ impl SecondaryIndexes {
         if object_count == 0 {
             cf::info!(Sindex, "{{{}}} empty index {name} ready", namespace.name());
             index.set_readable();
-            return;
+            return Ok(());
         }
         // The builder ends after the threads that make indexes, so the send does not fail.
         let _ = self.jobs.send(PopulateJob::new(namespace, index));
+        Ok(())
     }
 
     fn drop_index(&self, namespace: &Namespace, definition: &Definition) {

@@ -2,7 +2,9 @@
 
 use std::sync::Arc;
 
-use super::merge::number;
+use cf::clock::StoredMillis;
+
+use super::meaning::{Moment, report_unusable};
 use super::{Module, Occasion, SetError, Smd, SmdItem};
 use crate::namespace::Namespace;
 
@@ -23,20 +25,26 @@ pub(crate) fn agree_eviction(smd: &Smd, namespace: &str, void_time: Option<u32>)
 pub(crate) fn follow_eviction(smd: &Smd, namespaces: &Arc<[Arc<Namespace>]>) {
     let namespaces = Arc::clone(namespaces);
     smd.listen(Module::Evict, move |items: &[&SmdItem], occasion| {
-        if occasion == Occasion::Start {
-            return;
-        }
+        let now = StoredMillis::now().0;
         for item in items {
-            if let Some(namespace) = namespaces.iter().find(|namespace| namespace.name() == item.key) {
-                accept(namespace, item.value.as_deref().map(void_time));
+            let Some(namespace) = namespaces.iter().find(|namespace| namespace.name() == item.key) else {
+                continue;
+            };
+            let void_time = item.value.as_deref().map(|value| Moment::VoidTime.parse(value, now)).transpose();
+            match void_time {
+                Err(error) => {
+                    let value = item.value.as_deref().unwrap_or_default().escape_debug();
+                    let why = format!("{error} ('{value}')");
+                    report_unusable(Module::Evict, &item.key, why, "send eviction-reset");
+                }
+                Ok(_) if occasion == Occasion::Start => {}
+                // A void-time has 32 bits.
+                Ok(void_time) => {
+                    accept(namespace, void_time.and_then(|void_time| u32::try_from(void_time).ok()));
+                }
             }
         }
     });
-}
-
-/// The void-time of an item's value.
-pub(super) fn void_time(value: &str) -> u32 {
-    u32::try_from(number(value)).unwrap_or(u32::MAX)
 }
 
 fn accept(namespace: &Namespace, void_time: Option<u32>) {

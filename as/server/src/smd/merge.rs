@@ -13,32 +13,31 @@ use std::collections::HashMap;
 
 use datamodel::smd::{SmdItem, SmdVersion};
 
+use super::meaning::Moment;
+
 /// The rule which of two values of one key wins. If one of them is a deletion, the later one wins.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum ConflictRule {
     /// The later one, by timestamp, then generation. Every set is accepted.
     Latest,
-    /// The larger number. A set to a number that is not larger is ignored.
-    Largest,
+    /// The later moment. A set to one that is not later is ignored. A value that is no moment is before all others.
+    LatestMoment(Moment),
 }
 
 impl ConflictRule {
-    /// Whether `new` replaces `old` when the items of two nodes meet.
-    fn prefers(self, new: &SmdItem, old: &SmdItem) -> bool {
+    /// Whether `new` replaces `old` when the items of two nodes meet at `now` (milliseconds since 2010-01-01).
+    fn prefers(self, new: &SmdItem, old: &SmdItem, now: u64) -> bool {
         match (self, &new.value, &old.value) {
-            (ConflictRule::Largest, Some(new), Some(old)) => number(new) > number(old),
+            (ConflictRule::LatestMoment(moment), Some(new), Some(old)) => is_later(moment, new, old, now),
             _ => old.is_before(new),
         }
     }
 }
 
-/// The leading number of a value, as C reads it; 0 without one.
-pub(super) fn number(value: &str) -> u64 {
-    let digits = value.len() - value.trim_start_matches(|character: char| character.is_ascii_digit()).len();
-    match &value[..digits] {
-        "" => 0,
-        digits => digits.parse().unwrap_or(u64::MAX),
-    }
+/// Whether `new` is a later moment than `old`, as of `now`.
+fn is_later(moment: Moment, new: &str, old: &str, now: u64) -> bool {
+    let parse = |value| moment.parse(value, now).ok();
+    parse(new) > parse(old)
 }
 
 /// A change of one item, with the resulting version of the module.
@@ -112,8 +111,9 @@ impl Catalog {
             if present.value.as_deref() == value {
                 return None;
             }
-            if let (ConflictRule::Largest, Some(old), Some(new)) = (self.rule, &present.value, value)
-                && number(new) <= number(old)
+            if let (ConflictRule::LatestMoment(moment), Some(old), Some(new)) =
+                (self.rule, &present.value, value)
+                && !is_later(moment, new, old, now)
             {
                 return None;
             }
@@ -125,7 +125,7 @@ impl Catalog {
             // If the clock was set back, a later change must not look earlier.
             timestamp: present.map_or(now, |present| now.max(present.timestamp)),
         };
-        Some(Update { version: SmdVersion { cluster_key, tid: self.version.tid + 1 }, item })
+        Some(Update { version: SmdVersion { cluster_key, tid: self.version.tid.wrapping_add(1) }, item })
     }
 
     /// Applies a change that the principal decided on. Returns what undoes it; `None` if it was applied already.
@@ -175,11 +175,11 @@ impl Catalog {
     }
 
     /// Merges the items of the other nodes of a newly formed cluster: the principal calls this if their versions are
-    /// not of one history. Returns the items that changed here.
-    pub(crate) fn merge(&mut self, others: Vec<Vec<SmdItem>>, cluster_key: u64) -> Vec<SmdItem> {
+    /// not of one history. `now` is the time, in milliseconds since 2010-01-01. Returns the items that changed here.
+    pub(crate) fn merge(&mut self, others: Vec<Vec<SmdItem>>, cluster_key: u64, now: u64) -> Vec<SmdItem> {
         let mut changed: Vec<String> = Vec::new();
         for item in others.into_iter().flatten() {
-            if self.get(&item.key).is_none_or(|present| self.rule.prefers(&item, present)) {
+            if self.get(&item.key).is_none_or(|present| self.rule.prefers(&item, present, now)) {
                 let key = item.key.clone();
                 self.put(item);
                 if !changed.contains(&key) {
@@ -224,6 +224,8 @@ mod tests {
 
     use super::*;
 
+    const LATEST_MOMENT: ConflictRule = ConflictRule::LatestMoment(Moment::LastUpdateTime);
+
     fn item(key: &str, value: Option<&str>, generation: u32, timestamp: u64) -> SmdItem {
         SmdItem { key: key.to_owned(), value: value.map(str::to_owned), generation, timestamp }
     }
@@ -255,8 +257,8 @@ mod tests {
     }
 
     #[test]
-    fn a_smaller_number_is_ignored_where_the_largest_counts() {
-        let mut catalog = empty(ConflictRule::Largest);
+    fn an_earlier_moment_is_ignored_where_the_latest_counts() {
+        let mut catalog = empty(LATEST_MOMENT);
         assert!(set(&mut catalog, "a", Some("100"), 1).is_some());
         assert!(set(&mut catalog, "a", Some("99"), 2).is_none());
         assert!(set(&mut catalog, "a", Some("100 "), 3).is_none());
@@ -265,10 +267,26 @@ mod tests {
         assert!(set(&mut catalog, "a", Some("1"), 6).is_some());
     }
 
+    /// A damaged item must not stand in the way of later truncations.
     #[test]
-    fn numbers_are_read_as_c_reads_them() {
-        let read: Vec<u64> = ["", "x", "12", "12x", "007", "99999999999999999999"].map(number).into();
-        assert_eq!(read, [0, 0, 12, 12, 7, u64::MAX]);
+    fn what_is_no_moment_gives_way_to_one() {
+        for damaged in ["99999999999999999999999", "9999999999999", "abc", "-5", ""] {
+            let items = || vec![item("k", Some(damaged), 7, 1)];
+            let mut catalog = Catalog::new(LATEST_MOMENT, SmdVersion::default(), items());
+            assert!(set(&mut catalog, "k", Some("100"), 200).is_some(), "{damaged}");
+            catalog.merge(vec![items()], 5, 300);
+            assert_eq!(catalog.items()[0].value.as_deref(), Some("100"), "{damaged}");
+            let mut other = Catalog::new(LATEST_MOMENT, SmdVersion::default(), items());
+            other.merge(vec![catalog.items().to_vec()], 5, 300);
+            assert_eq!(other.items()[0].value.as_deref(), Some("100"), "{damaged}");
+        }
+    }
+
+    #[test]
+    fn the_last_version_is_no_end() {
+        let version = SmdVersion { cluster_key: 1, tid: u64::MAX };
+        let mut catalog = Catalog::new(ConflictRule::Latest, version, Vec::new());
+        assert_eq!(set(&mut catalog, "a", Some("1"), 100), Some((1, 100, 0)));
     }
 
     #[test]
@@ -299,7 +317,7 @@ mod tests {
     fn where_items_meet_the_rule_decides() {
         let winner = |rule, ours: SmdItem, theirs: SmdItem| {
             let mut catalog = Catalog::new(rule, SmdVersion { cluster_key: 1, tid: 9 }, vec![ours]);
-            catalog.merge(vec![vec![theirs]], 5);
+            catalog.merge(vec![vec![theirs]], 5, 100);
             assert_eq!(catalog.version(), SmdVersion { cluster_key: 5, tid: 1 });
             catalog.items()[0].value.clone()
         };
@@ -316,7 +334,7 @@ mod tests {
             (first, second, third, fourth)
         };
         assert_eq!(by(ConflictRule::Latest), own(["5", "4", "", ""]));
-        assert_eq!(by(ConflictRule::Largest), own(["9", "5", "", ""]));
+        assert_eq!(by(LATEST_MOMENT), own(["9", "5", "", ""]));
     }
 
     #[test]
@@ -338,7 +356,7 @@ mod tests {
         let mut catalog = empty(ConflictRule::Latest);
         assert!(catalog.add_default("user", "first") && !catalog.add_default("user", "second"));
         assert_eq!(catalog.version(), SmdVersion::default());
-        catalog.merge(vec![vec![item("user", None, 1, 1)]], 5);
+        catalog.merge(vec![vec![item("user", None, 1, 1)]], 5, 100);
         assert_eq!(catalog.get("user").and_then(|item| item.value.clone()), None);
         assert!(catalog.add_default("last", "1"));
         catalog.remove_default("last");
@@ -369,8 +387,8 @@ mod tests {
                 Catalog::new(ConflictRule::Latest, SmdVersion::default(), items.to_vec())
             };
             let (mut one, mut two) = (catalog(&first), catalog(&second));
-            one.merge(vec![second], 1);
-            two.merge(vec![first], 1);
+            one.merge(vec![second], 1, 100);
+            two.merge(vec![first], 1, 100);
             for item in one.items() {
                 let other = two.get(&item.key).expect("both have all keys");
                 prop_assert_eq!((item.timestamp, item.generation), (other.timestamp, other.generation));

@@ -27,6 +27,10 @@
 //! `merge.rs` holds the rules of change and merge, pure. A single node is the principal of all modules. In a larger
 //! cluster a change goes to the principal and from there to all nodes ([`Smd::propagate_by`], `fabric/metadata.rs`).
 //!
+//! # Items without meaning
+//! Files may be damaged, and other nodes may send anything: `meaning.rs` says which items have no effect. They are told
+//! and kept.
+//!
 //! # Locks
 //! Each module has a lock, held while a change is made, written and passed to listeners. So listeners see changes one
 //! after the other and in order; they may take any lock but must not set an item of their own module. A set waits for
@@ -34,6 +38,7 @@
 
 mod eviction;
 mod file;
+mod meaning;
 mod merge;
 mod set;
 mod truncation;
@@ -41,12 +46,14 @@ mod truncation;
 pub(crate) use datamodel::smd::SmdItem;
 pub(crate) use datamodel::smd::SmdVersion;
 pub(crate) use eviction::{agree_eviction, follow_eviction};
+pub(crate) use meaning::{report_elsewhere, report_unusable};
 pub(crate) use set::{Occasion, SetError, Smd};
 pub(crate) use truncation::{agree_truncation, follow_truncation, removal_thresholds};
 
 #[cfg(test)]
 pub(crate) use file::tests::CrashingFolder;
 
+use meaning::Moment;
 use merge::ConflictRule;
 
 /// A module, in the order of its number in messages between nodes.
@@ -79,11 +86,11 @@ const fn row(module: Module, name: &'static str, rule: ConflictRule, is_used: bo
 }
 
 static MODULES: [ModuleRow; 7] = [
-    row(Module::Evict, "evict", ConflictRule::Largest, true),
+    row(Module::Evict, "evict", ConflictRule::LatestMoment(Moment::VoidTime), true),
     row(Module::Roster, "roster", ConflictRule::Latest, false),
     row(Module::Security, "security", ConflictRule::Latest, true),
     row(Module::Sindex, "sindex", ConflictRule::Latest, true),
-    row(Module::Truncate, "truncate", ConflictRule::Largest, true),
+    row(Module::Truncate, "truncate", ConflictRule::LatestMoment(Moment::LastUpdateTime), true),
     row(Module::Udf, "UDF", ConflictRule::Latest, true),
     row(Module::Xdr, "XDR", ConflictRule::Latest, false),
 ];

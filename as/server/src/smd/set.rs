@@ -1,5 +1,6 @@
 //! The items of all modules on this node: setting them, and notifying listeners.
 
+use std::collections::HashSet;
 use std::io;
 use std::path::Path;
 use std::sync::OnceLock;
@@ -73,6 +74,22 @@ fn unreadable(folder: &dyn Folder, module: Module, error: &io::Error) -> io::Err
     io::Error::new(error.kind(), format!("{place}: {error}"))
 }
 
+/// Logs which keys have several items in the file of `module`.
+fn report_repeated(module: Module, items: &[SmdItem]) {
+    let mut known = HashSet::new();
+    let repeated = items.iter().filter(|item| !known.insert(item.key.as_str()));
+    let keys: Vec<String> = repeated.map(|item| item.key.escape_debug().to_string()).collect();
+    if !keys.is_empty() {
+        let name = module.name();
+        cf::warning!(
+            Smd,
+            "{name}.smd has several items of one key ('{}'): the latest of each counts, and the next change of the module \
+             drops the others",
+            keys.join("', '")
+        );
+    }
+}
+
 impl Smd {
     /// Whether `work_directory` has a file of `module`.
     pub(crate) fn has_file(work_directory: &Path, module: Module) -> bool {
@@ -111,6 +128,7 @@ impl Smd {
         };
         let modules = MODULES.iter().map(|row| {
             let (version, items) = load(row.module)?;
+            report_repeated(row.module, &items);
             let catalog = Catalog::new(row.rule, version, items);
             Ok(Mutex::new(ModuleState { catalog, listeners: Vec::new() }))
         });
@@ -257,7 +275,7 @@ impl Smd {
     /// As the principal, merges in the items of other nodes. Returns all items.
     pub(crate) fn merge_in(&self, module: Module, others: Vec<SmdItem>, version: SmdVersion) -> Vec<SmdItem> {
         let mut state = self.state(module).lock();
-        let news = state.catalog.merge(vec![others], version.cluster_key);
+        let news = state.catalog.merge(vec![others], version.cluster_key, StoredMillis::now().0);
         self.keep_and_tell(module, &state, &news.iter().collect::<Vec<_>>());
         state.catalog.items().to_vec()
     }

@@ -3,13 +3,17 @@
 
 use std::sync::Arc;
 
-use super::eviction::void_time;
-use super::merge::number;
+use cf::clock::StoredMillis;
+use datamodel::flat::SET_NAME_SIZE_MAX;
+
+use super::meaning::{Moment, report_unusable};
 use super::{Module, Occasion, SetError, Smd, SmdItem};
 use crate::namespace::{Namespace, RemovalThresholds};
 
 /// Between namespace and set in a key.
 const DELIMITER: char = '|';
+/// Remedy for an item without effect.
+const REMEDY: &str = "truncate again or send truncate-undo";
 
 /// Makes all nodes truncate the records of `namespace`, or of its set `set_name`, that were last updated before
 /// `last_update_time`, or, without that time, forget the threshold. A threshold before the known one has no effect.
@@ -32,11 +36,32 @@ pub(crate) fn agree_truncation(
     }
 }
 
-/// Namespace and set of a key.
-fn parts(key: &str) -> (&str, Option<&str>) {
-    match key.split_once(DELIMITER) {
-        Some((namespace, set_name)) => (namespace, Some(set_name)),
-        None => (key, None),
+/// The meaning of an item.
+#[derive(PartialEq, Eq, Debug)]
+struct Agreed<'a> {
+    namespace: &'a str,
+    set_name: Option<&'a str>,
+    /// The threshold; `None`: it is undone. Or why there is none.
+    last_update_time: Result<Option<u64>, String>,
+}
+
+impl<'a> Agreed<'a> {
+    /// The meaning of `item` at `now` (milliseconds since 2010-01-01).
+    fn of(item: &'a SmdItem, now: u64) -> Self {
+        let (namespace, set_name) = match item.key.split_once(DELIMITER) {
+            Some((namespace, set_name)) => (namespace, Some(set_name)),
+            None => (item.key.as_str(), None),
+        };
+        let is_set_name = |name: &str| (1..=SET_NAME_SIZE_MAX).contains(&name.len()) && !name.contains('\0');
+        let last_update_time = match &item.value {
+            None => Ok(None),
+            Some(_) if !set_name.is_none_or(is_set_name) => Err("no set has such a name".to_owned()),
+            Some(value) => match Moment::LastUpdateTime.parse(value, now) {
+                Ok(last_update_time) => Ok(Some(last_update_time)),
+                Err(error) => Err(format!("{error} ('{}')", value.escape_debug())),
+            },
+        };
+        Agreed { namespace, set_name, last_update_time }
     }
 }
 
@@ -44,36 +69,87 @@ fn parts(key: &str) -> (&str, Option<&str>) {
 pub(crate) fn follow_truncation(smd: &Smd, namespaces: &Arc<[Arc<Namespace>]>) {
     let namespaces = Arc::clone(namespaces);
     smd.listen(Module::Truncate, move |items: &[&SmdItem], occasion| {
-        if occasion == Occasion::Start {
-            return;
-        }
+        let now = StoredMillis::now().0;
         for item in items {
-            let (name, set_name) = parts(&item.key);
-            let Some(namespace) = namespaces.iter().find(|namespace| namespace.name() == name) else {
+            let Agreed { namespace, set_name, last_update_time } = Agreed::of(item, now);
+            let Some(namespace) = namespaces.iter().find(|own| own.name() == namespace) else {
                 continue;
             };
-            match &item.value {
-                Some(value) => namespace.truncate(set_name, number(value)),
-                None => namespace.undo_truncate(set_name),
+            match last_update_time {
+                Err(why) => report_unusable(Module::Truncate, &item.key, why, REMEDY),
+                Ok(_) if occasion == Occasion::Start => {}
+                Ok(Some(last_update_time)) => namespace.truncate(set_name, last_update_time),
+                Ok(None) => namespace.undo_truncate(set_name),
             }
         }
     });
 }
 
-/// The agreed thresholds of `namespace`.
+/// The agreed thresholds of `namespace`, without those that cannot be: [`follow_truncation`] and
+/// [`follow_eviction`](super::follow_eviction) report them.
 pub(crate) fn removal_thresholds(smd: &Smd, namespace: &str) -> RemovalThresholds {
+    let now = StoredMillis::now().0;
     let mut thresholds = RemovalThresholds::default();
-    for SmdItem { key, value, .. } in smd.live_items(Module::Truncate) {
-        let last_update_time = value.as_deref().map_or(0, number);
-        match parts(&key) {
-            (name, None) if name == namespace => thresholds.truncate_lut = last_update_time,
-            (name, Some(set_name)) if name == namespace => {
-                thresholds.set_truncate_luts.insert(set_name.to_owned(), last_update_time);
+    for item in smd.live_items(Module::Truncate) {
+        match Agreed::of(&item, now) {
+            Agreed { namespace: name, set_name, last_update_time: Ok(Some(lut)) } if name == namespace => {
+                match set_name {
+                    None => thresholds.truncate_lut = lut,
+                    Some(set_name) => _ = thresholds.set_truncate_luts.insert(set_name.to_owned(), lut),
+                }
             }
             _ => {}
         }
     }
     let evicted = smd.live_items(Module::Evict).into_iter().find(|item| item.key == namespace);
-    thresholds.evict_void_time = evicted.and_then(|item| item.value).map_or(0, |value| void_time(&value));
+    let void_time = evicted.and_then(|item| Moment::VoidTime.parse(item.value.as_deref()?, now).ok());
+    thresholds.evict_void_time = void_time.and_then(|void_time| u32::try_from(void_time).ok()).unwrap_or(0);
     thresholds
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashMap;
+
+    use super::*;
+    use crate::smd::CrashingFolder;
+
+    fn file(items: &[(&str, &str)]) -> Vec<u8> {
+        let items = items.iter().map(|(key, value)| SmdItem {
+            key: (*key).to_owned(),
+            value: Some((*value).to_owned()),
+            generation: 1,
+            timestamp: 1,
+        });
+        datamodel::smd::encode_file(crate::smd::SmdVersion::default(), &items.collect::<Vec<_>>())
+    }
+
+    #[test]
+    fn what_cannot_be_is_no_threshold() {
+        let now = StoredMillis::now().0;
+        let (late, good) = ((now + 7 * 24 * 60 * 60 * 1_000).to_string(), now.to_string());
+        let huge = "9".repeat(23);
+        let (long, longest) = (format!("c|{}", "s".repeat(64)), format!("c|{}", "s".repeat(63)));
+        let truncate = file(&[
+            ("c", &huge),
+            ("c|late", &late),
+            ("c|huge", &huge),
+            ("c|word", "abc"),
+            ("c|negative", "-5"),
+            ("c|", &good),
+            (&long, &good),
+            (&longest, &good),
+            ("c|a|b", "7"),
+            ("nope|a", &good),
+        ]);
+        let evict = file(&[("c", "99999999999"), ("d", "633609292")]);
+        let folder = CrashingFolder::with(&[("truncate.smd", &truncate), ("evict.smd", &evict)]);
+        let smd = Smd::open_for_tests(&folder);
+        let luts = [(longest[2..].to_owned(), now), ("a|b".to_owned(), 7)];
+        let expected =
+            RemovalThresholds { set_truncate_luts: HashMap::from(luts), ..RemovalThresholds::default() };
+        assert_eq!(removal_thresholds(&smd, "c"), expected);
+        assert_eq!(removal_thresholds(&smd, "d").evict_void_time, 633_609_292);
+        assert_eq!(smd.live_items(Module::Truncate).len(), 10);
+    }
 }

@@ -14,7 +14,7 @@ use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
 use base64::{Engine, alphabet};
 use parking_lot::RwLock;
 
-use crate::smd::SmdItem;
+use crate::smd::{Module, SmdItem, report_unusable};
 
 /// Most bytes of a module.
 pub(crate) const MODULE_SIZE_MAX: usize = 1 << 20;
@@ -59,10 +59,16 @@ pub(crate) fn decode_content(content: &str) -> Option<Vec<u8>> {
     CONTENT.decode(content).ok()
 }
 
-/// The content of a module from its item of system metadata.
-fn content_of(value: &str) -> Option<Vec<u8>> {
-    let value: serde_json::Value = serde_json::from_str(value).ok()?;
-    decode_content(value.get("content64")?.as_str()?)
+/// The content of the module `file_name` from its item of system metadata, or why it has none.
+fn content_of(file_name: &str, value: &str) -> Result<Vec<u8>, String> {
+    if !is_file_name(file_name) {
+        return Err("no module has such a name".to_owned());
+    }
+    let value: serde_json::Value =
+        serde_json::from_str(value).map_err(|error| format!("its value is not JSON: {error}"))?;
+    let content = value.get("content64").and_then(serde_json::Value::as_str);
+    decode_content(content.ok_or("its value has no content64")?)
+        .ok_or_else(|| "its content64 is not base64".to_owned())
 }
 
 impl Modules {
@@ -86,11 +92,9 @@ impl Modules {
         for item in items {
             match &item.value {
                 None => self.remove(&item.key),
-                Some(value) => match content_of(value).filter(|_| is_file_name(&item.key)) {
-                    Some(content) => self.put(&item.key, &content),
-                    None => {
-                        cf::warning!(Udf, "the metadata of module '{}' is damaged", item.key.escape_debug());
-                    }
+                Some(value) => match content_of(&item.key, value) {
+                    Ok(content) => self.put(&item.key, &content),
+                    Err(why) => report_unusable(Module::Udf, &item.key, why, "register the module again"),
                 },
             }
         }

@@ -1,0 +1,113 @@
+//! What an item of system metadata can mean, and the reports of items that mean nothing here.
+//!
+//! A file may be damaged in its meaning although it is well formed, and a peer may send anything. An item that cannot mean
+//! anything has no effect, is told in the log, and stays among the items of its module: it may be corrected, or be
+//! meant for a later version. Items of namespaces that this node does not have are kept for the nodes that have them.
+
+use std::collections::BTreeSet;
+use std::fmt::Display;
+
+use super::{Module, Smd};
+use crate::config::params::namespace::TTL_SECONDS_MAX;
+
+/// Most by which the clock of another node, or of this one earlier, may be ahead of this one's: a clock that is set to
+/// another time zone is wrong by less.
+const CLOCK_ERROR_MAX_SECONDS: u64 = 24 * 60 * 60;
+
+/// Why a text is no [`Moment`].
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+pub(super) enum MomentError {
+    #[error("its value is no decimal number")]
+    NoNumber,
+    #[error("its value is a time in the future beyond any clock that could be right")]
+    InFuture,
+}
+
+/// The kind of time below which records are removed. A value is the decimal number of milliseconds or seconds since
+/// 2010-01-01.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Moment {
+    /// In milliseconds. No record has a later one than now.
+    LastUpdateTime,
+    /// In seconds. No record has one later than the longest TTL from now.
+    VoidTime,
+}
+
+impl Moment {
+    /// The number in `value`, at `now` (milliseconds since 2010-01-01).
+    ///
+    /// # Errors
+    /// When it is no number, or so late that it would remove all records, and later ones too.
+    pub(super) fn parse(self, value: &str, now: u64) -> Result<u64, MomentError> {
+        if value.is_empty() || !value.bytes().all(|byte| byte.is_ascii_digit()) {
+            return Err(MomentError::NoNumber);
+        }
+        let latest = match self {
+            Moment::LastUpdateTime => now.saturating_add(CLOCK_ERROR_MAX_SECONDS * 1_000),
+            Moment::VoidTime => {
+                let latest =
+                    (now / 1_000).saturating_add(u64::from(TTL_SECONDS_MAX) + CLOCK_ERROR_MAX_SECONDS);
+                latest.min(u64::from(u32::MAX))
+            }
+        };
+        // What does not fit is too late as well.
+        value.parse().ok().filter(|moment| *moment <= latest).ok_or(MomentError::InFuture)
+    }
+}
+
+/// Logs that the item `key` of `module` has no effect because of `why`, and the `remedy` besides a change of the file.
+pub(crate) fn report_unusable(module: Module, key: &str, why: impl Display, remedy: &str) {
+    let name = module.name();
+    cf::warning!(
+        Smd,
+        "item '{}' of module {name} has no effect, because {why}: it is kept in {name}.smd; {remedy}, or correct or \
+         remove it in that file while the server is stopped",
+        key.escape_debug()
+    );
+}
+
+/// Logs which items of `modules` are for namespaces other than `own`.
+pub(crate) fn report_elsewhere(smd: &Smd, modules: &[Module], own: &[&str]) {
+    for module in modules {
+        let items = smd.live_items(*module);
+        let names = items.iter().map(|item| item.key.split('|').next().unwrap_or_default());
+        let others: Vec<&str> = names.filter(|name| !own.contains(name)).collect();
+        if others.is_empty() {
+            continue;
+        }
+        let names: BTreeSet<String> = others.iter().map(|name| name.escape_debug().to_string()).collect();
+        cf::info!(
+            Smd,
+            "module {} has {} items of namespaces that this node does not have ({}): they are kept for other nodes",
+            module.name(),
+            others.len(),
+            Vec::from_iter(names).join(", ")
+        );
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_moment_is_a_number_that_a_clock_could_have_shown() {
+        let now = 533_609_292_607;
+        let day = 24 * 60 * 60 * 1_000;
+        let lut = |value: &str| Moment::LastUpdateTime.parse(value, now);
+        for good in [0, 1, now, now + day] {
+            assert_eq!(lut(&good.to_string()), Ok(good));
+        }
+        for bad in ["", "abc", "-5", "+5", " 5", "5x", "0x10", "5.0", "\u{661}"] {
+            assert_eq!(lut(bad), Err(MomentError::NoNumber), "{bad:?}");
+        }
+        for late in [(now + day + 1).to_string(), "1099511627776".to_owned(), "9".repeat(30)] {
+            assert_eq!(lut(&late), Err(MomentError::InFuture), "{late}");
+        }
+        let void_time = |value: u64| Moment::VoidTime.parse(&value.to_string(), now);
+        let latest = now / 1_000 + u64::from(TTL_SECONDS_MAX) + day / 1_000;
+        assert_eq!(void_time(latest), Ok(latest));
+        assert_eq!(void_time(latest + 1), Err(MomentError::InFuture));
+        assert_eq!(Moment::VoidTime.parse("99999999999", u64::MAX), Err(MomentError::InFuture));
+    }
+}
