@@ -129,6 +129,7 @@ pub mod result {
     pub const OUT_OF_SPACE: u8 = 8;
     pub const TIMEOUT: u8 = 9;
     pub const RECORD_TOO_BIG: u8 = 13;
+    pub const UNSUPPORTED: u8 = 16;
     pub const DEVICE_OVERLOAD: u8 = 18;
     pub const NAMESPACE: u8 = 20;
     pub const FORBIDDEN: u8 = 22;

@@ -5,6 +5,7 @@
 //! row:    index u32, digest 20, flags u8; then, unless it repeats the parameters of the row before:
 //!         info1 u8, [info2 u8, info3 u8], [info4 u8], [generation u16], [record TTL u32],
 //!         number of fields u16, number of ops u16, fields (the first is the namespace), ops
+//!         (a digest among the fields takes the place of the digest of the row and of rows that repeat it)
 //! ```
 
 use cf::Digest;
@@ -148,7 +149,9 @@ impl<'a> Rows<'a> {
         if repeats && request.key.is_some() {
             return Err(BadBatch);
         }
-        Ok((u32::from_be_bytes(*index), Digest(*digest)))
+        // A digest among the parameters counts; one of another size is the error of the row.
+        let digest = request.record_digest().unwrap_or(Digest(*digest));
+        Ok((u32::from_be_bytes(*index), digest))
     }
 
     fn read_parameters(&self, flags: u8, bytes: &'a [u8]) -> Option<(Request<'a>, &'a [u8])> {

@@ -237,9 +237,23 @@ pub struct Request<'a> {
     op_count: u16,
 }
 
-// A request is moved several times on its way from a connection, and is next to 16 other bytes then; a move of more than 128 bytes is a call of
-// memcpy.
+// A request is moved several times on its way from a connection, together with 16 other bytes. A move of more than 128
+// bytes is a call of memcpy.
 const _: () = assert!(size_of::<Request<'_>>() <= 112);
+
+/// Bound of the name of a namespace, zero bytes after it included.
+const PADDED_NAME_SIZE: usize = 32;
+
+/// The name of a namespace without the zero bytes after it: they are no part of it.
+#[inline]
+fn without_padding(mut name: &[u8]) -> &[u8] {
+    if name.len() < PADDED_NAME_SIZE {
+        while let [rest @ .., 0] = name {
+            name = rest;
+        }
+    }
+    name
+}
 
 impl<'a> Request<'a> {
     /// Checks the whole structure of `body` and finds its parts.
@@ -361,8 +375,12 @@ impl<'a> Request<'a> {
     /// The first field of a type counts; further ones are ignored, as are unknown types.
     #[inline]
     fn note_field(&mut self, field_type: u8, value: &'a [u8]) {
+        let mut value = value;
         let slot = match field_type {
-            field::NAMESPACE => &mut self.namespace,
+            field::NAMESPACE => {
+                value = without_padding(value);
+                &mut self.namespace
+            }
             field::SET => &mut self.set,
             field::KEY => &mut self.key,
             field::DIGEST => &mut self.digest,
@@ -486,6 +504,14 @@ impl<'a> Request<'a> {
     #[must_use]
     pub fn set_name(&self) -> &'a [u8] {
         self.set.unwrap_or_default()
+    }
+
+    /// The set name as far as it counts for existing records: it ends at the first zero byte. A set with such a name
+    /// cannot be created.
+    #[must_use]
+    pub fn set_name_of_record(&self) -> &'a [u8] {
+        let name = self.set_name();
+        name.iter().position(|byte| *byte == 0).and_then(|end| name.get(..end)).unwrap_or(name)
     }
 
     /// The digest field, if it is a valid digest.

@@ -461,6 +461,9 @@ pub enum SetNameError {
     /// The name is empty or too long.
     #[error("the name of a set has 1 to {SET_NAME_SIZE_MAX} bytes")]
     Size,
+    /// No client can name the set.
+    #[error("the name of a set has no zero byte")]
+    ZeroByte,
     /// The namespace has its greatest number of sets.
     #[error("a namespace can have {SETS_MAX} sets")]
     Full,
@@ -483,10 +486,13 @@ impl SetDirectory {
     /// The parameters of set `name`, created with defaults if there are none.
     ///
     /// # Errors
-    /// The name is empty or too long, or there are too many sets.
+    /// The name is empty or too long or has a zero byte, or there are too many sets.
     pub fn get_or_create(&self, name: &str) -> Result<Arc<SetParams>, SetNameError> {
         if name.is_empty() || name.len() > SET_NAME_SIZE_MAX {
             return Err(SetNameError::Size);
+        }
+        if name.contains('\0') {
+            return Err(SetNameError::ZeroByte);
         }
         let mut sets = self.0.write();
         if let Some((_, params)) = sets.iter().find(|(other, _)| &**other == name) {

@@ -245,6 +245,10 @@ impl Namespace {
         if name.is_empty() {
             return Ok(SetId::NONE);
         }
+        if name.contains(&0) {
+            cf::warning_limited!(Namespace, "{{{}}} set name with a zero byte", self.name());
+            return Err(ResultCode::Parameter);
+        }
         let set = self.sets.find_or_create(name, &self.config().sets).map_err(|error| {
             match error {
                 SetCreationError::NameTooLong => {

@@ -7,7 +7,7 @@ use std::time::Duration;
 use cf::Digest;
 use cf::digest::DIGEST_SIZE;
 use datamodel::Budget;
-use datamodel::bins::check_name;
+use datamodel::bins::{BIN_NAME_SIZE_MAX, check_name};
 use datamodel::exp::Filter;
 use datamodel::flat::SET_NAME_SIZE_MAX;
 use proto::ResultCode;
@@ -121,17 +121,21 @@ impl Query {
         budget: &Budget<'_>,
     ) -> Result<Self, ResultCode> {
         let reading = Reading { request, namespace, indexes, budget };
-        if request.has_field(field::UDF_FILE) {
-            return match request.field(field::UDF_OP) {
+        let query = if request.has_field(field::UDF_FILE) {
+            match request.field(field::UDF_OP) {
                 Some([2]) => reading.operations(body, next_id),
                 Some([1]) => reading.aggregation(next_id),
                 _ => Err(ResultCode::Parameter),
-            };
-        }
-        if request.info2 & info2::WRITE != 0 {
+            }
+        } else if request.info2 & info2::WRITE != 0 {
             reading.operations(body, next_id)
         } else {
             reading.basic(next_id)
+        }?;
+        // Half a number is none that could be found again. Other errors come first.
+        match request.field(field::JOB_ID) {
+            Some(id) if id.len() < size_of::<u64>() => Err(ResultCode::Parameter),
+            _ => Ok(query),
         }
     }
 
@@ -263,7 +267,7 @@ impl Reading<'_> {
         Query {
             id,
             namespace: Arc::clone(self.namespace),
-            set_name: self.request.set_name().into(),
+            set_name: self.request.set_name_of_record().into(),
             set,
             kind,
             parts: PartitionId::all().map(|partition| Part { partition, after: None }).collect(),
@@ -279,7 +283,7 @@ impl Reading<'_> {
     }
 
     fn id(&self, next_id: impl FnOnce() -> u64) -> u64 {
-        // The length of the field is not checked.
+        // What follows the number is not looked at.
         let id = self.request.field(field::JOB_ID).and_then(|value| value.first_chunk());
         match id.map_or(0, |id| u64::from_be_bytes(*id)) {
             0 => next_id(),
@@ -291,7 +295,10 @@ impl Reading<'_> {
         match self.request.set_name() {
             [] => Ok(SetFilter::All),
             name if name.len() > SET_NAME_SIZE_MAX => Err(ResultCode::Parameter),
-            name => Ok(self.namespace.sets.find(name).map_or(SetFilter::None, |set| SetFilter::One(set.id))),
+            _ => Ok(match self.request.set_name_of_record() {
+                [] => SetFilter::All,
+                name => self.namespace.sets.find(name).map_or(SetFilter::None, |set| SetFilter::One(set.id)),
+            }),
         }
     }
 
@@ -420,12 +427,19 @@ fn bin_names(request: &Request<'_>) -> Result<Option<Vec<Box<[u8]>>>, ResultCode
         if request.op_count() > 0 {
             return Err(ResultCode::Parameter);
         }
-        let (&count, mut rest) = list.split_first().ok_or(ResultCode::Parameter)?;
+        let (&count, mut rest) = list.split_first().unwrap_or((&0, &[]));
         for _ in 0..count {
-            let (&size, after) = rest.split_first().ok_or(ResultCode::Parameter)?;
-            let (name, after) = after.split_at_checked(usize::from(size)).ok_or(ResultCode::Parameter)?;
-            names.push(name);
-            rest = after;
+            // A list that ends early names the bins before its end.
+            let Some((&size, after)) = rest.split_first() else { break };
+            rest = match after.split_at_checked(usize::from(size)) {
+                Some((name, behind)) if check_name(name).is_ok() => {
+                    names.push(name);
+                    behind
+                }
+                None if usize::from(size) <= BIN_NAME_SIZE_MAX => break,
+                // The next size follows that of a bad name.
+                _ => after,
+            };
         }
     }
     names.extend(request.ops().map(|op| op.name));

@@ -295,6 +295,8 @@ impl Workspace {
         let is_neither = request.info2 & info2::WRITE == 0 && request.info1 & info1::READ == 0;
         let reserved = if is_late {
             Err(ResultCode::Timeout)
+        } else if request.digest.is_some() && request.record_digest().is_none() {
+            Err(ResultCode::Parameter)
         } else if let Err(result) = access::check_row(shared.standing, request, row.digest) {
             Err(result)
         } else if is_neither {

@@ -57,7 +57,7 @@ impl Call<'_> {
         let name = self.namespace.set_of(record).map_or(&[][..], |set| &set.name);
         let is_own = matches!(self.origin, Origin::OpsSub | Origin::UdfSub);
         // A background query takes the record from the index, so its set needs no check.
-        if is_own || name == self.request.set_name() {
+        if is_own || name == self.request.set_name() || name == self.request.set_name_of_record() {
             return Ok(());
         }
         cf::warning_limited!(

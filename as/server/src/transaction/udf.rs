@@ -72,6 +72,9 @@ fn apply(call: &Call<'_>, buffers: &mut Buffers, out: &mut Vec<u8>) -> Result<Do
     call.check_xdr_filter()?;
     call.check_room()?;
     let function = function_of(call)?;
+    if call.request.has_field(field::MRT_ID) {
+        return Err(ResultCode::EnterpriseOnly.into());
+    }
     let Place::Pool { deadline } = call.place else {
         return apply_at_once(call, &function, buffers, out);
     };
@@ -255,7 +258,7 @@ fn open(
             set_name: namespace.set_of(meta).map_or_else(Vec::new, |set| set.name.to_vec()),
         });
     } else {
-        is_uncreatable = request.set_name().len() > SET_NAME_SIZE_MAX;
+        is_uncreatable = request.set_name().len() > SET_NAME_SIZE_MAX || request.set_name().contains(&0);
         match key_to_store(request) {
             Ok(key) => sent_key = key.map(<[u8]>::to_vec),
             Err(_) => is_uncreatable = true,
