@@ -274,3 +274,19 @@ fn a_check_finds_files_in_use_and_files_whose_header_is_gone() {
     let said = lines(&check(server.folder(), &config));
     assert!(said.iter().any(|line| line.contains("{kept} ") && line.contains("header")), "{said:#?}");
 }
+
+/// A start goes on without syslog, whose lines are lost then, so the check accepts that and tells it.
+#[test]
+fn a_check_tells_that_nobody_takes_the_log() {
+    let folder = tempfile::tempdir().unwrap();
+    let sink = "console {\n        context any info\n    }\n    syslog {\n        path {dir}/syslog\n    }";
+    let config = usual_config().replacen("console {\n        context any info\n    }", sink, 1);
+    assert!(config.contains("{dir}/syslog"));
+    let output = check(folder.path(), &config);
+    let said = lines(&output);
+    let is_told = |line: &String| line.starts_with("warning: syslog ") && line.contains("takes no lines now");
+    assert!(output.status.success() && said.iter().filter(|line| is_told(line)).count() == 1, "{said:#?}");
+    let _daemon = std::os::unix::net::UnixDatagram::bind(folder.path().join("syslog")).unwrap();
+    let output = check(folder.path(), &config);
+    assert!(output.status.success() && !lines(&output).iter().any(is_told), "{:#?}", lines(&output));
+}

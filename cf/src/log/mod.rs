@@ -31,7 +31,7 @@ pub use limited::{CallSite, INTERVAL_NANOS, LINES_PER_INTERVAL};
 pub use line::{LINE_SIZE_MAX, Place, TimeStyle, file_name};
 pub use sink::{
     CONSOLE, SYSLOG_FACILITIES, SYSLOG_FACILITY_DEFAULT, SYSLOG_PATH_DEFAULT, SYSLOG_TAG_DEFAULT,
-    SinkSettings, Target,
+    SinkSettings, Target, check_syslog,
 };
 
 use early::EarlyLines;

@@ -119,6 +119,15 @@ enum Output {
     Syslog(Syslog),
 }
 
+/// Checks that somebody listens at the socket `path` of syslog.
+///
+/// # Errors
+/// When nobody does now.
+pub fn check_syslog(path: &Path) -> io::Result<()> {
+    let syslog = Syslog { path: path.to_owned(), tag: String::new(), facility: 0, link: Mutex::default() };
+    syslog.connect(SYSLOG_PATIENCE).map(drop)
+}
+
 /// The format of lines on a terminal.
 #[derive(Clone, Copy)]
 struct Terminal {

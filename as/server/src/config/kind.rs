@@ -57,7 +57,10 @@ pub enum Kind {
     /// 0 to 100, or `-1` for [`PCT_OFF`].
     PctOrOff,
     /// A TCP or UDP port.
-    Port,
+    Port {
+        /// 0 is allowed and stands for any free one.
+        or_any: bool,
+    },
     /// A 64-bit hexadecimal number, not 0.
     Hex,
     /// One of these words.
@@ -153,7 +156,10 @@ impl Kind {
                 if never { format!("{range}, or -1 for never") } else { range }
             }
             Self::PctOrOff => "a number from 0 to 100, or -1 for off".to_owned(),
-            Self::Port => format!("a port from {PORT_MIN} to {}, or 0 for any free one", u16::MAX),
+            Self::Port { or_any } => {
+                let or_any = if or_any { ", or 0 for any free one" } else { "" };
+                format!("a port from {PORT_MIN} to {}{or_any}", u16::MAX)
+            }
             Self::Hex => "a hexadecimal number of up to 16 digits, not 0".to_owned(),
             Self::Choice(names) => list_words(names),
             Self::Text { max } | Self::Texts { max, words: 1, .. } if max < usize::MAX => {
@@ -229,8 +235,9 @@ impl Kind {
             }
             Self::PctOrOff if word == "-1" => Some(u64::from(PCT_OFF)),
             Self::PctOrOff => parse_size(word).filter(|value| *value <= 100),
-            Self::Port => parse_size(word)
-                .filter(|value| *value == 0 || (u64::from(PORT_MIN)..=u64::from(u16::MAX)).contains(value)),
+            Self::Port { or_any } => parse_size(word).filter(|value| {
+                or_any && *value == 0 || (u64::from(PORT_MIN)..=u64::from(u16::MAX)).contains(value)
+            }),
             Self::Hex => parse_hex(word).filter(|value| *value != 0),
             _ => None,
         }

@@ -225,7 +225,12 @@ pub const fn pct_or_off(name: &'static str) -> Spec {
 
 /// A port.
 pub const fn port(name: &'static str) -> Spec {
-    Spec::new(name, Kind::Port)
+    Spec::new(name, Kind::Port { or_any: true })
+}
+
+/// A port that clients are told: without the parameter the one that the server listens on.
+pub const fn told_port(name: &'static str) -> Spec {
+    Spec::new(name, Kind::Port { or_any: false })
 }
 
 /// A 64-bit hexadecimal number.

@@ -17,7 +17,7 @@ use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use cf::log::{CONSOLE, Level, Levels, Settings, SinkSettings, Target};
+use cf::log::{CONSOLE, Level, Levels, Settings, SinkSettings, Target, check_syslog};
 use cf::sys::notify::{READY, STOPPING, notify};
 use cf::sys::probe::check_writable;
 use cf::sys::process::{
@@ -116,10 +116,23 @@ fn check<S: Run>(options: &Options, loaded: &Loaded) -> ExitCode {
     let user = become_configured_user(config).err();
     obstacles.extend(user.map(|error| Obstacle::new(line("user").or_else(|| line("group")), error)));
     for sink in log_settings(config).sinks {
-        if let Target::File(path) = &sink.target
-            && let Err(error) = check_writable(path)
-        {
-            obstacles.push(Obstacle::new(None, format!("cannot open the log {}: {error}", path.display())));
+        match &sink.target {
+            Target::Console => {}
+            Target::File(path) => {
+                if let Err(error) = check_writable(path) {
+                    let text = format!("cannot open the log {}: {error}", path.display());
+                    obstacles.push(Obstacle::new(None, text));
+                }
+            }
+            // No obstacle: each line tries again.
+            Target::Syslog { path, .. } => {
+                if let Err(error) = check_syslog(path) {
+                    let path = path.display();
+                    let text =
+                        format_args!("warning: syslog {path} takes no lines now, they are lost: {error}");
+                    say(&mut io::stderr(), text);
+                }
+            }
         }
     }
     if let Some(path) = pid_file

@@ -3,7 +3,7 @@
 use crate::config::setting::{Choice, Flag, List, Number, Text, choices};
 use crate::config::spec::variant::{MESH, MULTICAST};
 use crate::config::spec::{
-    addresses, any_u32, boolean, choice, endpoints, number, params, port, text, texts,
+    addresses, any_u32, boolean, choice, endpoints, number, params, port, text, texts, told_port,
 };
 use crate::config::value::Endpoint;
 
@@ -14,13 +14,13 @@ params! {
     /// The `network.service` context: client connections.
     pub struct NetworkServiceParams {
         /// Port that clients are told to use.
-        access_port: Number<u16> = 0, port("access-port").note("port");
+        access_port: Number<u16> = 0, told_port("access-port").note("port");
         /// Address that clients are told to use; may be repeated.
         access_address: List<String> = [], addresses("access-address").note("the addresses bound to");
         /// Address, host name or interface to listen on (any: all); may be repeated.
         address: List<String> = [], addresses("address").note("any");
         /// Port told to clients that ask for the alternate address.
-        alternate_access_port: Number<u16> = 0, port("alternate-access-port").note("access-port");
+        alternate_access_port: Number<u16> = 0, told_port("alternate-access-port").note("access-port");
         /// Address told to clients that ask for the alternate one; may be repeated.
         alternate_access_address: List<String> = [], addresses("alternate-access-address");
         /// Port to listen on for clients.
@@ -30,11 +30,11 @@ params! {
         /// Address to listen on for clients with TLS; may be repeated.
         tls_address: List<String> = [], addresses("tls-address").enterprise();
         /// Port that clients with TLS are told to use.
-        tls_access_port: Number<u16> = 0, port("tls-access-port").enterprise();
+        tls_access_port: Number<u16> = 0, told_port("tls-access-port").enterprise();
         /// Address that clients with TLS are told to use; may be repeated.
         tls_access_address: List<String> = [], addresses("tls-access-address").enterprise();
         /// Port told to clients with TLS that ask for the alternate address.
-        tls_alternate_access_port: Number<u16> = 0, port("tls-alternate-access-port").enterprise();
+        tls_alternate_access_port: Number<u16> = 0, told_port("tls-alternate-access-port").enterprise();
         /// Address told to clients with TLS that ask for the alternate one; may be repeated.
         tls_alternate_access_address: List<String> = [],
             addresses("tls-alternate-access-address").enterprise();

@@ -175,6 +175,13 @@ fn what_has_a_bad_value_is_not_called_missing_too() {
         only(&file("", "", "").replacen("port 3000", "port 80", 1)),
         "t.conf:7: 'port' in network.service cannot be '80': it must be a port from 1024 to 65535, or 0 for any free one"
     );
+    for name in ["access-port", "alternate-access-port"] {
+        let said = only(&file("", "", "").replacen("port 3000", &format!("port 3000\n{name} 0"), 1));
+        let expected = format!(
+            "t.conf:8: '{name}' in network.service cannot be '0': it must be a port from 1024 to 65535 ("
+        );
+        assert!(said.starts_with(&expected), "{said}");
+    }
     assert!(in_second_namespace("storage-engine memory {\ndata-size 1Q\n}").contains("cannot be '1Q'"));
     assert_eq!(
         in_second_namespace("storage-engine ssd {\nfile /a\n}"),

@@ -209,7 +209,7 @@ fn exactly_the_dynamic_parameters_can_be_set() {
                 Kind::Number { min, .. } => min.max(100).to_string(),
                 Kind::Seconds { .. } | Kind::PctOrOff => "0".to_owned(),
                 Kind::Choice(names) => names[0].to_owned(),
-                Kind::Port => "3000".to_owned(),
+                Kind::Port { .. } => "3000".to_owned(),
                 _ => "x".to_owned(),
             };
             let value = match spec.name {

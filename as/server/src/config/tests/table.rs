@@ -145,7 +145,9 @@ fn bounds_are_those_of_the_c_server() {
                 );
                 assert!(fact.kind.starts_with("seconds"), "{place}");
             }
-            Kind::Port => assert_eq!((fact.kind, fact.min, fact.max), ("port", "1024", "65535"), "{place}"),
+            Kind::Port { .. } => {
+                assert_eq!((fact.kind, fact.min, fact.max), ("port", "1024", "65535"), "{place}");
+            }
             Kind::Bool { bare } => {
                 assert_eq!(fact.kind, if bare { "bool (no value = true)" } else { "bool" }, "{place}");
             }
@@ -267,8 +269,8 @@ fn each_bound_is_enforced() {
                     assert_eq!(read("-1".to_owned()).is_ok(), never, "{place}");
                     refused("1y".to_owned());
                 }
-                Kind::Port => {
-                    taken("0".to_owned(), "0".to_owned());
+                Kind::Port { or_any } => {
+                    assert_eq!(read("0".to_owned()).is_ok(), or_any, "{place}");
                     taken("1024".to_owned(), "1024".to_owned());
                     taken("65535".to_owned(), "65535".to_owned());
                     refused("1023".to_owned());
