@@ -128,8 +128,9 @@ impl Kind {
 
     /// Whether the request is sent with a field of this type.
     fn takes(self, field_type: u8) -> bool {
-        !matches!(field_type, field::BATCH | BATCH_WITH_SET)
-            && !(field_type == 8 && matches!(self, Kind::Query | Kind::Range))
+        let is_of_batch = matches!(field_type, field::BATCH | BATCH_WITH_SET);
+        let is_of_query = matches!(self, Kind::Query | Kind::Range);
+        !is_of_batch && (field_type != 8 || !is_of_query)
     }
 }
 
@@ -147,7 +148,7 @@ fn result_of(client: &mut Client, request: &Message) -> u8 {
             // A query that is refused ends with the error.
             if !is_long
                 || message.is_last()
-                || is_long && message.result != 0 && !is_partition && request.info1 & info1::BATCH == 0
+                || message.result != 0 && !is_partition && request.info1 & info1::BATCH == 0
             {
                 return worst;
             }
