@@ -1,7 +1,7 @@
 //! What an item of system metadata can mean, and the reports of items that mean nothing here.
 //!
-//! A file may be damaged in its meaning although it is well formed, and a peer may send anything. An item that cannot mean
-//! anything has no effect, is told in the log, and stays among the items of its module: it may be corrected, or be
+//! A file may be damaged in its meaning although it is well formed, and a peer may send anything. An item that cannot
+//! mean anything has no effect, is told in the log, and stays among the items of its module: it may be corrected, or be
 //! meant for a later version. Items of namespaces that this node does not have are kept for the nodes that have them.
 
 use std::collections::BTreeSet;
