@@ -211,7 +211,7 @@ fn lists_of_bins_may_lie() {
         client.take_rows().expect("rows").iter().map(|row| row.operations.len()).collect::<Vec<_>>()
     };
     assert_eq!(rows(b"\x01\x01b"), [1]);
-    let cases: [&[u8]; 4] = [b"\x02\x01b", b"\xff\x01b", b"\x02\x01b\x05c", b"\x02\x10\x01b"];
+    let cases: [&[u8]; 4] = [b"\x02\x01b", b"\xff\x01b", b"\x02\x01b\x05c", b"\x02\x10aaaaaaaaaaaaaaaa\x01b"];
     for list in cases {
         assert_eq!(rows(list), [1], "{list:?}");
     }

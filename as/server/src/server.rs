@@ -603,7 +603,9 @@ fn listen_to_metadata(node: &Node) {
         }
     });
     let own: Vec<&str> = node.namespaces.iter().map(|namespace| namespace.name()).collect();
-    smd::report_elsewhere(&node.smd, &[Module::Evict, Module::Truncate, Module::Sindex], &own);
+    for module in [Module::Evict, Module::Truncate, Module::Sindex] {
+        smd::report_elsewhere(module, &node.smd.live_items(module), &own);
+    }
     sindex::populate_all(&node.namespaces, &node.indexes);
 }
 

@@ -7,7 +7,7 @@ use std::time::Duration;
 use cf::Digest;
 use cf::digest::DIGEST_SIZE;
 use datamodel::Budget;
-use datamodel::bins::{BIN_NAME_SIZE_MAX, check_name};
+use datamodel::bins::check_name;
 use datamodel::exp::Filter;
 use datamodel::flat::SET_NAME_SIZE_MAX;
 use proto::ResultCode;
@@ -431,15 +431,9 @@ fn bin_names(request: &Request<'_>) -> Result<Option<Vec<Box<[u8]>>>, ResultCode
         for _ in 0..count {
             // A list that ends early names the bins before its end.
             let Some((&size, after)) = rest.split_first() else { break };
-            rest = match after.split_at_checked(usize::from(size)) {
-                Some((name, behind)) if check_name(name).is_ok() => {
-                    names.push(name);
-                    behind
-                }
-                None if usize::from(size) <= BIN_NAME_SIZE_MAX => break,
-                // The next size follows that of a bad name.
-                _ => after,
-            };
+            let Some((name, after)) = after.split_at_checked(usize::from(size)) else { break };
+            names.push(name);
+            rest = after;
         }
     }
     names.extend(request.ops().map(|op| op.name));

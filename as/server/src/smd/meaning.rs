@@ -7,7 +7,9 @@
 use std::collections::BTreeSet;
 use std::fmt::Display;
 
-use super::{Module, Smd};
+use datamodel::smd::SmdItem;
+
+use super::Module;
 use crate::config::params::namespace::TTL_SECONDS_MAX;
 
 /// Most by which the clock of another node, or of this one earlier, may be ahead of this one's: a clock that is set to
@@ -66,24 +68,21 @@ pub(crate) fn report_unusable(module: Module, key: &str, why: impl Display, reme
     );
 }
 
-/// Logs which items of `modules` are for namespaces other than `own`.
-pub(crate) fn report_elsewhere(smd: &Smd, modules: &[Module], own: &[&str]) {
-    for module in modules {
-        let items = smd.live_items(*module);
-        let names = items.iter().map(|item| item.key.split('|').next().unwrap_or_default());
-        let others: Vec<&str> = names.filter(|name| !own.contains(name)).collect();
-        if others.is_empty() {
-            continue;
-        }
-        let names: BTreeSet<String> = others.iter().map(|name| name.escape_debug().to_string()).collect();
-        cf::info!(
-            Smd,
-            "module {} has {} items of namespaces that this node does not have ({}): they are kept for other nodes",
-            module.name(),
-            others.len(),
-            Vec::from_iter(names).join(", ")
-        );
+/// Logs which of the `items` of `module` are for namespaces other than `own`.
+pub(crate) fn report_elsewhere(module: Module, items: &[SmdItem], own: &[&str]) {
+    let names = items.iter().map(|item| item.key.split('|').next().unwrap_or_default());
+    let others: Vec<&str> = names.filter(|name| !own.contains(name)).collect();
+    if others.is_empty() {
+        return;
     }
+    let names: BTreeSet<String> = others.iter().map(|name| name.escape_debug().to_string()).collect();
+    cf::info!(
+        Smd,
+        "module {} has {} items of namespaces that this node does not have ({}): they are kept for other nodes",
+        module.name(),
+        others.len(),
+        Vec::from_iter(names).join(", ")
+    );
 }
 
 #[cfg(test)]
