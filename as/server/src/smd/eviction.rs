@@ -4,7 +4,8 @@ use std::sync::Arc;
 
 use cf::clock::StoredMillis;
 
-use super::meaning::{Moment, report_unusable};
+use super::meaning::Moment;
+use super::report::report_unusable;
 use super::{Module, Occasion, SetError, Smd, SmdItem};
 use crate::namespace::Namespace;
 

@@ -1,15 +1,8 @@
-//! What an item of system metadata can mean, and the reports of items that mean nothing here.
+//! The times that items of system metadata can mean. Pure.
 //!
-//! A file may be damaged in its meaning although it is well formed, and a peer may send anything. An item that cannot
-//! mean anything has no effect, is told in the log, and stays among the items of its module: it may be corrected, or be
-//! meant for a later version. Items of namespaces that this node does not have are kept for the nodes that have them.
+//! A file may be damaged in its meaning although it is well formed, and a peer may send anything. A value that is no time,
+//! or one that no clock could show, has no effect: see `report.rs`.
 
-use std::collections::BTreeSet;
-use std::fmt::Display;
-
-use datamodel::smd::SmdItem;
-
-use super::Module;
 use crate::config::params::namespace::TTL_SECONDS_MAX;
 
 /// Most by which the clock of another node, or of this one earlier, may be ahead of this one's: a clock that is set to
@@ -55,34 +48,6 @@ impl Moment {
         // What does not fit is too late as well.
         value.parse().ok().filter(|moment| *moment <= latest).ok_or(MomentError::InFuture)
     }
-}
-
-/// Logs that the item `key` of `module` has no effect because of `why`, and the `remedy` besides a change of the file.
-pub(crate) fn report_unusable(module: Module, key: &str, why: impl Display, remedy: &str) {
-    let name = module.name();
-    cf::warning!(
-        Smd,
-        "item '{}' of module {name} has no effect, because {why}: it is kept in {name}.smd; {remedy}, or correct or \
-         remove it in that file while the server is stopped",
-        key.escape_debug()
-    );
-}
-
-/// Logs which of the `items` of `module` are for namespaces other than `own`.
-pub(crate) fn report_elsewhere(module: Module, items: &[SmdItem], own: &[&str]) {
-    let names = items.iter().map(|item| item.key.split('|').next().unwrap_or_default());
-    let others: Vec<&str> = names.filter(|name| !own.contains(name)).collect();
-    if others.is_empty() {
-        return;
-    }
-    let names: BTreeSet<String> = others.iter().map(|name| name.escape_debug().to_string()).collect();
-    cf::info!(
-        Smd,
-        "module {} has {} items of namespaces that this node does not have ({}): they are kept for other nodes",
-        module.name(),
-        others.len(),
-        Vec::from_iter(names).join(", ")
-    );
 }
 
 #[cfg(test)]

@@ -28,8 +28,8 @@
 //! cluster a change goes to the principal and from there to all nodes ([`Smd::propagate_by`], `fabric/metadata.rs`).
 //!
 //! # Items without meaning
-//! Files may be damaged, and other nodes may send anything: `meaning.rs` says which items have no effect. They are told
-//! and kept.
+//! Files may be damaged, and other nodes may send anything. Items that cannot mean anything have no effect (`meaning.rs`
+//! for times); they are told (`report.rs`) and kept.
 //!
 //! # Locks
 //! Each module has a lock, held while a change is made, written and passed to listeners. So listeners see changes one
@@ -40,13 +40,14 @@ mod eviction;
 mod file;
 mod meaning;
 mod merge;
+mod report;
 mod set;
 mod truncation;
 
 pub(crate) use datamodel::smd::SmdItem;
 pub(crate) use datamodel::smd::SmdVersion;
 pub(crate) use eviction::{agree_eviction, follow_eviction};
-pub(crate) use meaning::{report_elsewhere, report_unusable};
+pub(crate) use report::{report_elsewhere, report_unusable};
 pub(crate) use set::{Occasion, SetError, Smd};
 pub(crate) use truncation::{agree_truncation, follow_truncation, removal_thresholds};
 

@@ -6,7 +6,8 @@ use std::sync::Arc;
 use cf::clock::StoredMillis;
 use datamodel::flat::SET_NAME_SIZE_MAX;
 
-use super::meaning::{Moment, report_unusable};
+use super::meaning::Moment;
+use super::report::report_unusable;
 use super::{Module, Occasion, SetError, Smd, SmdItem};
 use crate::namespace::{Namespace, RemovalThresholds};
 
