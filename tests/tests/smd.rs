@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use ferrospike_tests::client::Client;
 use ferrospike_tests::corpus;
+use ferrospike_tests::nodes::{IN_MEMORY, Nodes};
 use ferrospike_tests::programs::built;
 use ferrospike_tests::replay::{Options, replay};
 use ferrospike_tests::server::{Server, usual_config};
@@ -165,13 +166,19 @@ fn a_damaged_file_is_put_aside() {
 
 #[test]
 fn what_cannot_be_stored_is_refused() {
-    let mut server = Server::start(&usual_config());
+    refuses_what_it_cannot_store(&mut Server::start(&usual_config()));
+    // A node that may join others makes the change as the principal of its cluster.
+    let mut nodes = Nodes::start_seedless(1, IN_MEMORY);
+    refuses_what_it_cannot_store(&mut nodes.servers[0]);
+}
+
+fn refuses_what_it_cannot_store(server: &mut Server) {
     let mut client = server.connect();
     let client = &mut client;
     order(client, 1000);
     let ordered = void_time(client, "test");
     // Not even root can overwrite a folder.
-    let save = file(&server, "evict.smd.save");
+    let save = file(server, "evict.smd.save");
     fs::create_dir(&save).expect("a folder");
     server.allow("cannot store metadata of module evict");
     server.allow("'eviction-reset:namespace=test");

@@ -86,9 +86,21 @@ impl SmdPropagation {
         self.finish_sending(id);
     }
 
-    pub(super) fn finish_set(&mut self, transaction_id: u64) {
+    /// Drops a change that this node, the principal, could not store. Another originator hears nothing and asks
+    /// again until its time is over.
+    pub(super) fn not_stored(&mut self, id: u32) {
+        let Some(module) = self.modules.get_mut(&id) else { return };
+        let ModuleState::AwaitsChange { originator } = module.state else { return };
+        module.state = ModuleState::InSync;
+        if originator.node == self.self_node {
+            self.finish_set(originator.transaction_id, SetResult::NotStored);
+        }
+        self.next_set(id);
+    }
+
+    pub(super) fn finish_set(&mut self, transaction_id: u64, result: SetResult) {
         if let Some(set) = self.sets.remove(&transaction_id) {
-            self.actions.push(SmdAction::Finished { set: set.set, result: SetResult::Done });
+            self.actions.push(SmdAction::Finished { set: set.set, result });
         }
     }
 }

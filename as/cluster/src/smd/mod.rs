@@ -70,6 +70,10 @@ pub enum SmdEvent {
         module: u32,
         item: Option<Item>,
     },
+    /// The caller could not store a change, and has not made it.
+    NotStored {
+        module: u32,
+    },
     /// The caller's items of a module, for [`SmdAction::Collect`].
     Collected {
         module: u32,
@@ -136,6 +140,8 @@ pub enum SetResult {
     Done,
     /// The change may have been made.
     TimedOut,
+    /// The principal, this node, could not store it, so no node has it.
+    NotStored,
 }
 
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -288,6 +294,7 @@ impl SmdPropagation {
             }
             SmdEvent::Merged { module, items } => self.merged(module, items, now),
             SmdEvent::Changed { module, item } => self.changed(module, item, now),
+            SmdEvent::NotStored { module } => self.not_stored(module),
             SmdEvent::Collected { module, items, purpose } => self.collected(module, items, purpose, now),
         }
         std::mem::take(&mut self.actions)
@@ -373,7 +380,7 @@ impl SmdPropagation {
         module.state = ModuleState::InSync;
         if let Some(Originator { node, transaction_id }) = originator {
             if node == self.self_node {
-                self.finish_set(transaction_id);
+                self.finish_set(transaction_id, SetResult::Done);
             } else {
                 self.send(node, SmdBody::SetAck { transaction_id, module: id });
             }
@@ -422,7 +429,9 @@ impl SmdPropagation {
             SmdBody::RequestFull { module, .. } if is_from_principal => {
                 self.actions.push(SmdAction::Collect { module, purpose: Purpose::SendToPrincipal });
             }
-            SmdBody::SetAck { transaction_id, .. } if is_from_principal => self.finish_set(transaction_id),
+            SmdBody::SetAck { transaction_id, .. } if is_from_principal => {
+                self.finish_set(transaction_id, SetResult::Done);
+            }
             // The originator asks again anyway.
             _ => {}
         }

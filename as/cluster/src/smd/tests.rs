@@ -15,6 +15,7 @@ struct Member {
     propagation: SmdPropagation,
     items: BTreeMap<Vec<u8>, Item>,
     finished: Vec<(u64, SetResult)>,
+    has_full_disk: bool,
 }
 
 struct Cluster {
@@ -30,7 +31,10 @@ impl Cluster {
         let version = ModuleVersion { module: MODULE, committed_key: ClusterKey::NONE, transaction_id: 0 };
         let member = |id| {
             let propagation = SmdPropagation::new(NodeId(id), &[version]);
-            (NodeId(id), Member { propagation, items: BTreeMap::new(), finished: Vec::new() })
+            (
+                NodeId(id),
+                Member { propagation, items: BTreeMap::new(), finished: Vec::new(), has_full_disk: false },
+            )
         };
         let members = (1..=nodes).map(member).collect();
         Cluster { members, messages: VecDeque::new(), time_ms: 0, random: Random::new(seed), lost_percent }
@@ -66,6 +70,9 @@ impl Cluster {
                         }
                         let items = member.items.values().cloned().collect();
                         events.push_back(SmdEvent::Merged { module, items });
+                    }
+                    SmdAction::Change { module, .. } if member.has_full_disk => {
+                        events.push_back(SmdEvent::NotStored { module });
                     }
                     SmdAction::Change { module, key, value, .. } => {
                         let generation = member.items.get(&key).map_or(1, |item| item.generation + 1);
@@ -196,6 +203,27 @@ fn one_history_counts_where_they_are_not_mixed() {
         cluster.run(40_000);
         cluster.is_agreed(&[1, 2, 4, 5], 2);
     }
+}
+
+#[test]
+fn a_change_that_the_principal_cannot_store_is_made_nowhere() {
+    let mut cluster = Cluster::new(2, 0, 1);
+    cluster.form(7, &[1, 2]);
+    cluster.run(20_000);
+    let has_full_disk = |cluster: &mut Cluster, is_full| {
+        cluster.members.get_mut(&NodeId(2)).unwrap().has_full_disk = is_full;
+    };
+    has_full_disk(&mut cluster, true);
+    cluster.set(2, 1, "own");
+    cluster.set(1, 2, "of another node");
+    cluster.run(1_000);
+    assert_eq!(cluster.members[&NodeId(2)].finished, [(1, SetResult::NotStored)]);
+    assert!(cluster.members[&NodeId(1)].finished.is_empty());
+    cluster.is_agreed(&[1, 2], 0);
+    has_full_disk(&mut cluster, false);
+    cluster.run(1_000);
+    assert_eq!(cluster.members[&NodeId(1)].finished, [(2, SetResult::Done)]);
+    cluster.is_agreed(&[1, 2], 1);
 }
 
 #[test]

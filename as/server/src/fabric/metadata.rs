@@ -39,7 +39,7 @@ const WHOLE_MODULES: &[u32] = &[Module::Security as u32];
 enum MetadataEvent {
     Message { from: NodeId, bytes: Vec<u8> },
     ClusterChanged { cluster_key: ClusterKey, succession: Vec<NodeId> },
-    Set { change: Change, done: Sender<SetResult> },
+    Set { change: Change, done: Sender<Result<(), SetError>> },
     Stop,
 }
 
@@ -76,10 +76,7 @@ impl MetadataInbox {
         let value = value.map(|value| value.as_bytes().to_vec());
         let change = Change { module: module as u32, key: key.as_bytes().to_vec(), value };
         self.tell(MetadataEvent::Set { change, done });
-        match result.recv() {
-            Ok(SetResult::Done) => Ok(()),
-            Ok(SetResult::TimedOut) | Err(_) => Err(SetError::Timeout),
-        }
+        result.recv().unwrap_or(Err(SetError::Timeout))
     }
 }
 
@@ -99,7 +96,9 @@ pub(super) struct MetadataThread {
     inbox: Receiver<MetadataEvent>,
     sender: MetadataInbox,
     /// Clients of this node that wait for changes.
-    waiting: HashMap<u64, Sender<SetResult>>,
+    waiting: HashMap<u64, Sender<Result<(), SetError>>>,
+    /// Why the last change was not stored.
+    storage_error: Option<io::Error>,
     last_set: u64,
 }
 
@@ -117,6 +116,7 @@ impl MetadataThread {
             inbox,
             sender: MetadataInbox(sender),
             waiting: HashMap::new(),
+            storage_error: None,
             last_set: 0,
         }
     }
@@ -217,8 +217,13 @@ impl MetadataThread {
             SmdAction::Change { module, key, value, version } => {
                 let own = Module::from_number(module)?;
                 let (key, value) = (text(key), value.map(text));
-                let item = self.smd.change_as_principal(own, (&key, value.as_deref()), stored(version));
-                Some(SmdEvent::Changed { module, item: item.map(to_peers) })
+                match self.smd.change_as_principal(own, (&key, value.as_deref()), stored(version)) {
+                    Ok(item) => Some(SmdEvent::Changed { module, item: item.map(to_peers) }),
+                    Err(error) => {
+                        self.storage_error = Some(error);
+                        Some(SmdEvent::NotStored { module })
+                    }
+                }
             }
             SmdAction::Apply { item, version } => {
                 let item = from_peers(vec![item]).pop()?;
@@ -231,6 +236,13 @@ impl MetadataThread {
                 None
             }
             SmdAction::Finished { set, result } => {
+                let result = match result {
+                    SetResult::Done => Ok(()),
+                    SetResult::TimedOut => Err(SetError::Timeout),
+                    SetResult::NotStored => {
+                        Err(self.storage_error.take().map_or(SetError::Timeout, SetError::Storage))
+                    }
+                };
                 if let Some(waiting) = self.waiting.remove(&set) {
                     // The waiting thread may have ended.
                     let _ = waiting.send(result);

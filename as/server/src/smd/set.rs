@@ -176,14 +176,7 @@ impl Smd {
         let Some(update) = state.catalog.prepare_set(key, value, now, self.cluster_key) else {
             return Ok(());
         };
-        let undo = state.catalog.apply(update);
-        if let Err(error) = self.save(module, &state.catalog) {
-            cf::warning_limited!(Smd, "cannot store metadata of module {}: {error}", module.name());
-            if let Some(undo) = undo {
-                state.catalog.undo(undo);
-            }
-            return Err(error.into());
-        }
+        self.apply_and_save(module, &mut state, update)?;
         let ModuleState { catalog, listeners } = &*state;
         if let Some(item) = catalog.get(key) {
             listeners.iter().for_each(|listener| listener.accept(&[item], Occasion::Change));
@@ -243,19 +236,35 @@ impl Smd {
     }
 
     /// As the principal, makes a change that leads to `version`. Returns the item; `None` if nothing changes.
+    ///
+    /// # Errors
+    /// When it cannot be stored; nothing has changed then.
     pub(crate) fn change_as_principal(
         &self,
         module: Module,
         (key, value): (&str, Option<&str>),
         version: SmdVersion,
-    ) -> Option<SmdItem> {
+    ) -> io::Result<Option<SmdItem>> {
         let mut state = self.state(module).lock();
         let now = StoredMillis::now().0;
-        let update = state.catalog.prepare_set(key, value, now, version.cluster_key)?;
+        let Some(update) = state.catalog.prepare_set(key, value, now, version.cluster_key) else {
+            return Ok(None);
+        };
         let item = update.item.clone();
-        state.catalog.apply(Update { version, ..update });
-        self.keep_and_tell(module, &state, &[&item]);
-        Some(item)
+        self.apply_and_save(module, &mut state, Update { version, ..update })?;
+        state.listeners.iter().for_each(|listener| listener.accept(&[&item], Occasion::Change));
+        Ok(Some(item))
+    }
+
+    /// Applies `update` if it can be stored.
+    fn apply_and_save(&self, module: Module, state: &mut ModuleState, update: Update) -> io::Result<()> {
+        let undo = state.catalog.apply(update);
+        self.save(module, &state.catalog).inspect_err(|error| {
+            cf::warning_limited!(Smd, "cannot store metadata of module {}: {error}", module.name());
+            if let Some(undo) = undo {
+                state.catalog.undo(undo);
+            }
+        })
     }
 
     /// Applies a change that the principal has made.
