@@ -7,7 +7,7 @@
 # make simulate   the cluster under faults, SEEDS runs from FIRST on; SEED=… repeats one and prints what happens
 # make soak       kill -9, power failures and damage, round after round for SOAK_SECONDS
 # make fuzz       FUZZ_SECONDS for each fuzz target, or for those in FUZZ_TARGETS
-# make install    programs, man pages, completions, service and configuration: PREFIX=… DESTDIR=… SYSCONFDIR=…
+# make install    programs, man pages, completions, service and configuration: PREFIX=… DESTDIR=… SYSCONFDIR=… OWN=…
 # make deb        packages for Debian and its kin, in target/packages
 # make rpm        packages for Fedora and its kin, in target/packages
 # make source     the source as an archive, in target/packages
@@ -30,8 +30,10 @@ PYTHON ?= python3
 PREFIX ?= /usr/local
 override PREFIX := $(abspath $(patsubst ~/%,$(HOME)/%,$(PREFIX)))
 DESTDIR ?=
-# Where the configuration is; of an installation for the whole machine always /etc. Another place makes it an installation
-# of one's own, with all its files under PREFIX: see build/stage.
+# `yes` makes an installation of one's own, `no` one for the whole machine: see build/stage. Root and packagers install for
+# the machine.
+OWN ?= $(if $(DESTDIR)$(filter /usr /usr/local,$(PREFIX))$(filter 0,$(shell id -u)),no,yes)
+# Where the configuration is.
 SYSCONFDIR ?= $(if $(filter /usr /usr/local,$(PREFIX)),/etc,$(PREFIX)/etc)
 MAINTAINER ?= Ferrospike maintainers <maintainers@ferrospike.invalid>
 PACKAGE_RELEASE ?= 1
@@ -227,10 +229,11 @@ PACKAGE_VERSION := $(shell sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml | head
 install: export BINARIES := $(BINARIES)
 install: export PREFIX := $(PREFIX)
 install: export SYSCONFDIR := $(SYSCONFDIR)
+install: export OWN := $(OWN)
 install:
 	@build/stage server "$(DESTDIR)"
 	@build/stage tools "$(DESTDIR)"
-	@if [ -z "$(DESTDIR)" ] && [ "$(SYSCONFDIR)" = /etc ] && [ "$$(id -u)" = 0 ]; then build/prepare; fi
+	@if [ -z "$(DESTDIR)" ] && [ "$(OWN)" != yes ] && [ "$$(id -u)" = 0 ]; then build/prepare; fi
 
 .PHONY: deb rpm
 deb rpm: export BINARIES := $(BINARIES)

@@ -38,15 +38,15 @@ fn stand_ins(folder: &TempDir) -> String {
 }
 
 fn make(arguments: &[&str]) -> Output {
-    // Independent of a `make` that runs the tests.
-    let output = Command::new("make")
-        .current_dir(root())
-        .env_remove("MAKEFLAGS")
-        .env_remove("MAKELEVEL")
-        .args(["--silent", "--no-print-directory"])
-        .args(arguments)
-        .output();
-    output.expect("run make")
+    make_command(arguments).output().expect("run make")
+}
+
+/// Independent of a `make` that runs the tests.
+fn make_command(arguments: &[&str]) -> Command {
+    let mut command = Command::new("make");
+    command.current_dir(root()).env_remove("MAKEFLAGS").env_remove("MAKELEVEL");
+    command.args(["--silent", "--no-print-directory"]).args(arguments);
+    command
 }
 
 fn text_of(output: &Output) -> String {
@@ -134,6 +134,63 @@ fn install_puts_everything_in_its_place_and_keeps_a_changed_configuration() {
     assert!(install().contains("aerospike.conf.new"));
     assert_eq!(read("etc/aerospike/aerospike.conf"), "# changed\n");
     assert!(read("etc/aerospike/aerospike.conf.new").contains("namespace test"));
+
+    // logrotate would read a second file in its folder.
+    fs::write(destination.join("etc/logrotate.d/aerospike"), "# changed\n").expect("change the rotation");
+    assert!(install().contains("etc/aerospike/logrotate.new"));
+    assert!(read("etc/aerospike/logrotate.new").contains("postrotate"));
+    assert_eq!(read("etc/logrotate.d/aerospike"), "# changed\n");
+    assert_eq!(fs::read_dir(destination.join("etc/logrotate.d")).expect("a folder").count(), 1);
+}
+
+#[test]
+fn install_for_the_machine_has_the_user_wherever_it_is() {
+    let folder = folder();
+    let programs = format!("BINARIES={}", stand_ins(&folder));
+    for (places, prefix, sysconfdir) in [
+        (&["PREFIX=/opt/ferrospike"][..], "opt/ferrospike", "opt/ferrospike/etc"),
+        (&["PREFIX=/usr/local", "SYSCONFDIR=/usr/local/etc"], "usr/local", "usr/local/etc"),
+    ] {
+        let destination = folder.path().join(prefix);
+        let destdir = format!("DESTDIR={}", destination.display());
+        text_of(&make(&[&["install", &programs, &destdir], places].concat()));
+        let read = |path: String| fs::read_to_string(destination.join(&path)).expect(&path);
+        let conf = read(format!("{sysconfdir}/aerospike/aerospike.conf"));
+        assert!(conf.contains("\tuser aerospike\n\tgroup aerospike\n"), "{conf}");
+        assert!(conf.contains("/var/log/aerospike/aerospike.log"), "{conf}");
+        let unit = read(format!("{prefix}/lib/systemd/system/aerospike.service"));
+        assert!(unit.contains(&format!("=/{sysconfdir}/aerospike/aerospike.conf\n")), "{unit}");
+        assert!(read(format!("{prefix}/lib/sysusers.d/aerospike.conf")).contains("u aerospike "));
+        assert!(read(format!("{prefix}/lib/tmpfiles.d/aerospike.conf")).contains("/run/aerospike "));
+        let rotation = read(format!("{sysconfdir}/logrotate.d/aerospike"));
+        assert!(rotation.contains("systemctl kill"), "{rotation}");
+    }
+}
+
+/// Whether `make install` with these arguments is an installation of one's own, for the user with this id.
+fn is_own(folder: &TempDir, user: u32, arguments: &[&str]) -> bool {
+    let id = folder.path().join("id");
+    fs::write(&id, format!("#!/bin/sh\necho {user}\n")).expect("write");
+    fs::set_permissions(&id, fs::Permissions::from_mode(0o755)).expect("make it executable");
+    let path = format!("{}:{}", folder.path().display(), std::env::var("PATH").unwrap_or_default());
+    let arguments = [&["--eval", "own: ; @echo $(OWN)", "own"], arguments].concat();
+    let answer = text_of(&make_command(&arguments).env("PATH", path).output().expect("run make"));
+    match answer.trim_end() {
+        "yes" => true,
+        "no" => false,
+        other => panic!("{other}"),
+    }
+}
+
+#[test]
+fn only_a_user_installs_for_oneself_unless_root_asks_for_it() {
+    let folder = folder();
+    let is_own = |user, arguments: &[&str]| is_own(&folder, user, arguments);
+    assert!(is_own(1000, &["PREFIX=/home/someone/.local"]));
+    assert!(!is_own(1000, &["PREFIX=/opt/ferrospike", "DESTDIR=/tmp/package"]));
+    assert!(!is_own(1000, &["PREFIX=/usr/local", "SYSCONFDIR=/usr/local/etc"]));
+    assert!(!is_own(0, &["PREFIX=/opt/ferrospike"]));
+    assert!(is_own(0, &["PREFIX=/srv/trial", "OWN=yes"]));
 }
 
 #[test]
@@ -141,31 +198,44 @@ fn install_for_oneself_stays_in_its_folder() {
     let folder = folder();
     let programs = format!("BINARIES={}", stand_ins(&folder));
     let home = folder.path().join("home");
-    text_of(&make(&["install", &programs, &format!("PREFIX={}", home.display())]));
+    text_of(&make(&["install", &programs, "OWN=yes", &format!("PREFIX={}", home.display())]));
     assert!(home.join("bin/asd").is_file() && home.join("etc/aerospike/aerospike.conf").is_file());
-    let unit = fs::read_to_string(home.join("lib/systemd/system/aerospike.service")).expect("a unit");
-    assert!(unit.contains(&format!("\nExecStart={}/bin/asd ", home.display())), "{unit}");
+    assert!(!home.join("lib").exists(), "the machine's service is not that of a user");
     // No file names a place of the machine, and the configuration needs nothing else.
     let conf = home.join("etc/aerospike/aerospike.conf");
     let installed = [
         "etc/aerospike/aerospike.conf",
         "etc/logrotate.d/aerospike",
-        "lib/systemd/system/aerospike.service",
         "share/doc/ferrospike/examples/aerospike_ssd.conf",
     ];
     for path in installed {
         let text = fs::read_to_string(home.join(path)).expect(path);
         let elsewhere = text.replace(home.to_str().expect("plain text"), "HOME");
-        let is_foreign = |word: &&str| ["/opt", "/etc", "/var"].iter().any(|place| word.starts_with(place));
+        let is_foreign =
+            |word: &&str| ["/opt", "/etc", "/var", "/run"].iter().any(|place| word.starts_with(place));
         assert_eq!(elsewhere.split_whitespace().find(is_foreign), None, "{path}");
         assert!(!elsewhere.contains("HOMEHOME"), "{path}");
     }
+    let rotation = fs::read_to_string(home.join("etc/logrotate.d/aerospike")).expect("a rotation");
+    assert!(!rotation.contains("systemctl"), "{rotation}");
+    let pid_file = home.join("var/run/aerospike/asd.pid");
+    assert_eq!(signalled(&folder, &rotation, &pid_file), "-HUP 4711\n");
     let text = fs::read_to_string(&conf).expect("a configuration");
     assert!(!text.contains("user aerospike"), "{text}");
     let usable = text.replace("address any", "address 127.0.0.1").replace("port 3", "port 2");
     fs::write(&conf, usable).expect("change the ports");
     let check = Command::new(binary()).args(["--check-config", "--config-file"]).arg(&conf).output();
     assert_eq!(text_of(&check.expect("asd")), format!("{} is accepted\n", conf.display()));
+}
+
+/// The arguments of `kill` in the script that runs after a rotation, with process 4711 in the pid file.
+fn signalled(folder: &TempDir, rotation: &str, pid_file: &Path) -> String {
+    fs::write(pid_file, "4711\n").expect("the folder of the pid file is there");
+    let script = rotation.split_once("postrotate\n").and_then(|(_, rest)| rest.split_once("endscript"));
+    let (script, _) = script.expect("a script");
+    let file = folder.path().join("postrotate");
+    fs::write(&file, format!("kill() {{ echo \"$*\"; }}\n{script}")).expect("write");
+    run("sh", &[file.to_str().expect("plain text")])
 }
 
 /// Builds packages of one kind in a folder.
