@@ -5,10 +5,10 @@ use std::io::{self, Read, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nix::sys::stat::{Mode, umask};
-use nix::sys::wait::{WaitStatus, waitpid};
+use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::{ForkResult, Gid, Group, Pid, Uid, User, setgid, setgroups, setuid};
 
 /// Ends the process now, without the clean-up of `exit`: for the second request to stop.
@@ -97,7 +97,7 @@ pub struct Background {
 pub enum Progress {
     Ready,
     Failed(String),
-    /// The process is gone without a report; with a few words that say how it ended.
+    /// The process is gone without a report, or about to be; with a few words that say how it ends.
     Gone(String),
     /// It has not reported yet.
     Starting,
@@ -105,6 +105,9 @@ pub enum Progress {
 
 /// The process that waits until this one, its child, is ready.
 pub struct Starter(UnixStream);
+
+/// How long a process that has closed its files may take until it is gone.
+const ENDING_WAIT: Duration = Duration::from_secs(1);
 
 /// The report of a process that is ready.
 const READY: &[u8] = &[0];
@@ -132,28 +135,51 @@ impl Background {
         self.id.as_raw()
     }
 
-    /// Waits until the process has reported or is gone, for at most `patience`.
+    /// Waits until the process has reported or is gone, for at most about `patience`.
     pub fn await_report(mut self, patience: Duration) -> Progress {
         let mut report = Vec::new();
         // The process reports at once, or not at all, so the time limits the first byte.
         let read = self.reports.set_read_timeout(Some(patience));
         match read.and_then(|()| self.reports.read_to_end(&mut report)) {
-            Ok(0) => Progress::Gone(self.ending()),
+            Ok(0) => Progress::Gone(self.await_ending()),
             Ok(_) if report == READY => Progress::Ready,
             Ok(_) => Progress::Failed(String::from_utf8_lossy(&report).into_owned()),
-            Err(_) => Progress::Starting,
+            // A process that writes a core dump still has its files open.
+            Err(_) => self.ending().map_or(Progress::Starting, Progress::Gone),
         }
     }
 
-    /// How the process ended.
-    fn ending(&self) -> String {
-        match waitpid(self.id, None) {
-            Ok(WaitStatus::Exited(_, code)) => format!("exit code {code}"),
-            Ok(WaitStatus::Signaled(_, signal, _)) => signal.to_string(),
-            Ok(status) => format!("{status:?}"),
-            Err(error) => error.to_string(),
+    /// How the process ends, which has closed its files.
+    fn await_ending(&self) -> String {
+        let limit = Instant::now() + ENDING_WAIT;
+        loop {
+            match self.ending() {
+                Some(how) => return how,
+                None if Instant::now() >= limit => return "it has not ended completely yet".to_owned(),
+                None => std::thread::sleep(Duration::from_millis(5)),
+            }
         }
     }
+
+    /// How the process ends; `None` while it runs.
+    fn ending(&self) -> Option<String> {
+        match waitpid(self.id, Some(WaitPidFlag::WNOHANG)) {
+            Ok(WaitStatus::StillAlive) => {
+                let status = std::fs::read_to_string(format!("/proc/{}/status", self.id)).unwrap_or_default();
+                is_dumping(&status).then(|| "it has crashed and is writing a core dump".to_owned())
+            }
+            Ok(WaitStatus::Exited(_, code)) => Some(format!("exit code {code}")),
+            Ok(WaitStatus::Signaled(_, signal, _)) => Some(signal.to_string()),
+            Ok(status) => Some(format!("{status:?}")),
+            Err(error) => Some(error.to_string()),
+        }
+    }
+}
+
+/// Whether the process with this text in `/proc/PID/status` is writing a core dump.
+fn is_dumping(status: &str) -> bool {
+    let value = status.lines().find_map(|line| line.strip_prefix("CoreDumping:"));
+    value.is_some_and(|value| value.trim() == "1")
 }
 
 /// The reports are ignored if nobody waits for them any more.
@@ -247,7 +273,52 @@ impl Drop for PidFile {
 
 #[cfg(test)]
 mod tests {
+    use std::process::Command;
+
     use super::*;
+
+    /// A process that runs the script, and the end of the socket with which it would report.
+    fn background(script: &str) -> (Background, UnixStream) {
+        let (reports, starter) = UnixStream::pair().unwrap();
+        #[expect(clippy::zombie_processes, reason = "it is awaited by its id")]
+        let child = Command::new("sh").args(["-c", script]).spawn().unwrap();
+        (Background { id: Pid::from_raw(child.id().cast_signed()), reports }, starter)
+    }
+
+    const SHORT: Duration = Duration::from_millis(300);
+
+    #[test]
+    fn a_process_that_closes_its_files_or_not_is_seen_to_end() {
+        // The files may stay open after the end, as others may have them too.
+        let (process, _starter) = background("kill -ABRT $$");
+        assert_eq!(process.await_report(SHORT), Progress::Gone("SIGABRT".to_owned()));
+        let (process, starter) = background("exit 3");
+        drop(starter);
+        assert_eq!(process.await_report(SHORT), Progress::Gone("exit code 3".to_owned()));
+    }
+
+    #[test]
+    fn a_process_that_does_not_end_is_not_awaited_for_ever() {
+        for is_open in [true, false] {
+            let (process, starter) = background("exec sleep 60");
+            let id = process.id;
+            let _starter = is_open.then_some(starter);
+            let start = Instant::now();
+            let progress = process.await_report(SHORT);
+            assert!(start.elapsed() < Duration::from_secs(30), "{progress:?}");
+            let unfinished = Progress::Gone("it has not ended completely yet".to_owned());
+            assert_eq!(progress, if is_open { Progress::Starting } else { unfinished });
+            nix::sys::signal::kill(id, nix::sys::signal::Signal::SIGKILL).unwrap();
+            waitpid(id, None).unwrap();
+        }
+    }
+
+    #[test]
+    fn a_core_dump_is_seen() {
+        assert!(is_dumping("Name:\tasd\nState:\tS (sleeping)\nCoreDumping:\t1\nTHP_enabled:\t1\n"));
+        let own = std::fs::read_to_string("/proc/self/status").unwrap();
+        assert!(own.contains("\nCoreDumping:\t0\n") && !is_dumping(&own), "{own}");
+    }
 
     #[test]
     fn a_pid_file_is_held_by_one_process() {
