@@ -141,6 +141,25 @@ fn rows_of_a_batch_are_answered_by_whoever_serves_them() {
         assert_eq!((answers.len(), last), (KEYS, result::OK));
         assert!(answers.values().all(|row| row.result == result::OK));
     }
+    // The rows' digests are among their parameters.
+    let mut value = (KEYS as u32).to_be_bytes().to_vec();
+    value.push(RESPOND_ALL_KEYS);
+    for (number, key) in (0u32..).zip(&keys) {
+        value.extend(
+            [&number.to_be_bytes()[..], &[0; 20], &[0, info1::READ | info1::GET_ALL, 0, 2, 0, 0]].concat(),
+        );
+        for (field_type, bytes) in [(field::NAMESPACE, &b"test"[..]), (field::DIGEST, &digest("rig", key))] {
+            value.extend((bytes.len() as u32 + 1).to_be_bytes());
+            value.push(field_type);
+            value.extend(bytes);
+        }
+    }
+    let read = Message { info1: info1::READ | info1::BATCH, ..Message::default() };
+    let (answers, last) = rows(&mut clients[1], &read.with_field(field::BATCH, &value));
+    assert_eq!((answers.len(), last), (KEYS, result::OK));
+    for (number, row) in answers {
+        assert_eq!((row.result, row.bin("n")), (result::OK, Some(&u64::from(number).to_be_bytes()[..])));
+    }
     // A row of a missing record, and one with its own error.
     for flags in [RESPOND_ALL_KEYS, RESPOND_ALL_KEYS | 1] {
         let mut read: Vec<_> =

@@ -465,13 +465,18 @@ impl<'a> Request<'a> {
         self.op_count
     }
 
-    /// The body of the same request with a field of type and value `first` before the others. Batches are not
-    /// supported.
+    /// The body of the same request with a field of type and value `first` before the others, and without fields of
+    /// type `dropped`. Batches are not supported.
     #[must_use]
-    pub fn to_body(&self, first: Option<(u8, &[u8])>) -> Vec<u8> {
-        let own_count =
-            std::iter::successors(Some(self.fields()), |rest| Some(split_field(rest)?.2)).count() - 1;
-        let field_count = own_count + usize::from(first.is_some());
+    pub fn to_body(&self, first: Option<(u8, &[u8])>, dropped: Option<u8>) -> Vec<u8> {
+        let mut rest = self.fields();
+        let own = std::iter::from_fn(move || {
+            let (field_type, value, after) = split_field(rest)?;
+            rest = after;
+            Some((field_type, value))
+        });
+        let own = own.filter(|(field_type, _)| Some(*field_type) != dropped);
+        let fields = first.into_iter().chain(own);
         let first_size = first.map_or(0, |(_, value)| value.len() + FIELD_FIXED_SIZE);
         let size = MESSAGE_HEADER_SIZE + first_size + self.parts.len();
         let mut body = Vec::with_capacity(size);
@@ -487,15 +492,15 @@ impl<'a> Request<'a> {
             body.extend(number.to_be_bytes());
         }
         // The original message had no more fields than can be counted.
-        body.extend(u16::try_from(field_count).unwrap_or(u16::MAX).to_be_bytes());
+        body.extend(u16::try_from(fields.clone().count()).unwrap_or(u16::MAX).to_be_bytes());
         body.extend(self.op_count.to_be_bytes());
-        if let Some((field_type, value)) = first {
+        for (field_type, value) in fields {
             let size = u32::try_from(value.len() + 1).unwrap_or(u32::MAX);
             body.extend(size.to_be_bytes());
             body.push(field_type);
             body.extend_from_slice(value);
         }
-        body.extend_from_slice(self.parts);
+        body.extend_from_slice(self.ops_bytes());
         body
     }
 

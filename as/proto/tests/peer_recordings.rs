@@ -105,7 +105,7 @@ fn requests_that_were_passed_on_are_those_of_clients() {
             own => assert_eq!(own, digest),
         }
         assert_eq!(to_host_order(&body).unwrap(), frame, "{name}");
-        assert_eq!(request.to_body(None), body, "{name}");
+        assert_eq!(request.to_body(None, None), body, "{name}");
         requests += 1;
     }
     assert!(requests > 100 && rows > 0, "{requests} requests, {rows} of them rows of batches");

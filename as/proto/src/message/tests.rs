@@ -48,11 +48,16 @@ fn a_request_is_taken_apart() {
 fn a_request_is_put_together_again() {
     let body = sample();
     let request = Request::parse(&body).unwrap();
-    assert_eq!(request.to_body(None), body);
-    let more = request.to_body(Some((field::SET, b"demo")));
+    assert_eq!(request.to_body(None, None), body);
+    let more = request.to_body(Some((field::SET, b"demo")), None);
     let with_set = Request::parse(&more).unwrap();
     assert_eq!((with_set.set_name(), with_set.namespace), (&b"demo"[..], Some(&b"test"[..])));
     assert_eq!(with_set.ops().collect::<Vec<_>>(), request.ops().collect::<Vec<_>>());
+    let less = request.to_body(None, Some(field::DIGEST));
+    let without_digest = Request::parse(&less).unwrap();
+    assert_eq!((without_digest.digest, without_digest.namespace), (None, Some(&b"test"[..])));
+    assert_eq!(without_digest.field(field::FILTER_EXPRESSION), Some(&[1u8, 2][..]));
+    assert_eq!(without_digest.ops().collect::<Vec<_>>(), request.ops().collect::<Vec<_>>());
 }
 
 #[test]

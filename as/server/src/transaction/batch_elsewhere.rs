@@ -44,7 +44,9 @@ impl RowsElsewhere for Elsewhere<'_> {
             is_answered: AtomicBool::new(false),
         };
         let filter = self.filter.filter(|_| !row.request.has_field(field::FILTER_EXPRESSION));
-        let body = row.request.to_body(filter.map(|filter| (field::FILTER_EXPRESSION, filter)));
+        let filter = filter.map(|filter| (field::FILTER_EXPRESSION, filter));
+        // Another node tells a row by its lack of a digest: that is beside the body.
+        let body = row.request.to_body(filter, Some(field::DIGEST));
         let request = OwnedRequest::new(&body, self.since, Arc::new(sink));
         self.context.restart(wait, request.of(Origin::BatchSub, Some(row.digest)));
     }

@@ -89,7 +89,7 @@ impl ProxyTraffic {
         if request.info1 & info1::BATCH != 0 {
             return asker.refuse(ResultCode::Parameter);
         }
-        // Rows of batches come without a digest.
+        // Rows of batches come without a digest: see `batch_elsewhere.rs`.
         let is_row = request.digest.is_none();
         if self.context.known_namespace(&request).is_none() {
             let counter = if is_row {
