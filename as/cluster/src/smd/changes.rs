@@ -3,7 +3,7 @@
 
 use std::collections::BTreeSet;
 
-use proto::peer::smd::{Item, ModuleVersion, SmdBody};
+use proto::peer::smd::{Item, SmdBody};
 
 use super::{ModuleState, Originator, SetResult, SmdAction, SmdPropagation};
 use crate::time::Now;
@@ -59,11 +59,7 @@ impl SmdPropagation {
         }
         if let Some((originator, key, value)) = module.waiting.pop_front() {
             module.state = ModuleState::AwaitsChange { originator };
-            let version = ModuleVersion {
-                module: id,
-                committed_key: cluster_key,
-                transaction_id: module.version.transaction_id.wrapping_add(1),
-            };
+            let version = module.next_version(cluster_key);
             self.actions.push(SmdAction::Change { module: id, key, value, version });
         }
     }
@@ -75,8 +71,7 @@ impl SmdPropagation {
         let mut left = BTreeSet::new();
         let mut body = None;
         if let Some(item) = item {
-            module.version.transaction_id += 1;
-            module.version.committed_key = cluster_key;
+            module.version = module.next_version(cluster_key);
             let transaction_id = module.version.transaction_id;
             body = Some(SmdBody::SetFromPrincipal { transaction_id, module: id, item });
             left = others;

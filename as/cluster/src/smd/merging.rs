@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use proto::peer::smd::{Full, Item, ModuleVersion, SmdBody};
 use proto::peer::{ClusterKey, NodeId};
 
-use super::{ModuleState, Purpose, SmdAction, SmdPropagation};
+use super::{HISTORY_MAX, ModuleState, Purpose, SmdAction, SmdPropagation};
 use crate::time::Now;
 
 impl SmdPropagation {
@@ -18,7 +18,8 @@ impl SmdPropagation {
         let is_empty = version.committed_key.is_none() && version.transaction_id == 0;
         let is_same_history = version.committed_key == own.committed_key && !own.committed_key.is_none();
         let is_ahead = is_same_history && version.transaction_id > own.transaction_id;
-        if !is_empty && !is_same_history || is_ahead {
+        let is_too_long = own.transaction_id > HISTORY_MAX;
+        if !is_empty && !is_same_history || is_ahead || is_too_long {
             module.state = ModuleState::Dirty { received: BTreeMap::new() };
             self.resend(version.module, now);
             return;

@@ -7,7 +7,7 @@
 //! States of a module at the principal:
 //! - *merging*: after a change of the cluster the principal waits for the versions of all members. If all
 //!   equal its own, the module is *in sync*. Members behind in the same history get all items (*sending*). If
-//!   one has another history, or is ahead, all members are asked for all of their items (*dirty*), the caller
+//!   one has another history, or is ahead, or the number of changes cannot be right, all members are asked for all of their items (*dirty*), the caller
 //!   merges them ([`SmdAction::Merge`]), and all get the result (*sending*).
 //! - *sending*: the principal waits until the members have taken the items sent to them; then the module is
 //!   *in sync*.
@@ -36,6 +36,9 @@ use crate::time::Now;
 const PRINCIPAL_RESEND_MS: u64 = 3000;
 /// Time that a member gives its principal to learn of the change.
 const REPORT_DELAY_MS: u64 = 50;
+/// Number of changes that no history reaches, so a larger one is from a damaged file or a bad peer. The principal
+/// begins a new history then: members take no version that is not after their own, so the number must not overflow.
+const HISTORY_MAX: u64 = u64::MAX / 2;
 /// Largest number of early reports of one peer.
 const EARLY_MAX: usize = 8;
 
@@ -483,6 +486,13 @@ impl SmdPropagation {
 }
 
 impl ModuleOfCluster {
+    /// The version after one more change in the cluster of this key. The last number is reached by a node alone only,
+    /// which compares versions with no other node; see [`HISTORY_MAX`].
+    fn next_version(&self, cluster_key: ClusterKey) -> ModuleVersion {
+        let transaction_id = self.version.transaction_id.wrapping_add(1);
+        ModuleVersion { committed_key: cluster_key, transaction_id, ..self.version }
+    }
+
     fn full(&self, items: Vec<Item>) -> Full {
         let ModuleVersion { module, committed_key, transaction_id } = self.version;
         Full { transaction_id, module, committed_key, items }

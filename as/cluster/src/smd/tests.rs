@@ -205,6 +205,39 @@ fn one_history_counts_where_they_are_not_mixed() {
     }
 }
 
+/// The versions of these nodes are from damaged files.
+#[test]
+fn a_history_without_end_begins_again() {
+    for transaction_id in [u64::MAX, u64::MAX - 1] {
+        for is_whole in [false, true] {
+            let mut cluster = Cluster::new(3, 0, 1);
+            let version = ModuleVersion { module: MODULE, committed_key: ClusterKey(5), transaction_id };
+            for (id, member) in &mut cluster.members {
+                let whole: &[u32] = if is_whole { &[MODULE] } else { &[] };
+                member.propagation = SmdPropagation::new(*id, &[version]).with_whole_histories(whole);
+            }
+            cluster.form(77, &[1, 2, 3]);
+            cluster.run(20_000);
+            for set in 1..=4 {
+                cluster.set(set % 3 + 1, set, "value");
+                cluster.run(1_000);
+                cluster.is_agreed(&[1, 2, 3], set as usize);
+            }
+            let agreed = ModuleVersion { committed_key: ClusterKey(77), transaction_id: 5, ..version };
+            assert_eq!(cluster.members[&NodeId(1)].propagation.version(MODULE), Some(agreed));
+        }
+    }
+    // A node alone compares its version with nobody.
+    let mut cluster = Cluster::new(1, 0, 1);
+    let version = ModuleVersion { module: MODULE, committed_key: ClusterKey(5), transaction_id: u64::MAX };
+    let member = cluster.members.get_mut(&NodeId(1)).unwrap();
+    member.propagation = SmdPropagation::new(NodeId(1), &[version]);
+    cluster.form(77, &[1]);
+    cluster.set(1, 1, "value");
+    cluster.run(1_000);
+    cluster.is_agreed(&[1], 1);
+}
+
 #[test]
 fn a_change_that_the_principal_cannot_store_is_made_nowhere() {
     let mut cluster = Cluster::new(2, 0, 1);
