@@ -141,17 +141,19 @@ fn a_node_that_was_away_catches_up() {
 #[test]
 fn nodes_with_histories_of_their_own_merge_them() {
     let nodes = Nodes::start_apart(2, NAMESPACES);
-    for (number, name) in [(0, "zero"), (1, "one")] {
+    // The items of node 0 are later than those of node 1, the principal.
+    for (number, name) in [(1, "one"), (0, "zero")] {
         nodes.await_cluster(&[number]);
         let mut client = nodes.servers[number].connect();
         assert_eq!(client.info_value(&create_index(name, name)).unwrap(), "ok");
+        assert_eq!(client.info_value(&create_index("both", "both")).unwrap(), "ok");
         assert_eq!(client.info_value(&put_module("both.lua")).unwrap(), "ok");
     }
     nodes.bring_together();
     nodes.await_members(&[0, 1]);
     await_same_versions(&nodes, &[0, 1]);
     for number in 0..2 {
-        for name in ["zero", "one"] {
+        for name in ["zero", "one", "both"] {
             let question = format!("sindex-exists:namespace=test;indexname={name}");
             nodes.await_info(number, &question, "true");
         }

@@ -143,8 +143,8 @@ impl SecondaryIndexes {
         }
     }
 
-    /// Makes or renames an index, or returns why that is impossible.
-    fn create(
+    /// Makes or renames an index unless it is there already, or returns why that is impossible.
+    pub(super) fn create(
         &self,
         namespace: &Arc<Namespace>,
         definition: Definition,
@@ -152,8 +152,10 @@ impl SecondaryIndexes {
         is_start: bool,
     ) -> Result<(), String> {
         let indexes = self.of(namespace);
-        if indexes.named(name).is_some() {
-            return Err(format!("another index has the name {name}"));
+        match indexes.named(name) {
+            Some(index) if index.definition == definition => return Ok(()),
+            Some(_) => return Err(format!("another index has the name {name}")),
+            None => {}
         }
         let set_id = match definition.set.as_str() {
             "" => SetId::NONE,

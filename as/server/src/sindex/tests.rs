@@ -131,6 +131,23 @@ fn digest_of(key: u64) -> Digest {
 }
 
 #[test]
+fn an_index_is_made_once() {
+    let rig = Rig::new();
+    let create = |key: &str, name: &str| {
+        let definition = Definition::from_smd_item(key, Some(name)).expect("a definition");
+        rig.indexes.create(&rig.namespaces[0], definition, name, false)
+    };
+    assert_eq!(create("test|s|n|.|I", "one"), Ok(()));
+    let index = rig.indexes.of(rig.namespace()).named("one").expect("it is there");
+    assert_eq!(create("test|s|n|.|I", "one"), Ok(()));
+    create("test|t|n|.|I", "one").expect_err("a name is of one index");
+    let all = rig.indexes.of(rig.namespace()).all();
+    assert!(all.len() == 1 && Arc::ptr_eq(&all[0], &index));
+    assert_eq!(create("test|s|n|.|I", "two"), Ok(()));
+    assert_eq!(&*index.name(), "two");
+}
+
+#[test]
 fn entries_follow_every_change() {
     let rig = Rig::new();
     let (number, list) = (rig.create("test||n|.|I", "number"), rig.create("test|s|l|L|I", "list"));

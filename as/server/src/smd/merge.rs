@@ -175,33 +175,36 @@ impl Catalog {
     }
 
     /// Merges the items of the other nodes of a newly formed cluster: the principal calls this if their versions are
-    /// not of one history. `now` is the time, in milliseconds since 2010-01-01. Returns the items that changed here.
+    /// not of one history. `now` is the time, in milliseconds since 2010-01-01. Returns the items with another or no
+    /// value here before.
     pub(crate) fn merge(&mut self, others: Vec<Vec<SmdItem>>, cluster_key: u64, now: u64) -> Vec<SmdItem> {
-        let mut changed: Vec<String> = Vec::new();
+        let mut next = self.clone();
         for item in others.into_iter().flatten() {
-            if self.get(&item.key).is_none_or(|present| self.rule.prefers(&item, present, now)) {
-                let key = item.key.clone();
-                self.put(item);
-                if !changed.contains(&key) {
-                    changed.push(key);
-                }
+            if next.get(&item.key).is_none_or(|present| self.rule.prefers(&item, present, now)) {
+                next.put(item);
             }
         }
-        self.version = SmdVersion { cluster_key, tid: 1 };
-        changed.iter().filter_map(|key| self.get(key).cloned()).collect()
+        next.version = SmdVersion { cluster_key, tid: 1 };
+        let news = self.news_in(&next);
+        *self = next;
+        news
     }
 
     /// Replaces all items with those of the principal. Returns those with another or no value here before; missing ones
     /// are deleted.
     pub(crate) fn replace(&mut self, version: SmdVersion, items: Vec<SmdItem>) -> Vec<SmdItem> {
         let next = Catalog::new(self.rule, version, items);
-        let value = |catalog: &Catalog, key: &str| catalog.get(key).and_then(|item| item.value.clone());
         let gone = self.items.iter().filter(|item| item.value.is_some() && next.get(&item.key).is_none());
         let gone = gone.map(|item| SmdItem { value: None, ..item.clone() });
-        let is_news = |item: &&SmdItem| value(self, &item.key) != item.value;
-        let news = gone.chain(next.items.iter().filter(is_news).cloned()).collect();
+        let news = gone.chain(self.news_in(&next)).collect();
         *self = next;
         news
+    }
+
+    /// The items of `next` with another or no value here.
+    fn news_in(&self, next: &Catalog) -> Vec<SmdItem> {
+        let value = |key: &str| self.get(key).and_then(|item| item.value.as_ref());
+        next.items.iter().filter(|item| value(&item.key) != item.value.as_ref()).cloned().collect()
     }
 
     /// Puts `item` in its position. Returns the position and the previous item.
@@ -280,6 +283,20 @@ mod tests {
             other.merge(vec![catalog.items().to_vec()], 5, 300);
             assert_eq!(other.items()[0].value.as_deref(), Some("100"), "{damaged}");
         }
+    }
+
+    #[test]
+    fn a_merge_tells_the_news() {
+        let mut catalog = empty(ConflictRule::Latest);
+        set(&mut catalog, "same", Some("1"), 100);
+        set(&mut catalog, "older", Some("1"), 100);
+        set(&mut catalog, "newer", Some("1"), 300);
+        let (same, older) = (item("same", Some("1"), 1, 200), item("older", Some("2"), 1, 200));
+        let theirs =
+            vec![older.clone(), item("newer", Some("2"), 1, 200), same.clone(), item("gone", None, 1, 1)];
+        assert_eq!(catalog.merge(vec![theirs], 5, 400), [older]);
+        assert_eq!(catalog.get("same"), Some(&same));
+        assert!(catalog.get("gone").is_some());
     }
 
     #[test]
