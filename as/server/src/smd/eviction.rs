@@ -31,8 +31,7 @@ pub(crate) fn follow_eviction(smd: &Smd, namespaces: &Arc<[Arc<Namespace>]>) {
             let Some(namespace) = namespaces.iter().find(|namespace| namespace.name() == item.key) else {
                 continue;
             };
-            let void_time = item.value.as_deref().map(|value| Moment::VoidTime.parse(value, now)).transpose();
-            match void_time {
+            match Moment::VoidTime.of(item, now) {
                 Err(error) => {
                     let value = item.value.as_deref().unwrap_or_default().escape_debug();
                     let why = format!("{error} ('{value}')");

@@ -2,10 +2,16 @@
 //!
 //! A file may be damaged in its meaning although it is well formed, and a peer may send anything. A value that is no time,
 //! or one that no clock could show, has no effect: see `report.rs`.
+//!
+//! This node's clock may be far behind, as after a start without a battery. So the time at which an item was made, by its
+//! timestamp, counts as well: a genuine moment is not after that, and damage hits the value or the timestamp, not both in
+//! the same way.
+
+use datamodel::smd::SmdItem;
 
 use crate::config::params::namespace::TTL_SECONDS_MAX;
 
-/// Most by which the clock of another node, or of this one earlier, may be ahead of this one's: a clock that is set to
+/// Most by which the clock that a moment is from may be ahead of the clock that its item's timestamp is from: a clock that is set to
 /// another time zone is wrong by less.
 const CLOCK_ERROR_MAX_SECONDS: u64 = 24 * 60 * 60;
 
@@ -22,18 +28,23 @@ pub(super) enum MomentError {
 /// 2010-01-01.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Moment {
-    /// In milliseconds. No record has a later one than now.
+    /// In milliseconds. No record has a later one than the present time.
     LastUpdateTime,
-    /// In seconds. No record has one later than the longest TTL from now.
+    /// In seconds. No record has one later than the longest TTL from the present time.
     VoidTime,
 }
 
 impl Moment {
-    /// The number in `value`, at `now` (milliseconds since 2010-01-01).
+    /// The moment that `item` means at `now` (milliseconds since 2010-01-01); `None`: it is deleted.
     ///
     /// # Errors
-    /// When it is no number, or so late that it would remove all records, and later ones too.
-    pub(super) fn parse(self, value: &str, now: u64) -> Result<u64, MomentError> {
+    /// When its value is no number, or so late that it would remove all records, and later ones too.
+    pub(super) fn of(self, item: &SmdItem, now: u64) -> Result<Option<u64>, MomentError> {
+        item.value.as_deref().map(|value| self.parse(value, now.max(item.timestamp))).transpose()
+    }
+
+    /// The number in `value`, if the present time is at most `now`.
+    fn parse(self, value: &str, now: u64) -> Result<u64, MomentError> {
         if value.is_empty() || !value.bytes().all(|byte| byte.is_ascii_digit()) {
             return Err(MomentError::NoNumber);
         }
@@ -73,5 +84,25 @@ mod tests {
         assert_eq!(void_time(latest), Ok(latest));
         assert_eq!(void_time(latest + 1), Err(MomentError::InFuture));
         assert_eq!(Moment::VoidTime.parse("99999999999", u64::MAX), Err(MomentError::InFuture));
+    }
+
+    #[test]
+    fn a_clock_that_is_behind_takes_nothing_from_a_moment() {
+        let made = 533_609_292_607;
+        let item = |value: u64, timestamp| SmdItem {
+            key: "k".to_owned(),
+            value: Some(value.to_string()),
+            generation: 1,
+            timestamp,
+        };
+        let void_time = made / 1_000 + u64::from(TTL_SECONDS_MAX);
+        for now in [0, made - 2 * 24 * 60 * 60 * 1_000, made, made + 1] {
+            assert_eq!(Moment::LastUpdateTime.of(&item(made, made), now), Ok(Some(made)));
+            assert_eq!(Moment::VoidTime.of(&item(void_time, made), now), Ok(Some(void_time)));
+            let deleted = SmdItem { value: None, ..item(0, made) };
+            assert_eq!(Moment::VoidTime.of(&deleted, now), Ok(None));
+            let damaged = item(made + 2 * 24 * 60 * 60 * 1_000, made);
+            assert_eq!(Moment::LastUpdateTime.of(&damaged, now), Err(MomentError::InFuture));
+        }
     }
 }

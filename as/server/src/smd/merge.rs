@@ -28,16 +28,16 @@ impl ConflictRule {
     /// Whether `new` replaces `old` when the items of two nodes meet at `now` (milliseconds since 2010-01-01).
     fn prefers(self, new: &SmdItem, old: &SmdItem, now: u64) -> bool {
         match (self, &new.value, &old.value) {
-            (ConflictRule::LatestMoment(moment), Some(new), Some(old)) => is_later(moment, new, old, now),
+            (ConflictRule::LatestMoment(moment), Some(_), Some(_)) => is_later(moment, new, old, now),
             _ => old.is_before(new),
         }
     }
 }
 
 /// Whether `new` is a later moment than `old`, as of `now`.
-fn is_later(moment: Moment, new: &str, old: &str, now: u64) -> bool {
-    let parse = |value| moment.parse(value, now).ok();
-    parse(new) > parse(old)
+fn is_later(moment: Moment, new: &SmdItem, old: &SmdItem, now: u64) -> bool {
+    let of = |item| moment.of(item, now).ok();
+    of(new) > of(old)
 }
 
 /// A change of one item, with the resulting version of the module.
@@ -107,17 +107,6 @@ impl Catalog {
         cluster_key: u64,
     ) -> Option<Update> {
         let present = self.get(key);
-        if let Some(present) = present {
-            if present.value.as_deref() == value {
-                return None;
-            }
-            if let (ConflictRule::LatestMoment(moment), Some(old), Some(new)) =
-                (self.rule, &present.value, value)
-                && !is_later(moment, new, old, now)
-            {
-                return None;
-            }
-        }
         let item = SmdItem {
             key: key.to_owned(),
             value: value.map(str::to_owned),
@@ -125,6 +114,17 @@ impl Catalog {
             // If the clock was set back, a later change must not look earlier.
             timestamp: present.map_or(now, |present| now.max(present.timestamp)),
         };
+        if let Some(present) = present {
+            if present.value == item.value {
+                return None;
+            }
+            if let (ConflictRule::LatestMoment(moment), Some(_), Some(_)) =
+                (self.rule, &item.value, &present.value)
+                && !is_later(moment, &item, present, now)
+            {
+                return None;
+            }
+        }
         Some(Update { version: SmdVersion { cluster_key, tid: self.version.tid.wrapping_add(1) }, item })
     }
 
@@ -283,6 +283,22 @@ mod tests {
             other.merge(vec![catalog.items().to_vec()], 5, 300);
             assert_eq!(other.items()[0].value.as_deref(), Some("100"), "{damaged}");
         }
+    }
+
+    /// The clock is two days behind, as after a start without a battery.
+    #[test]
+    fn a_later_moment_stays_while_the_clock_is_behind() {
+        let now = 600_000_000_000;
+        let made = now + 2 * 24 * 60 * 60 * 1_000;
+        let (text, earlier) = (made.to_string(), (now - 5).to_string());
+        let items = || vec![item("k", Some(&text), 1, made)];
+        let mut catalog = Catalog::new(LATEST_MOMENT, SmdVersion::default(), items());
+        assert!(set(&mut catalog, "k", Some(&earlier), now).is_none());
+        assert!(catalog.merge(vec![vec![item("k", Some(&earlier), 2, now)]], 5, now).is_empty());
+        assert_eq!(catalog.items(), items());
+        let mut other = empty(LATEST_MOMENT);
+        set(&mut other, "k", Some(&earlier), now);
+        assert_eq!(other.merge(vec![items()], 5, now), items());
     }
 
     #[test]

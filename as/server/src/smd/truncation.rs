@@ -57,10 +57,10 @@ impl<'a> Agreed<'a> {
         let last_update_time = match &item.value {
             None => Ok(None),
             Some(_) if !set_name.is_none_or(is_set_name) => Err("no set has such a name".to_owned()),
-            Some(value) => match Moment::LastUpdateTime.parse(value, now) {
-                Ok(last_update_time) => Ok(Some(last_update_time)),
-                Err(error) => Err(format!("{error} ('{}')", value.escape_debug())),
-            },
+            Some(value) => {
+                let moment = Moment::LastUpdateTime.of(item, now);
+                moment.map_err(|error| format!("{error} ('{}')", value.escape_debug()))
+            }
         };
         Agreed { namespace, set_name, last_update_time }
     }
@@ -103,7 +103,7 @@ pub(crate) fn removal_thresholds(smd: &Smd, namespace: &str) -> RemovalThreshold
         }
     }
     let evicted = smd.live_items(Module::Evict).into_iter().find(|item| item.key == namespace);
-    let void_time = evicted.and_then(|item| Moment::VoidTime.parse(item.value.as_deref()?, now).ok());
+    let void_time = evicted.and_then(|item| Moment::VoidTime.of(&item, now).ok()?);
     thresholds.evict_void_time = void_time.and_then(|void_time| u32::try_from(void_time).ok()).unwrap_or(0);
     thresholds
 }
@@ -115,12 +115,13 @@ mod tests {
     use super::*;
     use crate::smd::CrashingFolder;
 
-    fn file(items: &[(&str, &str)]) -> Vec<u8> {
+    /// A file of a module whose items have this timestamp.
+    fn file(timestamp: u64, items: &[(&str, &str)]) -> Vec<u8> {
         let items = items.iter().map(|(key, value)| SmdItem {
             key: (*key).to_owned(),
             value: Some((*value).to_owned()),
             generation: 1,
-            timestamp: 1,
+            timestamp,
         });
         datamodel::smd::encode_file(crate::smd::SmdVersion::default(), &items.collect::<Vec<_>>())
     }
@@ -131,19 +132,22 @@ mod tests {
         let (late, good) = ((now + 7 * 24 * 60 * 60 * 1_000).to_string(), now.to_string());
         let huge = "9".repeat(23);
         let (long, longest) = (format!("c|{}", "s".repeat(64)), format!("c|{}", "s".repeat(63)));
-        let truncate = file(&[
-            ("c", &huge),
-            ("c|late", &late),
-            ("c|huge", &huge),
-            ("c|word", "abc"),
-            ("c|negative", "-5"),
-            ("c|", &good),
-            (&long, &good),
-            (&longest, &good),
-            ("c|a|b", "7"),
-            ("nope|a", &good),
-        ]);
-        let evict = file(&[("c", "99999999999"), ("d", "633609292")]);
+        let truncate = file(
+            1,
+            &[
+                ("c", &huge),
+                ("c|late", &late),
+                ("c|huge", &huge),
+                ("c|word", "abc"),
+                ("c|negative", "-5"),
+                ("c|", &good),
+                (&long, &good),
+                (&longest, &good),
+                ("c|a|b", "7"),
+                ("nope|a", &good),
+            ],
+        );
+        let evict = file(1, &[("c", "99999999999"), ("d", "633609292")]);
         let folder = CrashingFolder::with(&[("truncate.smd", &truncate), ("evict.smd", &evict)]);
         let smd = Smd::open_for_tests(&folder);
         let luts = [(longest[2..].to_owned(), now), ("a|b".to_owned(), 7)];
@@ -152,5 +156,21 @@ mod tests {
         assert_eq!(removal_thresholds(&smd, "c"), expected);
         assert_eq!(removal_thresholds(&smd, "d").evict_void_time, 633_609_292);
         assert_eq!(smd.live_items(Module::Truncate).len(), 10);
+    }
+
+    /// The items are from before the clock was set back by two days.
+    #[test]
+    fn thresholds_stay_in_force_while_the_clock_is_behind() {
+        let made = StoredMillis::now().0 + 2 * 24 * 60 * 60 * 1_000;
+        let void_time = made / 1_000 + u64::from(crate::config::params::namespace::TTL_SECONDS_MAX);
+        let truncate = file(made, &[("c", &made.to_string()), ("c|a", &made.to_string())]);
+        let evict = file(made, &[("c", &void_time.to_string())]);
+        let folder = CrashingFolder::with(&[("truncate.smd", &truncate), ("evict.smd", &evict)]);
+        let expected = RemovalThresholds {
+            truncate_lut: made,
+            set_truncate_luts: HashMap::from([("a".to_owned(), made)]),
+            evict_void_time: u32::try_from(void_time).expect("32 bits"),
+        };
+        assert_eq!(removal_thresholds(&Smd::open_for_tests(&folder), "c"), expected);
     }
 }
