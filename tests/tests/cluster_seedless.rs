@@ -1,6 +1,7 @@
-//! Nodes without seeds: they listen for others, and serve alone at once, unless they were in a cluster with others.
+//! Nodes without seeds: they listen for others, and serve alone at once, unless they have ever heard of others.
 #![expect(clippy::unwrap_used, reason = "a test")]
 
+use std::fs;
 use std::net::TcpStream;
 use std::time::Duration;
 
@@ -22,6 +23,8 @@ namespace test {
 }
 ";
 const KEYS: usize = 100;
+/// What the log says at the start of a node that has had company.
+const WAITS: &str = "it waits for those that it knew";
 
 fn key(number: usize) -> String {
     format!("key-{number}")
@@ -153,18 +156,109 @@ fn a_node_that_was_in_a_cluster_waits_for_the_others_after_a_restart() {
         let length = nodes.servers[0].log().len();
         nodes.servers[0].restart();
         let said = said_since(&nodes, 0, length);
-        assert!(said.contains("it waits for those that it knew"), "{said}");
+        assert!(said.contains(WAITS), "{said}");
         nodes.await_cluster(&[0, 1]);
         (0..2).for_each(|number| read_all(&nodes, number, 1));
         let said = said_since(&nodes, 0, length);
         assert!(!said.contains("cluster changed: size 1"), "{said}");
-        // When it has been alone again, it starts alone again.
+        // The other may have been alone later, so it waits even if it was alone at the end.
+        nodes.servers[1].kill9();
+        nodes.await_members(&[0]);
+        nodes.servers[0].kill9();
+        nodes.servers[1].restart();
+        nodes.await_cluster(&[1]);
+        let mut client = nodes.servers[1].connect();
+        for key in (0..KEYS).map(key) {
+            let put = patient(Message::put(&key, vec![2]));
+            assert_eq!(client.ask(&put).unwrap().result, result::OK, "{key}");
+        }
+        let length = nodes.servers[0].log().len();
+        nodes.servers[0].restart();
+        nodes.await_cluster(&[0, 1]);
+        (0..2).for_each(|number| read_all(&nodes, number, 2));
+        let said = said_since(&nodes, 0, length);
+        assert!(said.contains(WAITS) && !said.contains("cluster changed: size 1"), "{said}");
+        // An operator who knows that it remains alone makes it start alone.
         nodes.servers[1].kill9();
         nodes.await_members(&[0]);
         nodes.servers[0].stop();
+        fs::remove_file(nodes.servers[0].folder().join("in-cluster")).unwrap();
         nodes.servers[0].restart();
-        write_all(&nodes, 0, 2);
+        write_all(&nodes, 0, 3);
     }
+}
+
+#[test]
+fn company_is_noted_before_the_first_cluster_with_others() {
+    let mut nodes = Nodes::start_seedless(2, IN_MEMORY);
+    nodes.servers[0].stop();
+    // The work directory is created for the note.
+    let config = nodes.config(0).replacen("work-directory {dir}", "work-directory {dir}/not/there", 1);
+    nodes.servers[0].configure(&config);
+    nodes.servers[0].restart();
+    assert!(!nodes.servers[0].folder().join("not").exists());
+    nodes.bring_together_from(1, 0);
+    nodes.await_cluster(&[0, 1]);
+    let log = nodes.servers[0].log();
+    let noted = log.find("/not/there/in-cluster that there are other nodes").unwrap();
+    assert!(noted < log.find("cluster changed: size 2").unwrap(), "{log}");
+    nodes.servers[0].stop();
+    let length = nodes.servers[0].log().len();
+    nodes.servers[0].restart();
+    let said = said_since(&nodes, 0, length);
+    assert!(said.contains(WAITS), "{said}");
+}
+
+#[test]
+fn a_node_whose_seeds_were_removed_waits_for_the_others_too() {
+    let mut nodes = Nodes::start_around_first(2, IN_MEMORY);
+    nodes.await_cluster(&[0, 1]);
+    let config = nodes.config(1);
+    let lines = config.lines().filter(|line| !line.contains("mesh-seed-address-port"));
+    nodes.servers[1].configure(&lines.collect::<Vec<_>>().join("\n"));
+    nodes.servers[1].stop();
+    let length = nodes.servers[1].log().len();
+    nodes.servers[1].restart();
+    let said = said_since(&nodes, 1, length);
+    assert!(said.contains(WAITS), "{said}");
+}
+
+#[test]
+fn company_that_cannot_be_noted_is_warned_of() {
+    let mut nodes = Nodes::start_seedless(2, IN_MEMORY);
+    let warning = "cannot note in the work directory that there are other nodes";
+    nodes.servers[0].allow(warning);
+    std::os::unix::fs::symlink("no/where", nodes.servers[0].folder().join("in-cluster")).unwrap();
+    nodes.bring_together_from(1, 0);
+    nodes.await_cluster(&[0, 1]);
+    assert!(nodes.servers[0].log().contains(warning));
+}
+
+#[test]
+fn seeds_are_not_warned_of_while_heartbeats_are_switched_off() {
+    let nodes = Nodes::start_seedless(1, IN_MEMORY);
+    let protocol = |name| nodes.info(0, &format!("set-config:context=network;heartbeat.protocol={name}"));
+    assert_eq!(protocol("none"), "ok");
+    assert_eq!(nodes.info(0, &format!("tip:host=127.0.0.1;port={}", free_port())), "ok");
+    std::thread::sleep(Duration::from_secs(4));
+    assert!(!nodes.servers[0].log().contains("cannot be reached"));
+    assert_eq!(protocol("v3"), "ok");
+    nodes.servers[0].await_log("seeds that cannot be reached");
+}
+
+#[test]
+fn a_node_that_needs_others_does_not_say_that_it_serves_alone() {
+    let mut nodes = Nodes::start_seedless(2, IN_MEMORY);
+    nodes.servers[0].stop();
+    let config = nodes.config(0).replacen("service {", "service {\n    min-cluster-size 2", 1);
+    nodes.servers[0].configure(&config);
+    let length = nodes.servers[0].log().len();
+    nodes.servers[0].restart();
+    let said = said_since(&nodes, 0, length);
+    assert!(said.contains("it waits until there are as many as min-cluster-size, and others may connect"));
+    assert!(!said.contains("serves alone"), "{said}");
+    nodes.bring_together_from(1, 0);
+    nodes.await_cluster(&[0, 1]);
 }
 
 #[test]

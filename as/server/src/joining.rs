@@ -24,7 +24,7 @@ use crate::smd::Module;
 use crate::tls::PeerDoor;
 use crate::transaction::{ProxyTraffic, ReplicaTraffic};
 
-/// Longest wait for the node's own cluster; with `min-cluster-size` there may be none.
+/// Longest wait for the node's own cluster, should it not come about.
 const OWN_CLUSTER_MAX: Duration = Duration::from_secs(1);
 const OWN_CLUSTER_POLL: Duration = Duration::from_micros(200);
 
@@ -39,15 +39,21 @@ fn endpoints(clear: &[SocketAddr], tls: &[SocketAddr]) -> Vec<Endpoint> {
     [of(clear, false), of(tls, true)].concat()
 }
 
-/// Whether the node needs no wait for others before it serves: it is not told where any are, and was in no cluster with
-/// others when it last ran.
+/// Whether the node needs no wait for others before it serves: it is not told where any are, has never had company, and may
+/// be a cluster alone.
 pub(crate) fn starts_alone(node: &Node) -> bool {
     let network = &node.config.network;
     let is_alone = |namespace: &Arc<Namespace>| are_of_node_alone(&namespace.storage.partition_entries());
     network.is_clustered()
         && !network.looks_for_others()
+        && !needs_others(node)
         && !Company::new(&node.config).is_noted()
         && node.namespaces.iter().all(is_alone)
+}
+
+/// Whether `min-cluster-size` allows no cluster of this node alone.
+fn needs_others(node: &Node) -> bool {
+    node.config.service.min_cluster_size.get() > 1
 }
 
 /// Waits until the node has formed a cluster alone, which takes a few milliseconds.
@@ -83,7 +89,13 @@ pub(crate) fn join_others(
 ) -> Result<Arc<ReplicaTraffic>, StartError> {
     let network = &node.config.network;
     if !network.looks_for_others() {
-        let text = if starts_alone { "it serves alone" } else { "it waits for those that it knew" };
+        let text = if starts_alone {
+            "it serves alone"
+        } else if needs_others(node) {
+            "it waits until there are as many as min-cluster-size"
+        } else {
+            "it waits for those that it knew"
+        };
         cf::info!(Hb, "no seed names another node: {text}, and others may connect");
     }
     let self_node = NodeId(node.cluster.node_id);

@@ -2,7 +2,6 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
@@ -10,7 +9,6 @@ use std::time::{Duration, Instant};
 use cf::sys::eventfd::EventFd;
 use cf::threads;
 
-use crate::config::params::service::WORK_DIRECTORY_DEFAULT;
 use crate::config::{Config, Obstacle};
 use crate::daemon::{Ending, Run};
 use crate::exporter;
@@ -576,10 +574,8 @@ fn cluster_of(config: &Config) -> Result<Cluster, StartError> {
 
 /// The system metadata from the work directory. A server with the developer configuration may have none.
 fn open_smd(config: &Config, cluster: &Cluster) -> Result<Arc<Smd>, StartError> {
-    let path = config.service.work_directory.get().map(|path| PathBuf::from(&*path));
-    let is_kept =
-        path.as_ref().is_some_and(|path| path.is_dir() || path != Path::new(WORK_DIRECTORY_DEFAULT));
-    if !is_kept {
+    let folder = config.work_folder();
+    if folder.is_none() {
         let text = "there is no work directory: indexes, modules and truncation are forgotten at the stop";
         if config.namespaces.iter().any(|namespace| namespace.storage.is_backed()) {
             cf::warning!(Smd, "{text}");
@@ -587,7 +583,7 @@ fn open_smd(config: &Config, cluster: &Cluster) -> Result<Arc<Smd>, StartError> 
             cf::info!(Smd, "{text}");
         }
     }
-    let smd = Smd::open(path.as_deref().filter(|_| is_kept), cluster.own_key());
+    let smd = Smd::open(folder.as_deref(), cluster.own_key());
     Ok(Arc::new(smd.map_err(StartError::SystemMetadata)?))
 }
 

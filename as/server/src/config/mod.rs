@@ -35,10 +35,11 @@ pub mod value;
 
 use std::fs::File;
 use std::io::Read;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use kind::size_text;
+use params::service::WORK_DIRECTORY_DEFAULT;
 
 pub use diagnostic::{Diagnostic, Severity, Topic};
 pub use model::{
@@ -63,6 +64,14 @@ impl Config {
     pub fn developer() -> Self {
         // A test parses the text, so the default is never reached.
         parse(DEVELOPER_TEXT, DEVELOPER_SOURCE).map(|(config, _)| config).unwrap_or_default()
+    }
+
+    /// The work directory: the configured one, which is created when something is first kept in it, or the default one if it
+    /// exists.
+    #[must_use]
+    pub fn work_folder(&self) -> Option<PathBuf> {
+        let path = PathBuf::from(&*self.service.work_directory.get()?);
+        (path.is_dir() || path != Path::new(WORK_DIRECTORY_DEFAULT)).then_some(path)
     }
 }
 

@@ -227,6 +227,11 @@ impl Mesh {
         }
     }
 
+    /// Forgets since when seeds have led to no node, because heartbeats are switched off.
+    pub(super) fn excuse_seeds(&mut self) {
+        self.seeds.iter_mut().for_each(|seed| seed.unreached_since_ms = None);
+    }
+
     /// Names the seeds that have not led to a node for some time: all in one line, not too often.
     fn warn_of_unreached(&mut self, now_ms: u64, actions: &mut Vec<MeshAction>) {
         let is_unreached =
@@ -456,6 +461,21 @@ mod tests {
         }
         let warned: Vec<_> = warned.iter().map(|(at_ms, hosts)| (*at_ms, hosts.as_str())).collect();
         assert_eq!(warned, [(3_000, "bc"), (13_050, "bc"), (23_100, "c")]);
+    }
+
+    #[test]
+    fn seeds_are_not_named_while_heartbeats_are_switched_off() {
+        let mut mesh = mesh(5);
+        mesh.set_seeds(&[seed("a")]);
+        let is_warning = |action: &MeshAction| matches!(action, MeshAction::WarnOfUnreached(_));
+        let warns = |now_ms: &u64| {
+            if (2_000..20_000).contains(now_ms) {
+                mesh.excuse_seeds();
+            }
+            mesh.tick(TIMES, *now_ms).iter().any(is_warning)
+        };
+        // They are tried for as long as ever when heartbeats are on again.
+        assert_eq!((0..30_000).step_by(100).find(warns), Some(19_900 + UNREACHED_MS));
     }
 
     #[test]

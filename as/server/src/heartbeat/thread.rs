@@ -186,6 +186,9 @@ impl HeartbeatThread {
             self.links.iter().filter(|(_, link)| is_late(link)).map(|(id, _)| *id).collect();
         late.into_iter().for_each(|id| self.close(id));
         self.mesh.set_seeds(&self.shared.seeds.list());
+        if !self.is_on() {
+            self.mesh.excuse_seeds();
+        }
         let actions = self.mesh.tick(times, self.now_ms());
         self.carry_out(actions, &[]);
     }

@@ -73,7 +73,7 @@ pub(crate) struct Surroundings {
     pub(crate) services: Vec<(u16, Vec<u8>)>,
     /// Whether no other node is expected, so that the first cluster needs no wait.
     pub(crate) starts_alone: bool,
-    /// Keeps in mind whether the cluster has other nodes.
+    /// Keeps in mind that there are other nodes.
     pub(crate) company: Company,
 }
 
@@ -315,6 +315,7 @@ impl Driver {
             }
             Action::Arrived { node, fabric_endpoints } => {
                 cf::info!(Hb, "node arrived {node:x}", node = node.0);
+                self.around.company.note();
                 self.around.fabric.arrive(node, &fabric_endpoints);
             }
             Action::Departed { node } => {

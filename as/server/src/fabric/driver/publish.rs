@@ -114,7 +114,6 @@ impl Driver {
         }
         self.show_state();
         self.show_placements();
-        self.around.company.note(nodes.len() > 1);
         self.around.cluster.rebalanced(cluster_key, nodes);
         self.metadata.cluster_changed(cluster_key, succession);
         let others: Vec<NodeId> = succession.iter().copied().filter(|node| *node != self.node.id()).collect();
