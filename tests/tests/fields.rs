@@ -190,6 +190,24 @@ fn a_digest_in_a_row_counts() {
     assert_eq!(result_of(&mut client, &with(&[0; 8])), result::PARAMETER);
 }
 
+/// Any other field before the namespace ends the batch.
+#[test]
+fn the_namespace_is_the_first_field_of_a_row() {
+    let server = server();
+    let mut client = server.connect();
+    let namespace = (field::NAMESPACE, b"test".to_vec());
+    for field_type in (1..=63).chain([u8::MAX]) {
+        let request = row(&[(field_type, vec![1; 8]), namespace.clone()]);
+        let answer = client.ask(&request).expect("an answer");
+        assert!(answer.result == result::PARAMETER && answer.is_last(), "field {field_type}: {answer:?}");
+    }
+    assert_eq!(
+        result_of(&mut client, &row(&[(field::SET, b"rig".to_vec()), namespace.clone()])),
+        result::PARAMETER
+    );
+    assert_eq!(result_of(&mut client, &row(&[namespace, (field::SET, b"rig".to_vec())])), result::OK);
+}
+
 #[test]
 fn functions_take_no_part_in_transactions() {
     let server = server();

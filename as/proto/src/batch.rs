@@ -11,7 +11,7 @@
 use cf::Digest;
 use cf::digest::DIGEST_SIZE;
 
-use crate::message::{Request, RequestHead, info1, info3};
+use crate::message::{Request, RequestHead, field, info1, info3};
 
 /// Flags of a batch.
 pub mod batch_flag {
@@ -180,7 +180,8 @@ impl<'a> Rows<'a> {
         // Older clients state zero fields and send the namespace.
         let field_count = u16::from_be_bytes(*take(&mut rest)?).max(1);
         let op_count = u16::from_be_bytes(*take(&mut rest)?);
-        Request::split_from(head, rest, field_count, op_count).ok()
+        let (request, after) = Request::split_from(head, rest, field_count, op_count).ok()?;
+        (request.first_field_type() == Some(field::NAMESPACE)).then_some((request, after))
     }
 }
 
@@ -254,6 +255,19 @@ mod tests {
         let mut rows = Rows::new(&bytes, &parent());
         assert!(rows.read().is_ok());
         assert!(rows.read().is_err());
+    }
+
+    #[test]
+    fn the_first_field_of_a_row_is_the_namespace() {
+        let result_of = |fields: &[(u8, &[u8])]| {
+            let bytes = full_row(1, 0, &[info1::READ], fields);
+            Rows::new(&bytes, &parent()).read().map(|_| ())
+        };
+        let namespace = (field::NAMESPACE, &b"test"[..]);
+        for field_type in 1..=u8::MAX {
+            assert_eq!(result_of(&[(field_type, b"x"), namespace]), Err(BadBatch), "{field_type}");
+            assert_eq!(result_of(&[namespace, (field_type, b"x")]), Ok(()), "{field_type}");
+        }
     }
 
     proptest! {

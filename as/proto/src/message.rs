@@ -404,6 +404,11 @@ impl<'a> Request<'a> {
         usize::from(field_type) < field::COUNT && self.field_bits & 1 << field_type != 0
     }
 
+    /// The type of the field that was sent first.
+    pub(crate) fn first_field_type(&self) -> Option<u8> {
+        split_field(self.fields()).map(|(field_type, ..)| field_type)
+    }
+
     /// The value of the first field of this type.
     #[must_use]
     pub fn field(&self, wanted: u8) -> Option<&'a [u8]> {
