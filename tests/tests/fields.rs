@@ -257,6 +257,9 @@ fn names_of_sets_end_at_a_zero_byte() {
     let server = server();
     let mut client = server.connect();
     let client = &mut client;
+    let mut in_no_set = Message::put("in no set", vec![1]);
+    in_no_set.fields.retain(|(field_type, _)| *field_type != field::SET);
+    let delete_in_no_set = Message { fields: in_no_set.fields.clone(), ..Message::delete("") };
     let long = [&[b'x'; 62][..], b"\0"].concat();
     for set in [&b"z\0z"[..], b"\0", b"\0\0", b"rig\0", b"rig\0x", b"\0rig", &long] {
         let create = replaced(Message::put("new", vec![1]), field::SET, set);
@@ -272,6 +275,12 @@ fn names_of_sets_end_at_a_zero_byte() {
             assert_eq!(result_of(client, &request), expected, "{set:?}");
         }
         assert_eq!(client.ask(&Message::put(KEY, vec![1])).expect("an answer").result, result::OK);
+        assert_eq!(result_of(client, &in_no_set), result::OK);
+        for request in [Message::get(""), Message::put("", vec![1]), Message::delete("")] {
+            let request = Message { fields: in_no_set.fields.clone(), ..request }.with_field(field::SET, set);
+            assert_eq!(result_of(client, &request), result::PARAMETER, "{set:?}");
+        }
+        assert_eq!(result_of(client, &delete_in_no_set), result::OK, "it is still there");
         let rows = {
             client.send(&query(&[(field::SET, set)]).encode()).expect("send");
             client.take_rows().expect("rows").len()
@@ -312,6 +321,24 @@ fn other_names_with_zero_bytes() {
         assert_eq!(result_of(client, &write), INVALID_NAME, "{name:?}");
         let read = Message { info1: info1::READ, ..Message::on(KEY) }.with_operation(Operation::read(name));
         assert_eq!(result_of(client, &read), INVALID_NAME, "{name:?}");
+    }
+    // `function f(r) return 7 end`
+    let put =
+        "udf-put:filename=m.lua;content=ZnVuY3Rpb24gZihyKSByZXR1cm4gNyBlbmQ=;content-len=36;udf-type=LUA;";
+    assert_eq!(client.info_value(put).expect("an answer"), "ok");
+    for (file, function, expected) in [
+        (&b"m"[..], &b"f"[..], result::OK),
+        (b"m\0", b"f", result::UDF_EXECUTION),
+        (b"m\0x", b"f", result::UDF_EXECUTION),
+        (b"m", b"f\0", result::UDF_EXECUTION),
+    ] {
+        let call = Message { info2: info2::WRITE, ..Message::on(KEY) }.with_field(field::UDF_FILE, file);
+        let call = call.with_field(field::UDF_FUNCTION, function).with_field(field::UDF_ARGUMENTS, b"\x90");
+        assert_eq!(
+            result_of(client, &call.with_field(field::UDF_OP, &[0])),
+            expected,
+            "{file:?} {function:?}"
+        );
     }
     for command in [
         "sindex-create:namespace=test;set=rig;indexname=x\0y;indexdata=b,numeric",

@@ -517,7 +517,7 @@ impl<'a> Request<'a> {
     }
 
     /// The set name as far as it counts for existing records: it ends at the first zero byte. A set with such a name
-    /// cannot be created.
+    /// cannot be created. If nothing is before the zero byte, no record has this set, not even one without a set.
     #[must_use]
     pub fn set_name_of_record(&self) -> &'a [u8] {
         let name = self.set_name();

@@ -56,8 +56,9 @@ impl Call<'_> {
     pub(super) fn check_set(&self, record: &RecordMeta) -> Result<(), ResultCode> {
         let name = self.namespace.set_of(record).map_or(&[][..], |set| &set.name);
         let is_own = matches!(self.origin, Origin::OpsSub | Origin::UdfSub);
+        let is_cut = || !name.is_empty() && name == self.request.set_name_of_record();
         // A background query takes the record from the index, so its set needs no check.
-        if is_own || name == self.request.set_name() || name == self.request.set_name_of_record() {
+        if is_own || name == self.request.set_name() || is_cut() {
             return Ok(());
         }
         cf::warning_limited!(
