@@ -227,6 +227,53 @@ fn a_check_finds_all_that_would_stop_a_start_and_changes_nothing() {
     assert!(good.contains(NAMESPACES.trim()));
 }
 
+/// One port for all addresses and for one of them: to bind both succeeds, so the check and the start look beforehand.
+#[test]
+fn contexts_that_share_a_port_are_named() {
+    let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let of_service = format!("address 127.0.0.1\nport {port}");
+    for (network, line, context, other) in [
+        (format!("service {{\n{of_service}\n}}\nadmin {{\nport {port}\n}}"), 11, "admin", "service"),
+        (
+            format!(
+                "service {{\naddress 127.0.0.1\nport 0\n}}\nadmin {{\n{of_service}\n}}\nmetrics {{\nport {port}\n}}"
+            ),
+            15,
+            "metrics",
+            "admin",
+        ),
+        (
+            format!(
+                "service {{\naddress 127.0.0.1\nport 0\n}}\ninfo {{\nport {port}\n}}\nmetrics {{\n{of_service}\n}}"
+            ),
+            15,
+            "metrics",
+            "info",
+        ),
+    ] {
+        let folder = tempfile::tempdir().unwrap();
+        let config = format!(
+            "service {{\ncluster-name c\nwork-directory {{dir}}/work\n}}\nnetwork {{\n{network}\n}}\n{NAMESPACES}"
+        );
+        let output = check(folder.path(), &config);
+        let said = lines(&output);
+        let expected = format!(
+            "aerospike.conf:{line}: 'port' in network.{context} is {port}, but that is already the port of \
+             network.{other} on 127.0.0.1"
+        );
+        assert_eq!(output.status.code(), Some(1), "{said:#?}");
+        let errors: Vec<_> = said.iter().filter(|line| line.starts_with("error: ")).collect();
+        assert!(errors.len() == 1 && errors[0].contains(&expected), "{expected}: {said:#?}");
+        let path = folder.path().join("aerospike.conf");
+        let output =
+            Command::new(binary()).args(["--foreground", "--config-file"]).arg(&path).output().unwrap();
+        let said = lines(&output);
+        assert!(!output.status.success(), "{said:#?}");
+        assert!(said.iter().any(|line| line.contains(&expected)), "{expected}: {said:#?}");
+        assert!(!said.iter().any(|line| line.contains("another process")), "{said:#?}");
+    }
+}
+
 #[test]
 fn a_check_finds_files_in_use_and_files_whose_header_is_gone() {
     let config = usual_config()

@@ -140,6 +140,41 @@ impl Places {
             }),
         }
     }
+
+    /// In the order in which they are bound.
+    fn all(&self) -> impl Iterator<Item = &ListenPlace> {
+        let Places {
+            clients,
+            clients_tls,
+            admin,
+            admin_tls,
+            info,
+            metrics,
+            fabric,
+            fabric_tls,
+            heartbeat,
+            heartbeat_tls,
+        } = self;
+        [clients, clients_tls, admin, admin_tls, info, metrics, fabric, fabric_tls, heartbeat, heartbeat_tls]
+            .into_iter()
+            .flatten()
+    }
+
+    /// The places that overlap with one before them. Both could be bound, and only to listen on both would fail.
+    fn overlaps(&self, config: &Config) -> Vec<Obstacle> {
+        let overlap = |(position, place): (usize, &ListenPlace)| {
+            let &ListenPlace { context, port_name, port, .. } = place;
+            self.all().take(position).find_map(|before| {
+                let address = place.overlap(before)?;
+                let sentence = format!(
+                    "'{port_name}' in {context} is {port}, but that is already the {} of {} on {address}",
+                    before.port_name, before.context
+                );
+                Some(Obstacle::new(config.lines.last(context, port_name), sentence))
+            })
+        };
+        self.all().enumerate().filter_map(overlap).collect()
+    }
 }
 
 /// The obstacle that `error` at `place` is, with the line of the address or port that it is about.
@@ -205,9 +240,12 @@ impl Ports {
     /// Binds all ports of `config`.
     ///
     /// # Errors
-    /// When a port cannot be bound.
+    /// When a port cannot be bound, or two of them are the same.
     pub(crate) fn bind(config: &Config) -> Result<Self, Obstacle> {
         let places = Places::new(config);
+        if let Some(overlap) = places.overlaps(config).into_iter().next() {
+            return Err(overlap);
+        }
         let bind = |place| bind(config, place);
         Ok(Ports {
             clients: bind(places.clients.as_ref())?,
@@ -238,7 +276,6 @@ impl Ports {
             bound
         };
         let places = Places::new(config);
-        // Held together, as two of them may be the same port.
         let [clients, clients_tls, ..] = [
             tried(places.clients.as_ref()),
             tried(places.clients_tls.as_ref()),
@@ -251,6 +288,7 @@ impl Ports {
             tried(places.heartbeat.as_ref()),
             tried(places.heartbeat_tls.as_ref()),
         ];
+        places.overlaps(config).into_iter().for_each(&mut found);
         let params = &config.network.service;
         let mut advertised = |access, bound: &Bound| {
             if let Err(error) = Advertised::new(&access, &bound.addresses()) {

@@ -77,6 +77,22 @@ impl ListenPlace {
         (addresses, errors)
     }
 
+    /// An address that both places would listen on at the same port.
+    pub(crate) fn overlap(&self, other: &ListenPlace) -> Option<IpAddr> {
+        if self.port == 0 || self.port != other.port {
+            return None;
+        }
+        let (own, others) = (self.addresses().0, other.addresses().0);
+        let covers = |wide: &IpAddr, address: &IpAddr| {
+            wide == address || wide.is_unspecified() && wide.is_ipv4() == address.is_ipv4()
+        };
+        let is_covered = |address: &IpAddr, by: &[IpAddr]| by.iter().any(|wide| covers(wide, address));
+        let first_covered = |addresses: &[IpAddr], by: &[IpAddr]| {
+            addresses.iter().find(|address| is_covered(address, by)).copied()
+        };
+        first_covered(&own, &others).or_else(|| first_covered(&others, &own))
+    }
+
     /// The index of the configured address that `error` is about.
     pub(crate) fn item_of(&self, error: &ListenError) -> Option<usize> {
         self.configured.iter().position(|text| match error {
@@ -357,8 +373,8 @@ mod tests {
         texts.iter().map(|text| (*text).to_owned()).collect()
     }
 
-    fn bind_to(configured: &[&str], port: u16) -> Result<Bound, ListenError> {
-        Bound::new(&ListenPlace {
+    fn place(configured: &[&str], port: u16) -> ListenPlace {
+        ListenPlace {
             context: "network.service",
             address_name: "address",
             port_name: "port",
@@ -366,7 +382,28 @@ mod tests {
             port,
             with_localhost: true,
             with_ipv6: false,
-        })
+        }
+    }
+
+    fn bind_to(configured: &[&str], port: u16) -> Result<Bound, ListenError> {
+        Bound::new(&place(configured, port))
+    }
+
+    #[test]
+    fn places_with_an_address_and_port_in_common_overlap() {
+        let overlap = |one: &[&str], two: &[&str]| {
+            place(one, 3000).overlap(&place(two, 3000)).map(|address| address.to_string())
+        };
+        let loopback = Some("127.0.0.1".to_owned());
+        assert_eq!(overlap(&[], &["127.0.0.1"]), loopback);
+        assert_eq!(overlap(&["127.0.0.1"], &["any"]), loopback);
+        assert_eq!(overlap(&["::1", "127.0.0.1"], &["lo"]), loopback);
+        assert_eq!(overlap(&["any"], &["0.0.0.0"]).as_deref(), Some("0.0.0.0"));
+        assert_eq!(overlap(&["192.0.2.1"], &["192.0.2.2"]), loopback, "each listens there too");
+        assert_eq!(overlap(&["127.0.0.1"], &["127.0.0.2"]), None);
+        assert_eq!(overlap(&["any"], &["::1"]), None, "IPv6 is bound separately");
+        assert!(place(&[], 3000).overlap(&place(&[], 3001)).is_none());
+        assert!(place(&[], 0).overlap(&place(&[], 0)).is_none(), "the system chooses");
     }
 
     #[test]
