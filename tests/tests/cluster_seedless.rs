@@ -198,7 +198,7 @@ fn company_is_noted_before_the_first_cluster_with_others() {
     nodes.servers[0].restart();
     assert!(!nodes.servers[0].folder().join("not").exists());
     nodes.bring_together_from(1, 0);
-    nodes.await_cluster(&[0, 1]);
+    nodes.await_members(&[0, 1]);
     let log = nodes.servers[0].log();
     let noted = log.find("/not/there/in-cluster that there are other nodes").unwrap();
     assert!(noted < log.find("cluster changed: size 2").unwrap(), "{log}");
@@ -212,7 +212,7 @@ fn company_is_noted_before_the_first_cluster_with_others() {
 #[test]
 fn a_node_whose_seeds_were_removed_waits_for_the_others_too() {
     let mut nodes = Nodes::start_around_first(2, IN_MEMORY);
-    nodes.await_cluster(&[0, 1]);
+    nodes.await_members(&[0, 1]);
     let config = nodes.config(1);
     let lines = config.lines().filter(|line| !line.contains("mesh-seed-address-port"));
     nodes.servers[1].configure(&lines.collect::<Vec<_>>().join("\n"));
@@ -230,7 +230,7 @@ fn company_that_cannot_be_noted_is_warned_of() {
     nodes.servers[0].allow(warning);
     std::os::unix::fs::symlink("no/where", nodes.servers[0].folder().join("in-cluster")).unwrap();
     nodes.bring_together_from(1, 0);
-    nodes.await_cluster(&[0, 1]);
+    nodes.await_members(&[0, 1]);
     assert!(nodes.servers[0].log().contains(warning));
 }
 
@@ -258,7 +258,7 @@ fn a_node_that_needs_others_does_not_say_that_it_serves_alone() {
     assert!(said.contains("it waits until there are as many as min-cluster-size, and others may connect"));
     assert!(!said.contains("serves alone"), "{said}");
     nodes.bring_together_from(1, 0);
-    nodes.await_cluster(&[0, 1]);
+    nodes.await_members(&[0, 1]);
 }
 
 #[test]
