@@ -374,8 +374,7 @@ impl<'a> Request<'a> {
 
     /// The first field of a type counts; further ones are ignored, as are unknown types.
     #[inline]
-    fn note_field(&mut self, field_type: u8, value: &'a [u8]) {
-        let mut value = value;
+    fn note_field(&mut self, field_type: u8, mut value: &'a [u8]) {
         let slot = match field_type {
             field::NAMESPACE => {
                 value = without_padding(value);
@@ -422,14 +421,8 @@ impl<'a> Request<'a> {
     }
 
     fn fields_of_type(&self, wanted: u8) -> impl Iterator<Item = &'a [u8]> + use<'a> {
-        // `parse` has checked the fields as strictly as the kind of message requires.
-        let mut rest = if self.has_field(wanted) { self.fields() } else { &[] };
-        let fields = std::iter::from_fn(move || {
-            let (field_type, value, after) = split_loose_field(rest)?;
-            rest = after;
-            Some((field_type, value))
-        });
-        fields.filter(move |(field_type, _)| *field_type == wanted).map(|(_, value)| value)
+        let rest = if self.has_field(wanted) { self.fields() } else { &[] };
+        fields_in(rest).filter(move |(field_type, _)| *field_type == wanted).map(|(_, value)| value)
     }
 
     /// The rows of a batch message: from the value of its last batch field to the end of the message.
@@ -474,13 +467,7 @@ impl<'a> Request<'a> {
     /// type `dropped`. Batches are not supported.
     #[must_use]
     pub fn to_body(&self, first: Option<(u8, &[u8])>, dropped: Option<u8>) -> Vec<u8> {
-        let mut rest = self.fields();
-        let own = std::iter::from_fn(move || {
-            let (field_type, value, after) = split_field(rest)?;
-            rest = after;
-            Some((field_type, value))
-        });
-        let own = own.filter(|(field_type, _)| Some(*field_type) != dropped);
+        let own = fields_in(self.fields()).filter(|(field_type, _)| Some(*field_type) != dropped);
         let fields = first.into_iter().chain(own);
         let first_size = first.map_or(0, |(_, value)| value.len() + FIELD_FIXED_SIZE);
         let size = MESSAGE_HEADER_SIZE + first_size + self.parts.len();
@@ -546,6 +533,15 @@ fn split_field(bytes: &[u8]) -> Option<(u8, &[u8], &[u8])> {
 #[inline]
 fn size_between(bytes: &[u8], rest: &[u8]) -> u32 {
     u32::try_from(bytes.len() - rest.len()).unwrap_or(u32::MAX)
+}
+
+/// The types and values of `fields`, which [`Request::parse`] has checked as strictly as the kind of message requires.
+fn fields_in(mut fields: &[u8]) -> impl Iterator<Item = (u8, &[u8])> + Clone {
+    std::iter::from_fn(move || {
+        let (field_type, value, after) = split_loose_field(fields)?;
+        fields = after;
+        Some((field_type, value))
+    })
 }
 
 /// Whether the field at the start of `bytes` states a length that goes beyond them.

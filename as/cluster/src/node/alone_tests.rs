@@ -4,9 +4,9 @@ use proto::peer::NodeId;
 use proto::peer::heartbeat::ClusteringState;
 use proto::peer::nested::{Address, Endpoint};
 
-use super::{Action, Event, NamespaceSettings, Node, NodeSettings};
+use super::{Action, Event, Node, NodeSettings, settings_of_tests};
 use crate::heartbeat::Heartbeat;
-use crate::migration::{MigrationSettings, PartitionId};
+use crate::migration::PartitionId;
 use crate::time::{Now, Timing};
 
 const OWN: NodeId = NodeId(2);
@@ -17,24 +17,7 @@ fn at(time_ms: u64) -> Now {
 }
 
 fn node(starts_alone: bool, size_min: usize) -> Node {
-    let settings = NodeSettings {
-        self_node: OWN,
-        cluster_name: None,
-        fabric_endpoints: Vec::new(),
-        heartbeat_endpoints: None,
-        nodes_max: 8,
-        size_min,
-        starts_alone,
-        timing: Timing::default(),
-        migration: MigrationSettings::default(),
-        partition_count: PARTITIONS,
-        namespaces: vec![NamespaceSettings {
-            name: b"test".to_vec(),
-            replication_factor: 2,
-            ..NamespaceSettings::default()
-        }],
-        seed: 1,
-    };
+    let settings = NodeSettings { size_min, starts_alone, ..settings_of_tests(OWN, PARTITIONS) };
     Node::new(settings, vec![vec![Default::default(); PARTITIONS]], at(1000))
 }
 

@@ -8,10 +8,10 @@ use proto::peer::heartbeat::ClusteringState;
 use proto::peer::nested::{Address, Endpoint, VersionGroup};
 use proto::peer::{ClusterKey, NodeId};
 
-use super::{Action, Event, NamespaceSettings, Node, NodeSettings};
+use super::{Action, Event, Node, settings_of_tests};
 use crate::balance::Route;
 use crate::heartbeat::Heartbeat;
-use crate::migration::{MigrationSettings, PartitionId};
+use crate::migration::PartitionId;
 use crate::time::{Now, Timing};
 
 const PARTITIONS: usize = 64;
@@ -37,24 +37,7 @@ impl Scene {
         own: PartitionVersion,
         version: impl Fn(NodeId, usize) -> PartitionVersion,
     ) -> Self {
-        let settings = NodeSettings {
-            self_node: OWN,
-            cluster_name: None,
-            fabric_endpoints: Vec::new(),
-            heartbeat_endpoints: None,
-            nodes_max: 8,
-            size_min: 1,
-            starts_alone: false,
-            timing: Timing::default(),
-            migration: MigrationSettings::default(),
-            partition_count: PARTITIONS,
-            namespaces: vec![NamespaceSettings {
-                name: b"test".to_vec(),
-                replication_factor: 2,
-                ..NamespaceSettings::default()
-            }],
-            seed: 1,
-        };
+        let settings = settings_of_tests(OWN, PARTITIONS);
         let node =
             Node::new(settings, vec![vec![own; PARTITIONS]], Now { monotonic_ms: 1000, wall_ms: 1000 });
         let mut scene = Scene { node, time_ms: 1000, sequence: 1 << 20 };

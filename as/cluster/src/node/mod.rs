@@ -234,6 +234,29 @@ pub struct Node {
     actions: Vec<Action>,
 }
 
+/// Settings of a node with one namespace of two copies.
+#[cfg(test)]
+fn settings_of_tests(self_node: NodeId, partition_count: usize) -> NodeSettings {
+    NodeSettings {
+        self_node,
+        cluster_name: None,
+        fabric_endpoints: Vec::new(),
+        heartbeat_endpoints: None,
+        nodes_max: 8,
+        size_min: 1,
+        starts_alone: false,
+        timing: Timing::default(),
+        migration: MigrationSettings::default(),
+        partition_count,
+        namespaces: vec![NamespaceSettings {
+            name: b"test".to_vec(),
+            replication_factor: 2,
+            ..NamespaceSettings::default()
+        }],
+        seed: 1,
+    }
+}
+
 impl Node {
     /// Makes a node that has just started and serves nothing yet. The versions of its partitions are given by
     /// namespace, as its devices store them, isolated.

@@ -57,6 +57,13 @@ struct ModuleState {
     listeners: Vec<Box<dyn Listener>>,
 }
 
+impl ModuleState {
+    /// Tells the listeners of items that have just changed.
+    fn tell(&self, news: &[&SmdItem]) {
+        self.listeners.iter().for_each(|listener| listener.accept(news, Occasion::Change));
+    }
+}
+
 /// All modules. See [`super`] for how to use it.
 pub(crate) struct Smd {
     /// `None`: nothing is stored.
@@ -171,17 +178,35 @@ impl Smd {
         if let Some(propagate) = self.propagate.get() {
             return propagate(module, key, value);
         }
-        let mut state = self.state(module).lock();
-        let now = StoredMillis::now().0;
-        let Some(update) = state.catalog.prepare_set(key, value, now, self.cluster_key) else {
-            return Ok(());
-        };
-        self.apply_and_save(module, &mut state, update)?;
-        let ModuleState { catalog, listeners } = &*state;
-        if let Some(item) = catalog.get(key) {
-            listeners.iter().for_each(|listener| listener.accept(&[item], Occasion::Change));
-        }
+        self.make_change(module, (key, value), None)?;
         Ok(())
+    }
+
+    /// Makes a change that leads to `version`, or to this node's next one. Returns the item; `None` if nothing changes.
+    ///
+    /// # Errors
+    /// When it cannot be stored; nothing has changed then.
+    fn make_change(
+        &self,
+        module: Module,
+        (key, value): (&str, Option<&str>),
+        version: Option<SmdVersion>,
+    ) -> io::Result<Option<SmdItem>> {
+        let mut state = self.state(module).lock();
+        let cluster_key = version.map_or(self.cluster_key, |version| version.cluster_key);
+        let update = state.catalog.prepare_set(key, value, StoredMillis::now().0, cluster_key);
+        let Some(update) = update else { return Ok(None) };
+        let item = update.item.clone();
+        let undo = state.catalog.apply(Update { version: version.unwrap_or(update.version), ..update });
+        if let Err(error) = self.save(module, &state.catalog) {
+            cf::warning_limited!(Smd, "cannot store metadata of module {}: {error}", module.name());
+            if let Some(undo) = undo {
+                state.catalog.undo(undo);
+            }
+            return Err(error);
+        }
+        state.tell(&[&item]);
+        Ok(Some(item))
     }
 
     /// Adds an item that is valid until another value is known, for instance from other nodes.
@@ -197,9 +222,8 @@ impl Smd {
             state.catalog.remove_default(key);
             return Err(error.into());
         }
-        let ModuleState { catalog, listeners } = &*state;
-        if let Some(item) = catalog.get(key) {
-            listeners.iter().for_each(|listener| listener.accept(&[item], Occasion::Change));
+        if let Some(item) = state.catalog.get(key) {
+            state.tell(&[item]);
         }
         Ok(())
     }
@@ -245,26 +269,7 @@ impl Smd {
         (key, value): (&str, Option<&str>),
         version: SmdVersion,
     ) -> io::Result<Option<SmdItem>> {
-        let mut state = self.state(module).lock();
-        let now = StoredMillis::now().0;
-        let Some(update) = state.catalog.prepare_set(key, value, now, version.cluster_key) else {
-            return Ok(None);
-        };
-        let item = update.item.clone();
-        self.apply_and_save(module, &mut state, Update { version, ..update })?;
-        state.listeners.iter().for_each(|listener| listener.accept(&[&item], Occasion::Change));
-        Ok(Some(item))
-    }
-
-    /// Applies `update` if it can be stored.
-    fn apply_and_save(&self, module: Module, state: &mut ModuleState, update: Update) -> io::Result<()> {
-        let undo = state.catalog.apply(update);
-        self.save(module, &state.catalog).inspect_err(|error| {
-            cf::warning_limited!(Smd, "cannot store metadata of module {}: {error}", module.name());
-            if let Some(undo) = undo {
-                state.catalog.undo(undo);
-            }
-        })
+        self.make_change(module, (key, value), Some(version))
     }
 
     /// Applies a change that the principal has made.
@@ -296,7 +301,7 @@ impl Smd {
             cf::warning!(Smd, "cannot store metadata of module {}: {error}", module.name());
         }
         if !news.is_empty() {
-            state.listeners.iter().for_each(|listener| listener.accept(news, Occasion::Change));
+            state.tell(news);
         }
     }
 
