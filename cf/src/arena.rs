@@ -1,7 +1,7 @@
 //! Fixed-size elements addressed by 32-bit handles, in stages that are allocated on demand.
 //!
-//! A stage is one zeroed allocation of the global allocator; the kernel backs it page by page on first use, so an
-//! unused stage costs only address space. Handle 0 is the null handle.
+//! A stage is one zeroed allocation of the global allocator; the kernel backs it page by page on first use, with huge
+//! pages where it has them, so an unused stage costs only address space. Handle 0 is the null handle.
 //!
 //! # Free elements
 //! 64 consecutive elements are a *group*, which belongs to one shard for good: elements return to the shard that they
@@ -25,6 +25,7 @@ use std::sync::atomic::{AtomicI64, AtomicPtr, AtomicU32, AtomicU64, Ordering};
 
 use parking_lot::Mutex;
 
+use crate::huge_pages;
 use crate::zeroed::{self, Zeroable};
 
 /// Largest number of stages.
@@ -348,7 +349,7 @@ impl<T: Zeroable> Arena<T> {
 
     fn layout(&self) -> Layout {
         let bytes = size_of::<T>() << self.elements_per_stage_log2;
-        Layout::from_size_align(bytes, 4096).expect("a stage is at most 1 GiB, aligned to a page")
+        huge_pages::layout(bytes).expect("a stage is at most 1 GiB")
     }
 
     /// Reserves [`RUN_LENGTH`] fresh elements and returns the first one's index.
@@ -367,6 +368,7 @@ impl<T: Zeroable> Arena<T> {
             if stage.is_null() {
                 return Err(Exhausted);
             }
+            huge_pages::request(stage, self.layout().size());
             let groups = 1 << self.elements_per_stage_log2 >> GROUP_LENGTH.trailing_zeros();
             self.free_bits[count as usize].get_or_init(|| zeroed::boxed_slice(groups));
             self.stages[count as usize].store(stage.cast(), Ordering::Release);

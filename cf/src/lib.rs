@@ -11,6 +11,7 @@ pub mod digest;
 pub mod doorbell;
 pub mod fatal;
 pub mod fault;
+pub mod huge_pages;
 pub mod linear_histogram;
 pub mod log;
 pub mod manual;

@@ -1,12 +1,14 @@
 //! A large range of zeroed memory that many threads write to in parts that do not overlap.
 //!
-//! The kernel backs it page by page on first use; pages can be returned while the addresses stay valid.
+//! The kernel backs it page by page on first use, with huge pages where it has them; pages can be returned while the addresses stay valid.
 
 use std::ptr::NonNull;
 
 #[cfg(not(miri))]
 use memmap2::UncheckedAdvice;
 use memmap2::{MmapOptions, MmapRaw};
+
+use crate::huge_pages;
 
 const PAGE_SIZE: usize = 4096;
 
@@ -38,6 +40,7 @@ impl Region {
         options.no_reserve_swap();
         let map = MmapRaw::from(options.map_anon().ok()?);
         let base = NonNull::new(map.as_mut_ptr())?;
+        huge_pages::request(map.as_ptr(), size);
         Some(Region { base, map })
     }
 

@@ -54,7 +54,7 @@ use proto::ResultCode;
 use proto::message::{Request, field};
 use proto::reply::{self, ReplyHeader};
 
-use crate::config::Config;
+use crate::config::{Config, Engine};
 use crate::metrics::{Latency, Unit};
 use crate::namespace::Namespace;
 use crate::security::Permit;
@@ -99,6 +99,8 @@ pub(crate) struct Requester {
 /// The queries of a server.
 pub(crate) struct Queries {
     config: Arc<Config>,
+    /// Processors that this process may use.
+    cpu_count: usize,
     transactions: Arc<TransactionContext>,
     indexes: Arc<SecondaryIndexes>,
     is_stopping: Arc<AtomicBool>,
@@ -129,6 +131,7 @@ impl Queries {
     ) -> Self {
         Queries {
             config,
+            cpu_count: cf::threads::cpu_count(),
             transactions,
             indexes,
             is_stopping: Arc::default(),
@@ -310,8 +313,13 @@ impl Queries {
         if query.is_short() || is_slow {
             return 1;
         }
-        let limit = query.namespace.config().params.single_query_threads.get() as usize;
-        limit.min(query.parts.len())
+        let config = query.namespace.config();
+        let limit = config.params.single_query_threads.get() as usize;
+        // A thread that only reads memory needs a processor all the time. Threads beyond the number of processors would
+        // make other clients wait longer.
+        let only_reads_memory = query.has_client() && config.storage.engine != Engine::Device;
+        let useful = if only_reads_memory { self.cpu_count } else { usize::MAX };
+        limit.min(useful).min(query.parts.len())
     }
 
     /// Starts a thread on a query, which has already counted it; returns whether one is available.
