@@ -1,7 +1,7 @@
 //! Fixed-size elements addressed by 32-bit handles, in stages that are allocated on demand.
 //!
-//! A stage is one zeroed allocation of the global allocator; the kernel backs it page by page on first use, with huge
-//! pages where it has them, so an unused stage costs only address space. Handle 0 is the null handle.
+//! A stage is one zeroed allocation of the global allocator; the kernel backs it page by page on first use, or with
+//! huge pages [before it](Arena::prepare_ahead), so an unused stage costs only address space. Handle 0 is the null handle.
 //!
 //! # Free elements
 //! 64 consecutive elements are a *group*, which belongs to one shard for good: elements return to the shard that they
@@ -25,7 +25,7 @@ use std::sync::atomic::{AtomicI64, AtomicPtr, AtomicU32, AtomicU64, Ordering};
 
 use parking_lot::Mutex;
 
-use crate::huge_pages;
+use crate::huge_pages::{self, HUGE_PAGE_SIZE};
 use crate::zeroed::{self, Zeroable};
 
 /// Largest number of stages.
@@ -37,6 +37,8 @@ const RUN_LENGTH: u32 = 256;
 /// Elements in a group; a run holds whole groups.
 const GROUP_LENGTH: u32 = u64::BITS;
 const PAGE_SIZE: usize = 4096;
+/// Most bytes that are prepared ahead of their use.
+const PREPARED_MAX: usize = 16 << 20;
 /// Groups that [`Arena::give_back`] checks under one lock.
 const PORTION: usize = 1024;
 
@@ -109,6 +111,15 @@ impl Shard {
 #[repr(align(128))]
 struct OwnLine<V>(V);
 
+/// How far fresh elements have memory.
+#[derive(Default)]
+struct Prepared {
+    /// The next fresh element at the last call.
+    last_next: u32,
+    /// Elements of the present stage before this one have memory; it may lie in an earlier stage.
+    end: u64,
+}
+
 /// The arena. `T` is the element.
 pub struct Arena<T: Zeroable> {
     stages: [AtomicPtr<T>; STAGE_COUNT_MAX],
@@ -120,6 +131,7 @@ pub struct Arena<T: Zeroable> {
     grow: OwnLine<Mutex<u32>>,
     shards: [Shard; SHARD_COUNT],
     given_back_bytes: AtomicU64,
+    prepared: OwnLine<Mutex<Prepared>>,
     elements_per_stage_log2: u32,
     owned: PhantomData<T>,
 }
@@ -148,6 +160,7 @@ impl<T: Zeroable> Arena<T> {
             grow: OwnLine(Mutex::new(0)),
             shards: std::array::from_fn(|_| Shard::default()),
             given_back_bytes: AtomicU64::new(0),
+            prepared: OwnLine(Mutex::default()),
             elements_per_stage_log2: elements.trailing_zeros(),
             owned: PhantomData,
         }
@@ -352,6 +365,33 @@ impl<T: Zeroable> Arena<T> {
         huge_pages::layout(bytes).expect("a stage is at most 1 GiB")
     }
 
+    /// If fresh elements were taken since the last call, backs the next ones with huge pages: twice as many as were
+    /// taken, within the present stage. Returns whether any were taken. Called by one thread, every few milliseconds
+    /// while it returns true.
+    pub fn prepare_ahead(&self) -> bool {
+        let mut prepared = self.prepared.0.lock();
+        let next = *self.grow.0.lock();
+        let taken = next.wrapping_sub(std::mem::replace(&mut prepared.last_next, next));
+        if taken == 0 {
+            return false;
+        }
+        let (next, size) = (u64::from(next), size_of::<T>() as u64);
+        let stage = (next - 1) >> self.elements_per_stage_log2;
+        let base = self.stages[stage as usize].load(Ordering::Acquire).cast::<u8>();
+        let stage_start = stage << self.elements_per_stage_log2;
+        let huge_page = HUGE_PAGE_SIZE as u64;
+        // Bytes of the stage. The huge page that is in use has small ones already.
+        let in_use = ((next - stage_start) * size).next_multiple_of(huge_page);
+        let start = in_use.max(prepared.end.saturating_sub(stage_start) * size);
+        let ahead = (2 * u64::from(taken) * size).clamp(huge_page, PREPARED_MAX as u64);
+        let end = (in_use + ahead).next_multiple_of(huge_page).min(self.layout().size() as u64);
+        for offset in (start..end).step_by(HUGE_PAGE_SIZE) {
+            huge_pages::prepare(base.wrapping_add(offset as usize), HUGE_PAGE_SIZE);
+            prepared.end = stage_start + (offset + huge_page) / size;
+        }
+        true
+    }
+
     /// Reserves [`RUN_LENGTH`] fresh elements and returns the first one's index.
     fn fresh_run(&self) -> Result<u32, Exhausted> {
         let mut next = self.grow.0.lock();
@@ -368,7 +408,6 @@ impl<T: Zeroable> Arena<T> {
             if stage.is_null() {
                 return Err(Exhausted);
             }
-            huge_pages::request(stage, self.layout().size());
             let groups = 1 << self.elements_per_stage_log2 >> GROUP_LENGTH.trailing_zeros();
             self.free_bits[count as usize].get_or_init(|| zeroed::boxed_slice(groups));
             self.stages[count as usize].store(stage.cast(), Ordering::Release);
@@ -429,6 +468,35 @@ mod tests {
             arena.allocate(hint).expect("room");
         }
         assert_eq!(arena.stage_count(), stages);
+    }
+
+    #[test]
+    #[cfg_attr(miri, ignore = "reads /proc")]
+    fn elements_that_come_next_have_huge_pages() {
+        const STAGE_SIZE: usize = 8 << 20;
+        if !huge_pages::are_available() {
+            return;
+        }
+        let arena = Arena::<Cell64>::new(STAGE_SIZE as u64);
+        assert!(!arena.prepare_ahead(), "nothing was taken");
+        let prepared = |stage: usize| {
+            let base = arena.stages[stage].load(Ordering::Relaxed).addr();
+            [0, 1, 2, 3].map(|part| huge_pages::are_requested_at(base + part * HUGE_PAGE_SIZE))
+        };
+        let take =
+            |count: usize| (0..count).for_each(|_| assert!(!arena.allocate(0).expect("room").is_null()));
+        take(1);
+        assert_eq!(prepared(0), [false; 4]);
+        assert!(arena.prepare_ahead());
+        assert_eq!(prepared(0), [false, true, false, false], "the first part has small pages, on first use");
+        assert!(!arena.prepare_ahead(), "nothing was taken since");
+        take(HUGE_PAGE_SIZE / 64);
+        assert!(arena.prepare_ahead());
+        assert_eq!(prepared(0), [false, true, true, true], "twice as many as were taken, within the stage");
+        take(3 * HUGE_PAGE_SIZE / 64);
+        assert_eq!(arena.stage_count(), 2);
+        assert!(arena.prepare_ahead());
+        assert_eq!(prepared(1), [false, true, true, true]);
     }
 
     #[test]

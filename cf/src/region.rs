@@ -1,6 +1,6 @@
 //! A large range of zeroed memory that many threads write to in parts that do not overlap.
 //!
-//! The kernel backs it page by page on first use, with huge pages where it has them; pages can be returned while the addresses stay valid.
+//! The kernel backs it page by page on first use, or [before it](Region::prepare); pages can be returned while the addresses stay valid.
 
 use std::ptr::NonNull;
 
@@ -40,7 +40,6 @@ impl Region {
         options.no_reserve_swap();
         let map = MmapRaw::from(options.map_anon().ok()?);
         let base = NonNull::new(map.as_mut_ptr())?;
-        huge_pages::request(map.as_ptr(), size);
         Some(Region { base, map })
     }
 
@@ -69,6 +68,15 @@ impl Region {
     #[inline]
     pub fn prefetch(&self, offset: usize, size: usize) {
         crate::prefetch::bytes(self.base.as_ptr().wrapping_add(offset), size);
+    }
+
+    /// Backs the bytes `offset..offset + size` with huge pages, in time before they are used. Their content stays.
+    ///
+    /// # Panics
+    /// If they are not all inside the region.
+    pub fn prepare(&self, offset: usize, size: usize) {
+        self.check(offset, size);
+        huge_pages::prepare(self.base.as_ptr().wrapping_add(offset), size);
     }
 
     /// Copies `bytes` to `offset`.

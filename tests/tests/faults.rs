@@ -244,7 +244,9 @@ fn threads_that_may_start_again() {
     let mut server = Server::start_with_faults(&config);
     server.allow("failed on an internal error, and starts again");
     let mut others = Others::new(&server);
-    for point in ["nsup", "stop-writes", "tomb-raider", "ticker", "pool-sizing", "sindex-sweep"] {
+    for point in
+        ["nsup", "stop-writes", "memory-ahead", "tomb-raider", "ticker", "pool-sizing", "sindex-sweep"]
+    {
         // The point is passed once more: a thread that has ended would not pass it.
         for _ in 0..2 {
             server.inject_fault(point);

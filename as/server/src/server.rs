@@ -276,7 +276,7 @@ impl Server {
         Ok(())
     }
 
-    /// Starts nsup for each namespace, and one thread that watches the limits of all.
+    /// Starts nsup for each namespace, and for all of them the threads that watch limits and that prepare memory.
     fn start_nsup(&mut self) -> io::Result<()> {
         for (n, namespace) in self.node.namespaces.iter().enumerate() {
             let (namespace, is_stopping) = (Arc::clone(namespace), Arc::clone(&self.is_stopping));
@@ -291,6 +291,9 @@ impl Server {
         let (namespaces, is_stopping) = (Arc::clone(&self.node.namespaces), Arc::clone(&self.is_stopping));
         let body = move || namespace::watch_stop_writes(&namespaces, &is_stopping);
         self.background_threads.push(restarting("stop-writes", body)?);
+        let (namespaces, is_stopping) = (Arc::clone(&self.node.namespaces), Arc::clone(&self.is_stopping));
+        let body = move || namespace::prepare_memory(&namespaces, &is_stopping);
+        self.background_threads.push(restarting("memory-ahead", body)?);
         Ok(())
     }
 

@@ -91,6 +91,7 @@ const THREADS: &[(&str, Cost, &[&str])] = &[
     ("ticker", Turn, &["ticker"]),
     ("nsup", Turn, &["nsup"]),
     ("stop-writes", Turn, &["stop-writes"]),
+    ("memory-ahead", Turn, &["memory-ahead"]),
     ("tomb-raider", Turn, &["tomb-raider"]),
     ("truncate", Turn, &["truncate"]),
     ("set-index", Turn, &["set-index", "set-index-fill"]),

@@ -424,6 +424,12 @@ impl Index {
         self.arena.give_back(bytes_max);
     }
 
+    /// Backs the elements that come next with huge pages, if some were taken since the last call; returns whether.
+    /// Called every few milliseconds while it returns true.
+    pub(crate) fn prepare_ahead(&self) -> bool {
+        self.arena.prepare_ahead()
+    }
+
     /// Bytes of memory given back since the start.
     pub(crate) fn given_back_bytes(&self) -> u64 {
         self.arena.given_back_bytes()

@@ -5,6 +5,7 @@ mod commit;
 mod late_copies;
 mod load_figures;
 mod load_observer;
+mod memory_ahead;
 mod nsup;
 mod opening;
 mod partition;
@@ -42,6 +43,7 @@ pub(crate) use commit::{
     PreparedChange, Transition, stored_size,
 };
 pub(crate) use load_observer::{LoadObserver, LoadedCopy};
+pub(crate) use memory_ahead::prepare_memory;
 use nsup::{EvictionState, ExpiryState, RecordHistograms};
 pub(crate) use nsup::{
     IndexMemory, RecordHistogram, is_system_memory_short, spread, supervise, watch_stop_writes,

@@ -9,7 +9,7 @@
 
 use std::fmt;
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
 use datamodel::flat::{FlatRecord, MAGIC};
@@ -86,6 +86,8 @@ pub(super) struct Device {
     defrag_reads: AtomicU64,
     defrag_above_lwm: AtomicU64,
     given_back_bytes: AtomicU64,
+    /// The block that [`prepare_ahead`](Self::prepare_ahead) found to be the first never used; 0 before the first call.
+    prepared: AtomicU32,
     gain: Mutex<Gain>,
     /// Whether defrag is at work, and has not found that it gains no room.
     can_gain: AtomicBool,
@@ -120,6 +122,7 @@ impl Device {
             defrag_reads: AtomicU64::new(0),
             defrag_above_lwm: AtomicU64::new(0),
             given_back_bytes: AtomicU64::new(0),
+            prepared: AtomicU32::new(0),
             gain: Mutex::default(),
             can_gain: AtomicBool::new(false),
             room: RoomQueue::default(),
@@ -399,6 +402,19 @@ impl Device {
             }
             self.given_back_bytes.fetch_add(WBLOCK_SIZE.into(), Relaxed);
         }
+    }
+
+    /// Backs the next block in memory that was never used with huge pages, if another one was taken since the last call;
+    /// returns whether.
+    pub(super) fn prepare_ahead(&self) -> bool {
+        let Some(stripe) = self.stripe() else { return false };
+        let pristine = self.wblocks.pristine();
+        let last = self.prepared.swap(pristine, Relaxed);
+        let is_growing = last != 0 && last != pristine;
+        if is_growing && pristine < self.wblocks.count() {
+            stripe.prepare(WblockId(pristine));
+        }
+        is_growing
     }
 
     /// Gives the memory of free blocks back, at start.

@@ -421,6 +421,12 @@ impl Storage {
         self.wakes.iter().for_each(Wake::wake);
     }
 
+    /// Backs the next blocks in memory with huge pages on devices that took one since the last call; returns whether any
+    /// did. Called every few milliseconds while it returns true.
+    pub(crate) fn prepare_ahead(&self) -> bool {
+        self.devices.iter().filter(|device| device.prepare_ahead()).count() > 0
+    }
+
     /// Number of threads that are to [`run_defrag`](Self::run_defrag).
     pub(crate) fn defrag_thread_count(&self) -> usize {
         self.wakes.len()

@@ -181,6 +181,7 @@ impl DiskLoad<'_> {
             self.progress.store(at, Relaxed);
             // Without a parser there is no buffer. The thread that joins the parsers gets the reason.
             let Ok(mut bytes) = to_fill.recv() else { break };
+            self.context.index().prepare_ahead();
             let id = WblockId(at);
             let unreadable = partial_read::read_wblock(self.source, id, &mut bytes);
             if let Some(unreadable) = &unreadable {

@@ -82,11 +82,17 @@ impl Stripe {
         unsafe { self.region.write(offset, record) };
     }
 
+    /// Backs block `id` with huge pages, in time before it is used. Its content stays.
+    pub(super) fn prepare(&self, id: WblockId) {
+        self.region.prepare(start_of(id), WBLOCK_SIZE as usize);
+    }
+
     /// Fills a block that was just taken with its bytes on disk.
     #[expect(unsafe_code, reason = "a block is loaded in place")]
     pub(super) fn load(&self, block: &mut Taken, bytes: &[u8]) {
         self.check(block.device());
         assert_eq!(bytes.len(), WBLOCK_SIZE as usize, "a block is loaded as a whole");
+        self.prepare(block.id());
         // SAFETY: no other thread adds to the block, because it was taken, and nothing in it has been given
         // out or is read yet.
         unsafe { self.region.write(start_of(block.id()), bytes) };
