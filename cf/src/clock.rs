@@ -3,7 +3,10 @@
 //! Stored times count from 2010-01-01T00:00:00Z. Service threads read the clock once per wake-up and pass
 //! the value on; the pure crates take it as an argument.
 
+use std::fmt;
 use std::time::{SystemTime, UNIX_EPOCH};
+
+use crate::log::date_of_days;
 
 /// Seconds from the Unix epoch to the zero of stored times, 2010-01-01T00:00:00Z.
 pub const STORED_EPOCH_UNIX_SECONDS: u64 = 1_262_304_000;
@@ -41,6 +44,16 @@ impl StoredMillis {
     }
 }
 
+/// Date and time in whole seconds, UTC, as ISO 8601 has it.
+impl fmt::Display for StoredMillis {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let unix = i64::try_from(self.0 / 1000 + STORED_EPOCH_UNIX_SECONDS).unwrap_or(i64::MAX);
+        let ((year, month, day), of_day) = (date_of_days(unix / 86_400), unix % 86_400);
+        let (hour, minute, second) = (of_day / 3_600, of_day / 60 % 60, of_day % 60);
+        write!(out, "{year}-{:02}-{day:02}T{hour:02}:{minute:02}:{second:02}Z", month + 1)
+    }
+}
+
 /// Nanoseconds of the monotonic clock, from an arbitrary zero.
 #[inline]
 #[must_use]
@@ -72,6 +85,18 @@ mod tests {
         assert_eq!(StoredMillis::of_unix_nanos(1_262_304_001_500_999_999), moment);
         assert_eq!(StoredMillis::of_unix_nanos(1_262_304_000_000_999_999), StoredMillis(0));
         assert_eq!(StoredMillis::of_unix_nanos(7), StoredMillis(0));
+    }
+
+    #[test]
+    fn moments_are_shown_as_dates() {
+        for (millis, shown) in [
+            (0, "2010-01-01T00:00:00Z"),
+            (533_609_292_607, "2026-11-29T00:48:12Z"),
+            (4_294_967_295_000, "2146-02-07T06:28:15Z"),
+        ] {
+            assert_eq!(StoredMillis(millis).to_string(), shown);
+        }
+        assert!(StoredMillis(u64::MAX).to_string().ends_with('Z'));
     }
 
     #[test]

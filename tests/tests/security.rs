@@ -6,7 +6,7 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use ferrospike_tests::client::Client;
-use ferrospike_tests::programs::built;
+use ferrospike_tests::programs::{binary, built};
 use ferrospike_tests::security::{
     ADMIN, Field, OTHER, PASS, ask, command, create_user, field, logged_in, login, names, read_in, request,
     result_of,
@@ -510,17 +510,135 @@ fn without_its_users_a_server_does_not_start_and_nobody_else_reads_them() {
     let mode = std::fs::metadata(&path).unwrap().permissions().mode();
     assert_eq!(mode & 0o777, 0o600, "tokens are signed with what is in it");
     let good = std::fs::read(&path).unwrap();
-    for damaged in [&good[..good.len() / 2], b""] {
+    // Emptied files are no files of a new node either.
+    let without_users = r#"[[1,1],{"key":"user|admin","value":null,"generation":2,"timestamp":9}]"#;
+    let (cannot_be_used, no_user) = ("it holds the users and roles and cannot be used", "holds no user");
+    for (damaged, reason) in [
+        (&good[..good.len() / 2], cannot_be_used),
+        (b"", cannot_be_used),
+        (b"[]", cannot_be_used),
+        (b"[[1,1]]", no_user),
+        (b"[[]]", no_user),
+        (without_users.as_bytes(), no_user),
+    ] {
         std::fs::write(&path, damaged).unwrap();
+        server.allow("security.smd has no version where it should be");
         let refusal = server.refusal();
-        assert!(
-            refusal.contains("security.smd: it holds the users and roles and cannot be used"),
-            "{refusal}"
-        );
+        assert!(refusal.contains("security.smd") && refusal.contains(reason), "{refusal}");
         assert_eq!(std::fs::read(&path).unwrap(), damaged, "it is left as it is");
+        let checked = Command::new(binary())
+            .args(["--check-config", "--config-file"])
+            .arg(server.folder().join("aerospike.conf"))
+            .output()
+            .unwrap();
+        let said = String::from_utf8(checked.stderr).unwrap();
+        assert!(!checked.status.success() && said.matches(reason).count() == 1, "{said}");
     }
+    // A link to a volume that is not mounted.
+    std::fs::remove_file(&path).unwrap();
+    std::os::unix::fs::symlink("/no/such/volume/security.smd", &path).unwrap();
+    let refusal = server.refusal();
+    assert!(refusal.contains("security.smd: it is a link to a file that is not there"), "{refusal}");
+    std::fs::remove_file(&path).unwrap();
     std::fs::write(&path, &good).unwrap();
     server.restart();
     assert_eq!(login(&mut server.connect(), "admin", ADMIN).0, 65);
     assert_eq!(login(&mut server.connect(), "admin", PASS).0, 0);
+}
+
+/// Each remedy that a line in the log names is followed.
+#[test]
+fn damaged_users_and_roles_have_no_effect_and_can_be_made_anew() {
+    const NO_EFFECT: &str = "of module security has no effect, because";
+    let mut server = start("");
+    let mut admin = logged_in(&server, "admin", ADMIN);
+    assert_eq!(create_user(&mut admin, "eve", PASS, &["user-admin"]), 0);
+    let role = [
+        (field::ROLE, &b"office"[..]),
+        (field::PRIVILEGES, &read_in("rig")[..]),
+        (field::WHITELIST, &b"10.0.0.1"[..]),
+    ];
+    assert_eq!(result_of(&mut admin, command::CREATE_ROLE, &role), 0);
+    assert_eq!(create_user(&mut admin, "bob", PASS, &["office"]), 0);
+    drop(admin);
+    server.stop();
+    let path = server.folder().join("smd/security.smd");
+    let good = std::fs::read_to_string(&path).unwrap();
+    let change = |from: &str, to: &str| {
+        let text = std::fs::read_to_string(&path).unwrap();
+        assert_eq!(text.matches(from).count(), 1, "{from}: {text}");
+        std::fs::write(&path, text.replacen(from, to, 1)).unwrap();
+    };
+    let hash_of_admin = {
+        let items: serde_json::Value = serde_json::from_str(&good).unwrap();
+        let admin = items.as_array().unwrap().iter().find(|item| item["key"] == "user|admin").unwrap();
+        let admin: serde_json::Value = serde_json::from_str(admin["value"].as_str().unwrap()).unwrap();
+        admin["password"].as_str().unwrap().to_owned()
+    };
+    change(&hash_of_admin, "damaged");
+    change("10.0.0.1", "10.0.0.1.");
+    server.allow(NO_EFFECT);
+    server.restart();
+    let log = server.log();
+    for (key, remedy) in [
+        ("user|admin", "let a user administrator create the user anew"),
+        ("role|office", "let a user administrator create the role anew and grant it again"),
+    ] {
+        let lines: Vec<_> =
+            log.lines().filter(|line| line.contains(&format!("item '{key}' {NO_EFFECT}"))).collect();
+        assert!(matches!(lines[..], [line] if line.contains(remedy)), "{key}: {lines:?}");
+    }
+    for credential in [ADMIN, PASS] {
+        assert_eq!(login(&mut server.connect(), "admin", credential).0, 60, "it is no user now");
+    }
+    // A role whose addresses are lost is not valid everywhere.
+    let mut bob = logged_in(&server, "bob", PASS);
+    assert_eq!(bob.ask(&Message::get("key")).unwrap().result, 81);
+    let mut eve = logged_in(&server, "eve", PASS);
+    assert_eq!(create_user(&mut eve, "admin", OTHER, &["user-admin"]), 0);
+    let mut admin = logged_in(&server, "admin", OTHER);
+    let role = [(field::ROLE, &b"office"[..]), (field::PRIVILEGES, &read_in("rig")[..])];
+    assert_eq!(result_of(&mut admin, command::CREATE_ROLE, &role), 0);
+    let granted = [(field::USER, &b"bob"[..]), (field::ROLES, &names(&["office"])[..])];
+    assert_eq!(result_of(&mut admin, command::GRANT_ROLES, &granted), 0);
+    server.stop();
+    let before = server.log().len();
+    server.restart();
+    assert!(!server.log()[before..].contains(NO_EFFECT), "{}", server.log());
+    let mut bob = logged_in(&server, "bob", PASS);
+    assert_eq!(bob.ask(&Message::get("key")).unwrap().result, result::NOT_FOUND);
+    logged_in(&server, "admin", OTHER);
+    server.stop();
+
+    // If the only administrator is damaged, nobody could do that: a copy helps, or to begin anew.
+    std::fs::write(&path, &good).unwrap();
+    change(&hash_of_admin, "damaged");
+    for user in ["user|eve", "user|bob"] {
+        change(user, &user.replace("user", "former"));
+    }
+    let refusal = server.refusal();
+    let named = "security.smd holds no user that can be read (4 items cannot)";
+    assert!(refusal.contains(named) && refusal.contains("put a copy"), "{refusal}");
+    std::fs::write(&path, &good).unwrap();
+    server.restart();
+    logged_in(&server, "admin", ADMIN);
+    server.stop();
+    change(
+        "\"key\": \"secret|token\",\n      \"value\": \"",
+        "\"key\": \"secret|token\",\n      \"value\": \"?",
+    );
+    let refusal = server.refusal();
+    assert!(
+        refusal.contains("security.smd holds no secret for tokens")
+            && refusal.contains("remove the item 'secret|token'"),
+        "{refusal}"
+    );
+    change("secret|token", "other|token");
+    server.restart();
+    logged_in(&server, "eve", PASS);
+    server.stop();
+    std::fs::remove_file(&path).unwrap();
+    server.restart();
+    logged_in(&server, "admin", ADMIN);
+    assert_eq!(login(&mut server.connect(), "eve", PASS).0, 60);
 }

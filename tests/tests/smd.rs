@@ -41,7 +41,12 @@ fn with_recorded_files() -> Server {
     server.stop();
     fs::create_dir_all(server.folder().join("smd")).expect("a folder");
     FILES.iter().for_each(|name| fs::write(file(&server, name), recorded(name)).expect("a file"));
+    server.allow("{bar} records that expire before 2030-01-29T");
     server
+}
+
+fn text_of(bytes: Vec<u8>) -> String {
+    String::from_utf8(bytes).expect("text")
 }
 
 fn ask(client: &mut Client, request: &str) -> String {
@@ -160,8 +165,71 @@ fn a_damaged_file_is_put_aside() {
     order(&mut client, 1000);
     let ordered = void_time(&mut client, "test");
     server.stop();
+    server.allow("{test} records that expire before ");
     server.restart();
     assert_eq!(void_time(&mut server.connect(), "test"), ordered);
+}
+
+/// Not even a later damage, or something else of that name, costs a file that is kept. Too many stop the start, with a
+/// remedy that works.
+#[test]
+fn each_damaged_file_is_kept() {
+    let mut server = with_recorded_files();
+    let kept = |suffix: &str| format!("evict.smd.unreadable{suffix}");
+    fs::create_dir(file(&server, &kept(".1"))).expect("a folder");
+    server.allow("evict.smd cannot be used");
+    for (content, suffix) in [("", ""), ("[]", ".2"), ("{}", ".3"), ("[[1,1],{}]", ".4")] {
+        fs::write(file(&server, "evict.smd"), content).expect("a file");
+        server.restart();
+        assert_eq!(ask(&mut server.connect(), "smd-show:module=evict"), "<empty>");
+        server.stop();
+        assert_eq!(text(&server, &kept(suffix)), content);
+        let line = format!("it is kept as {}, and module evict starts empty", kept(suffix));
+        assert_eq!(server.log().matches(&line).count(), 1, "{}", server.log());
+    }
+    assert_eq!(text(&server, &kept("")), "");
+    (5..100).for_each(|n| fs::write(file(&server, &kept(&format!(".{n}"))), "").expect("a file"));
+    fs::write(file(&server, "evict.smd"), "[").expect("a file");
+    let refusal = server.refusal();
+    assert!(refusal.contains("smd/evict.smd: it cannot be used, it is not JSON"), "{refusal}");
+    assert!(
+        refusal.contains("move evict.smd.unreadable and those with numbers to another folder"),
+        "{refusal}"
+    );
+    assert_eq!(text(&server, "evict.smd"), "[");
+    let other = server.folder().join("other");
+    fs::create_dir(&other).expect("a folder");
+    for entry in fs::read_dir(server.folder().join("smd")).expect("a folder") {
+        let entry = entry.expect("an entry");
+        if entry.file_name().to_string_lossy().starts_with("evict.smd.unreadable") {
+            fs::rename(entry.path(), other.join(entry.file_name())).expect("it can be moved");
+        }
+    }
+    server.restart();
+    assert_eq!(text(&server, &kept("")), "[");
+    // What is corrected and put back is used again.
+    server.stop();
+    fs::write(file(&server, "evict.smd"), recorded("evict.smd")).expect("a file");
+    server.restart();
+    assert_eq!(ask(&mut server.connect(), "smd-show:module=evict"), "bar=633609292");
+}
+
+/// The items count although the file has lost its version.
+#[test]
+fn a_file_without_its_version_is_used() {
+    let mut server = with_recorded_files();
+    let damaged = text_of(recorded("truncate.smd")).replacen("231320937683854", "null", 1);
+    fs::write(file(&server, "truncate.smd"), damaged).expect("a file");
+    server.allow("truncate.smd has no version where it should be");
+    server.restart();
+    let mut client = server.connect();
+    assert!(ask(&mut client, "smd-show:module=truncate").starts_with("bar|b=533609292607;"));
+    assert_eq!(server.log().matches("truncate.smd has no version where it should be").count(), 1);
+    // The next change mends it, as the line says.
+    assert_eq!(ask(&mut client, "truncate:namespace=test;set=other"), "ok");
+    server.stop();
+    server.restart();
+    assert_eq!(server.log().matches("truncate.smd has no version where it should be").count(), 1);
 }
 
 #[test]
@@ -183,7 +251,10 @@ fn refuses_what_it_cannot_store(server: &mut Server) {
     server.allow("cannot store metadata of module evict");
     server.allow("'eviction-reset:namespace=test");
     let answer = ask(client, "eviction-reset:namespace=test;ttl=2000");
-    assert!(answer.starts_with("ERROR::cannot be stored: "), "{answer}");
+    assert!(
+        answer.starts_with("ERROR::cannot be stored: ") && answer.contains("/evict.smd.save: "),
+        "{answer}"
+    );
     assert!(ask(client, "eviction-reset:namespace=test").starts_with("ERROR::cannot be stored: "));
     assert_eq!(
         (void_time(client, "test"), ask(client, "smd-show:module=evict")),

@@ -49,6 +49,11 @@ fn stored(server: &Server, module: &str) -> Vec<(String, String)> {
     entries.iter().skip(1).map(|item| (text(item, "key"), text(item, "value"))).collect()
 }
 
+/// The value of a module with this content in base64.
+fn module_of(content: &str) -> String {
+    format!(r#"{{"content64": "{content}", "type": "LUA", "name": "x.lua"}}"#)
+}
+
 fn ask(client: &mut Client, request: &str) -> String {
     client.info_value(request).expect("an answer")
 }
@@ -85,6 +90,7 @@ fn items_without_meaning_are_kept_and_destroy_nothing() {
 
     let (in_a_year, huge, long) = ((now() + YEAR_MS).to_string(), "9".repeat(23), "x".repeat(300));
     let long_set = format!("test|{}", "s".repeat(64));
+    let large = module_of(&"eCA9IDEK".repeat(180_000));
     let truncate: &Items<'_> = &[
         ("test", "1099511627775"),
         ("test|late", &in_a_year),
@@ -92,6 +98,8 @@ fn items_without_meaning_are_kept_and_destroy_nothing() {
         ("test|word", "abc"),
         ("test|negative", "-5"),
         ("test|", "1"),
+        ("test|a;b", "1"),
+        ("test|zero", "0"),
         (&long_set, "1"),
     ];
     let evict: &Items<'_> = &[("test", "99999999999")];
@@ -101,10 +109,22 @@ fn items_without_meaning_are_kept_and_destroy_nothing() {
         ("test|late|c|?|I", "bad-type"),
         ("test|late|d|.", "short-key"),
         ("test|late|e|c!!|.|I", "bad-context"),
+        ("test|late|f|.|I", ""),
+        ("test|late|g|.|I", "a;b"),
+        ("test|la;te|h|.|I", "bad-set"),
+        ("test|late|h,i|.|I", "bad-bin"),
+        ("test||h;i|.|I", "bad-bin-too"),
     ];
-    let module = r#"{"content64": "ZnVuY3Rpb24gZigpIGVuZAo=", "type": "LUA", "name": "x.lua"}"#;
-    let modules: &Items<'_> =
-        &[("bad64.lua", &module.replace("ZnVu", "!!!!")), ("text.lua", "foo"), ("../../evil.lua", module)];
+    let module = &*module_of("ZnVuY3Rpb24gZigpIGVuZAo=");
+    let modules: &Items<'_> = &[
+        ("bad64.lua", &module.replace("ZnVu", "!!!!")),
+        ("text.lua", "foo"),
+        ("../../evil.lua", module),
+        ("a;b.lua", module),
+        ("empty.lua", &module_of("")),
+        ("large.lua", &large),
+        ("other.lua", &module.replace("LUA", "C")),
+    ];
     // Besides, items of namespaces that this node does not have, and good ones.
     store(&server, "truncate", &[truncate, &[("nope|zz", "1")]].concat());
     store(&server, "evict", &[evict, &[("nope", "1")]].concat());
@@ -163,6 +183,158 @@ fn items_without_meaning_are_kept_and_destroy_nothing() {
     assert!(
         client.figure("namespace/test", "smd_evict_void_time").expect("a figure") < now() / 1_000 + 1_001
     );
+}
+
+/// The remedies in the lines about items without effect are followed, one after the other; the next start has nothing
+/// to tell.
+#[test]
+fn remedies_work() {
+    let mut server = Server::start(&usual_config());
+    server.stop();
+    let in_a_year = (now() + YEAR_MS).to_string();
+    store(
+        &server,
+        "truncate",
+        &[("test|late", &in_a_year), ("test", "abc"), ("test|word", "x"), ("test|a=b", "y")],
+    );
+    store(&server, "evict", &[("test", "99999999999"), ("bar", "x")]);
+    let sindex: &Items<'_> = &[
+        ("test|s|empty|.|I", ""),
+        ("test|s|end|.|I", "a;b"),
+        ("test|s|b234567890123456|.|I", "long-bin"),
+        ("test|s|one|.|I", "same"),
+        ("test|s|two|.|I", "same"),
+    ];
+    store(&server, "sindex", sindex);
+    let module = module_of("ZnVuY3Rpb24gZigpIGVuZAo=");
+    store(&server, "UDF", &[("bad64.lua", &module_of("!")), ("../evil.lua", &module), ("text.lua", "foo")]);
+    server.allow(NO_EFFECT);
+    server.restart();
+    let log = server.log();
+    let remedy = |item: &str| {
+        let line = log.lines().find(|line| line.contains(&format!("item '{item}' of module ")));
+        let line = line.unwrap_or_else(|| panic!("{item} is not told"));
+        let (_, rest) = line.split_once(".smd; ").expect("a remedy");
+        rest.strip_suffix(", or correct or remove it in that file while the server is stopped")
+            .expect("both")
+            .to_owned()
+    };
+    let mut client = server.connect();
+    let mut run = |command: &str| assert_eq!(ask(&mut client, command), "ok", "{command}");
+    // The commands in the lines are sent as they are there.
+    for item in ["test|late", "test|word", "test|a=b"] {
+        run(remedy(item).strip_prefix("truncate again or send ").expect("a command"));
+    }
+    assert!(log.contains("truncate again or send truncate-namespace-undo:namespace=test,"));
+    run("truncate-namespace-undo:namespace=test");
+    assert!(log.contains("send eviction-reset:namespace=test,"));
+    run("eviction-reset:namespace=test");
+    run(remedy("bar").strip_prefix("send ").expect("a command"));
+    let create = |name: &str, bin: &str| {
+        format!("sindex-create:namespace=test;set=s;indexname={name};indexdata={bin},numeric")
+    };
+    for (key, bin) in [("test|s|empty|.|I", "empty"), ("test|s|end|.|I", "end"), ("test|s|two|.|I", "two")] {
+        assert_eq!(remedy(key), "create the index again, under a proper name");
+        run(&create(&format!("of-{bin}"), bin));
+    }
+    assert_eq!(
+        remedy("test|s|b234567890123456|.|I"),
+        "delete the index by its name with sindex-delete and create it again"
+    );
+    run("sindex-delete:namespace=test;indexname=long-bin");
+    run(&create("long-bin", "b23456789012345"));
+    assert_eq!(remedy("../evil.lua"), "send udf-remove for it");
+    run("udf-remove:filename=../evil.lua");
+    for file in ["bad64.lua", "text.lua"] {
+        assert_eq!(remedy(file), "register the module again, or send udf-remove for it");
+    }
+    run("udf-remove:filename=bad64.lua");
+    run("udf-put:filename=text.lua;content-len=24;content=ZnVuY3Rpb24gZigpIGVuZAo=");
+    drop(client);
+    server.stop();
+    server.restart();
+    assert!(!server.log()[log.len()..].contains(NO_EFFECT), "{}", &server.log()[log.len()..]);
+    let indexes = ask(&mut server.connect(), "sindex-list:");
+    for name in ["of-empty", "of-end", "of-two", "long-bin", "same"] {
+        assert_eq!(indexes.matches(&format!(":indexname={name}:")).count(), 1, "{indexes}");
+    }
+}
+
+/// What a command is refused, no item of it has an effect either, and the other way round.
+#[test]
+fn commands_are_judged_like_items() {
+    let server = Server::start(&usual_config());
+    let mut client = server.connect();
+    let create = |set: &str, name: &str, bin: &str| {
+        format!("sindex-create:namespace=test;set={set};indexname={name};indexdata={bin},numeric")
+    };
+    for (set, name, bin) in [("a|b", "i", "n"), ("s", "i", "a|b"), ("s", "", "n"), ("s", "i", "")] {
+        let answer = ask(&mut client, &create(set, name, bin));
+        assert!(answer.starts_with("ERROR:4:"), "{set} {name} {bin}: {answer}");
+    }
+    for (set, name, bin) in [("a:b", "a:b", "n:m"), ("a=b", "a=b", "n=m"), ("a,b", "a|b", "n")] {
+        assert_eq!(ask(&mut client, &create(set, name, bin)), "ok");
+        let exists = ask(&mut client, &format!("sindex-exists:namespace=test;indexname={name}"));
+        assert_eq!(exists, "true", "{name}");
+    }
+    assert_eq!(ask(&mut client, "smd-show:module=sindex").matches("test|").count(), 3);
+}
+
+/// Removal of records that are yet to come is told, with a command that ends it.
+#[test]
+fn what_is_ahead_is_told() {
+    let mut server = Server::start(&usual_config());
+    server.stop();
+    let in_an_hour = now() + 60 * 60 * 1_000;
+    let in_a_day = in_an_hour / 1_000 + 23 * 60 * 60;
+    let (moment, void_time) = (in_an_hour.to_string(), in_a_day.to_string());
+    store(
+        &server,
+        "truncate",
+        &[("test|a", &moment), ("bar", &moment), ("test|b", &(now() - 5).to_string()), ("nope", &moment)],
+    );
+    store(&server, "evict", &[("test", &void_time), ("bar", &(now() / 1_000 - 5).to_string())]);
+    server.allow(" ahead, are ");
+    server.restart();
+    let log = server.log();
+    let told = |start: &str, item: &str, command: &str| {
+        let lines: Vec<_> = log.lines().filter(|line| line.contains(start)).collect();
+        let [line] = lines[..] else { panic!("{start}: {lines:?}") };
+        assert!(line.contains(": WARNING (") && line.contains(item) && line.contains(command), "{line}");
+    };
+    told(
+        "{test} records of set 'a' that are written before 20",
+        &moment,
+        "send truncate-undo:namespace=test;set=a",
+    );
+    told("{bar} records that are written before 20", &moment, "send truncate-namespace-undo:namespace=bar");
+    told("{test} records that expire before 20", &void_time, "send eviction-reset:namespace=test");
+    assert_eq!(log.matches(" ahead, are ").count(), 3, "{log}");
+    let mut client = server.connect();
+    let mut put_in = |namespace: &str, set: &str| {
+        let record = Message { info2: info2::WRITE, ..Message::on_record(namespace, set, "key") };
+        client
+            .ask(&record.with_operation(Operation::integer(operation::WRITE, "n", 1)))
+            .expect("an answer")
+            .result
+    };
+    // Sets that have no records yet are not concerned.
+    assert_eq!((put_in("test", "b"), put_in("bar", "b")), (result::OK, result::FORBIDDEN));
+    assert_eq!(ask(&mut client, "truncate-namespace-undo:namespace=bar"), "ok");
+    assert_eq!(ask(&mut client, "truncate-undo:namespace=test;set=a"), "ok");
+    assert_eq!(ask(&mut client, "eviction-reset:namespace=test"), "ok");
+    let mut put_in = |namespace: &str, set: &str| {
+        let record = Message { info2: info2::WRITE, ..Message::on_record(namespace, set, "key") };
+        client
+            .ask(&record.with_operation(Operation::integer(operation::WRITE, "n", 1)))
+            .expect("an answer")
+            .result
+    };
+    assert_eq!((put_in("test", "a"), put_in("bar", "b")), (result::OK, result::OK));
+    drop(client);
+    server.stop();
+    server.restart();
+    assert!(!server.log()[log.len()..].contains(" ahead, are "));
 }
 
 #[test]

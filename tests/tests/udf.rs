@@ -97,7 +97,9 @@ fn modules_are_registered_listed_and_removed() {
         ("udf-put:filename=m.lua;content-len=8;content=eA==", "error=invalid_content"),
         ("udf-put:filename=m.lua;content-len=4;udf-type=C;content=eA==", "error=invalid_udf_type"),
         ("udf-put:filename=m.lua;content-len=4;content=!!!!", "error=invalid_base64_content"),
+        ("udf-put:filename=a\0.lua;content-len=4;content=eA==", "error=invalid_filename"),
         ("udf-remove:filename=none.lua", "ok"),
+        ("udf-remove:filename=a\0.lua", "error=invalid_filename"),
         ("udf-clear-cache:", "ok"),
     ] {
         assert_eq!(ask(&mut client, command), answer, "{command}");
@@ -110,6 +112,27 @@ fn modules_are_registered_listed_and_removed() {
     let answer = client.ask(&add("k")).unwrap();
     assert_eq!(answer.result, result::UDF_EXECUTION);
     assert_eq!(answer.bin("FAILURE"), Some(&b"UDF: Execution Error 1"[..]));
+}
+
+/// The answer says why, in the form in which clients show details.
+#[test]
+fn a_module_that_cannot_be_stored_is_refused_with_the_reason() {
+    let mut server = Server::start(&usual_config());
+    let mut client = server.connect();
+    register(&mut client, "m.lua", MODULE);
+    let save = server.folder().join("smd/UDF.smd.save");
+    std::fs::create_dir(&save).unwrap();
+    server.allow("cannot store metadata of module UDF").allow("answered with").allow("'udf-");
+    for command in [put_command("n.lua", MODULE), "udf-remove:filename=m.lua".to_owned()] {
+        let answer = client.info_value(&command).unwrap();
+        let name = if command.contains("n.lua") { "n.lua" } else { "m.lua" };
+        let message = answer.strip_prefix(&format!("error=not_stored;file={name};line=0;message="));
+        let message = BASE64_STANDARD.decode(message.unwrap_or_else(|| panic!("{answer}"))).unwrap();
+        let message = String::from_utf8(message).unwrap();
+        assert!(message.starts_with("cannot be stored: ") && message.contains("UDF.smd.save: "), "{message}");
+    }
+    std::fs::remove_dir(&save).unwrap();
+    assert_eq!(client.info_value("udf-remove:filename=m.lua").unwrap(), "ok");
 }
 
 #[test]

@@ -18,7 +18,8 @@
 //! ```
 //!
 //! The items are in the order in which their keys were first set. A deleted item stays, with the value `null`. Files of
-//! old servers begin with the first item; they count as tid 1 of cluster key 0.
+//! old servers begin with the first item; they count as tid 1 of cluster key 0. A server that has no items writes the
+//! version all the same, so an empty list is no file of any server.
 
 use std::fmt::Write;
 
@@ -58,29 +59,42 @@ pub enum SmdFileError {
     Json(#[from] serde_json::Error),
     #[error("it is not a list")]
     NotAList,
+    #[error("it is an empty list, without the version that every file has")]
+    Empty,
     #[error("item {0}: no {1}")]
     Item(usize, &'static str),
 }
 
-/// The version and items in the bytes of a file.
+/// The content of a file.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct SmdFile {
+    pub version: SmdVersion,
+    pub items: Vec<SmdItem>,
+    /// Whether the file has something in the place of the version that is none. Missing numbers are 0.
+    pub has_damaged_version: bool,
+}
+
+/// The content of a file, from its bytes.
 ///
 /// # Errors
 /// When the bytes are not JSON of this form.
-pub fn decode_file(bytes: &[u8]) -> Result<(SmdVersion, Vec<SmdItem>), SmdFileError> {
+pub fn decode_file(bytes: &[u8]) -> Result<SmdFile, SmdFileError> {
     let Value::Array(entries) = serde_json::from_slice(bytes)? else {
         return Err(SmdFileError::NotAList);
     };
-    let version = match entries.first() {
-        None => SmdVersion::default(),
-        Some(Value::Array(parts)) => SmdVersion {
-            cluster_key: parts.first().and_then(integer).unwrap_or(0),
-            tid: parts.get(1).and_then(integer).unwrap_or(0),
-        },
-        Some(_) => SmdVersion { cluster_key: 0, tid: 1 },
+    let (version, is_sound, skipped) = match entries.first() {
+        None => return Err(SmdFileError::Empty),
+        Some(Value::Array(parts)) => {
+            let part = |at: usize| parts.get(at).and_then(integer);
+            let (cluster_key, tid) = (part(0), part(1));
+            let version =
+                SmdVersion { cluster_key: cluster_key.unwrap_or_default(), tid: tid.unwrap_or_default() };
+            (version, cluster_key.is_some() && tid.is_some(), 1)
+        }
+        Some(_) => (SmdVersion { cluster_key: 0, tid: 1 }, true, 0),
     };
-    let skipped = usize::from(matches!(entries.first(), Some(Value::Array(_))));
     let items = entries.into_iter().enumerate().skip(skipped).map(|(at, entry)| decode_item(at, entry));
-    Ok((version, items.collect::<Result<_, _>>()?))
+    Ok(SmdFile { version, items: items.collect::<Result<_, _>>()?, has_damaged_version: !is_sound })
 }
 
 fn decode_item(at: usize, mut entry: Value) -> Result<SmdItem, SmdFileError> {
@@ -174,8 +188,8 @@ mod tests {
             item("gone", None, u32::MAX, 0),
         ];
         assert_eq!(String::from_utf8(encode_file(version, &items)).expect("it is text"), WRITTEN);
-        let (read_version, read) = decode_file(WRITTEN.as_bytes()).expect("it is well formed");
-        assert_eq!((read_version, read.as_slice()), (version, items.as_slice()));
+        let read = decode_file(WRITTEN.as_bytes()).expect("it is well formed");
+        assert_eq!(read, SmdFile { version, items: items.to_vec(), has_damaged_version: false });
     }
 
     #[test]
@@ -187,28 +201,41 @@ mod tests {
             include_bytes!("../../../tests/corpora/smd/truncate.smd"),
         ];
         for file in files {
-            let (version, items) = decode_file(file).expect("the C server wrote it");
-            assert!(version.cluster_key == 231_320_937_683_854 && items.len() > 1);
+            let SmdFile { version, items, has_damaged_version } =
+                decode_file(file).expect("the C server wrote it");
+            assert!(!has_damaged_version && version.cluster_key == 231_320_937_683_854 && items.len() > 1);
             assert!(items.iter().any(|item| item.value.is_none()));
             assert_eq!(encode_file(version, &items), file);
         }
     }
 
     #[test]
-    fn old_and_empty_files_are_read() {
-        let read = |text: &str| decode_file(text.as_bytes()).map(|(version, items)| (version, items.len()));
-        let version = |cluster_key, tid| SmdVersion { cluster_key, tid };
-        assert_eq!(read("[]").expect("well formed"), (version(0, 0), 0));
-        assert_eq!(read("[[5, 6]]").expect("well formed"), (version(5, 6), 0));
-        assert_eq!(read("[[-1, 6]]").expect("well formed"), (version(u64::MAX, 6), 0));
-        let old = r#"[{"timestamp": 1, "generation": 1, "value": "v", "key": "k", "more": 1}]"#;
-        assert_eq!(read(old).expect("well formed"), (version(0, 1), 1));
+    fn old_files_and_those_without_items_are_read() {
+        let read = |text: &str| {
+            let SmdFile { version, items, has_damaged_version } =
+                decode_file(text.as_bytes()).expect("well formed");
+            (version.cluster_key, version.tid, items.len(), has_damaged_version)
+        };
+        assert_eq!(read("[[5, 6]]"), (5, 6, 0, false));
+        assert_eq!(read("[[-1, 6]]"), (u64::MAX, 6, 0, false));
+        assert_eq!(read("[[0, 0, 7]]"), (0, 0, 0, false));
+        let item = r#"{"timestamp": 1, "generation": 1, "value": "v", "key": "k", "more": 1}"#;
+        assert_eq!(read(&format!("[{item}]")), (0, 1, 1, false));
+        for (damaged, cluster_key, tid) in
+            [("[]", 0, 0), ("[5]", 5, 0), (r#"["x", 6]"#, 0, 6), ("[5, null]", 5, 0), ("[1.5, [6]]", 0, 0)]
+        {
+            assert_eq!(read(&format!("[{damaged}, {item}]")), (cluster_key, tid, 1, true), "{damaged}");
+            assert_eq!(read(&format!("[{damaged}]")), (cluster_key, tid, 0, true), "{damaged}");
+        }
     }
 
     #[test]
     fn what_is_no_such_file_is_refused() {
         let good = r#"[[1,1],{"key":"k","value":"v","generation":1,"timestamp":1}]"#;
         assert!(decode_file(good.as_bytes()).is_ok());
+        for text in ["", " ", "[]", " [ ] ", "{}", "null", "[null]", "[1,1]"] {
+            assert!(decode_file(text.as_bytes()).is_err(), "{text}");
+        }
         for (from, to) in [
             ("]", ""),
             ("}]", "}] x"),
@@ -242,7 +269,8 @@ mod tests {
                 .collect();
             let bytes = encode_file(version, &items);
             prop_assert!(bytes.is_ascii());
-            prop_assert_eq!(decode_file(&bytes).expect("well formed"), (version, items));
+            let read = decode_file(&bytes).expect("well formed");
+            prop_assert_eq!(read, SmdFile { version, items, has_damaged_version: false });
         }
 
         #[test]

@@ -89,6 +89,13 @@ pub(crate) fn obstacles(config: &Config) -> Vec<Obstacle> {
         let error = Smd::check(Path::new(&*path)).err();
         found.extend(error.map(|error| Obstacle::new(line("service", "work-directory"), error)));
     }
+    // What cannot be read at all is found already.
+    match security::check_users(config) {
+        Ok(()) | Err(SecurityError::Metadata(_)) => {}
+        Err(error) => {
+            found.push(Obstacle::new(line("service", "work-directory"), StartError::from(error)));
+        }
+    }
     let error = security::check_password_file(config).err().map(StartError::from);
     found.extend(error.map(|error| Obstacle::new(line("security", "default-password-file"), error)));
     found

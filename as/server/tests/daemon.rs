@@ -66,7 +66,7 @@ fn main() -> ExitCode {
     if let Ok(behaviour) = std::env::var(BEHAVIOUR) {
         return child(&behaviour);
     }
-    let tests: [(&str, Test); 12] = [
+    let tests: [(&str, Test); 13] = [
         ("rolls_dumps_and_stops", rolls_dumps_and_stops),
         ("second_request_ends_at_once", second_request_ends_at_once),
         ("unclean_stop_is_not_called_clean", unclean_stop_is_not_called_clean),
@@ -77,6 +77,7 @@ fn main() -> ExitCode {
             "who_starts_it_in_the_background_hears_why_it_failed",
             who_starts_it_in_the_background_hears_why_it_failed,
         ),
+        ("a_start_in_the_background_can_be_given_up", a_start_in_the_background_can_be_given_up),
         ("a_long_start_goes_on_in_the_background", a_long_start_goes_on_in_the_background),
         ("pid_file_is_for_one", pid_file_is_for_one),
         ("runs_as_the_configured_user", runs_as_the_configured_user),
@@ -291,6 +292,26 @@ fn who_starts_it_in_the_background_hears_why_it_failed(folder: &Folder) {
     let logged = fs::read_to_string(log).expect("the log");
     assert!(logged.contains("CRITICAL (as): ") && logged.contains("it is taken"), "{logged}");
     fs::remove_file(log).expect("the log is ours");
+}
+
+fn a_start_in_the_background_can_be_given_up(folder: &Folder) {
+    folder.configure("");
+    for (signal, name) in [(Signal::SIGTERM, "SIGTERM"), (Signal::SIGINT, "SIGINT")] {
+        let _ = fs::remove_file(folder.path("asd.log"));
+        let start = Instant::now();
+        let child = folder.daemon("slow-start", &[]);
+        folder.wait_for("stand-in starts with 1 namespaces");
+        let pid = folder.pid();
+        kill(pid, signal).expect("the daemon runs");
+        let (code, out, err) = end_of(child);
+        let said = format!(
+            "asd: the server was stopped by {name} during its start\nThe log is {}.\n",
+            folder.path("asd.log")
+        );
+        assert_eq!((code, out.as_str(), err), (Some(1), "", said));
+        assert!(start.elapsed() < TOO_LONG / 2 && folder.log().contains("startup was not complete"));
+        let _ = fs::remove_file(format!("/tmp/aerospike-console.{pid}"));
+    }
 }
 
 fn a_long_start_goes_on_in_the_background(folder: &Folder) {

@@ -112,7 +112,7 @@ fn local_offset(unix_seconds: i64) -> i64 {
 /// Year, month (0 is January) and day of the month, `days` after 1970-01-01.
 ///
 /// Counted in eras of 400 years that begin on a first of March, so that the leap day is the last of a year.
-fn date_of_days(days: i64) -> (i64, usize, i64) {
+pub(crate) fn date_of_days(days: i64) -> (i64, usize, i64) {
     let shifted = days + 719_468;
     let era = shifted.div_euclid(146_097);
     let of_era = shifted.rem_euclid(146_097);

@@ -5,7 +5,7 @@ use std::fs::{self, File};
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 
-use datamodel::smd::{SmdItem, SmdVersion, decode_file};
+use datamodel::smd::{SmdFile, SmdItem, decode_file};
 use serde_json::{Value, json};
 
 /// Longest part of a value shown in text.
@@ -14,7 +14,7 @@ const VALUE_CHARACTERS: usize = 100;
 const HIDDEN: &str = "hidden";
 
 /// The content of a file, or why it cannot be read.
-type Content = Result<(SmdVersion, Vec<SmdItem>), String>;
+type Content = Result<SmdFile, String>;
 
 /// A file of metadata.
 pub(super) struct MetadataFile {
@@ -38,7 +38,7 @@ impl MetadataFile {
         let bytes = fs::read(path).map_err(|error| error.to_string());
         let mut content = bytes.and_then(|bytes| decode_file(&bytes).map_err(|error| error.to_string()));
         let mut hides_secrets = false;
-        if let (Ok((_, items)), false) = (&mut content, show_secrets) {
+        if let (Ok(SmdFile { items, .. }), false) = (&mut content, show_secrets) {
             for SmdItem { key, value, .. } in items {
                 if let Some(shown) = value.as_deref().and_then(|value| without_secrets(key, value)) {
                     *value = Some(shown);
@@ -49,25 +49,26 @@ impl MetadataFile {
         MetadataFile { path: path.to_owned(), content, hides_secrets }
     }
 
-    /// Whether it can be read.
+    /// Whether it can be read without loss.
     pub(super) fn is_sound(&self) -> bool {
-        self.content.is_ok()
+        self.content.as_ref().is_ok_and(|content| !content.has_damaged_version)
     }
 
     /// Prints as text.
     pub(super) fn text(&self, out: &mut dyn Write) -> io::Result<()> {
         let path = self.path.display();
-        let (version, items) = match &self.content {
+        let SmdFile { version, items, has_damaged_version } = match &self.content {
             Ok(content) => content,
             Err(error) => return writeln!(out, "{path}: {error}"),
         };
         let deleted = items.iter().filter(|item| item.value.is_none()).count();
         writeln!(
             out,
-            "{path}: version {:X}-{}, {} items, {deleted} deleted ones{}",
+            "{path}: version {:X}-{}, {} items, {deleted} deleted ones{}{}",
             version.cluster_key,
             version.tid,
             items.len() - deleted,
+            if *has_damaged_version { "; the version is damaged" } else { "" },
             if self.hides_secrets { "; --show-secrets shows what is hidden" } else { "" }
         )?;
         for item in items {
@@ -81,7 +82,7 @@ impl MetadataFile {
     /// The file as a part of a JSON document.
     pub(super) fn json(&self) -> Value {
         let path = self.path.to_string_lossy();
-        let (version, items) = match &self.content {
+        let SmdFile { version, items, has_damaged_version } = match &self.content {
             Ok(content) => content,
             Err(error) => return json!({ "path": path, "error": error }),
         };
@@ -93,12 +94,16 @@ impl MetadataFile {
                 "timestamp": item.timestamp,
             })
         };
-        json!({
+        let mut shown = json!({
             "path": path,
             "cluster-key": format!("{:X}", version.cluster_key),
             "tid": version.tid,
             "items": items.iter().map(item).collect::<Vec<_>>(),
-        })
+        });
+        if *has_damaged_version {
+            shown["error"] = "the version is damaged".into();
+        }
+        shown
     }
 }
 

@@ -15,6 +15,7 @@ use std::fmt;
 use std::io::{self, Write};
 use std::path::Path;
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::time::Duration;
 
 use cf::log::{CONSOLE, Level, Levels, Settings, SinkSettings, Target, check_syslog};
@@ -25,6 +26,7 @@ use cf::sys::process::{
     leave_terminal, set_file_permissions, switch_user, user_id,
 };
 use cf::threads;
+use parking_lot::Mutex;
 
 use crate::cli::Options;
 use crate::config::{Config, InUse, Obstacle};
@@ -35,6 +37,9 @@ use signals::{Request, Watch};
 
 /// How long the process at the terminal waits for a server in the background.
 const BACKGROUND_START_WAIT: Duration = Duration::from_secs(10);
+
+/// The process that waits until this one, in the background, is ready; empty once it was told how the start went.
+type SharedStarter = Arc<Mutex<Option<Starter>>>;
 
 /// The service that the process runs: the server, or a stand-in of a test.
 pub trait Run {
@@ -88,13 +93,13 @@ pub fn run<S: Run>(options: &Options, start: impl FnOnce(Config, &Options) -> Re
     if options.check_config {
         return check::<S>(options, &loaded);
     }
-    let mut starter = None;
-    match run_configured(options, loaded, start, &mut starter) {
+    let starter = SharedStarter::default();
+    match run_configured(options, loaded, start, &starter) {
         Ok(code) => code,
         Err(reason) => {
             cf::critical!(As, "{reason}");
             say_beside_the_log(&reason);
-            if let Some(starter) = starter {
+            if let Some(starter) = starter.lock().take() {
                 starter.report_failure(&reason);
             }
             ExitCode::FAILURE
@@ -187,7 +192,7 @@ fn run_configured<S: Run>(
     options: &Options,
     loaded: Loaded,
     start: impl FnOnce(Config, &Options) -> Result<S, String>,
-    starter: &mut Option<Starter>,
+    starter: &SharedStarter,
 ) -> Result<ExitCode, String> {
     let Loaded { config, text, warnings, developer } = loaded;
     let service = &config.service;
@@ -199,7 +204,7 @@ fn run_configured<S: Run>(
         let unable = |error| format!("cannot leave the terminal: {error}");
         match fork().map_err(unable)? {
             Forked::Parent(background) => return Ok(await_start(background)),
-            Forked::Child(waiting) => *starter = Some(waiting),
+            Forked::Child(waiting) => *starter.lock() = Some(waiting),
         }
         leave_terminal().map_err(unable)?;
     }
@@ -219,11 +224,11 @@ fn run_configured<S: Run>(
     descriptors::provide(&config);
     let _pid_file = pid_file(options, service.pidfile.get().as_deref())?;
 
-    let watch = Watch::start().map_err(|error| format!("cannot wait for signals: {error}"))?;
+    let watch = Watch::start(starter).map_err(|error| format!("cannot wait for signals: {error}"))?;
     let running = start(config, options)?;
     watch.service_started();
     tell_manager(READY);
-    if let Some(starter) = starter.take() {
+    if let Some(starter) = starter.lock().take() {
         starter.report_ready();
     }
     if developer {

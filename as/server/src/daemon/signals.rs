@@ -2,7 +2,7 @@
 //!
 //! The thread `signals` takes them one by one. SIGHUP reopens the log there, and makes the service read its files
 //! again. A request to stop ends the process at once while the service is still starting (which can take hours, and
-//! nothing is acknowledged yet); once it runs, the request is handed to the thread that waits in
+//! nothing is acknowledged yet), and whoever waits for a start in the background is told; once it runs, the request is handed to the thread that waits in
 //! [`Watch::next_request`], because acknowledged writes that are not on disk yet would be lost otherwise. So SIGTERM
 //! can be repeated without harm, and only a second SIGINT ends the process at once. The thread is essential: without it
 //! nothing could stop the server in order.
@@ -16,6 +16,7 @@ use cf::sys::process::exit_now;
 use cf::sys::signals::{Signal, Signals};
 use crossbeam::channel::{Receiver, Sender, unbounded};
 
+use super::SharedStarter;
 use crate::version::edition_and_build;
 
 /// A request to the waiting thread.
@@ -37,11 +38,17 @@ impl Watch {
     /// Starts the thread. Threads started before it would get signals too, so there must be none.
     ///
     /// The thread never ends: it waits for signals as long as the process runs.
-    pub(super) fn start() -> io::Result<Self> {
+    pub(super) fn start(starter: &SharedStarter) -> io::Result<Self> {
         let signals = Signals::block()?;
         let (sender, requests) = unbounded();
         let started = Arc::new(AtomicBool::new(false));
-        let thread = Watcher { signals, sender, started: Arc::clone(&started), stopping_since: None };
+        let thread = Watcher {
+            signals,
+            sender,
+            started: Arc::clone(&started),
+            starter: Arc::clone(starter),
+            stopping_since: None,
+        };
         cf::threads::spawn_essential("signals", move || thread.run())?;
         Ok(Watch { requests, started })
     }
@@ -66,6 +73,7 @@ struct Watcher {
     signals: Signals,
     sender: Sender<Request>,
     started: Arc<AtomicBool>,
+    starter: SharedStarter,
     stopping_since: Option<Instant>,
 }
 
@@ -103,7 +111,13 @@ impl Watcher {
         cf::info!(As, "{name} received, shutting down {}", edition_and_build());
         if !self.started.load(Ordering::Acquire) {
             cf::warning!(As, "startup was not complete, ending at once");
-            exit_now(i32::from(signal == Signal::Interrupt));
+            let starter = self.starter.lock().take();
+            // The end of a start that somebody waits for must not look like a start.
+            let is_failure = starter.is_some() || signal == Signal::Interrupt;
+            if let Some(starter) = starter {
+                starter.report_failure(&format!("the server was stopped by {name} during its start"));
+            }
+            exit_now(i32::from(is_failure));
         }
         self.stopping_since = Some(Instant::now());
         self.ask(Request::Stop);

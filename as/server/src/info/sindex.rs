@@ -13,8 +13,8 @@ use super::{Arguments, InfoError};
 use crate::namespace::Namespace;
 use crate::node::Node;
 use crate::sindex::{
-    CONTEXT_TEXT_SIZE, ContextTextError, Definition, INDEX_COUNT_MAX, INDEX_NAME_SIZE_MAX, SecondaryIndex,
-    can_be, context_of_text,
+    CONTEXT_TEXT_SIZE, ContextTextError, Definition, DefinitionError, INDEX_COUNT_MAX, INDEX_NAME_SIZE_MAX,
+    SecondaryIndex, can_be, context_of_text,
 };
 use crate::smd::Module;
 
@@ -164,6 +164,14 @@ pub(super) fn create(node: &Node, arguments: Arguments<'_>, out: &mut String) ->
     let name = arguments.required("indexname", NAME_SIZE_MAX)?;
     let definition = definition(arguments)?;
     let key = definition.smd_key();
+    match Definition::from_smd_item(&key, Some(name)) {
+        Ok(read) if read == definition => {}
+        Err(DefinitionError::Name(why)) => {
+            return Err(InfoError::parameter(format!("bad 'indexname' - {why}")));
+        }
+        // A delimiter of keys in the name of the namespace, the set or the bin.
+        _ => return Err(InfoError::parameter("no index can have such a namespace, set or bin name")),
+    }
     let known = Known::of(node, &definition.namespace, name, &key);
     let found = |text: &str| Err(InfoError::new(ResultCode::IndexFound, text));
     match &known.named[..] {

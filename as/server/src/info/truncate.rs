@@ -40,6 +40,9 @@ fn truncate(
     arguments: Arguments<'_>,
     out: &mut String,
 ) -> InfoResult {
+    if !set_name.is_none_or(smd::is_truncatable) {
+        return Err(InfoError::parameter("bad 'set' name"));
+    }
     let now = StoredMillis::now();
     let last_update_time = match arguments.optional("lut", TIME_SIZE_MAX)? {
         // Records written earlier in this millisecond must go too.

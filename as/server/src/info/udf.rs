@@ -1,6 +1,7 @@
 //! Commands for modules of user-defined functions: register, list, show, remove.
 //!
-//! Errors of these commands have a separate format, `error=<reason>`.
+//! Errors of these commands have a separate format, `error=<reason>`. With details, which clients show, it is
+//! `error=<reason>;file=<name>;line=<number>;message=<base64>`.
 
 use std::fmt::Write;
 
@@ -11,16 +12,13 @@ use sha1::{Digest, Sha1};
 use super::Arguments;
 use super::request::InfoResult;
 use crate::node::Node;
-use crate::smd::Module;
-use crate::udf::{self, FILE_NAME_SIZE_MAX, Functions, MODULE_SIZE_MAX};
+use crate::smd::{Module, SetError};
+use crate::udf::{self, ContentError, FILE_NAME_SIZE_MAX, Functions};
 
 /// Bound of a number of bytes, in digits.
 const CONTENT_SIZE_DIGITS_MAX: usize = 11;
 /// Bound of the type's name.
 const TYPE_SIZE_MAX: usize = 16;
-/// The answer of a command whose change cannot be stored.
-const NOT_STORED: &str = "timeout";
-
 fn functions(node: &Node) -> &Functions {
     &node.service.transactions.functions
 }
@@ -29,6 +27,20 @@ fn functions(node: &Node) -> &Functions {
 fn file_name(arguments: Arguments<'_>) -> Result<&str, &'static str> {
     let name = arguments.required("filename", FILE_NAME_SIZE_MAX);
     name.map_err(|_| "invalid_filename")
+}
+
+/// An error with details.
+fn detailed(reason: &str, file: &str, line: u32, message: &[u8]) -> String {
+    format!("{reason};file={file};line={line};message={}", BASE64_STANDARD.encode(message))
+}
+
+/// The error of a change of the module `name` that was not made.
+fn not_changed(name: &str, error: &SetError) -> String {
+    match error {
+        SetError::Timeout => "timeout".to_owned(),
+        SetError::ZeroByte => "invalid_filename".to_owned(),
+        SetError::Storage(_) => detailed("not_stored", name, 0, error.to_string().as_bytes()),
+    }
 }
 
 /// Answers with a text or an error.
@@ -73,7 +85,7 @@ fn register(node: &Node, arguments: Arguments<'_>) -> Result<(), String> {
     let size = arguments.required_or_empty("content-len", CONTENT_SIZE_DIGITS_MAX);
     let size = size.map_err(|_| "invalid_content_len")?;
     let kind = arguments.optional("udf-type", TYPE_SIZE_MAX).map_err(|_| "invalid_udf_type")?;
-    if kind.is_some_and(|kind| kind != "LUA") {
+    if kind.is_some_and(|kind| !udf::is_type(kind)) {
         return Err("invalid_udf_type".to_owned());
     }
     // No digits count as 0.
@@ -86,25 +98,28 @@ fn register(node: &Node, arguments: Arguments<'_>) -> Result<(), String> {
     if content.len() != size {
         return Err("invalid_content".to_owned());
     }
-    if size / 4 * 3 > MODULE_SIZE_MAX {
-        return Err("invalid_udf_content_len,>1M".to_owned());
-    }
-    let decoded = udf::decode_content(content).ok_or("invalid_base64_content")?;
-    functions(node).check(name, &decoded).map_err(|error| {
-        let message = BASE64_STANDARD.encode(&error.message);
-        format!("compile_error;file={};line={};message={message}", error.file, error.line)
+    let decoded = udf::decode_content(content).map_err(|error| match error {
+        ContentError::TooLarge => "invalid_udf_content_len,>1M",
+        ContentError::NotBase64 => "invalid_base64_content",
     })?;
+    functions(node)
+        .check(name, &decoded)
+        .map_err(|error| detailed("compile_error", &error.file, error.line, &error.message))?;
     let value = udf::metadata_value(name, content);
-    node.smd.set(Module::Udf, name, &value).map_err(|_| NOT_STORED.to_owned())
+    node.smd.set(Module::Udf, name, &value).map_err(|error| not_changed(name, &error))
 }
 
 /// Removes a module. It is no error if there is none.
 pub(super) fn remove(node: &Node, arguments: Arguments<'_>, out: &mut String) -> InfoResult {
-    let removed = file_name(arguments).and_then(|name| {
-        node.smd.delete(Module::Udf, name).map_err(|_| NOT_STORED)?;
-        Ok("ok".to_owned())
-    });
-    answer(removed, out)
+    answer(unregister(node, arguments).map(|()| "ok".to_owned()), out)
+}
+
+fn unregister(node: &Node, arguments: Arguments<'_>) -> Result<(), String> {
+    let name = file_name(arguments)?;
+    if !udf::is_key(name) {
+        return Err("invalid_filename".to_owned());
+    }
+    node.smd.delete(Module::Udf, name).map_err(|error| not_changed(name, &error))
 }
 
 pub(super) fn clear_cache(node: &Node, out: &mut String) -> InfoResult {

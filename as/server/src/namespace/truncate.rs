@@ -88,7 +88,11 @@ impl Namespace {
         let Some((label, threshold)) = self.threshold_of(set_name, "truncate for") else { return };
         let ahead = last_update_time.saturating_sub(StoredMillis::now().0);
         if ahead > CLOCK_SKEW_WARNING_MS {
-            cf::warning!(Truncate, "lut is {ahead} ms in the future - clock skew?");
+            cf::warning!(
+                Truncate,
+                "{label} lut is {ahead} ms in the future - clock skew? Until then records are hidden and new ones refused, \
+                 unless truncate-undo or truncate-namespace-undo is sent"
+            );
         }
         let present = threshold.last_update_time();
         if last_update_time <= present {

@@ -7,6 +7,9 @@
 //!
 //! Each command changes one item, so a crash leaves the state before or after it. Dropping a role deletes its item:
 //! users that had the role keep its name and id, which grant no rights, even if another role gets the name.
+//!
+//! An item that no command could have made, from a damaged file or another node, has no effect as a whole. In
+//! particular a role whose addresses cannot be read must not be valid everywhere.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -14,6 +17,7 @@ use proto::ResultCode;
 use proto::security::{Privilege, PrivilegeCode, is_name};
 use serde_json::{Map, Value, json};
 
+use super::password::is_hash;
 use super::permission::Rights;
 use super::quota::Quota;
 use super::whitelist::Whitelist;
@@ -37,7 +41,8 @@ pub(super) struct RoleId(pub(super) u64);
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) struct User {
     pub(super) id: AccountId,
-    /// Hash of the credential, which clients send in place of the password, in the PHC format.
+    /// Hash of the credential, which clients send in place of the password, in the PHC format; empty for a user that logs
+    /// in by certificate alone.
     pub(super) password: String,
     /// The roles that the user was granted, including dropped ones: see [`Accounts::roles_of`].
     granted: BTreeMap<String, RoleId>,
@@ -60,6 +65,21 @@ pub(super) type Privileges<'p> = Result<&'p [Privilege], ResultCode>;
 /// The new value of an item of system metadata; `None` removes the item.
 pub(super) type ItemChange = (String, Option<String>);
 
+/// What an item without effect was to be.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum ItemKind {
+    User,
+    Role,
+    Unknown,
+}
+
+/// Why an item has no effect.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct ItemError {
+    pub(super) kind: ItemKind,
+    pub(super) why: &'static str,
+}
+
 /// All users and roles.
 #[derive(Default, Debug)]
 pub(super) struct Accounts {
@@ -79,6 +99,21 @@ impl User {
         let ids: BTreeMap<&String, u64> =
             self.granted.iter().filter(|(_, id)| id.0 != 0).map(|(name, id)| (name, id.0)).collect();
         json!({ "id": self.id.0, "password": self.password, "roles": names, "role-ids": ids }).to_string()
+    }
+
+    /// The user of an item, or what is wrong with it.
+    fn from_item(name: &str, text: &str) -> Result<Self, &'static str> {
+        if !is_name(name) {
+            return Err("no user has such a name");
+        }
+        let user = User::from_json(text).ok_or("its value cannot be read")?;
+        if !user.password.is_empty() && !is_hash(&user.password) {
+            return Err("its password is no hash");
+        }
+        if user.granted.len() > LIST_MAX || !user.granted.keys().all(|role| is_name(role)) {
+            return Err("its roles cannot be roles of a user");
+        }
+        Ok(user)
     }
 
     fn from_json(text: &str) -> Option<Self> {
@@ -115,6 +150,18 @@ impl Role {
         .to_string()
     }
 
+    /// The role of an item, or what is wrong with it.
+    fn from_item(name: &str, text: &str) -> Result<Self, &'static str> {
+        if !is_name(name) || predefined(name).is_some() {
+            return Err("no role that can be made has such a name");
+        }
+        let role = Role::from_json(text).ok_or("its value cannot be read")?;
+        let (privileges, mut made) = (role.privileges.iter().cloned().collect::<Vec<_>>(), Role::default());
+        add_privileges(&mut made, &privileges).map_err(|_| "its privileges are not valid")?;
+        checked_whitelist(Some(&role.whitelist)).map_err(|_| "its addresses cannot be read")?;
+        Ok(role)
+    }
+
     fn from_json(text: &str) -> Option<Self> {
         let value: Value = serde_json::from_str(text).ok()?;
         let value: &Map<String, Value> = value.as_object()?;
@@ -145,22 +192,35 @@ fn role_item(name: &str, role: &Role) -> ItemChange {
 }
 
 impl Accounts {
-    /// Applies an item of system metadata. Returns the names of the users whose rights may have changed; `None` for an
-    /// unknown item.
-    pub(super) fn apply(&mut self, key: &str, value: Option<&str>) -> Option<Vec<String>> {
-        let (kind, name) = key.split_once('|')?;
+    /// Applies an item of system metadata. Returns the names of the users whose rights may have changed.
+    ///
+    /// # Errors
+    /// Why the item has no effect.
+    pub(super) fn apply(&mut self, key: &str, value: Option<&str>) -> Result<Vec<String>, ItemError> {
+        let (kind, name) = key.split_once('|').unwrap_or((key, ""));
+        let of = |kind| move |why| ItemError { kind, why };
         match (kind, value) {
             (USER, None) => drop(self.users.remove(name)),
-            (USER, Some(value)) => drop(self.users.insert(name.to_owned(), User::from_json(value)?)),
+            (USER, Some(value)) => {
+                let user = User::from_item(name, value).map_err(of(ItemKind::User))?;
+                self.users.insert(name.to_owned(), user);
+            }
             (ROLE, None) => drop(self.roles.remove(name)),
-            (ROLE, Some(value)) => drop(self.roles.insert(name.to_owned(), Role::from_json(value)?)),
-            _ => return None,
+            (ROLE, Some(value)) => {
+                let role = Role::from_item(name, value).map_err(of(ItemKind::Role))?;
+                self.roles.insert(name.to_owned(), role);
+            }
+            // What is gone had no effect.
+            (_, None) => return Ok(Vec::new()),
+            _ => {
+                return Err(ItemError { kind: ItemKind::Unknown, why: "it is neither a user nor a role" });
+            }
         }
         if kind == USER {
-            return Some(vec![name.to_owned()]);
+            return Ok(vec![name.to_owned()]);
         }
         let concerned = self.users.iter().filter(|(_, user)| user.granted.contains_key(name));
-        Some(concerned.map(|(name, _)| name.clone()).collect())
+        Ok(concerned.map(|(name, _)| name.clone()).collect())
     }
 
     pub(super) fn user(&self, name: &str) -> Option<&User> {
@@ -415,6 +475,7 @@ fn add_privileges(role: &mut Role, privileges: &[Privilege]) -> Result<(), Resul
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::security::password::tests::HASH;
     use crate::security::permission::{Permissions, Scope};
 
     /// Accounts that apply changes at once.
@@ -440,7 +501,7 @@ mod tests {
     fn users_get_and_lose_roles() {
         let mut all = Applied::default();
         let create = |all: &Applied, name: &str, roles: &[&str]| {
-            all.0.create_user(name, AccountId(7), "hash".into(), roles)
+            all.0.create_user(name, AccountId(7), HASH.into(), roles)
         };
         for name in ["", "a:b", &"n".repeat(64)] {
             assert_eq!(create(&all, name, &[]), Err(ResultCode::SecurityUser), "{name}");
@@ -476,7 +537,7 @@ mod tests {
         assert_eq!(create(&all, "r", Some("bad_IP")), Err(ResultCode::SecurityWhitelist));
         let change = create(&all, "r", Some("127.0.0.1"));
         all.apply(change).expect("created");
-        let change = all.0.create_user("bob", AccountId(7), "hash".into(), &["r"]);
+        let change = all.0.create_user("bob", AccountId(7), HASH.into(), &["r"]);
         all.apply(change).expect("created");
         let allows = |all: &Applied, set: &str| {
             let (id, rights) = all.0.rights_of("bob", true).expect("a user");
@@ -533,7 +594,7 @@ mod tests {
         let change = create(&all, 1);
         all.apply(change).expect("created");
         for name in ["bob", "eve"] {
-            let change = all.0.create_user(name, AccountId(7), "hash".into(), &["r", "write"]);
+            let change = all.0.create_user(name, AccountId(7), HASH.into(), &["r", "write"]);
             all.apply(change).expect("created");
             assert!(reads(&all, name));
         }
@@ -549,7 +610,7 @@ mod tests {
         all.apply(change).expect("granted");
         assert!(reads(&all, "bob") && !reads(&all, "eve"));
         // A change of the user removes its dropped roles.
-        let change = all.0.set_password("eve", "other".into());
+        let change = all.0.set_password("eve", HASH.into());
         all.apply(change).expect("set");
         assert!(!all.0.user("eve").expect("a user").granted.contains_key("r"));
         assert_eq!((all.roles_of("bob"), all.roles_of("eve")), (vec!["r", "write"], vec!["write"]));
@@ -559,8 +620,8 @@ mod tests {
     fn items_without_ids_are_read() {
         let mut all = Accounts::default();
         let role = r#"{"privileges":[["read","",""]],"whitelist":"","read-quota":0,"write-quota":0}"#;
-        let user = r#"{"password":"hash","roles":["office","write"]}"#;
-        for (key, value) in [("role|office", role), ("user|bob", user)] {
+        let user = json!({ "password": HASH, "roles": ["office", "write"] }).to_string();
+        for (key, value) in [("role|office", role), ("user|bob", &user)] {
             all.apply(key, Some(value)).expect("an item of ours");
         }
         assert!(all.roles_of(all.user("bob").expect("a user")).eq(["office", "write"]));
@@ -579,13 +640,55 @@ mod tests {
     }
 
     #[test]
-    fn items_that_are_not_ours_are_told() {
+    fn what_no_command_could_have_made_has_no_effect() {
+        let user = |password: &str, roles: Value| json!({ "password": password, "roles": roles }).to_string();
+        let role = |privileges: Value, whitelist: &str| {
+            json!({ "privileges": privileges, "whitelist": whitelist, "read-quota": 0, "write-quota": 0 })
+                .to_string()
+        };
+        let read = json!([["read", "test", ""]]);
+        let many = |what: &str| (0..=LIST_MAX).map(|n| format!("{what}{n}")).collect::<Vec<_>>();
+        let places: Vec<_> = many("n").iter().map(|namespace| json!(["read", namespace, ""])).collect();
+        let (good_user, good_role) = (user(HASH, json!(["read"])), role(read.clone(), "10.0.0.0/8"));
+        let long = "n".repeat(64);
         let mut accounts = Accounts::default();
-        for (key, value) in
-            [("user", "{}"), ("user|x", "{}"), ("role|x", "[]"), ("other|x", "{}"), ("user|x", "no JSON")]
-        {
-            assert_eq!(accounts.apply(key, Some(value)), None, "{key} {value}");
+        for (key, value) in [
+            ("user", good_user.clone()),
+            ("other|x", good_user.clone()),
+            ("user|", good_user.clone()),
+            ("user|a:b", good_user.clone()),
+            (&*format!("user|{long}"), good_user.clone()),
+            ("user|x", "{}".to_owned()),
+            ("user|x", "no JSON".to_owned()),
+            ("user|x", user("secret", json!(["read"]))),
+            ("user|x", user("$argon2id$v=19$m=19456", json!(["read"]))),
+            ("user|x", user("$2a$10$7EqJtq98hPqEX7fNZaFWoO1mVO/4MLpGzsqojz6E9Gef6iXDjXdDa", json!(["read"]))),
+            ("user|x", user(HASH, json!([""]))),
+            ("user|x", user(HASH, json!(["a;b"]))),
+            ("user|x", user(HASH, json!(many("role")))),
+            ("role|", good_role.clone()),
+            ("role|a;b", good_role.clone()),
+            ("role|read", good_role.clone()),
+            ("role|x", "[]".to_owned()),
+            ("role|x", role(json!([["fly", "", ""]]), "")),
+            ("role|x", role(json!([["read", "", "set"]]), "")),
+            ("role|x", role(json!([["read", "te\nst", ""]]), "")),
+            ("role|x", role(json!(places), "")),
+            ("role|x", role(read.clone(), "10.0.0.0/99")),
+            ("role|x", role(read.clone(), ",")),
+        ] {
+            assert!(accounts.apply(key, Some(&value)).is_err(), "{key} {value}");
         }
-        assert_eq!(accounts.apply("user|x", None), Some(vec!["x".to_owned()]));
+        assert!(accounts.users.is_empty() && accounts.roles.is_empty());
+        assert_eq!(accounts.apply("user|x", Some(&good_user)), Ok(vec!["x".to_owned()]));
+        assert_eq!(accounts.apply("role|x", Some(&good_role)), Ok(vec![]));
+        assert_eq!(
+            accounts.apply("user|by-certificate", Some(&user("", json!([])))).map(|users| users.len()),
+            Ok(1)
+        );
+        // A change that cannot be understood leaves what was there.
+        assert!(accounts.apply("user|x", Some("{}")).is_err() && accounts.user("x").is_some());
+        assert_eq!(accounts.apply("user|x", None), Ok(vec!["x".to_owned()]));
+        assert_eq!(accounts.apply("other", None), Ok(vec![]));
     }
 }

@@ -41,13 +41,13 @@ use proto::security::PrivilegeCode;
 
 use crate::config::Config;
 use crate::smd::{Module, Occasion, Smd, report_unusable};
-use accounts::{AccountId, Accounts, SECRET_KEY};
+use accounts::{AccountId, Accounts, ItemError, ItemKind, SECRET_KEY};
 use attempts::Attempts;
 pub(crate) use attempts::origin;
 use audit::{AuditLog, ReportedData};
 pub(crate) use commands::{Peer, SecurityWork};
 use password::{Verifier, random};
-use permission::Rights;
+use permission::{Permissions, Rights, Scope};
 pub(crate) use quota::Charge;
 use session::{Changes, UserRights};
 pub(crate) use session::{LoggedIn, Permit, Session, Standing};
@@ -73,8 +73,20 @@ pub enum SecurityError {
     PasswordFile(String, std::io::Error),
     #[error("cannot store the first user: {0}")]
     Store(String),
-    #[error("the system metadata of security holds no secret for tokens that can be read")]
-    Secret,
+    #[error(
+        "{0} holds no secret for tokens that can be read: put a copy from a backup or from another node in its place, or, \
+         on a node without others, remove the item '{SECRET_KEY}' from it"
+    )]
+    Secret(String),
+    /// Its second part says what of that can still be seen.
+    #[error(
+        "{0} holds no user{1}, so nobody could log in: put a copy from a backup or from another node in its place; or take \
+         it away to start like a new node, without all other users and roles and with the first administrator alone, \
+         whose password is that of default-password-file or the one that everybody knows"
+    )]
+    NoUser(String, String),
+    #[error("{0}")]
+    Metadata(std::io::Error),
 }
 
 /// Checks that a first start could read the password of its first user.
@@ -90,6 +102,31 @@ pub(crate) fn check_password_file(config: &Config) -> Result<(), SecurityError> 
         }
         _ => Ok(()),
     }
+}
+
+/// Checks that a start would find a user, unless it is the first one. Nothing is logged or changed.
+///
+/// # Errors
+/// When the stored users cannot be read, or there are none.
+pub(crate) fn check_users(config: &Config) -> Result<(), SecurityError> {
+    let folder = config.service.work_directory.get().filter(|_| config.security.is_some());
+    let Some(folder) = folder else { return Ok(()) };
+    let found = Smd::look_into(Path::new(&*folder), Module::Security).map_err(SecurityError::Metadata)?;
+    let Some((place, items)) = found else { return Ok(()) };
+    let mut accounts = Accounts::default();
+    let mut is_read =
+        |item: &SmdItem| item.key == SECRET_KEY || accounts.apply(&item.key, item.value.as_deref()).is_ok();
+    let unread = items.iter().filter(|item| !is_read(item)).count();
+    if accounts.users().next().is_none() { Err(no_user(place, unread)) } else { Ok(()) }
+}
+
+fn no_user(place: String, unread: usize) -> SecurityError {
+    let what = match unread {
+        0 => String::new(),
+        1 => " that can be read (1 item cannot)".to_owned(),
+        unread => format!(" that can be read ({unread} items cannot)"),
+    };
+    SecurityError::NoUser(place, what)
 }
 
 /// The first line of the file at `path`.
@@ -120,11 +157,11 @@ pub(crate) struct AccessControl {
 }
 
 impl AccessControl {
-    /// Opens access control with the users and roles in the system metadata. If there is no user, it creates one
-    /// administrator.
+    /// Opens access control with the users and roles in the system metadata. If nothing was stored yet, it creates the
+    /// first administrator.
     ///
     /// # Errors
-    /// When the metadata cannot be stored, or the system has no random bytes.
+    /// When there is a file without users, the metadata cannot be stored, or the system has no random bytes.
     pub(crate) fn open(config: &Arc<Config>, smd: &Arc<Smd>) -> Result<Arc<Self>, SecurityError> {
         let access = Arc::new(AccessControl {
             config: Arc::clone(config),
@@ -145,8 +182,10 @@ impl AccessControl {
                 access.accept(items);
             }
         });
-        access.make_secret()?;
+        // The administrator comes first: so no end of the first start leaves a file without users.
         access.make_administrator()?;
+        access.make_secret()?;
+        access.report_administrators();
         Ok(access)
     }
 
@@ -164,15 +203,17 @@ impl AccessControl {
                         Module::Security,
                         &item.key,
                         "it is no secret",
-                        "take the file of another node",
+                        Some("take the file of another node"),
                     ),
                 }
-            } else if let Some(users) = accounts.apply(&item.key, item.value.as_deref()) {
-                concerned.extend(users);
-            } else {
-                self.unread.fetch_add(1, Relaxed);
-                let why = "its value cannot be read";
-                report_unusable(Module::Security, &item.key, why, "create the user or role anew");
+                continue;
+            }
+            match accounts.apply(&item.key, item.value.as_deref()) {
+                Ok(users) => concerned.extend(users),
+                Err(ItemError { kind, why }) => {
+                    self.unread.fetch_add(1, Relaxed);
+                    report_unusable(Module::Security, &item.key, why, Some(remedy(kind)));
+                }
             }
         }
         let mut users = self.users.lock();
@@ -195,12 +236,18 @@ impl AccessControl {
             let stored = self.smd.add_default(Module::Security, SECRET_KEY, &BASE64.encode(secret));
             stored.map_err(|error| SecurityError::Store(error.to_string()))?;
         }
-        if self.secret.read().is_some() { Ok(()) } else { Err(SecurityError::Secret) }
+        let has_secret = self.secret.read().is_some();
+        let place = || self.smd.stored_in(Module::Security).unwrap_or_default();
+        if has_secret { Ok(()) } else { Err(SecurityError::Secret(place())) }
     }
 
     fn make_administrator(&self) -> Result<(), SecurityError> {
-        if self.accounts.read().users().next().is_some() || self.unread.load(Relaxed) > 0 {
+        if self.accounts.read().users().next().is_some() {
             return Ok(());
+        }
+        // What is stored was damaged or emptied: the password that everybody knows must not open it.
+        if let Some(place) = self.smd.stored_in(Module::Security) {
+            return Err(no_user(place, self.unread.load(Relaxed)));
         }
         let file =
             self.config.security.as_ref().and_then(|security| security.params.default_password_file.get());
@@ -222,6 +269,23 @@ impl AccessControl {
             );
         }
         Ok(())
+    }
+
+    /// Logs that nobody can change users and roles, if that is so: only the stored file can help then.
+    fn report_administrators(&self) {
+        let accounts = self.accounts.read();
+        let is_administrator = |name: &str| {
+            let rights = self.rights_of(&accounts, name);
+            rights.is_some_and(|(_, rights)| rights.allow(Permissions::USER_ADMIN, Scope::Server))
+        };
+        if !accounts.users().any(|(name, _)| is_administrator(name)) {
+            cf::warning!(
+                Security,
+                "no user may change users and roles: if somebody should, stop the server and put a copy of {} from a backup or \
+                 from another node in its place",
+                self.smd.stored_in(Module::Security).unwrap_or_default()
+            );
+        }
     }
 
     /// A session for a connection that has just been accepted.
@@ -287,6 +351,17 @@ impl AccessControl {
             user.reads.tick(weight);
             user.writes.tick(weight);
         }
+    }
+}
+
+/// What an administrator can do about an item without effect.
+fn remedy(kind: ItemKind) -> &'static str {
+    match kind {
+        ItemKind::User => "let a user administrator create the user anew, or take the file of another node",
+        ItemKind::Role => {
+            "let a user administrator create the role anew and grant it again, or take the file of another node"
+        }
+        ItemKind::Unknown => "take the file of another node",
     }
 }
 

@@ -28,6 +28,14 @@ fn argon2() -> Argon2<'static> {
     Argon2::new(Algorithm::Argon2id, Version::V0x13, params)
 }
 
+/// Whether `text` has the form of a [hash](Verifier::hash). If not, nobody could log in with it.
+pub(super) fn is_hash(text: &str) -> bool {
+    let is_own = |hash: &PasswordHash<'_>| {
+        Algorithm::try_from(hash.algorithm).is_ok() && hash.salt.is_some() && hash.hash.is_some()
+    };
+    PasswordHash::new(text).as_ref().is_ok_and(is_own)
+}
+
 /// Random bytes of the system.
 ///
 /// # Errors
@@ -112,14 +120,21 @@ impl Verifier {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
+
+    /// A hash of some credential.
+    pub(in super::super) const HASH: &str = "$argon2id$v=19$m=19456,t=2,p=1$AAAAAAAAAAAAAAAAAAAAAA$\
+                                             AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA";
 
     #[test]
     fn a_credential_is_verified_the_slow_and_the_quick_way() {
         let verifier = Verifier::new().expect("random bytes");
         let hash = verifier.hash(b"credential").expect("random bytes");
-        assert!(hash.starts_with("$argon2id$v=19$m=19456,t=2,p=1$"), "{hash}");
+        assert!(hash.starts_with("$argon2id$v=19$m=19456,t=2,p=1$") && is_hash(&hash), "{hash}");
+        assert!(
+            is_hash(HASH) && !is_hash("") && !is_hash("credential") && !is_hash(&hash[..hash.len() - 44])
+        );
         assert_ne!(hash, verifier.hash(b"credential").expect("random bytes"), "each has its own salt");
         assert!(!verifier.verify("user", &hash, b"Credential"));
         assert!(!verifier.remembers("user", &hash, b"credential"));

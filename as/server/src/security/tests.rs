@@ -133,10 +133,10 @@ fn a_role_is_dropped_for_all_its_users_or_for_none() {
     }
     let readers = |access: &AccessControl| {
         let accounts = access.accounts.read();
-        let scope = permission::Scope::Set { namespace: b"test", set: b"" };
+        let scope = Scope::Set { namespace: b"test", set: b"" };
         let may_read = |name: &&str| {
             let (_, rights) = accounts.rights_of(name, false).expect("a user");
-            rights.allow(permission::Permissions::READ, scope)
+            rights.allow(Permissions::READ, scope)
         };
         names.iter().filter(|name| may_read(name)).count()
     };
@@ -171,12 +171,51 @@ fn there_is_an_administrator_however_the_first_start_ended() {
         assert!(open(&folder).is_err(), "step {step}");
         for left in folder.after_crash() {
             let access = open(&left).expect("it opens after a crash");
+            assert!(access.secret.read().is_some(), "step {step}");
             let accounts = access.accounts.read();
             assert!(accounts.users().map(|(name, _)| name).eq([FIRST_ADMINISTRATOR]), "step {step}");
             let (_, rights) = accounts.rights_of(FIRST_ADMINISTRATOR, true).expect("a user");
-            assert!(rights.allow(permission::Permissions::USER_ADMIN, permission::Scope::Server));
+            assert!(rights.allow(Permissions::USER_ADMIN, Scope::Server));
         }
     }
+}
+
+/// The password that everybody knows opens a new node only, not one that lost its users.
+#[test]
+fn a_file_without_users_opens_nothing() {
+    let item = |key: &str, value: Option<&str>| SmdItem {
+        key: key.to_owned(),
+        value: value.map(str::to_owned),
+        generation: 1,
+        timestamp: 1,
+    };
+    let role = r#"{"privileges":[["read","",""]],"whitelist":"","read-quota":0,"write-quota":0}"#;
+    let secret = BASE64.encode([7; 32]);
+    let file = |items: &[SmdItem]| datamodel::smd::encode_file(crate::smd::SmdVersion::default(), items);
+    let (secret, gone) = (item(SECRET_KEY, Some(&secret)), item("user|admin", None));
+    for (bytes, unread) in [
+        (b"[[1,1]]".to_vec(), ""),
+        (b"[[]]".to_vec(), ""),
+        (file(std::slice::from_ref(&secret)), ""),
+        (file(&[secret.clone(), gone.clone()]), ""),
+        (file(&[item("role|office", Some(role))]), ""),
+        (file(&[item("user|admin", Some("{}"))]), " that can be read (1 item cannot)"),
+        (file(&[secret.clone(), item("admin", Some("{}"))]), " that can be read (1 item cannot)"),
+    ] {
+        let folder = CrashingFolder::with(&[("security.smd", &bytes)]);
+        let Err(error) = open(&folder) else { panic!("{}", String::from_utf8_lossy(&bytes)) };
+        let text = error.to_string();
+        assert!(text.starts_with(&format!("folder/security.smd holds no user{unread}, so")), "{text}");
+        let [left] = &folder.after_crash()[..] else { panic!("nothing is written") };
+        assert_eq!(left.content("security.smd"), bytes);
+    }
+    // A secret that is missing is made, one that cannot be read is not replaced.
+    let user = item("user|eve", Some(&format!(r#"{{"password":"{}","roles":[]}}"#, password::tests::HASH)));
+    let damaged = file(&[user.clone(), item(SECRET_KEY, Some("x"))]);
+    let Err(error) = open(&CrashingFolder::with(&[("security.smd", &damaged)])) else { panic!("it opens") };
+    assert!(error.to_string().starts_with("folder/security.smd holds no secret"), "{error}");
+    let access = open(&CrashingFolder::with(&[("security.smd", &file(&[user]))])).expect("it opens");
+    assert!(access.secret.read().is_some() && access.accounts.read().user(FIRST_ADMINISTRATOR).is_none());
 }
 
 #[test]

@@ -13,10 +13,39 @@ use datamodel::bins::check_name;
 use datamodel::flat::SET_NAME_SIZE_MAX;
 use datamodel::sindex::{ContextError, IndexType, IndexedValue, KeyType, check_context};
 
+use crate::smd::NOT_IN_COMMANDS;
+
 /// Most bytes of an index's name.
 pub(crate) const INDEX_NAME_SIZE_MAX: usize = 63;
 /// Bound of the length of a context in base64.
 pub(crate) const CONTEXT_TEXT_SIZE: usize = 2048;
+
+/// Characters that no indexed bin has in its name: in a command they end the name.
+const NOT_IN_BINS: [char; 3] = [',', ';', '\n'];
+
+/// What is wrong with an item of system metadata.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum DefinitionError {
+    /// The key is no definition.
+    Key(&'static str),
+    /// The name cannot be that of an index.
+    Name(&'static str),
+}
+
+/// Checks the name of an index.
+///
+/// # Errors
+/// What is wrong with it.
+pub(super) fn check_index_name(name: &str) -> Result<(), &'static str> {
+    match name {
+        "" => Err("the name of the index is empty"),
+        name if name.len() > INDEX_NAME_SIZE_MAX => Err("the name of the index is longer than 63 bytes"),
+        name if name.contains(NOT_IN_COMMANDS) => {
+            Err("the name of the index has a zero byte, a semicolon or a line feed")
+        }
+        _ => Ok(()),
+    }
+}
 
 /// Why a text is no valid context of an index.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -57,16 +86,11 @@ impl Definition {
     }
 
     /// The definition of an index called `name`, or a dropped one, from an item of system metadata; or what is wrong
-    /// with it.
-    pub(crate) fn from_smd_item(key: &str, name: Option<&str>) -> Result<Self, &'static str> {
-        let definition = Self::from_smd_key(key)?;
-        match name {
-            Some(name) if name.len() > INDEX_NAME_SIZE_MAX => {
-                Err("the name of the index is longer than 63 bytes")
-            }
-            Some(name) if name.contains('\0') => Err("the name of the index has a zero byte"),
-            _ => Ok(definition),
-        }
+    /// with it. Commands that make indexes are judged by this too.
+    pub(crate) fn from_smd_item(key: &str, name: Option<&str>) -> Result<Self, DefinitionError> {
+        let definition = Self::from_smd_key(key).map_err(DefinitionError::Key)?;
+        name.map_or(Ok(()), check_index_name).map_err(DefinitionError::Name)?;
+        Ok(definition)
     }
 
     /// Parses a key of system metadata, or returns what is wrong with it.
@@ -81,11 +105,11 @@ impl Definition {
             }
             _ => return Err("its key has not five or six parts"),
         };
-        if set.len() > SET_NAME_SIZE_MAX || set.contains('\0') {
-            return Err("no set has such a name");
+        if set.len() > SET_NAME_SIZE_MAX || set.contains(NOT_IN_COMMANDS) {
+            return Err("no set with such a name can have an index");
         }
-        if bin.is_empty() || check_name(bin.as_bytes()).is_err() {
-            return Err("no bin has such a name");
+        if bin.is_empty() || check_name(bin.as_bytes()).is_err() || bin.contains(NOT_IN_BINS) {
+            return Err("no bin with such a name can have an index");
         }
         let index_type = IndexType::ALL
             .iter()
@@ -162,17 +186,26 @@ mod tests {
         }
         let long = format!("test|{}|b|.|I", "s".repeat(64));
         assert!(Definition::from_smd_key(&long).is_err());
-        for key in ["test|de\0mo|b|.|I", "test|demo|b\0|.|I"] {
+        for key in [
+            "test|de\0mo|b|.|I",
+            "test|de;mo|b|.|I",
+            "test|de\nmo|b|.|I",
+            "test|demo|b\0|.|I",
+            "test|demo|b,c|.|I",
+            "test|demo|b;c|.|I",
+            "test|demo|b\nc|.|I",
+        ] {
             assert!(Definition::from_smd_key(key).is_err(), "{key:?}");
         }
     }
 
     #[test]
-    fn names_of_indexes_have_a_length() {
+    fn names_of_indexes_are_those_that_commands_can_have() {
         let named = |name: &str| Definition::from_smd_item("test|demo|b|.|I", Some(name)).is_ok();
-        assert!(
-            named(&"x".repeat(63)) && !named(&"x".repeat(64)) && !named(&"x".repeat(300)) && !named("x\0")
-        );
+        assert!(["x", "a:b", "a=b", "a|b", &"x".repeat(63)].iter().all(|name| named(name)));
+        for wrong in ["", "x\0", "a;b", "a\nb", &"x".repeat(64), &"x".repeat(300)] {
+            assert!(!named(wrong), "{wrong:?}");
+        }
         assert!(Definition::from_smd_item("test|demo|b|.|I", None).is_ok());
     }
 }

@@ -30,7 +30,8 @@ mod tests;
 mod unread;
 
 pub(crate) use definition::{
-    CONTEXT_TEXT_SIZE, ContextTextError, Definition, INDEX_NAME_SIZE_MAX, can_be, context_of_text,
+    CONTEXT_TEXT_SIZE, ContextTextError, Definition, DefinitionError, INDEX_NAME_SIZE_MAX, can_be,
+    context_of_text,
 };
 pub(crate) use index::SecondaryIndex;
 pub(crate) use of_namespace::NamespaceIndexes;

@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 use crossbeam::channel::{Receiver, Sender, unbounded};
 use parking_lot::Mutex;
 
-use super::definition::Definition;
+use super::definition::{Definition, DefinitionError, check_index_name};
 use super::index::SecondaryIndex;
 use super::loaded::LoadedIndexes;
 use super::observer::IndexObserver;
@@ -35,6 +35,31 @@ const PAUSE_MAX: Duration = Duration::from_secs(600);
 /// The pause after a failure to fill an index that failed `before` times already.
 fn pause_after_failures(before: u32) -> Duration {
     PAUSE_MIN.saturating_mul(1u32.checked_shl(before).unwrap_or(u32::MAX)).min(PAUSE_MAX)
+}
+
+/// What to do about an index whose item has no effect.
+const CREATE_NAMED: &str = "create the index again, under a proper name";
+const DELETE_AND_CREATE: &str = "delete the index by its name with sindex-delete and create it again";
+
+/// Why an index that is defined properly cannot be made.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+pub(super) enum CreateError {
+    #[error("another index has the name {0}")]
+    NameInUse(String),
+    #[error("the namespace has no room for the set {0}")]
+    NoSet(String),
+    #[error("the namespace has {INDEX_COUNT_MAX} indexes, and no room for {0}")]
+    TooMany(String),
+}
+
+impl CreateError {
+    fn remedy(&self) -> Option<&'static str> {
+        match self {
+            CreateError::NameInUse(_) => Some(CREATE_NAMED),
+            CreateError::NoSet(_) => None,
+            CreateError::TooMany(_) => Some("delete other indexes, then this one, and create it again"),
+        }
+    }
 }
 
 /// An index to be filled.
@@ -130,17 +155,20 @@ impl SecondaryIndexes {
             cf::detail!(Sindex, "no namespace {} here", of.unwrap_or_default());
             return;
         };
-        let made =
-            Definition::from_smd_item(key, name).map_err(str::to_owned).and_then(|definition| match name {
-                Some(name) => self.create(namespace, definition, name, is_start),
-                None => {
-                    self.drop_index(namespace, &definition);
-                    Ok(())
-                }
-            });
-        if let Err(why) = made {
-            report_unusable(Module::Sindex, key, why, "create the index under a proper name");
-        }
+        let (why, remedy) = match (Definition::from_smd_item(key, name), name) {
+            (Ok(definition), Some(name)) => match self.create(namespace, definition, name, is_start) {
+                Ok(()) => return,
+                Err(error) => (error.to_string(), error.remedy()),
+            },
+            (Ok(definition), None) => return self.drop_index(namespace, &definition),
+            // What is gone had no effect.
+            (Err(_), None) => return,
+            (Err(DefinitionError::Key(why)), Some(name)) => {
+                (why.to_owned(), check_index_name(name).is_ok().then_some(DELETE_AND_CREATE))
+            }
+            (Err(DefinitionError::Name(why)), Some(_)) => (why.to_owned(), Some(CREATE_NAMED)),
+        };
+        report_unusable(Module::Sindex, key, why, remedy);
     }
 
     /// Makes or renames an index unless it is there already, or returns why that is impossible.
@@ -150,18 +178,18 @@ impl SecondaryIndexes {
         definition: Definition,
         name: &str,
         is_start: bool,
-    ) -> Result<(), String> {
+    ) -> Result<(), CreateError> {
         let indexes = self.of(namespace);
         match indexes.named(name) {
             Some(index) if index.definition == definition => return Ok(()),
-            Some(_) => return Err(format!("another index has the name {name}")),
+            Some(_) => return Err(CreateError::NameInUse(name.to_owned())),
             None => {}
         }
         let set_id = match definition.set.as_str() {
             "" => SetId::NONE,
             set => match namespace.sets.find_or_create(set.as_bytes(), &namespace.config().sets) {
                 Ok(set) => set.id,
-                Err(_) => return Err(format!("the namespace has no room for the set {set}")),
+                Err(_) => return Err(CreateError::NoSet(set.to_owned())),
             },
         };
         if let Some(index) = indexes.find_exactly(set_id, &definition.value) {
@@ -170,7 +198,7 @@ impl SecondaryIndexes {
             return Ok(());
         }
         if indexes.all().len() >= INDEX_COUNT_MAX {
-            return Err(format!("the namespace has {INDEX_COUNT_MAX} indexes, and no room for {name}"));
+            return Err(CreateError::TooMany(name.to_owned()));
         }
         let loaded = self.loaded.lock().get(&namespace.position()).cloned();
         let index = loaded.and_then(|loaded| loaded.claim(set_id, &definition, name));

@@ -35,7 +35,8 @@ pub(crate) fn follow_eviction(smd: &Smd, namespaces: &Arc<[Arc<Namespace>]>) {
                 Err(error) => {
                     let value = item.value.as_deref().unwrap_or_default().escape_debug();
                     let why = format!("{error} ('{value}')");
-                    report_unusable(Module::Evict, &item.key, why, "send eviction-reset");
+                    let remedy = format!("send {}", reset_command(namespace.name()));
+                    report_unusable(Module::Evict, &item.key, why, Some(&remedy));
                 }
                 Ok(_) if occasion == Occasion::Start => {}
                 // A void-time has 32 bits.
@@ -45,6 +46,28 @@ pub(crate) fn follow_eviction(smd: &Smd, namespaces: &Arc<[Arc<Namespace>]>) {
             }
         }
     });
+}
+
+/// The command that forgets how far a namespace is evicted.
+fn reset_command(namespace: &str) -> String {
+    format!("eviction-reset:namespace={namespace}")
+}
+
+/// Logs that a start evicts records that have not expired, if `void_time` (seconds since 2010-01-01) is after `now`
+/// (milliseconds).
+pub(super) fn report_eviction_ahead(namespace: &str, void_time: u32, now: u64) {
+    let void_time_ms = u64::from(void_time) * 1_000;
+    let ahead_s = void_time_ms.saturating_sub(now) / 1_000;
+    if ahead_s > 0 {
+        cf::warning!(
+            Nsup,
+            "{{{namespace}}} records that expire before {} ({void_time}), which is {ahead_s} s ahead, are evicted by an item \
+             of evict.smd: a start does not load them from its devices, also those written since the eviction; if they are \
+             not to go, send {}, after which the next start loads those that are still on the devices",
+            StoredMillis(void_time_ms),
+            reset_command(namespace)
+        );
+    }
 }
 
 fn accept(namespace: &Namespace, void_time: Option<u32>) {

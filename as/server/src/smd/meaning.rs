@@ -20,6 +20,8 @@ const CLOCK_ERROR_MAX_SECONDS: u64 = 24 * 60 * 60;
 pub(super) enum MomentError {
     #[error("its value is no decimal number")]
     NoNumber,
+    #[error("its value is 0, and no record is older")]
+    Zero,
     #[error("its value is a time in the future beyond any clock that could be right")]
     InFuture,
 }
@@ -38,7 +40,7 @@ impl Moment {
     /// The moment that `item` means at `now` (milliseconds since 2010-01-01); `None`: it is deleted.
     ///
     /// # Errors
-    /// When its value is no number, or so late that it would remove all records, and later ones too.
+    /// When its value is no number, zero, or so late that it would remove all records, and later ones too.
     pub(super) fn of(self, item: &SmdItem, now: u64) -> Result<Option<u64>, MomentError> {
         item.value.as_deref().map(|value| self.parse(value, now.max(item.timestamp))).transpose()
     }
@@ -56,8 +58,12 @@ impl Moment {
                 latest.min(u64::from(u32::MAX))
             }
         };
-        // What does not fit is too late as well.
-        value.parse().ok().filter(|moment| *moment <= latest).ok_or(MomentError::InFuture)
+        match value.parse() {
+            Ok(0) => Err(MomentError::Zero),
+            Ok(moment) if moment <= latest => Ok(moment),
+            // What does not fit is too late as well.
+            _ => Err(MomentError::InFuture),
+        }
     }
 }
 
@@ -70,11 +76,15 @@ mod tests {
         let now = 533_609_292_607;
         let day = 24 * 60 * 60 * 1_000;
         let lut = |value: &str| Moment::LastUpdateTime.parse(value, now);
-        for good in [0, 1, now, now + day] {
+        for good in [1, now, now + day] {
             assert_eq!(lut(&good.to_string()), Ok(good));
         }
         for bad in ["", "abc", "-5", "+5", " 5", "5x", "0x10", "5.0", "\u{661}"] {
             assert_eq!(lut(bad), Err(MomentError::NoNumber), "{bad:?}");
+        }
+        for zero in ["0", "000"] {
+            assert_eq!(lut(zero), Err(MomentError::Zero));
+            assert_eq!(Moment::VoidTime.parse(zero, now), Err(MomentError::Zero));
         }
         for late in [(now + day + 1).to_string(), "1099511627776".to_owned(), "9".repeat(30)] {
             assert_eq!(lut(&late), Err(MomentError::InFuture), "{late}");

@@ -21,7 +21,7 @@
 //!
 //! # Files
 //! `file.rs`: one file for each module in the C server's format, replaced as a whole. Without a work directory nothing
-//! is stored.
+//! is stored. Damaged files are kept under another name, and told.
 //!
 //! # Cluster
 //! `merge.rs` holds the rules of change and merge, pure. A single node is the principal of all modules. In a larger
@@ -29,7 +29,8 @@
 //!
 //! # Items without meaning
 //! Files may be damaged, and other nodes may send anything. Items that cannot mean anything have no effect (`meaning.rs`
-//! for times); they are told (`report.rs`) and kept.
+//! for times); they are told (`report.rs`) and kept. A function judges each field for the item and for the command that
+//! makes such items, so that no item has an effect that a command could not ask for, or undo.
 //!
 //! # Locks
 //! Each module has a lock, held while a change is made, written and passed to listeners. So listeners see changes one
@@ -49,7 +50,7 @@ pub(crate) use datamodel::smd::SmdVersion;
 pub(crate) use eviction::{agree_eviction, follow_eviction};
 pub(crate) use report::{report_elsewhere, report_unusable};
 pub(crate) use set::{Occasion, SetError, Smd};
-pub(crate) use truncation::{agree_truncation, follow_truncation, removal_thresholds};
+pub(crate) use truncation::{agree_truncation, follow_truncation, is_truncatable, removal_thresholds};
 
 #[cfg(test)]
 pub(crate) use file::tests::CrashingFolder;
@@ -72,6 +73,9 @@ pub(crate) enum Module {
     Udf,
     Xdr,
 }
+
+/// Characters that no value in an info command has: they end the value or the command, or cannot be stored.
+pub(crate) const NOT_IN_COMMANDS: [char; 3] = ['\0', ';', '\n'];
 
 /// One row of the table of modules.
 struct ModuleRow {

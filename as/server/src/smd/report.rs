@@ -11,14 +11,15 @@ use datamodel::smd::SmdItem;
 
 use super::Module;
 
-/// Logs that the item `key` of `module` has no effect because of `why`, and the `remedy` besides a change of the file.
-pub(crate) fn report_unusable(module: Module, key: &str, why: impl Display, remedy: &str) {
-    let name = module.name();
+/// Logs that the item `key` of `module` has no effect because of `why`, and the `remedy`, if there is one besides a
+/// change of the file.
+pub(crate) fn report_unusable(module: Module, key: &str, why: impl Display, remedy: Option<&str>) {
+    let (name, key) = (module.name(), key.escape_debug());
+    let remedy = remedy.map_or_else(String::new, |remedy| format!("{remedy}, or "));
     cf::warning!(
         Smd,
-        "item '{}' of module {name} has no effect, because {why}: it is kept in {name}.smd; {remedy}, or correct or \
-         remove it in that file while the server is stopped",
-        key.escape_debug()
+        "item '{key}' of module {name} has no effect, because {why}: it is kept in {name}.smd; {remedy}correct or remove it \
+         in that file while the server is stopped"
     );
 }
 

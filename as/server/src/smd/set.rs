@@ -9,7 +9,7 @@ use cf::clock::StoredMillis;
 use datamodel::smd::{SmdItem, SmdVersion};
 use parking_lot::Mutex;
 
-use super::file::{self, DiskFolder, Folder};
+use super::file::{self, DiskFolder, Folder, Found};
 use super::merge::{Catalog, Update};
 use super::{MODULES, Module};
 
@@ -54,6 +54,8 @@ pub(crate) type Propagate = Box<dyn Fn(Module, &str, Option<&str>) -> Result<(),
 /// A module's items and its listeners.
 struct ModuleState {
     catalog: Catalog,
+    /// Whether the start found a file.
+    was_stored: bool,
     listeners: Vec<Box<dyn Listener>>,
 }
 
@@ -77,8 +79,7 @@ pub(crate) struct Smd {
 
 /// The error of reading the file of `module`, with its place.
 fn unreadable(folder: &dyn Folder, module: Module, error: &io::Error) -> io::Error {
-    let place = format!("system metadata in {}/{}.smd", folder.path(), module.name());
-    io::Error::new(error.kind(), format!("{place}: {error}"))
+    io::Error::new(error.kind(), format!("system metadata in {}: {error}", file::place(folder, module)))
 }
 
 /// Logs which keys have several items in the file of `module`.
@@ -100,27 +101,44 @@ fn report_repeated(module: Module, items: &[SmdItem]) {
 impl Smd {
     /// Whether `work_directory` has a file of `module`.
     pub(crate) fn has_file(work_directory: &Path, module: Module) -> bool {
-        file::read(&DiskFolder::new(work_directory), module).is_ok_and(|bytes| bytes.is_some())
+        file::is_stored(&DiskFolder::new(work_directory), module).unwrap_or(false)
     }
 
-    /// Checks that the files in `work_directory` can be read, without changing any.
+    /// Checks that a start could use the files in `work_directory`, without changing any.
     ///
     /// # Errors
-    /// When a file exists and cannot be read.
+    /// As [`open`](Self::open).
     pub(crate) fn check(work_directory: &Path) -> io::Result<()> {
         let folder = DiskFolder::new(work_directory);
         let modules = MODULES.iter().map(|row| row.module).filter(|module| module.is_used());
         for module in modules {
-            file::read(&folder, module).map_err(|error| unreadable(&folder, module, &error))?;
+            file::look_into(&folder, module).map_err(|error| unreadable(&folder, module, &error))?;
         }
         Ok(())
+    }
+
+    /// The items in the file of `module` in `work_directory`, without deleted ones, and its place; `None` if there is no
+    /// file. Nothing is changed.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open).
+    pub(crate) fn look_into(
+        work_directory: &Path,
+        module: Module,
+    ) -> io::Result<Option<(String, Vec<SmdItem>)>> {
+        let folder = DiskFolder::new(work_directory);
+        let found = file::look_into(&folder, module).map_err(|error| unreadable(&folder, module, &error))?;
+        Ok(found.map(|items| {
+            let catalog = Catalog::new(module.row().rule, SmdVersion::default(), items);
+            (file::place(&folder, module), catalog.live_items().cloned().collect())
+        }))
     }
 
     /// Opens the items in the files of `work_directory`; without one nothing is stored. Changes get versions of
     /// `cluster_key`.
     ///
     /// # Errors
-    /// When a file exists and cannot be read.
+    /// When a file exists and cannot be read, or is damaged and the server cannot do without it.
     pub(crate) fn open(work_directory: Option<&Path>, cluster_key: u64) -> io::Result<Self> {
         let folder = work_directory.map(|path| Box::new(DiskFolder::new(path)) as Box<dyn Folder>);
         Smd::open_in(folder, cluster_key)
@@ -131,13 +149,13 @@ impl Smd {
             Some(folder) if module.is_used() => {
                 file::load(&**folder, module).map_err(|error| unreadable(&**folder, module, &error))
             }
-            _ => Ok(Default::default()),
+            _ => Ok(Found::default()),
         };
         let modules = MODULES.iter().map(|row| {
-            let (version, items) = load(row.module)?;
+            let Found { is_stored, version, items } = load(row.module)?;
             report_repeated(row.module, &items);
             let catalog = Catalog::new(row.rule, version, items);
-            Ok(Mutex::new(ModuleState { catalog, listeners: Vec::new() }))
+            Ok(Mutex::new(ModuleState { catalog, was_stored: is_stored, listeners: Vec::new() }))
         });
         let modules = modules.collect::<io::Result<_>>()?;
         Ok(Smd { folder, cluster_key, modules, propagate: OnceLock::new() })
@@ -226,6 +244,12 @@ impl Smd {
             state.tell(&[item]);
         }
         Ok(())
+    }
+
+    /// Where the items of `module` are stored, if there was a file when the server started.
+    pub(crate) fn stored_in(&self, module: Module) -> Option<String> {
+        let folder = self.folder.as_ref().filter(|_| self.state(module).lock().was_stored)?;
+        Some(file::place(&**folder, module))
     }
 
     fn save(&self, module: Module, catalog: &Catalog) -> io::Result<()> {

@@ -6,15 +6,21 @@ use std::sync::Arc;
 use cf::clock::StoredMillis;
 use datamodel::flat::SET_NAME_SIZE_MAX;
 
+use super::eviction::report_eviction_ahead;
 use super::meaning::Moment;
 use super::report::report_unusable;
-use super::{Module, Occasion, SetError, Smd, SmdItem};
+use super::{Module, NOT_IN_COMMANDS, Occasion, SetError, Smd, SmdItem};
 use crate::namespace::{Namespace, RemovalThresholds};
 
 /// Between namespace and set in a key.
 const DELIMITER: char = '|';
-/// Remedy for an item without effect.
-const REMEDY: &str = "truncate again or send truncate-undo";
+/// What is wrong with a name that no set can have which a command truncates.
+const NO_SET_NAME: &str = "no set that could be truncated has such a name";
+
+/// Whether a set of this name can be truncated: a command can name it, and an item can hold it.
+pub(crate) fn is_truncatable(set_name: &str) -> bool {
+    (1..=SET_NAME_SIZE_MAX).contains(&set_name.len()) && !set_name.contains(NOT_IN_COMMANDS)
+}
 
 /// Makes all nodes truncate the records of `namespace`, or of its set `set_name`, that were last updated before
 /// `last_update_time`, or, without that time, forget the threshold. A threshold before the known one has no effect.
@@ -53,16 +59,39 @@ impl<'a> Agreed<'a> {
             Some((namespace, set_name)) => (namespace, Some(set_name)),
             None => (item.key.as_str(), None),
         };
-        let is_set_name = |name: &str| (1..=SET_NAME_SIZE_MAX).contains(&name.len()) && !name.contains('\0');
         let last_update_time = match &item.value {
             None => Ok(None),
-            Some(_) if !set_name.is_none_or(is_set_name) => Err("no set has such a name".to_owned()),
+            Some(_) if !set_name.is_none_or(is_truncatable) => Err(NO_SET_NAME.to_owned()),
             Some(value) => {
                 let moment = Moment::LastUpdateTime.of(item, now);
                 moment.map_err(|error| format!("{error} ('{}')", value.escape_debug()))
             }
         };
         Agreed { namespace, set_name, last_update_time }
+    }
+}
+
+/// The command that undoes a truncation.
+fn undo_command(namespace: &str, set_name: Option<&str>) -> String {
+    match set_name {
+        Some(set_name) => format!("truncate-undo:namespace={namespace};set={}", set_name.escape_debug()),
+        None => format!("truncate-namespace-undo:namespace={namespace}"),
+    }
+}
+
+/// Logs that a truncation to `last_update_time` concerns records that are yet to be written, if it is after `now`.
+fn report_ahead(namespace: &str, set_name: Option<&str>, last_update_time: u64, now: u64) {
+    let ahead_ms = last_update_time.saturating_sub(now);
+    if ahead_ms > 0 {
+        let set = set_name.map_or_else(String::new, |set| format!(" of set '{}'", set.escape_debug()));
+        cf::warning!(
+            Truncate,
+            "{{{namespace}}} records{set} that are written before {} ({last_update_time}), which is {ahead_ms} ms ahead, are \
+             truncated by an item of truncate.smd: present ones are hidden and new ones refused until then; if nobody \
+             truncated them, send {}",
+            StoredMillis(last_update_time),
+            undo_command(namespace, set_name)
+        );
     }
 }
 
@@ -77,7 +106,12 @@ pub(crate) fn follow_truncation(smd: &Smd, namespaces: &Arc<[Arc<Namespace>]>) {
                 continue;
             };
             match last_update_time {
-                Err(why) => report_unusable(Module::Truncate, &item.key, why, REMEDY),
+                Err(why) => {
+                    let remedy = set_name.is_none_or(is_truncatable).then(|| {
+                        format!("truncate again or send {}", undo_command(namespace.name(), set_name))
+                    });
+                    report_unusable(Module::Truncate, &item.key, why, remedy.as_deref());
+                }
                 Ok(_) if occasion == Occasion::Start => {}
                 Ok(Some(last_update_time)) => namespace.truncate(set_name, last_update_time),
                 Ok(None) => namespace.undo_truncate(set_name),
@@ -87,13 +121,14 @@ pub(crate) fn follow_truncation(smd: &Smd, namespaces: &Arc<[Arc<Namespace>]>) {
 }
 
 /// The agreed thresholds of `namespace`, without those that cannot be: [`follow_truncation`] and
-/// [`follow_eviction`](super::follow_eviction) report them.
+/// [`follow_eviction`](super::follow_eviction) report them. Logs those that are ahead of the clock.
 pub(crate) fn removal_thresholds(smd: &Smd, namespace: &str) -> RemovalThresholds {
     let now = StoredMillis::now().0;
     let mut thresholds = RemovalThresholds::default();
     for item in smd.live_items(Module::Truncate) {
         match Agreed::of(&item, now) {
             Agreed { namespace: name, set_name, last_update_time: Ok(Some(lut)) } if name == namespace => {
+                report_ahead(namespace, set_name, lut, now);
                 match set_name {
                     None => thresholds.truncate_lut = lut,
                     Some(set_name) => _ = thresholds.set_truncate_luts.insert(set_name.to_owned(), lut),
@@ -105,6 +140,7 @@ pub(crate) fn removal_thresholds(smd: &Smd, namespace: &str) -> RemovalThreshold
     let evicted = smd.live_items(Module::Evict).into_iter().find(|item| item.key == namespace);
     let void_time = evicted.and_then(|item| Moment::VoidTime.of(&item, now).ok()?);
     thresholds.evict_void_time = void_time.and_then(|void_time| u32::try_from(void_time).ok()).unwrap_or(0);
+    report_eviction_ahead(namespace, thresholds.evict_void_time, now);
     thresholds
 }
 
@@ -140,6 +176,9 @@ mod tests {
                 ("c|huge", &huge),
                 ("c|word", "abc"),
                 ("c|negative", "-5"),
+                ("c|zero", "0"),
+                ("c|a;b", &good),
+                ("c|a\nb", &good),
                 ("c|", &good),
                 (&long, &good),
                 (&longest, &good),
@@ -155,7 +194,7 @@ mod tests {
             RemovalThresholds { set_truncate_luts: HashMap::from(luts), ..RemovalThresholds::default() };
         assert_eq!(removal_thresholds(&smd, "c"), expected);
         assert_eq!(removal_thresholds(&smd, "d").evict_void_time, 633_609_292);
-        assert_eq!(smd.live_items(Module::Truncate).len(), 10);
+        assert_eq!(smd.live_items(Module::Truncate).len(), 13);
     }
 
     /// The items are from before the clock was set back by two days.

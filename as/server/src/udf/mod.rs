@@ -43,7 +43,7 @@ use crate::smd::{self, Occasion, Smd, SmdItem};
 
 pub(crate) use interpreter::Failure;
 pub(crate) use module::{
-    FILE_NAME_SIZE_MAX, MODULE_SIZE_MAX, Modules, decode_content, is_file_name, metadata_value,
+    ContentError, FILE_NAME_SIZE_MAX, Modules, decode_content, is_file_name, is_key, is_type, metadata_value,
 };
 pub(crate) use record::{BINS_MAX, FoundRecord, RecordInput, RecordState};
 pub(crate) use stream::{RecordStream, StreamClosed, StreamOwner, failure_text};

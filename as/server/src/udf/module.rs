@@ -14,7 +14,7 @@ use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
 use base64::{Engine, alphabet};
 use parking_lot::RwLock;
 
-use crate::smd::{Module, SmdItem, report_unusable};
+use crate::smd::{Module, NOT_IN_COMMANDS, SmdItem, report_unusable};
 
 /// Most bytes of a module.
 pub(crate) const MODULE_SIZE_MAX: usize = 1 << 20;
@@ -43,10 +43,28 @@ pub(crate) struct Modules {
 /// Whether `name` may be a module's file name: it has a dot inside, and names no other folder.
 pub(crate) fn is_file_name(name: &str) -> bool {
     let dot = name.find('.');
-    name.len() < FILE_NAME_SIZE_MAX
-        && dot.is_some_and(|dot| dot > 0 && dot + 1 < name.len())
-        && !name.contains(['/', '\0', '"', '\\'])
+    dot.is_some_and(|dot| dot > 0 && dot + 1 < name.len())
+        && is_key(name)
+        && !name.contains(['/', '"', '\\'])
         && !name.contains(char::is_control)
+}
+
+/// Whether a command can remove the item of system metadata with the key `name`.
+pub(crate) fn is_key(name: &str) -> bool {
+    (1..FILE_NAME_SIZE_MAX).contains(&name.len()) && !name.contains(NOT_IN_COMMANDS)
+}
+
+/// Why a module cannot have some content.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum ContentError {
+    TooLarge,
+    /// It is not base64, or empty.
+    NotBase64,
+}
+
+/// Whether `name` is a known type of modules.
+pub(crate) fn is_type(name: &str) -> bool {
+    name == "LUA"
 }
 
 /// The item of system metadata for a module with `content` in base64.
@@ -55,20 +73,32 @@ pub(crate) fn metadata_value(file_name: &str, content: &str) -> String {
 }
 
 /// Decodes a module's content from base64.
-pub(crate) fn decode_content(content: &str) -> Option<Vec<u8>> {
-    CONTENT.decode(content).ok()
+///
+/// # Errors
+/// Why no module can have it.
+pub(crate) fn decode_content(content: &str) -> Result<Vec<u8>, ContentError> {
+    if content.len() / 4 * 3 > MODULE_SIZE_MAX {
+        return Err(ContentError::TooLarge);
+    }
+    let decoded = CONTENT.decode(content).ok().filter(|decoded| !decoded.is_empty());
+    decoded.ok_or(ContentError::NotBase64)
 }
 
-/// The content of the module `file_name` from its item of system metadata, or why it has none.
-fn content_of(file_name: &str, value: &str) -> Result<Vec<u8>, String> {
-    if !is_file_name(file_name) {
-        return Err("no module has such a name".to_owned());
-    }
+/// The content of a module in the `value` of its item of system metadata, or why it has none.
+fn content_of(value: &str) -> Result<Vec<u8>, String> {
     let value: serde_json::Value =
         serde_json::from_str(value).map_err(|error| format!("its value is not JSON: {error}"))?;
-    let content = value.get("content64").and_then(serde_json::Value::as_str);
-    decode_content(content.ok_or("its value has no content64")?)
-        .ok_or_else(|| "its content64 is not base64".to_owned())
+    let field = |name: &str| value.get(name).and_then(serde_json::Value::as_str);
+    if value.get("type").is_some() && !field("type").is_some_and(is_type) {
+        return Err("its type is not LUA".to_owned());
+    }
+    decode_content(field("content64").ok_or("its value has no content64")?).map_err(|error| {
+        let what = match error {
+            ContentError::TooLarge => "is larger than 1 MiB",
+            ContentError::NotBase64 => "is empty or not base64",
+        };
+        format!("its content64 {what}")
+    })
 }
 
 impl Modules {
@@ -92,9 +122,16 @@ impl Modules {
         for item in items {
             match &item.value {
                 None => self.remove(&item.key),
-                Some(value) => match content_of(&item.key, value) {
+                Some(_) if !is_file_name(&item.key) => {
+                    let remedy = is_key(&item.key).then_some("send udf-remove for it");
+                    report_unusable(Module::Udf, &item.key, "no module has such a name", remedy);
+                }
+                Some(value) => match content_of(value) {
                     Ok(content) => self.put(&item.key, &content),
-                    Err(why) => report_unusable(Module::Udf, &item.key, why, "register the module again"),
+                    Err(why) => {
+                        let remedy = Some("register the module again, or send udf-remove for it");
+                        report_unusable(Module::Udf, &item.key, why, remedy);
+                    }
                 },
             }
         }
@@ -171,7 +208,8 @@ pub(super) mod tests {
     fn names_of_files_stay_in_their_folder() {
         assert!(["a.lua", "a.b.lua", "x.txt", "a.."].iter().all(|name| is_file_name(name)));
         for bad in [
-            "", ".", "..", "a", ".lua", "a.", "../a.lua", "a/b.lua", "a\0.lua", "..lua", "a\".lua", "a\n.lua",
+            "", ".", "..", "a", ".lua", "a.", "../a.lua", "a/b.lua", "a\0.lua", "..lua", "a\".lua",
+            "a\n.lua", "a;b.lua",
         ] {
             assert!(!is_file_name(bad), "{bad:?}");
         }
@@ -190,8 +228,20 @@ pub(super) mod tests {
         assert_eq!(modules.content_of_module("a").as_deref(), Some(&b"three"[..]));
         assert_eq!((modules.get("b.lua"), folder.join("b.lua").exists()), (None, false));
         assert!(modules.version() > before);
-        let damaged = SmdItem { value: Some("{".to_owned()), ..item("a.lua", None) };
-        modules.accept(&[&damaged, &item("../x.lua", Some(b"out"))]);
+        let large = CONTENT.encode(vec![b' '; MODULE_SIZE_MAX + 2]);
+        let of_type = |name: &str| format!(r#"{{"content64": "eCA9IDEK", "type": {name}, "name": "a.lua"}}"#);
+        for value in [
+            "{".to_owned(),
+            "{}".to_owned(),
+            metadata_value("a.lua", ""),
+            metadata_value("a.lua", "!!!!"),
+            metadata_value("a.lua", &large),
+            of_type("\"C\""),
+            of_type("7"),
+        ] {
+            modules.accept(&[&SmdItem { value: Some(value), ..item("a.lua", None) }]);
+        }
+        modules.accept(&[&item("../x.lua", Some(b"out"))]);
         assert_eq!(modules.get("a.lua").as_deref(), Some(&b"three"[..]));
         fs::remove_dir_all(&folder).expect("it is removed");
     }
