@@ -247,6 +247,17 @@ fn errors_are_told_with_their_place() {
 }
 
 /// Ends within 10 seconds, and does not affect others meanwhile.
+/// The threads of a query may meet an error at the same moment.
+#[test]
+fn an_error_is_told_once() {
+    let (_server, mut client) = start(None);
+    for _ in 0..1_000 {
+        let (values, last) = run(&mut client, &plain("fail_early"));
+        assert_eq!((values.len(), last), (1, 1));
+        assert!(values[0].bin("FAILURE").is_some());
+    }
+}
+
 #[test]
 fn harm_in_lua_is_an_error_for_its_caller_alone() {
     let (server, mut client) = start(None);

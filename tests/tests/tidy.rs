@@ -93,7 +93,10 @@ const UNSAFE_FILES: &[&str] = &[
     "as/server/src/storage/stripe.rs",
     "as/server/src/udf/long_strings.rs",
     "as/server/src/udf/movable.rs",
+    "as/server/src/udf/native.rs",
+    "as/server/src/udf/packing.rs",
     "as/server/src/udf/raw.rs",
+    "as/server/src/udf/unpacking.rs",
 ];
 
 /// Names of several types that are visible in all of a crate, with the reason.

@@ -2,6 +2,7 @@
 //! hostile programs harm nobody.
 #![expect(clippy::unwrap_used, reason = "a test")]
 
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -43,6 +44,11 @@ function inner(r) local c = r.l list.append(c[1], 2) r.l = c aerospike:update(r)
 function part(r) r.l = list.take(r.l, 2) aerospike:update(r) return r.l end
 function copy(r) r.m = map.clone(r.m) aerospike:update(r) return r.m end
 function set(r, name, v) r[name] = v aerospike:update(r) return v end
+function work(r, n)
+    local begun, t = os.clock(), 0
+    for i = 1, n do t = t + i % 7 end
+    return math.floor((os.clock() - begun) * 1000000)
+end
 ";
 
 fn put_command(file_name: &str, text: &str) -> String {
@@ -490,13 +496,13 @@ fn a_kill_leaves_whole_modules() {
 #[test]
 fn harm_in_lua_is_an_error_for_its_caller_alone() {
     let (server, mut client) = start();
-    let is_done = std::sync::atomic::AtomicBool::new(false);
+    let is_done = AtomicBool::new(false);
     thread::scope(|scope| {
         for function in ["forever", "caught", "pattern", "bomb", "deep"] {
             let (server, is_done) = (&server, &is_done);
             scope.spawn(move || {
                 let mut client = server.connect();
-                while !is_done.load(std::sync::atomic::Ordering::Relaxed) {
+                while !is_done.load(Relaxed) {
                     let request = Message { transaction_ttl: 300, ..call("hostile", function, &[0x90]) };
                     let answer = client.ask(&request).unwrap();
                     // The module's calls share four threads once one has used up its time: the fifth may wait for too long.
@@ -515,11 +521,55 @@ fn harm_in_lua_is_an_error_for_its_caller_alone() {
             assert_eq!(client.ask(&Message::get("quiet")).unwrap().result, result::OK);
             slowest = slowest.max(asked.elapsed());
         }
-        is_done.store(true, std::sync::atomic::Ordering::Relaxed);
+        is_done.store(true, Relaxed);
         assert!(slowest < Duration::from_millis(500), "an ordinary client waited for {slowest:?}");
     });
     assert_eq!(client.ask(&add("after")).unwrap().result, result::OK);
     await_figures(&mut client, "namespace/test", |now| now["client_udf_error"] >= 5);
+}
+
+/// Ends busy loops when it is dropped.
+struct Ends<'a>(&'a AtomicBool);
+
+impl Drop for Ends<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Relaxed);
+    }
+}
+
+/// The time of a function is that of a processor. What else the machine does makes a function slower, but does not end it.
+#[test]
+fn a_function_has_its_time_on_a_busy_machine_too() {
+    let (server, mut client) = start();
+    let work = |count: u32, time: Duration| {
+        let arguments = [&[0x91, 0xce][..], &count.to_be_bytes()].concat();
+        Message { transaction_ttl: time.as_millis() as u32, ..call("busy", "work", &arguments) }
+    };
+    let time_of = |client: &mut Client, request: &Message| {
+        let answer = client.ask(request).unwrap();
+        assert_eq!(answer.result, result::OK, "{:?}", answer.bin("FAILURE").map(String::from_utf8_lossy));
+        let micros = i64::from_be_bytes(answer.bin("SUCCESS").unwrap().try_into().unwrap());
+        Duration::from_micros(micros.cast_unsigned())
+    };
+    let (count, time) = std::iter::successors(Some(1_000_000u32), |count| count.checked_mul(2))
+        .map(|count| (count, time_of(&mut client, &work(count, Duration::from_secs(10)))))
+        .find(|(_, time)| *time >= Duration::from_millis(200))
+        .unwrap();
+    let is_done = AtomicBool::new(false);
+    let processors = thread::available_parallelism().unwrap().get();
+    thread::scope(|scope| {
+        for _ in 0..4 * processors {
+            scope.spawn(|| while !is_done.load(Relaxed) {});
+        }
+        let _ends = Ends(&is_done);
+        // It takes about five times its time now.
+        for _ in 0..2 {
+            time_of(&mut client, &work(count, time * 5 / 2));
+        }
+        let endless = Message { transaction_ttl: 200, ..call("busy", "forever", &[0x90]) };
+        let answer = server.connect().ask(&endless).unwrap();
+        assert_eq!(answer.bin("FAILURE"), Some(&b"UDF Execution Timeout"[..]));
+    });
 }
 
 #[test]

@@ -47,6 +47,7 @@ const THREADS: &[(&str, Cost, &[&str])] = &[
     ("batch", Work, &["batch"]),
     ("transaction", Work, &["transaction-pool", "commit-from-copy"]),
     ("function", Work, &["transaction-pool", "udf"]),
+    ("prompt-func", Work, &["transaction-pool", "udf"]),
     ("overdue-func", Work, &["transaction-pool", "udf"]),
     ("lock-turn", Work, &["lock-turn"]),
     ("query", Work, &["query", "stream-function"]),

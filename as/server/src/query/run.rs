@@ -86,10 +86,9 @@ impl QueryRun {
         is_joined
     }
 
-    /// Notes why the query ends early; the first reason counts.
-    pub(super) fn end_with(&self, end: End) {
-        // A later reason is ignored.
-        let _ = self.end.set(end);
+    /// Notes why the query ends early; the first reason counts. Returns whether this is it.
+    pub(super) fn end_with(&self, end: End) -> bool {
+        self.end.set(end).is_ok()
     }
 
     /// Ends the query as if its client did not read, because others need its resources.

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering::Acquire, Ordering::Release};
 use std::time::{Duration, Instant};
 
 use proto::ResultCode;
-use proto::message::{Request, info2};
+use proto::message::{Request, field, info2};
 use proto::reply::{self, ReplyHeader};
 
 use super::pool::Pool;
@@ -15,7 +15,20 @@ use super::wait::OwnedRequest;
 use crate::config::Config;
 use crate::metrics::{Operation, ServerMetrics};
 use crate::namespace::Namespace;
-use crate::udf::Functions;
+use crate::udf::{Functions, TimeLimit};
+
+/// Longest run of a function, whatever its client's time limit.
+const FUNCTION_TIME_MAX: Duration = Duration::from_secs(10);
+
+/// How long a request may run that takes `time` at most, until `deadline`. A function that has begun by then may use that much
+/// time of a processor: it does not matter for it what else the machine does, nor how long the request has waited.
+pub(super) fn limit_of(request: &Request<'_>, time: Duration, deadline: Instant) -> TimeLimit {
+    if request.has_field(field::UDF_FILE) && Instant::now() < deadline {
+        TimeLimit::of_processor(time.min(FUNCTION_TIME_MAX))
+    } else {
+        TimeLimit::until(deadline)
+    }
+}
 
 /// State that all transaction code uses.
 pub(crate) struct TransactionBase {
@@ -104,10 +117,10 @@ impl TransactionBase {
         owned.received + self.time_max(request) + put_off
     }
 
-    /// Whether a request with this `deadline` may continue; its reply goes to `sink`.
-    pub(super) fn may_go_on(&self, request: &Request<'_>, deadline: Instant, sink: &dyn ReplySink) -> bool {
+    /// Whether a request with this `limit` may continue; its reply goes to `sink`.
+    pub(super) fn may_go_on(&self, request: &Request<'_>, limit: &TimeLimit, sink: &dyn ReplySink) -> bool {
         let only_reads = request.info2 & info2::WRITE == 0;
-        Instant::now() < deadline && !(only_reads && self.is_unheard(sink))
+        !limit.is_over() && !(only_reads && self.is_unheard(sink))
     }
 
     /// Whether there is no client for the results of reads for `sink`.

@@ -11,7 +11,7 @@ use proto::message::{field, info1, info2};
 use proto::reply::{ReplyHeader, ReplyWriter};
 use smallvec::SmallVec;
 
-use super::base::{NamespaceFinder, warn_of_namespace};
+use super::base::{NamespaceFinder, limit_of, warn_of_namespace};
 use super::batch_frames::{FrameSink, Frames};
 use super::call::{Call, Place, wait_of_refused};
 use super::context::TransactionContext;
@@ -340,7 +340,8 @@ impl Workspace {
             }
             RowsPlace::Pool { sink, .. } => {
                 let deadline = shared.since + context.time_max(request);
-                let may_go_on = || context.may_go_on(request, deadline, sink);
+                let limit = limit_of(request, context.time_max(request), deadline);
+                let may_go_on = || context.may_go_on(request, &limit, sink);
                 let budget = Budget::with_refill(PORTION_STEPS, &may_go_on);
                 let filter = filters.of(row, &budget);
                 if budget.is_exhausted() {
@@ -360,7 +361,7 @@ impl Workspace {
                     }
                     Some(_) => {}
                 }
-                let place = Place::Pool { deadline };
+                let place = Place::Pool { limit };
                 match self.reserve_partition(namespace, &row.digest, (access, place)) {
                     Ok((tree_id, _reservation)) => {
                         let wait = self.run(&call(place, tree_id, filter, &budget), out);

@@ -5,8 +5,6 @@
 //! it copies a large record or changes many index entries. The service thread gives up after a few microseconds, and
 //! the request runs [in the pool](Wait::Lock).
 
-use std::time::Instant;
-
 use cf::Digest;
 use cf::clock::StoredMillis;
 use datamodel::Budget;
@@ -24,6 +22,7 @@ use crate::index::{NotLocked, PartitionId, ReadGuard, RecordMeta, WriteGuard};
 use crate::metrics::{Operation, Origin};
 use crate::namespace::{Inside, Namespace, Refused, Section};
 use crate::storage::{FETCHES_MAX, ReadBuffer};
+use crate::udf::TimeLimit;
 
 /// Why a transaction failed, and what is reported of the record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -48,8 +47,8 @@ pub(super) enum Place {
     /// A service thread, or another thread that carries out a short request in the same way: on the record, under the
     /// lock.
     Service,
-    /// A thread of a pool, which may take until `deadline`.
-    Pool { deadline: Instant },
+    /// A thread of a pool, which may take as long as `limit` says.
+    Pool { limit: TimeLimit },
 }
 
 /// A transaction with its inputs.

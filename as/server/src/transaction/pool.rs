@@ -13,12 +13,17 @@
 //! modules for long. While it is unknown how a module's calls end, they have no more than their
 //! [share](super::module_shares) of the threads.
 //!
+//! [`prompt_thread_count`] of the threads for functions have the priority of service threads. A function gets one of them
+//! if it is free. So a function that runs alone takes as long as its work, also when other programs keep the processors busy,
+//! and many functions at a time take little from other clients.
+//!
 //! [`LOCK_TURN_THREADS`] threads, with the priority of service threads, take the requests that met a lock. They run
 //! only short requests, so a request that met a lock never waits behind a long one. A request that turns out to be
 //! long is queued for the other threads.
 
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::AcqRel, Ordering::Acquire, Ordering::Release};
 use std::time::Instant;
 
 use proto::message::{Request, field};
@@ -36,6 +41,8 @@ const THREADS_MIN: usize = 16;
 const OVERDUE_THREADS: usize = 4;
 /// Threads for requests that met a lock. Each sleeps for one record at a time, and locks are held for a millisecond or so.
 const LOCK_TURN_THREADS: usize = 4;
+/// One prompt thread for functions for so many processors.
+const PROCESSORS_PER_PROMPT_THREAD: usize = 2;
 /// How much lower the pool threads' priority is than that of service threads: about a tenth of the share.
 const NICENESS: i32 = 10;
 
@@ -44,11 +51,20 @@ pub(crate) fn thread_count() -> usize {
     (cf::threads::cpu_count() * THREADS_PER_PROCESSOR).max(THREADS_MIN)
 }
 
+/// Number of threads for functions that have the priority of service threads.
+fn prompt_thread_count() -> usize {
+    (cf::threads::cpu_count() / PROCESSORS_PER_PROMPT_THREAD).max(1)
+}
+
 /// The threads of the pool, in groups that do not wait for each other.
 pub(crate) struct Pool {
     /// For everything but functions.
     operations: Workers<OwnedRequest>,
-    /// For functions.
+    /// For functions, as long as a thread is free.
+    prompt_functions: Workers<OwnedRequest>,
+    /// Number of free threads among those.
+    prompt_free: Arc<AtomicUsize>,
+    /// For other functions.
     functions: Workers<OwnedRequest>,
     /// The shares of modules in `functions`.
     shares: ModuleShares,
@@ -65,6 +81,8 @@ impl Pool {
     pub(super) fn new(registry: &Arc<Functions>) -> Self {
         Pool {
             operations: Workers::with_niceness("transaction", NICENESS),
+            prompt_functions: Workers::new("prompt-func"),
+            prompt_free: Arc::default(),
             functions: Workers::with_niceness("function", NICENESS),
             shares: ModuleShares::new(thread_count()),
             overdue_functions: Workers::with_niceness("overdue-func", NICENESS),
@@ -93,6 +111,11 @@ impl Pool {
             let new_body = Arc::clone(&new_body);
             workers.start(count, move || new_body())?;
         }
+        let (count, free) = (prompt_thread_count(), Arc::clone(&self.prompt_free));
+        self.prompt_functions.start(count, move || {
+            Some(Box::new(PromptWork { body: new_body()?, free: Arc::clone(&free) }))
+        })?;
+        self.prompt_free.store(count, Release);
         Ok(())
     }
 
@@ -106,15 +129,22 @@ impl Pool {
         // it.
         let pace = if request.has_turn() { ModulePace::Quick } else { self.registry.pace(module) };
         match pace {
-            ModulePace::Quick => self.functions.submit(request),
+            ModulePace::Quick => self.submit_function(request),
             ModulePace::Overdue => self.overdue_functions.submit(request),
             ModulePace::Unknown => {
                 let module = Box::from(module);
                 if let Some(request) = self.shares.admit(module, request) {
-                    self.functions.submit(request);
+                    self.submit_function(request);
                 }
             }
         }
+    }
+
+    /// Queues a function that is not known as overdue for a thread.
+    fn submit_function(&self, request: OwnedRequest) {
+        let has_place = self.prompt_free.fetch_update(AcqRel, Acquire, |free| free.checked_sub(1)).is_ok();
+        let workers = if has_place { &self.prompt_functions } else { &self.functions };
+        workers.submit(request);
     }
 
     /// Gives back the share of a call that needs no thread any more. The next call of its module takes it.
@@ -122,7 +152,7 @@ impl Pool {
         let is_known = |module: &[u8]| self.registry.pace(module) != ModulePace::Unknown;
         for next in self.shares.give_back(share, is_known) {
             if next.share.is_some() {
-                self.functions.submit(next);
+                self.submit_function(next);
             } else {
                 self.submit(next);
             }
@@ -142,13 +172,45 @@ impl Pool {
     }
 
     /// Requests that no thread has taken yet, by group: operations, functions, functions of overdue modules, requests that met
-    /// a lock.
+    /// a lock, functions for prompt threads.
     #[cfg(test)]
-    pub(super) fn queued_counts(&self) -> [usize; 4] {
+    pub(super) fn queued_counts(&self) -> [usize; 5] {
         self.groups().map(Workers::queued_count)
     }
 
-    fn groups(&self) -> [&Workers<OwnedRequest>; 4] {
-        [&self.operations, &self.functions, &self.overdue_functions, &self.lock_lines.workers]
+    fn groups(&self) -> [&Workers<OwnedRequest>; 5] {
+        [
+            &self.operations,
+            &self.functions,
+            &self.overdue_functions,
+            &self.lock_lines.workers,
+            &self.prompt_functions,
+        ]
+    }
+}
+
+/// The work of a prompt thread, which is free again after each request.
+struct PromptWork {
+    body: Box<dyn Work<OwnedRequest>>,
+    free: Arc<AtomicUsize>,
+}
+
+impl Work<OwnedRequest> for PromptWork {
+    fn run(&mut self, request: OwnedRequest) {
+        let _place = PromptPlace(&self.free);
+        self.body.run(request);
+    }
+
+    fn maintain(&mut self) -> bool {
+        self.body.maintain()
+    }
+}
+
+/// The place of a request on a prompt thread, until this is dropped.
+struct PromptPlace<'a>(&'a AtomicUsize);
+
+impl Drop for PromptPlace<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_add(1, Release);
     }
 }

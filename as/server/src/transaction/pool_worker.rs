@@ -9,6 +9,7 @@ use proto::ResultCode;
 use proto::message::Request;
 use proto::reply::{self, ReplyHeader};
 
+use super::base::limit_of;
 use super::call::{INLINE_STEPS, Place};
 use super::executor::{Asked, Executor};
 use super::pool::{PORTION_STEPS, Pool};
@@ -18,6 +19,7 @@ use super::wait::{ModuleShare, OwnedRequest, Patience, Wait};
 use crate::index::LockWait;
 use crate::namespace::Namespace;
 use crate::storage::DiskCaller;
+use crate::udf::TimeLimit;
 use crate::workers::Work;
 
 /// A pool thread's work.
@@ -78,8 +80,7 @@ impl Executor {
             return None;
         };
         let deadline = context.deadline_of(request, owned);
-        let may_go_on = || context.may_go_on(request, deadline, &*owned.sink);
-        if !may_go_on() {
+        if !context.may_go_on(request, &TimeLimit::until(deadline), &*owned.sink) {
             // A request that waited for room has not changed anything.
             let result = if owned.may_wait { ResultCode::Timeout } else { ResultCode::DeviceOverload };
             context.answer_late(owned, result, out);
@@ -99,8 +100,10 @@ impl Executor {
             // passes to the next request.
             return if matches!(step, Step::Restart(Wait::Pool)) { Some(Wait::Pool) } else { wait_of(step) };
         }
+        let limit = limit_of(request, context.time_max(request), deadline);
+        let may_go_on = || context.may_go_on(request, &limit, &*owned.sink);
         let budget = Budget::with_refill(PORTION_STEPS, &may_go_on);
-        wait_of(self.run_asked(namespace, &asked, (&budget, Place::Pool { deadline }), owned, out))
+        wait_of(self.run_asked(namespace, &asked, (&budget, Place::Pool { limit }), owned, out))
     }
 
     /// Runs a request with this budget.

@@ -11,6 +11,7 @@ use proto::ResultCode;
 use proto::frame::HEADER_SIZE;
 use proto::message::Request;
 
+use super::base::limit_of;
 use super::call::{Call, Place};
 use super::filter::CompiledFilter;
 use super::wait::{Patience, ROOM_WAIT_MAX};
@@ -98,13 +99,13 @@ impl SubCommands {
         now: StoredMillis,
         (may_wait, has_lost): (bool, bool),
     ) -> Result<Option<Wait>, ResultCode> {
-        let deadline =
-            Instant::now() + Duration::from_millis(self.context.config.service.transaction_max_ms.get());
-        let place = Place::Pool { deadline };
+        let time_max = Duration::from_millis(self.context.config.service.transaction_max_ms.get());
+        let limit = limit_of(command.request, time_max, Instant::now() + time_max);
+        let place = Place::Pool { limit };
         // A command that needs more steps than this runs again on a copy of the record, without a lock. A command
         // whose record is reserved runs again too, because the record may be free by then.
         let short = Budget::new(INLINE_STEPS);
-        let may_go_on = || Instant::now() < deadline;
+        let may_go_on = || !limit.is_over();
         let long = Budget::with_refill(PORTION_STEPS, &may_go_on);
         match self.run_at(command, now, (Place::Service, may_wait, has_lost), &short)? {
             Some(Wait::Pool | Wait::Record(_)) => {

@@ -391,7 +391,7 @@ fn a_module_leaves_threads_to_others() {
     // The others have the rest.
     for n in 1..=thread_count() - admitted {
         context.submit_to_pool(owned(&other, Instant::now(), &Arc::default()));
-        assert_eq!(context.pool.queued_counts(), [0, admitted + n, 0, 0]);
+        assert_eq!(context.pool.queued_counts(), [0, admitted + n, 0, 0, 0]);
     }
     // Those that wait come after those that end.
     start_pool(&context, 2);
@@ -426,11 +426,11 @@ fn functions_that_use_up_their_time_have_threads_of_their_own() {
     let submit = |body: &[u8]| context.submit_to_pool(owned(body, Instant::now(), &Arc::default()));
     submit(&increment());
     submit(&call);
-    assert_eq!(context.pool.queued_counts(), [1, 1, 0, 0]);
+    assert_eq!(context.pool.queued_counts(), [1, 1, 0, 0, 0]);
     context.functions.note_overdue("m");
     submit(&increment());
     submit(&call);
-    assert_eq!(context.pool.queued_counts(), [2, 1, 1, 0]);
+    assert_eq!(context.pool.queued_counts(), [2, 1, 1, 0, 0]);
 }
 
 #[test]
@@ -448,7 +448,7 @@ fn a_reserved_record_lets_readers_in_and_writers_wait() {
         assert!(matches!(step, Step::Restart(Wait::Record(waits_for)) if waits_for == key));
         context.restart(Wait::Record(key), owned(&waiting, Instant::now(), &Arc::default()));
     }
-    assert_eq!(context.pool.queued_counts(), [0; 4]);
+    assert_eq!(context.pool.queued_counts(), [0; 5]);
     drop(reservation);
     assert_eq!(resumed.lock().len(), 2);
     assert_eq!(on_service_thread(&context, &mut executor, &increment()), (0, false));

@@ -7,7 +7,7 @@
 //! its error that of a bin `FAILURE`. A failed save has a code of its own and no bin.
 
 use std::sync::atomic::Ordering::Relaxed;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use cf::clock::StoredMillis;
 use datamodel::flat::{NewRecord, SET_NAME_SIZE_MAX};
@@ -24,7 +24,9 @@ use crate::config::Engine;
 use crate::index::{PartitionId, RecordMeta, SetId};
 use crate::metrics::{Operation, Origin};
 use crate::namespace::stored_size;
-use crate::udf::{self, EndedCall, FoundRecord, FunctionCall, Lease, Output, RecordInput, RecordState};
+use crate::udf::{
+    self, EndedCall, FoundRecord, FunctionCall, Lease, Output, RecordInput, RecordState, TimeLimit,
+};
 
 /// Bound of the names of modules and functions.
 const NAME_SIZE_MAX: usize = 128;
@@ -35,8 +37,6 @@ const INLINE_TIME_MAX: Duration = Duration::from_micros(200);
 const INLINE_CALL_STEPS: u64 = 20_000;
 /// Most bytes of the record, and most bytes of the arguments, of a call on a service thread.
 const INLINE_SIZE_MAX: u64 = 64 << 10;
-/// Longest run of a function, whatever its client's time limit.
-const RUN_TIME_MAX: Duration = Duration::from_secs(10);
 
 pub(super) fn run(call: &Call<'_>, buffers: &mut Buffers, out: &mut Vec<u8>) -> Option<Wait> {
     let start = out.len();
@@ -75,20 +75,19 @@ fn apply(call: &Call<'_>, buffers: &mut Buffers, out: &mut Vec<u8>) -> Result<Do
     if call.request.has_field(field::MRT_ID) {
         return Err(ResultCode::EnterpriseOnly.into());
     }
-    let Place::Pool { deadline } = call.place else {
+    let Place::Pool { limit } = call.place else {
         return apply_at_once(call, &function, buffers, out);
     };
-    let deadline = deadline.min(Instant::now() + RUN_TIME_MAX);
     let start = out.len();
     until_committed(call, |turn| {
         out.truncate(start);
-        attempt(call, &function, Run { deadline, turn, lease: None }, buffers, out)
+        attempt(call, &function, Run { limit, turn, lease: None }, buffers, out)
     })
 }
 
 /// Inputs of an attempt.
 struct Run<'a> {
-    deadline: Instant,
+    limit: TimeLimit,
     turn: Turn,
     /// The interpreter for a call on a service thread.
     lease: Option<Lease<'a>>,
@@ -107,7 +106,7 @@ fn apply_at_once(
         return Ok(Done::Waits(Wait::Pool));
     }
     let (reply_start, unsettled_count) = (out.len(), buffers.unsettled.len());
-    let run = Run { deadline: Instant::now() + INLINE_TIME_MAX, turn: Turn::Free, lease };
+    let run = Run { limit: TimeLimit::by_clock(INLINE_TIME_MAX), turn: Turn::Free, lease };
     let attempted = attempt(call, function, run, buffers, out);
     let is_over = match &attempted {
         Ok(Attempt::Committed(done)) => matches!(done, Done::Waits(_)),
@@ -150,7 +149,7 @@ fn function_of<'a>(call: &'a Call<'_>) -> Result<FunctionCall<'a>, ResultCode> {
 fn attempt(
     call: &Call<'_>,
     function: &FunctionCall<'_>,
-    Run { deadline, turn, lease }: Run<'_>,
+    Run { limit, turn, lease }: Run<'_>,
     buffers: &mut Buffers,
     out: &mut Vec<u8>,
 ) -> Result<Attempt<Done>, Failure> {
@@ -174,7 +173,7 @@ fn attempt(
     }
     let state = open(call, &mut copy, is_live, buffers).map_err(failed)?;
     let EndedCall { output, record: state, was_late } =
-        call.context.functions.call(function, state, deadline, lease);
+        call.context.functions.call(function, state, limit, lease);
     if was_late && matches!(call.place, Place::Service) {
         // The function turned out not to be short.
         return Ok(Attempt::Committed(Done::Waits(Wait::Pool)));

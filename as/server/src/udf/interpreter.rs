@@ -1,8 +1,9 @@
 //! An interpreter: a Lua state with the functions for programs, without unsafe functions, and with limits.
 //!
 //! # Limits
-//! - Time: a hook checks the clock every 250 instructions, more often if they are slow or values are large, and raises an error when the time of the call is over. Code
-//!   in C or Rust, which runs no instructions, has its own bounds (`lua/sandbox.lua`, `pattern.rs`, `value.rs`).
+//! - Time: a hook looks at the clock every 250 instructions, more often if they are slow, and raises an error when the time of
+//!   the call is over (`watch.rs`). Code in C or Rust, which runs no instructions, has its own bounds (`lua/sandbox.lua`,
+//!   `native.rs`, `packing.rs`, `unpacking.rs`, `pattern.rs`, `value.rs`).
 //! - Memory: [`MEMORY_MAX`] for Lua, and in addition the limit of `bindings::bytes` for buffers.
 //! - Depth: Lua bounds calls itself; values are bounded in `value.rs`.
 //!
@@ -11,7 +12,6 @@
 use std::cell::Cell;
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
-use std::time::Instant;
 
 use mlua::{ChunkMode, Function, Lua, LuaOptions, StdLib, Table, Value};
 
@@ -20,11 +20,12 @@ use super::bindings::record::Session;
 use super::bindings::{bytes, record, text};
 use super::long_strings::LongStringWatch;
 use super::module::Modules;
-use super::packer::Purpose;
+use super::native;
+use super::packing::{self, Purpose};
 use super::raw::{self, Ended, Entry, PlainCall};
 use super::record::RecordState;
 use super::value::{Converter, Makers, Output, Plain, Shared, ValueError};
-use super::watch::Watch;
+use super::watch::{TimeLimit, Watch};
 
 /// Most bytes of an interpreter's Lua values.
 const MEMORY_MAX: usize = 64 << 20;
@@ -45,7 +46,7 @@ pub(crate) enum Failure {
 /// The limits of a call.
 #[derive(Clone, Copy)]
 pub(super) struct CallLimits {
-    pub(super) deadline: Instant,
+    pub(super) time: TimeLimit,
     /// Whether making a long string ends it, as its time does.
     pub(super) makes_no_long_strings: bool,
 }
@@ -81,6 +82,7 @@ impl Interpreter {
         let libraries =
             StdLib::COROUTINE | StdLib::TABLE | StdLib::OS | StdLib::STRING | StdLib::UTF8 | StdLib::MATH;
         let lua = Lua::new_with(libraries, LuaOptions::default())?;
+        lua.gc_gen(0, 0);
         let (watch, memory, session) =
             (Rc::<Watch>::default(), Rc::<Memory>::default(), Rc::<Session>::default());
         let primitives = raw::install(&lua, &watch, &session)?;
@@ -89,13 +91,15 @@ impl Interpreter {
         host.set("proxy", primitives.proxy)?;
         host.set("open", primitives.open)?;
         host.set("wrap", primitives.wrap)?;
+        host.set("quick", native::maker(&lua)?)?;
+        host.set("sorted_keys", packing::sorted_keys(&lua)?)?;
         host.set("watched", primitives.watched)?;
         host.set("look_soon", primitives.look_soon)?;
-        host.set("bin_reader", primitives.bin_reader)?;
         host.set("NIL", Value::NULL)?;
         host.set("module_path", modules.path_pattern())?;
         install_find_module(&lua, &host, modules)?;
-        bytes::install(&lua, &host, &memory)?;
+        let passed_bytes = Rc::default();
+        bytes::install(&lua, &host, &memory, &passed_bytes)?;
         text::install(&lua, &host, &watch, &session)?;
         let prelude = [
             ("=base", include_str!("lua/base.lua")),
@@ -119,8 +123,11 @@ impl Interpreter {
             bytes: host.get("make_bytes")?,
             geojson: host.get("make_geojson")?,
             pairs: host.get("pairs_of")?,
+            buffer_reader: host.get("read_buffer")?,
+            buffer_maker: host.get("make_buffer")?,
         };
-        let shared = Rc::new(Shared { makers, watch: Rc::clone(&watch), memory: Rc::clone(&memory) });
+        let shared =
+            Rc::new(Shared { makers, watch: Rc::clone(&watch), memory: Rc::clone(&memory), passed_bytes });
         install_conversions(&lua, &host, &Rc::downgrade(&shared))?;
         record::install(&lua, &host, &Rc::downgrade(&shared), &session)?;
         let entry = Entry::new(&lua, host.get("record_meta")?, host.get("aerospike")?)?;
@@ -142,9 +149,9 @@ impl Interpreter {
         })
     }
 
-    /// Loads a module; fails if that takes until `deadline`.
-    pub(super) fn load(&self, module: &str, deadline: Instant) -> Result<(), Failure> {
-        self.watch.begin(deadline);
+    /// Loads a module; fails if that takes longer than `limit`.
+    pub(super) fn load(&self, module: &str, limit: TimeLimit) -> Result<(), Failure> {
+        self.watch.begin(limit);
         let strings = self.watch_long_strings(false);
         let loaded = self.pcall.call::<(bool, Value)>((&self.require, module));
         self.note_long_strings(&strings);
@@ -169,10 +176,10 @@ impl Interpreter {
     ///
     /// # Errors
     /// The text of the error.
-    pub(super) fn try_out(&self, file_name: &str, content: &[u8], deadline: Instant) -> Result<(), Vec<u8>> {
+    pub(super) fn try_out(&self, file_name: &str, content: &[u8], limit: TimeLimit) -> Result<(), Vec<u8>> {
         let chunk = self.lua.load(content).set_name(file_name).set_mode(ChunkMode::Text);
         let function = chunk.into_function().map_err(|error| message_of(&error))?;
-        self.watch.begin(deadline);
+        self.watch.begin(limit);
         let run = self.pcall.call::<(bool, Value)>(function);
         self.watch.end();
         match run {
@@ -194,7 +201,7 @@ impl Interpreter {
         record: RecordState,
         limits: CallLimits,
     ) -> (Result<Output, Failure>, RecordState) {
-        self.watch.begin(limits.deadline);
+        self.watch.begin(limits.time);
         let strings = self.watch_long_strings(limits.makes_no_long_strings);
         let id = self.session.open(record);
         let output = match Plain::arguments(arguments) {

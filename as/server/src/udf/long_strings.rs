@@ -26,6 +26,11 @@ struct Running {
     has_made_one: bool,
 }
 
+/// Whether the call of this thread has made a long string.
+pub(super) fn has_call_made_one() -> bool {
+    RUNNING.get().is_some_and(|running| running.has_made_one)
+}
+
 /// The watch over a call; it ends when this is dropped.
 pub(super) struct LongStringWatch {
     state: *mut ffi::lua_State,
@@ -54,7 +59,7 @@ impl LongStringWatch {
 
     /// Whether the call has made a long string, or tried to.
     pub(super) fn has_made_one(&self) -> bool {
-        RUNNING.get().is_some_and(|running| running.has_made_one)
+        has_call_made_one()
     }
 }
 

@@ -2,8 +2,8 @@
 //!
 //! # Parts
 //! [`module`] keeps the registered modules, which are items of the system metadata. An [`interpreter`] is a Lua state
-//! with its limits; the prelude in `lua/` makes the functions for programs from primitives in [`bindings`], and
-//! [`value`] converts values. [`Functions`] keeps interpreters for further calls, some for each module. [`stream`] runs
+//! with its limits; the prelude in `lua/` makes the functions for programs from primitives in [`bindings`], [`native`] does
+//! the usual cases of those that programs call in loops, and [`value`], [`packing`] and [`unpacking`] convert values. [`Functions`] keeps interpreters for further calls, some for each module. [`stream`] runs
 //! the functions of aggregations; [`places`] limits how many run at a time.
 //!
 //! # Threads
@@ -17,15 +17,22 @@ mod long_strings;
 mod module;
 #[expect(unsafe_code, reason = "the library does not let handles of an interpreter move")]
 mod movable;
+#[expect(unsafe_code, reason = "Lua's C interface")]
+mod native;
 mod packer;
+#[expect(unsafe_code, reason = "Lua's C interface")]
+mod packing;
 mod pattern;
 mod places;
 #[expect(unsafe_code, reason = "Lua's C interface")]
 mod raw;
 mod record;
+mod sorting;
 mod stream;
 #[cfg(test)]
 mod tests;
+#[expect(unsafe_code, reason = "Lua's C interface")]
+mod unpacking;
 mod value;
 mod watch;
 
@@ -48,6 +55,7 @@ pub(crate) use module::{
 pub(crate) use record::{BINS_MAX, FoundRecord, RecordInput, RecordState};
 pub(crate) use stream::{RecordStream, StreamClosed, StreamOwner, failure_text};
 pub(crate) use value::Output;
+pub(crate) use watch::TimeLimit;
 
 /// Most idle interpreters kept for a module.
 const IDLE_MAX: usize = 16;
@@ -99,10 +107,10 @@ enum CallEnd {
     Late,
 }
 
-/// Whether what began at `started` and was cut off at `deadline` had time enough to say something of its module. A call that is
-/// tried on a service thread never has.
-fn is_telling(started: Instant, deadline: Instant) -> bool {
-    deadline >= started + TELLING_TIME_MIN
+/// Whether what was cut off at `limit` had time enough to say something of its module. A call that is tried on a service thread
+/// never has.
+fn is_telling(limit: &TimeLimit) -> bool {
+    limit.time() >= TELLING_TIME_MIN
 }
 
 impl Lease<'_> {
@@ -111,16 +119,16 @@ impl Lease<'_> {
         interpreter.get()
     }
 
-    /// Calls a function with a record; the call is cut off at `deadline`.
-    fn call(&mut self, call: &FunctionCall<'_>, record: RecordState, deadline: Instant) -> EndedCall {
+    /// Calls a function with a record; the call is cut off at `limit`.
+    fn call(&mut self, call: &FunctionCall<'_>, record: RecordState, limit: TimeLimit) -> EndedCall {
         let (started, interpreter) = (Instant::now(), self.interpreter());
         cf::fault_point!("udf");
-        let limits = CallLimits { deadline, makes_no_long_strings: self.is_for_short };
+        let limits = CallLimits { time: limit, makes_no_long_strings: self.is_for_short };
         let (output, record) = interpreter.call(call.function, call.arguments, record, limits);
         let was_late = interpreter.was_late();
         self.end = Some(if !was_late {
             CallEnd::After(started.elapsed())
-        } else if is_telling(started, deadline) {
+        } else if is_telling(&limit) {
             CallEnd::Late
         } else {
             CallEnd::CutShort
@@ -254,25 +262,26 @@ impl Functions {
         if file_name.ends_with(".so") {
             return Ok(());
         }
-        let deadline = Instant::now() + TRY_OUT_TIME_MAX;
         let interpreter = Interpreter::new(&self.modules).map_err(|_| CompileError {
             file: String::new(),
             line: 0,
             message: b"not enough memory".to_vec(),
         })?;
-        interpreter.try_out(file_name, content, deadline).map_err(|text| compile_error(&text))
+        interpreter
+            .try_out(file_name, content, TimeLimit::of_processor(TRY_OUT_TIME_MAX))
+            .map_err(|text| compile_error(&text))
     }
 
-    /// Calls a function with a record, until `deadline`, in the interpreter of `lease` if there is one.
+    /// Calls a function with a record, for as long as `limit` says, in the interpreter of `lease` if there is one.
     pub(crate) fn call<'a>(
         &'a self,
         call: &FunctionCall<'a>,
         record: RecordState,
-        deadline: Instant,
+        limit: TimeLimit,
         lease: Option<Lease<'a>>,
     ) -> EndedCall {
-        match lease.map_or_else(|| self.lease(call.module, deadline), Ok) {
-            Ok(mut lease) => lease.call(call, record, deadline),
+        match lease.map_or_else(|| self.lease(call.module, limit), Ok) {
+            Ok(mut lease) => lease.call(call, record, limit),
             Err(failure) => EndedCall { output: Err(failure), record, was_late: false },
         }
     }
@@ -287,7 +296,7 @@ impl Functions {
     }
 
     /// An interpreter that has loaded `module`.
-    fn lease<'a>(&'a self, module: &'a str, deadline: Instant) -> Result<Lease<'a>, Failure> {
+    fn lease<'a>(&'a self, module: &'a str, limit: TimeLimit) -> Result<Lease<'a>, Failure> {
         let version = self.modules.version();
         let lease = |interpreter| Lease {
             functions: self,
@@ -311,9 +320,8 @@ impl Functions {
             return Err(Failure::Module);
         }
         let interpreter = Interpreter::new(&self.modules).map_err(|_| Failure::Module)?;
-        let started = Instant::now();
-        if let Err(failure) = interpreter.load(module, deadline) {
-            if interpreter.was_late() && is_telling(started, deadline) {
+        if let Err(failure) = interpreter.load(module, limit) {
+            if interpreter.was_late() && is_telling(&limit) {
                 self.note_late(module, version);
             }
             return Err(failure);

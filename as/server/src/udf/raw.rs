@@ -20,21 +20,23 @@ use std::time::Duration;
 use mlua::{Function, Lua, Table, Value, ffi};
 
 use super::bindings::record::Session;
-use super::long_strings::LongStringWatch;
+use super::long_strings::{self, LongStringWatch};
 use super::value::Plain;
-use super::watch::Watch;
+use super::watch::{Look, Watch};
 
 /// Instructions between two checks of the clock. One instruction may copy or compare tens of megabytes.
 const WATCHED_INSTRUCTIONS: c_int = 250;
-/// With so many KiB of values, single instructions may be slow.
+/// With so many KiB of values, and long strings or a deep stack among them, single instructions may be slow.
 const LARGE_KIB: c_int = 8 << 10;
-/// The same after instructions that took longer than [`SLOW_TIME`].
+/// A stack with so many calls is deep.
+const DEEP_LEVEL: c_int = 200;
+/// Instructions between two checks then, and after instructions that took longer than [`SLOW_TIME`].
 const SLOW_INSTRUCTIONS: c_int = 8;
 const SLOW_TIME: Duration = Duration::from_millis(2);
 /// The error of a function whose time is over.
 const TIMEOUT: &CStr = c"UDF Execution Timeout";
 /// Index of a class's number in its metatable.
-const CLASS_INDEX: ffi::lua_Integer = 1;
+pub(super) const CLASS_INDEX: ffi::lua_Integer = 1;
 /// Index of the function in the metatable of records that makes a record's content.
 const FILL_INDEX: ffi::lua_Integer = 2;
 /// Stack values that a call needs beside the function's arguments.
@@ -75,9 +77,6 @@ pub(super) struct Primitives {
     pub(super) look_soon: Function,
     /// `make_record(number)`: a new record.
     pub(super) make_record: Function,
-    /// `bin_reader(function, metatable)`: a C function that reads a bin of a record of this metatable; it calls the
-    /// function if the value is not plain or the record has content.
-    pub(super) bin_reader: Function,
 }
 
 /// The values whose addresses the registry of an interpreter holds. The interpreter owns them as its application data, which is
@@ -117,7 +116,6 @@ pub(super) fn install(lua: &Lua, watch: &Rc<Watch>, session: &Rc<Session>) -> ml
             watched: lua.create_c_function(make_watched)?,
             look_soon: lua.create_c_function(look_soon)?,
             make_record: lua.create_c_function(make_record)?,
-            bin_reader: lua.create_c_function(make_bin_reader)?,
         })
     }
 }
@@ -128,21 +126,38 @@ unsafe extern "C-unwind" fn look_at_watch(state: *mut ffi::lua_State, _: *mut ff
     // SAFETY: a hook has room for some values on the stack.
     unsafe {
         let watch = watch_of(state);
-        if watch.is_some_and(Watch::is_over) {
+        let look = watch.map_or(Look::Usual, |watch| watch.look(SLOW_TIME));
+        if look == Look::Over {
             ffi::lua_sethook(state, Some(look_at_watch), ffi::LUA_MASKCOUNT, 1);
-            ffi::luaL_error(state, TIMEOUT.as_ptr());
+            raise_timeout(state);
         }
-        // Single instructions, such as those on long strings, may take milliseconds.
+        // Single instructions on long strings may take milliseconds, and so does a change of the count on a deep stack.
         let count = ffi::lua_gethookcount(state);
-        let is_large = ffi::lua_gc(state, ffi::LUA_GCCOUNT) >= LARGE_KIB;
-        let next = if is_large || watch.is_some_and(|watch| watch.is_slow(SLOW_TIME)) {
+        let is_large = ffi::lua_gc(state, ffi::LUA_GCCOUNT) >= LARGE_KIB
+            && (long_strings::has_call_made_one() || is_deep(state));
+        let next = if is_large || look == Look::Slow {
             SLOW_INSTRUCTIONS
         } else {
             count.saturating_mul(2).min(WATCHED_INSTRUCTIONS)
         };
         if next != count {
             ffi::lua_sethook(state, Some(look_at_watch), ffi::LUA_MASKCOUNT, next);
+            if let Some(watch) = watch {
+                watch.note_look();
+            }
         }
+    }
+}
+
+/// Whether many calls are on the stack.
+///
+/// # Safety
+/// In a hook.
+unsafe fn is_deep(state: *mut ffi::lua_State) -> bool {
+    // SAFETY: as the caller says. The record is plain data, which is only written.
+    unsafe {
+        let mut frame = std::mem::zeroed::<ffi::lua_Debug>();
+        ffi::lua_getstack(state, DEEP_LEVEL, &raw mut frame) != 0
     }
 }
 
@@ -157,7 +172,7 @@ unsafe extern "C-unwind" fn look_soon(state: *mut ffi::lua_State) -> c_int {
 ///
 /// # Safety
 /// There is room for a value on the stack, and the watch is not used after the running call.
-unsafe fn watch_of<'a>(state: *mut ffi::lua_State) -> Option<&'a Watch> {
+pub(super) unsafe fn watch_of<'a>(state: *mut ffi::lua_State) -> Option<&'a Watch> {
     // SAFETY: as the caller says. The registry holds the address of the interpreter's watch, which is there as long as the
     // interpreter runs.
     unsafe {
@@ -166,6 +181,30 @@ unsafe fn watch_of<'a>(state: *mut ffi::lua_State) -> Option<&'a Watch> {
         ffi::lua_pop(state, 1);
         watch
     }
+}
+
+/// The session of an interpreter.
+///
+/// # Safety
+/// As for [`watch_of`].
+pub(super) unsafe fn session_of<'a>(state: *mut ffi::lua_State) -> Option<&'a Session> {
+    // SAFETY: as the caller says. The registry holds the address of the interpreter's session, which is there as long as the
+    // interpreter runs.
+    unsafe {
+        ffi::lua_rawgetp(state, ffi::LUA_REGISTRYINDEX, SESSION_KEY.address());
+        let session = ffi::lua_touserdata(state, -1).cast::<Session>().as_ref();
+        ffi::lua_pop(state, 1);
+        session
+    }
+}
+
+/// Raises the error of a function whose time is over.
+///
+/// # Safety
+/// In a C function whose frame has nothing that must be dropped.
+pub(super) unsafe fn raise_timeout(state: *mut ffi::lua_State) -> c_int {
+    // SAFETY: as the caller says.
+    unsafe { ffi::luaL_error(state, TIMEOUT.as_ptr()) }
 }
 
 /// `proxy(content, metatable)`
@@ -226,7 +265,7 @@ unsafe fn fill_record(state: *mut ffi::lua_State) {
 ///
 /// # Safety
 /// There is a userdata at `index`.
-unsafe fn record_id(state: *mut ffi::lua_State, index: c_int) -> Option<i64> {
+pub(super) unsafe fn record_id(state: *mut ffi::lua_State, index: c_int) -> Option<i64> {
     // SAFETY: as the caller says. Proxies of other classes have no bytes; those of records have the bytes of a number, which
     // were set when it was made. Lua aligns them for any value.
     unsafe {
@@ -255,70 +294,11 @@ unsafe extern "C-unwind" fn make_record(state: *mut ffi::lua_State) -> c_int {
     1
 }
 
-/// `bin_reader(function, metatable)`
-unsafe extern "C-unwind" fn make_bin_reader(state: *mut ffi::lua_State) -> c_int {
-    // SAFETY: the two values on the stack become those of the closure.
-    unsafe {
-        ffi::lua_settop(state, 2);
-        ffi::lua_pushcclosure(state, read_bin, 2);
-    }
-    1
-}
-
-/// Reads a bin: `record[name]`.
-unsafe extern "C-unwind" fn read_bin(state: *mut ffi::lua_State) -> c_int {
-    // SAFETY: a C function has room for 20 values. The closure's values are a function and a metatable. The rest is as in
-    // `call_wrapped`.
-    unsafe {
-        if push_plain_bin(state) {
-            return 1;
-        }
-        let arguments = ffi::lua_gettop(state);
-        ffi::lua_pushvalue(state, ffi::lua_upvalueindex(1));
-        ffi::lua_insert(state, 1);
-        ffi::lua_call(state, arguments, ffi::LUA_MULTRET);
-        ffi::lua_gettop(state)
-    }
-}
-
-/// Pushes the value of the bin requested by [`read_bin`], if the value is plain and the record has no content yet.
-/// Leaves the stack unchanged otherwise.
-///
-/// # Safety
-/// In [`read_bin`], at its beginning.
-unsafe fn push_plain_bin(state: *mut ffi::lua_State) -> bool {
-    // SAFETY: as the caller says. The name's bytes stay where they are while it is on the stack. The registry holds the
-    // address of the interpreter's session, which is there as long as the interpreter runs.
-    unsafe {
-        let is_read = ffi::lua_gettop(state) == 2
-            && ffi::lua_type(state, 1) == ffi::LUA_TUSERDATA
-            && ffi::lua_type(state, 2) == ffi::LUA_TSTRING
-            && ffi::lua_getmetatable(state, 1) != 0;
-        if !is_read {
-            return false;
-        }
-        let is_record = ffi::lua_rawequal(state, -1, ffi::lua_upvalueindex(2)) != 0;
-        let is_unfilled = ffi::lua_getiuservalue(state, 1, 1) == ffi::LUA_TNIL;
-        ffi::lua_rawgetp(state, ffi::LUA_REGISTRYINDEX, SESSION_KEY.address());
-        let session = ffi::lua_touserdata(state, -1).cast::<Session>().as_ref();
-        ffi::lua_settop(state, 2);
-        let id = if is_record && is_unfilled { record_id(state, 1) } else { None };
-        let Some((session, id)) = session.zip(id) else { return false };
-        let mut size = 0;
-        let name = ffi::lua_tolstring(state, 2, &raw mut size);
-        let Some(bin) = session.plain_bin(id, std::slice::from_raw_parts(name.cast::<u8>(), size)) else {
-            return false;
-        };
-        push_plain(state, &bin.value());
-    }
-    true
-}
-
 /// Pushes a value.
 ///
 /// # Safety
 /// In a C function, with room for one more value.
-unsafe fn push_plain(state: *mut ffi::lua_State, value: &Plain<'_>) {
+pub(super) unsafe fn push_plain(state: *mut ffi::lua_State, value: &Plain<'_>) {
     // SAFETY: as the caller says.
     unsafe {
         match *value {
@@ -511,7 +491,7 @@ unsafe extern "C-unwind" fn call_watched(state: *mut ffi::lua_State) -> c_int {
     // their own, so they find nothing else in this frame than in one of their own.
     unsafe {
         if watch_of(state).is_some_and(Watch::is_over) {
-            return ffi::luaL_error(state, TIMEOUT.as_ptr());
+            return raise_timeout(state);
         }
         match ffi::lua_tocfunction(state, ffi::lua_upvalueindex(1)) {
             Some(function) => function(state),

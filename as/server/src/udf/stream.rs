@@ -3,7 +3,7 @@
 
 use std::cell::RefCell;
 use std::rc::Rc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use mlua::{MultiValue, Value};
 
@@ -11,9 +11,10 @@ use super::interpreter::{self, Interpreter};
 use super::places::{EndWait, Place, WaitReason};
 use super::record::{RecordInput, RecordState};
 use super::value::Output;
+use super::watch::TimeLimit;
 use super::{Failure, FunctionCall, Functions};
 
-/// How long a function may take between two of its records or values.
+/// How much of a processor's time a function may take between two of its records or values.
 const STEP_TIME_MAX: Duration = Duration::from_secs(10);
 
 /// The stream is closed: its values are no longer wanted.
@@ -69,7 +70,7 @@ impl Functions {
         let Some(place) = self.stream_places.enter(owner.end_wait, &*owner.is_unwanted) else {
             return Err(Failure::Function(Some(b"the query has ended".to_vec())));
         };
-        let lease = self.lease(call.module, Instant::now() + STEP_TIME_MAX)?;
+        let lease = self.lease(call.module, TimeLimit::of_processor(STEP_TIME_MAX))?;
         cf::fault_point!("stream-function");
         lease.interpreter().aggregate(call, stream, &place, owner.is_unwanted.into())
     }
@@ -84,7 +85,8 @@ impl Interpreter {
         is_unwanted: Rc<dyn Fn() -> bool>,
     ) -> Result<(), Failure> {
         let watched = Rc::clone(&is_unwanted);
-        self.watch.begin_while_wanted(Instant::now() + STEP_TIME_MAX, Box::new(move || watched()));
+        let limit = TimeLimit::of_processor(STEP_TIME_MAX);
+        self.watch.begin_while_wanted(limit, Box::new(move || watched()));
         let strings = self.watch_long_strings(false);
         let arguments = self.converter().arguments(call.arguments);
         let ran = arguments.map_err(|error| interpreter::failure_of(&error)).and_then(|arguments| {
@@ -111,7 +113,7 @@ impl Interpreter {
     ) -> mlua::Result<(bool, Value)> {
         let stream = RefCell::new(stream);
         // Waiting for records or for the client does not count as the function's time.
-        let go_on = || self.watch.extend(Instant::now() + STEP_TIME_MAX);
+        let go_on = || self.watch.renew(STEP_TIME_MAX);
         let closed = |_: StreamClosed| mlua::Error::runtime("the query has ended");
         let ended = || closed(StreamClosed);
         self.lua.scope(|scope| {
@@ -149,6 +151,8 @@ impl Interpreter {
 #[cfg(test)]
 mod tests {
     use super::super::tests::{module, record_input, shown};
+    use std::time::Instant;
+
     use super::*;
 
     /// Some records, and the values that were written.

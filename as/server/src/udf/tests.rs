@@ -40,7 +40,8 @@ fn call_with(
     arguments: &[u8],
 ) -> (Result<Output, Failure>, RecordState) {
     let call = FunctionCall { module: "m", function: function.as_bytes(), arguments };
-    let ended = functions.call(&call, new_record(), Instant::now() + Duration::from_millis(500), None);
+    let ended =
+        functions.call(&call, new_record(), TimeLimit::of_processor(Duration::from_millis(500)), None);
     (ended.output, ended.record)
 }
 
@@ -69,7 +70,7 @@ fn a_module_is_short_after_many_short_calls_and_no_longer_after_a_few_long_ones(
     // A call that is cut off is long.
     let call = FunctionCall { module: "m", function: b"long", arguments: &[0x90] };
     while is_short(&functions, "m") {
-        assert!(functions.call(&call, new_record(), Instant::now(), None).was_late);
+        assert!(functions.call(&call, new_record(), TimeLimit::by_clock(Duration::ZERO), None).was_late);
     }
 }
 
@@ -78,8 +79,8 @@ fn a_module_is_overdue_after_a_call_that_used_up_its_time() {
     let functions = module("function short(r) return 1 end function long(r) while true do end end");
     let call = |name: &str, millis: u64, lease| {
         let call = FunctionCall { module: "m", function: name.as_bytes(), arguments: &[0x90] };
-        let deadline = Instant::now() + Duration::from_millis(millis);
-        functions.call(&call, new_record(), deadline, lease).was_late
+        let limit = TimeLimit::by_clock(Duration::from_millis(millis));
+        functions.call(&call, new_record(), limit, lease).was_late
     };
     let is_overdue = |module: &[u8]| functions.pace(module) == ModulePace::Overdue;
     assert!(!is_overdue(b"m"));
@@ -124,12 +125,12 @@ fn long_strings_are_made_in_the_pool_only() {
         assert!(lease.is_some());
         let begun = Instant::now();
         let call = FunctionCall { module: "m", function: name.as_bytes(), arguments };
-        let ended = functions.call(&call, new_record(), begun + Duration::from_secs(100), lease);
+        let ended = functions.call(&call, new_record(), TimeLimit::by_clock(Duration::from_secs(100)), lease);
         assert!(!is_long || begun.elapsed() < Duration::from_millis(100), "{name}: {:?}", begun.elapsed());
         assert_eq!(ended.was_late, is_long, "{name}");
         assert_eq!(quick().is_none(), is_long, "{name}");
         // In the pool they are calls as others.
-        let ended = functions.call(&call, new_record(), begun + Duration::from_secs(100), None);
+        let ended = functions.call(&call, new_record(), TimeLimit::by_clock(Duration::from_secs(100)), None);
         assert!(!ended.was_late && ended.output.is_ok(), "{name}: {:?}", shown(ended.output));
         assert_eq!(functions.pace(b"m") == ModulePace::Quick, !is_long, "{name}");
     }
@@ -229,7 +230,10 @@ fn errors_name_the_place() {
     let functions = module("x = 1");
     assert_eq!(shown(call_with(&functions, "missing", &[0x90]).0), Err("function not found".to_owned()));
     let call = FunctionCall { module: "n", function: b"f", arguments: &[] };
-    assert_eq!(functions.call(&call, new_record(), Instant::now(), None).output, Err(Failure::Module));
+    assert_eq!(
+        functions.call(&call, new_record(), TimeLimit::by_clock(Duration::ZERO), None).output,
+        Err(Failure::Module)
+    );
 }
 
 #[test]
@@ -345,6 +349,10 @@ fn native_loops_end_with_the_time() {
         "table.move(setmetatable({}, {__index = rawlen}), 1, 1 << 53, 2)",
         "table.move('x', 1, 1 << 53, 2, {})",
         "table.move(list(), 1, 1 << 53, 2, {})",
+        "table.move(map(), 1, 1 << 53, 2, {})",
+        "r.x = 1 table.move({}, 1, 1 << 53, 2, setmetatable({}, {__newindex = list{1}}))",
+        "local function f() return 1 + f() end while true do pcall(f) end",
+        "local l = list() for i = 1, 1e6 do list.append(l, i) end while true do list.prepend(l, 1) list.remove(l, 1) end",
         "table.insert(lie(1 << 53), 1, 1) while true do end",
         "table.insert(setmetatable({}, {__len = function() return 1 << 53 end, __newindex = rawequal}), 1, 1)",
         "table.remove(lie(1 << 53), 1) table.remove(setmetatable({}, {__len = function() return 1 << 53 end}), 1)",
@@ -372,7 +380,8 @@ fn native_loops_end_with_the_time() {
         let functions = module(&format!("{lie} function f(r) {body} end"));
         let call = FunctionCall { module: "m", function: b"f", arguments: &[0x90] };
         let begun = Instant::now();
-        let ended = functions.call(&call, new_record(), begun + Duration::from_millis(100), None);
+        let ended =
+            functions.call(&call, new_record(), TimeLimit::by_clock(Duration::from_millis(100)), None);
         let took = begun.elapsed();
         assert!(ended.output.is_err(), "{body}: {:?}", shown(ended.output));
         assert!(took < Duration::from_secs(3), "{body}: {took:?}");
@@ -545,4 +554,223 @@ fn modules_are_checked() {
     assert_eq!(message(b"error({})"), "(Null error message returned by lua)");
     assert_eq!((message(b"error()"), message(b"error(5)")), (message(b"error({})"), "5".to_owned()));
     assert!(functions.check("a.lua", b"\x1bLua").is_err());
+}
+
+/// What the short ways of `native.rs` leave to the prelude has the effect that it has there; both go on with what the other did.
+#[test]
+fn short_ways_and_the_prelude_agree() {
+    for (body, expected) in [
+        (
+            "local l = list() list.append(l, 1) list.append(l, 'a\\0b') list.append(l, nil) list.append(l) return l",
+            "[1, \"a\", NIL]",
+        ),
+        ("local l = list() list.append(l, r) list.append(l, print) list.append(l, {}) return l", "[]"),
+        (
+            "local l = list() list.append(l, true, 2) list.append(l, 1.5) list.append(l, '') return l",
+            "[true, 1.5, \"\"]",
+        ),
+        ("local l = list() list.append(l, list{1}) list.append(l, map{a = 1}) return l", "[[1], {\"a\":1}]"),
+        (
+            "local l = list.new(2, 0) for i = 1, 3 do list.append(l, i) end l[3] = 9 l[2] = 8 return l",
+            "[1, 8]",
+        ),
+        (
+            "local l = list{1, 2} l[1] = 'x' l[3] = 3 l[5] = 5 l['2'] = 7 l[2.0] = 8 l[0] = 9 return l",
+            "[\"x\", 8, 3, NIL, 5]",
+        ),
+        ("local l = list{1, 2} l[1] = nil l[2] = print l[3] = {} return l", "[NIL, 2]"),
+        (
+            "local l = list{7, 8} return l[1] .. l['2'] .. l[2.0] .. tostring(l[3]) .. tostring(l[0]) .. tostring(l[-1])",
+            "788nilnilnil",
+        ),
+        ("local l = list{7} list.append(l, nil) return tostring(l[2]) .. #l .. list.size(l)", "nil22"),
+        ("local l, t = list{1, 2, 3}, '' for v in list.iterator(l) do t = t .. v end return t", "123"),
+        (
+            "local l, t = list{1}, '' list.append(l, nil) list.append(l, 3) for v in list.iterator(l) do t = t .. v end return t",
+            "1",
+        ),
+        (
+            "local l, t = list{1, 2, 3}, '' for v in list.iterator(l) do t = t .. v if #l < 5 then list.append(l, v) end end return t",
+            "12312",
+        ),
+        (
+            "local l = list{1, 2, 3} list.remove(l, 2) list.append(l, 4) list.prepend(l, 0) return l",
+            "[0, 1, 3, 4]",
+        ),
+        (
+            "local m = map() m.a = 1 m[2] = 'b' m['x\\0y'] = 3 m[-1] = true return m",
+            "{-1:true, 2:\"b\", \"a\":1, \"x\":3}",
+        ),
+        (
+            "local m = map() m.a = 1 m.a = 2 m.b = nil m.c = print m[1.5] = 1 m[true] = 1 return #m .. tostring(m)",
+            "2{\"a\":2, \"b\":NIL}",
+        ),
+        (
+            "local m = map{a = 1, b = 2} m.a = nil m[print] = 1 m.c = r return map.size(m) .. tostring(m)",
+            "2{\"a\":NIL, \"b\":2}",
+        ),
+        (
+            "local m = map{a = 1} return tostring(m.a) .. tostring(m['a\\0b']) .. tostring(m.b) .. tostring(m[1]) .. tostring(m[1.0])",
+            "11nilnilnil",
+        ),
+        (
+            "local b = bytes(2) bytes.set_string(b, 1, 'xy') local m = map() m[b] = 1 m[b] = 2 m.a = 0 return #m .. tostring(m) .. m[b]",
+            "2{\"a\":0, 78 79:2}2",
+        ),
+        (
+            "local m, t = map{b = 2, a = 1}, '' m[3] = 'c' for k, v in map.pairs(m) do t = t .. k .. v end return t",
+            "3ca1b2",
+        ),
+        (
+            "local m, t = map{b = 2, a = 1}, '' for k in map.keys(m) do t = t .. k end for v in map.values(m) do t = t .. v end return t",
+            "ab12",
+        ),
+        (
+            "local m, t = map{a = 1, b = 2, c = 3}, '' for k in map.keys(m) do t = t .. k m[k] = nil end return t .. tostring(m)",
+            "abc{\"a\":NIL, \"b\":NIL, \"c\":NIL}",
+        ),
+        (
+            "local m, t = map{a = 1, b = 2}, '' for k, v in map.pairs(m) do t = t .. k .. tostring(v) m.b = nil end return t",
+            "a1bnil",
+        ),
+        (
+            "local m = map() for i = 1, 3000 do m[('k%05d'):format(i * 7919 % 3001)] = i m[-i] = i end local p, n for k in map.keys(m) do \
+          if p and type(p) == type(k) and p >= k then return 'order' end p, n = k, (n or 0) + 1 end return n .. ' ' .. #m",
+            "6000 6000",
+        ),
+        (
+            "local l = list{1, 2} list.insert(l, 1, 'a') list.insert(l, 4, 'b') list.insert(l, 7, 'c') list.insert(l, 0, 'd') return l",
+            "[\"a\", 1, 2, \"b\", NIL, NIL, \"c\"]",
+        ),
+        (
+            "local l = list{1, 2} list.prepend(l, 0) list.prepend(l, nil) list.prepend(l, print) list.insert(l, 2, nil) return l",
+            "[NIL, NIL, 0, 1, 2]",
+        ),
+        (
+            "local l = list.new(2, 0) list.prepend(l, 1) list.insert(l, 1, 2) list.prepend(l, 3) list.insert(l, 1, 4) return l",
+            "[2, 1]",
+        ),
+        (
+            "local l = list{1, 2, 3} list.remove(l, 0) list.remove(l, 4) list.remove(l, -1) list.remove(l, 1) list.remove(l, 2) return l",
+            "[2]",
+        ),
+        (
+            "local l = list{1, 2, 3} list.remove(l, '2') list.insert(l, '1', 0) list.remove(l, 3.0) return l",
+            "[0, 1]",
+        ),
+        (
+            "local l = list() for i = 1, 5000 do list.append(l, i) end list.remove(l, 1) list.prepend(l, 7) return l[1] .. l[2] .. l[5000] .. #l",
+            "7250005000",
+        ),
+        (
+            "r.a = 1 r.a = 'x' r.a = r.a .. 'y' r['a\\0b'] = r.a .. 'z' r.b = nil return r.a .. tostring(r.b) .. tostring(r.c)",
+            "xyznilnil",
+        ),
+        (
+            "return table.concat({('ab'):find('b'), ('ab'):match('(.)(.)'), ('abc'):gsub('%w', '%0%0'), ('ab'):rep(3), ('ab'):rep(2, ',')}, ' ')",
+            "2 a aabbcc ababab ab,ab",
+        ),
+        (
+            "local t = '' for k, v in ('a=1, b=2'):gmatch('(%w+)=(%w+)') do t = t .. k .. v end return t",
+            "a1b2",
+        ),
+        (
+            "local s = ('a=1, '):rep(500) local n = 0 for k, v in s:gmatch('(%w+)=(%w+)') do n = n + 1 end return n .. #s:gsub('a', 'bb') .. s:find('=1', 9, true)",
+            "500300012",
+        ),
+        (
+            "local t = {} table.insert(t, 'a') table.insert(t, 1, 'b') table.insert(t, 3, 'c') return table.concat(t) .. #t",
+            "bac3",
+        ),
+        (
+            "local t = {1, 2, 3} local a, b = table.remove(t), table.remove(t, 1) return a .. b .. #t .. t[1] .. tostring(table.remove({}))",
+            "3112nil",
+        ),
+        (
+            "return select('#', table.unpack({1, nil, 3})) .. select('#', table.unpack({})) .. table.concat({table.unpack({4, 5})})",
+            "3045",
+        ),
+        (
+            "local t = {} for i = 1, 1000 do table.insert(t, 1, i) end for i = 1, 998 do table.remove(t, 1) end return t[1] .. t[2] .. #t",
+            "212",
+        ),
+    ] {
+        assert_eq!(
+            run(&format!("local function f() {body} end return tostring(f())")),
+            ok(expected),
+            "{body}"
+        );
+    }
+    for (body, expected) in [
+        ("list.append(5, 1)", "bad argument #1 to 'append' (userdata expected, got number)"),
+        ("list.append(map(), 1)", "bad argument #1 to 'append' (List expected, got Map)"),
+        ("local l = list{1} l.x = 1", "bad argument #2 to 'newindex' (number expected, got string)"),
+        ("table.insert({}, 5, 1)", "bad argument #2 to 'insert' (position out of bounds)"),
+        ("table.insert({}, 1, 2, 3)", "wrong number of arguments to 'insert'"),
+        ("table.insert({})", "wrong number of arguments to 'insert'"),
+        ("table.remove({1}, 7)", "bad argument #2 to 'remove' (position out of bounds)"),
+        ("list.insert(list(), {}, 1)", "bad argument #2 to 'insert' (number expected, got table)"),
+        ("list.remove(list(), 'x')", "bad argument #2 to 'remove' (number expected, got string)"),
+        ("list.prepend({}, 1)", "bad argument #1 to 'prepend' (userdata expected, got table)"),
+        ("r.x = {}", "can't set bin x to unsupported type"),
+        ("r.x = 1 r.x = {}", "can't set bin x to unsupported type"),
+        ("string.find()", "bad argument #1 to 'find' (string expected, got no value)"),
+        ("string.find('x', '[')", "malformed pattern (missing ']')"),
+        ("string.gsub('x', 'x', print, {})", "bad argument #4 to 'gsub' (number expected, got table)"),
+        (
+            "string.gsub('x', 'x', true)",
+            "bad argument #3 to 'gsub' (string/function/table expected, got boolean)",
+        ),
+        ("string.gsub('x', 'x', '%2')", "invalid capture index %2 in replacement string"),
+        ("string.rep('x', {})", "bad argument #2 to 'rep' (number expected, got table)"),
+        ("string.rep('x', 1 << 40)", "resulting string too large"),
+        ("map.size(list())", "bad argument #1 to 'size' (Map expected, got List)"),
+    ] {
+        assert_eq!(run(body), Err(format!("/nowhere/m.lua:1: {expected}")), "{body}");
+    }
+}
+
+/// A bin with values of all kinds goes through a function unchanged, in the order of its keys.
+#[test]
+fn containers_are_packed_in_order() {
+    let functions =
+        module("function f(r, v) return v end function g(r, v) r.x = v aerospike:create(r) return r.x end");
+    let integer_key = [0x03, 0x01];
+    let text = |text: &str| [&[0xa0 + text.len() as u8 + 1, 3][..], text.as_bytes()].concat();
+    let blob = |bytes: &[u8]| [&[0xa0 + bytes.len() as u8 + 1, 4][..], bytes].concat();
+    // Pairs of a map in no order: {blob: [nil], "b": true, "a": 1.5, 3: {}, -1: ""}
+    let pairs = [
+        [blob(&[1, 0]), vec![0x91, 0xc0]].concat(),
+        [blob(&[1]), vec![0xc2]].concat(),
+        [text("b"), vec![0xc3]].concat(),
+        [text("a"), vec![0xcb, 0x3f, 0xf8, 0, 0, 0, 0, 0, 0]].concat(),
+        [&integer_key[..1], &[0x80]].concat(),
+        [vec![0xff], text("")].concat(),
+    ];
+    let unordered = [&[0x91, 0x86][..], &pairs.concat()].concat();
+    let sorted = [5, 4, 3, 2, 1, 0].map(|at: usize| pairs[at].clone()).concat();
+    let shown_sorted = |header: &[u8]| {
+        let mut text = "19:".to_owned();
+        [header, &sorted].concat().iter().for_each(|byte| {
+            let _ = write!(text, "{byte:02x}");
+        });
+        Ok(text)
+    };
+    assert_eq!(shown(call_with(&functions, "f", &unordered).0), shown_sorted(&[0x86]));
+    assert_eq!(shown(call_with(&functions, "g", &unordered).0), shown_sorted(&[0x86]));
+    // An ordered map, with its description.
+    let ordered = [&[0x91, 0x87, 0xc7, 0, 1, 0xc0][..], &pairs.concat()].concat();
+    assert_eq!(shown(call_with(&functions, "f", &ordered).0), shown_sorted(&[0x87, 0xc7, 0, 1, 0xc0]));
+    // A map with a key that is none, one whose pairs keep their order, and one that is cut off.
+    assert_eq!(shown(call_with(&functions, "f", &[0x91, 0x82, 0x01, 0x02, 0xc3, 0x05]).0), ok("0:"));
+    assert_eq!(shown(call_with(&functions, "f", &[0x91, 0x82, 0xc7, 0, 8, 0xc0, 2, 1]).0), ok("20:920201"));
+    assert_eq!(shown(call_with(&functions, "f", &[0x91, 0x82, 0x01, 0x02, 0x03]).0), ok("0:"));
+    // Keys that are equal up to a zero byte are one.
+    let equal = [&[0x91, 0x82][..], &text("a\0b"), &[1], &text("a\0c"), &[2]].concat();
+    let packed = [&[0x81][..], &text("a"), &[2]].concat();
+    let mut wanted = "19:".to_owned();
+    packed.iter().for_each(|byte| {
+        let _ = write!(wanted, "{byte:02x}");
+    });
+    assert_eq!(shown(call_with(&functions, "f", &equal).0), Ok(wanted));
 }

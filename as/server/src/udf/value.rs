@@ -1,8 +1,10 @@
-//! Conversion of values from bins and messages to Lua, and their text form; `packer` converts the other way.
+//! Conversion of values from bins and messages to Lua, with `unpacking`, and their text form; `packer` and `packing` convert
+//! the other way.
 //!
 //! Values from a client may be nested arbitrarily deep and have wrong lengths; values of a function may contain
 //! themselves. Depth, size and time of both conversions are bounded.
 
+use std::cell::RefCell;
 use std::rc::Rc;
 
 use cf::msgpack::{self, Head, Reader};
@@ -19,12 +21,15 @@ pub(crate) struct Shared {
     pub(super) makers: Makers,
     pub(super) watch: Rc<Watch>,
     pub(super) memory: Rc<Memory>,
+    /// Bytes between a buffer and a conversion that goes on.
+    pub(super) passed_bytes: Rc<RefCell<Vec<u8>>>,
 }
 
 impl Shared {
     /// Converts values between `lua` and Rust.
     pub(super) fn converter<'a>(&'a self, lua: &'a Lua) -> Converter<'a> {
-        Converter { lua, makers: &self.makers, watch: &self.watch, memory: &self.memory }
+        let Shared { makers, watch, memory, passed_bytes } = self;
+        Converter { lua, makers, watch, memory, passed_bytes }
     }
 }
 
@@ -32,18 +37,18 @@ impl Shared {
 pub(super) const DEPTH_MAX: usize = 200;
 /// Most bytes of a function's value.
 pub(super) const PACKED_SIZE_MAX: usize = 64 << 20;
-/// The flag of a map whose pairs keep the order in which they came: in Lua it is a list of keys and values.
-const PRESERVE_ORDER: u8 = 0x08;
 /// Most arguments of a call that takes the short way.
 const PLAIN_ARGUMENTS_MAX: usize = 64;
 /// Elements between two checks of the watch.
-const WATCHED_ELEMENTS: u32 = 1_000;
+pub(super) const WATCHED_ELEMENTS: u32 = 1_000;
 /// Numbers of the classes of proxies, as the prelude counts them.
 pub(super) mod class {
     pub(crate) const LIST: i64 = 1;
     pub(crate) const MAP: i64 = 2;
     pub(crate) const BYTES: i64 = 3;
+    pub(crate) const RECORD: i64 = 4;
     pub(crate) const GEOJSON: i64 = 5;
+    pub(crate) const ITERATOR: i64 = 8;
 }
 
 /// Why a value cannot be converted.
@@ -89,6 +94,10 @@ pub(super) struct Makers {
     pub(super) bytes: Function,
     pub(super) geojson: Function,
     pub(super) pairs: Function,
+    /// Reads a buffer: copies its bytes to [`Shared::passed_bytes`], and returns their type.
+    pub(super) buffer_reader: Function,
+    /// Makes a buffer with the bytes there, of the given type; nil if there is no memory.
+    pub(super) buffer_maker: Function,
 }
 
 /// The particle type and bytes of a function's result for a client.
@@ -167,6 +176,7 @@ pub(super) struct Converter<'a> {
     pub(super) makers: &'a Makers,
     pub(super) watch: &'a Watch,
     pub(super) memory: &'a Rc<Memory>,
+    pub(super) passed_bytes: &'a RefCell<Vec<u8>>,
 }
 
 /// A string up to its first zero byte, as Lua gets it from C.
@@ -189,7 +199,7 @@ impl Converter<'_> {
             Particle::Bool(value) => Value::Boolean(*value),
             Particle::Bytes(BytesType::String, text) => self.string(to_zero(text))?,
             Particle::Bytes(BytesType::List | BytesType::Map, packed) => {
-                self.unpack(packed, true)?.unwrap_or(Value::Nil)
+                self.unpack(&mut Reader::new(packed), 0, &mut 0)?.unwrap_or(Value::Nil)
             }
             Particle::Bytes(BytesType::GeoJson, stored) => {
                 self.makers.geojson.call(self.lua.create_string(geojson::json(stored))?)?
@@ -202,22 +212,16 @@ impl Converter<'_> {
     pub(super) fn arguments(&self, packed: &[u8]) -> Result<Vec<Value>, ValueError> {
         let mut reader = Reader::new(packed);
         let Some(count) = reader.list_header() else { return Ok(Vec::new()) };
-        let mut unpacker = Unpacker { converter: self, elements: 0 };
-        let mut arguments = Vec::new();
-        let described = unpacker.description(&mut reader, count).is_some();
+        let (mut arguments, mut elements) = (Vec::new(), 0);
+        let described = count > 0 && reader.extension().is_some();
         for _ in 0..count - u32::from(described) {
-            match unpacker.value(&mut reader, 1)? {
+            match self.unpack(&mut reader, 1, &mut elements)? {
                 Some(value) => arguments.push(if value.is_null() { Value::Nil } else { value }),
                 // Arguments before a malformed one count.
                 None => break,
             }
         }
         Ok(arguments)
-    }
-
-    /// A packed value; `None` if it is malformed.
-    fn unpack(&self, packed: &[u8], _is_stored: bool) -> Result<Option<Value>, ValueError> {
-        Unpacker { converter: self, elements: 0 }.value(&mut Reader::new(packed), 0)
     }
 
     fn string(&self, text: &[u8]) -> Result<Value, ValueError> {
@@ -255,104 +259,6 @@ pub(super) fn buffer_bytes(content: &Table) -> Result<(Vec<u8>, i64), ValueError
 pub(super) fn json(content: &Table) -> Result<Vec<u8>, ValueError> {
     let json: mlua::String = content.raw_get("json")?;
     Ok(json.as_bytes().to_vec())
-}
-
-struct Unpacker<'c, 'a> {
-    converter: &'c Converter<'a>,
-    elements: u32,
-}
-
-impl Unpacker<'_, '_> {
-    /// The flags in front of a container's elements, if it has them.
-    fn description(&mut self, reader: &mut Reader<'_>, count: u32) -> Option<u8> {
-        if count == 0 { None } else { reader.extension().map(|extension| extension.kind) }
-    }
-
-    fn value(&mut self, reader: &mut Reader<'_>, depth: usize) -> Result<Option<Value>, ValueError> {
-        self.converter.count(&mut self.elements)?;
-        if depth > DEPTH_MAX {
-            return Err(ValueError::Depth);
-        }
-        let Some(head) = reader.head() else { return Ok(None) };
-        Ok(Some(match head {
-            Head::Nil | Head::Extension(_) => Value::NULL,
-            Head::Bool(value) => Value::Boolean(value),
-            Head::Negative(value) => Value::Integer(value),
-            Head::Unsigned(value) => Value::Integer(value.cast_signed()),
-            Head::Double(value) => Value::Number(value),
-            Head::Raw([msgpack::TEXT, text @ ..]) => self.converter.string(to_zero(text))?,
-            Head::Raw([msgpack::GEOJSON, json @ ..]) => {
-                self.converter.makers.geojson.call(self.converter.lua.create_string(to_zero(json))?)?
-            }
-            Head::Raw([kind, bytes @ ..]) => self.converter.bytes(bytes, i64::from(*kind))?,
-            Head::Raw([]) => self.converter.bytes(&[], i64::from(msgpack::BLOB))?,
-            Head::List(count) => return self.list(reader, count, depth),
-            Head::Map(count) => return self.map(reader, count, depth),
-        }))
-    }
-
-    fn list(
-        &mut self,
-        reader: &mut Reader<'_>,
-        count: u32,
-        depth: usize,
-    ) -> Result<Option<Value>, ValueError> {
-        // A count may be wrong: the reservation depends on the bytes that exist.
-        let flags = self.description(reader, count);
-        self.list_of(reader, count - u32::from(flags.is_some()), flags, depth)
-    }
-
-    /// A list of the next `count` values.
-    fn list_of(
-        &mut self,
-        reader: &mut Reader<'_>,
-        count: u32,
-        flags: Option<u8>,
-        depth: usize,
-    ) -> Result<Option<Value>, ValueError> {
-        let capacity = (count as usize).min(reader.rest().len());
-        let elements = self.converter.lua.create_table_with_capacity(capacity, 4)?;
-        for index in 0..count {
-            let Some(value) = self.value(reader, depth + 1)? else { return Ok(None) };
-            elements.raw_set(index + 1, value)?;
-        }
-        Ok(Some(self.converter.makers.list.call((elements, count, flags))?))
-    }
-
-    fn map(
-        &mut self,
-        reader: &mut Reader<'_>,
-        count: u32,
-        depth: usize,
-    ) -> Result<Option<Value>, ValueError> {
-        let flags = self.description(reader, count);
-        if flags.is_some() && reader.skip(1).is_none() {
-            return Ok(None);
-        }
-        let count = count - u32::from(flags.is_some());
-        if flags.is_some_and(|flags| flags & PRESERVE_ORDER != 0) {
-            return self.list_of(reader, count.saturating_mul(2), None, depth);
-        }
-        let lua = self.converter.lua;
-        let capacity = (count as usize).min(reader.rest().len());
-        let (keys, values) =
-            (lua.create_table_with_capacity(capacity, 0)?, lua.create_table_with_capacity(capacity, 0)?);
-        let mut has_bad_key = false;
-        for index in 0..count {
-            let kind = reader.kind();
-            has_bad_key |= !kind.is_some_and(|kind| {
-                kind.is_integer() || matches!(kind, msgpack::Kind::Text | msgpack::Kind::Bytes)
-            });
-            let Some(key) = self.value(reader, depth + 1)? else { return Ok(None) };
-            let Some(value) = self.value(reader, depth + 1)? else { return Ok(None) };
-            keys.raw_set(index + 1, key)?;
-            values.raw_set(index + 1, value)?;
-        }
-        if has_bad_key {
-            return Ok(Some(Value::NULL));
-        }
-        Ok(Some(self.converter.makers.map.call((keys, values, count, flags))?))
-    }
 }
 
 struct TextWriter<'c, 'a> {

@@ -1,6 +1,6 @@
 //! Bytes in Lua: a buffer with a capacity, a size and a type. The total memory of an interpreter's buffers is bounded.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::fmt::Write;
 use std::rc::Rc;
 
@@ -179,11 +179,33 @@ fn or_collect<T>(lua: &Lua, mut attempt: impl FnMut() -> Option<T>) -> Option<T>
     })
 }
 
-/// Installs the prelude's functions on bytes in `host`.
+/// Installs the prelude's functions on bytes in `host`, and those through which conversions pass the bytes of
+/// a buffer, in `passed_bytes`.
 ///
 /// # Errors
 /// When Lua has not enough memory.
-pub(crate) fn install(lua: &Lua, host: &Table, memory: &Rc<Memory>) -> mlua::Result<()> {
+pub(crate) fn install(
+    lua: &Lua,
+    host: &Table,
+    memory: &Rc<Memory>,
+    passed_bytes: &Rc<RefCell<Vec<u8>>>,
+) -> mlua::Result<()> {
+    let read = Rc::clone(passed_bytes);
+    host.set(
+        "read_buffer",
+        lua.create_function(move |_, data: UserDataRef<Buffer>| {
+            *read.borrow_mut() = data.bytes().to_vec();
+            Ok(data.kind)
+        })?,
+    )?;
+    let (made, passed) = (Rc::clone(memory), Rc::clone(passed_bytes));
+    host.set(
+        "make_buffer",
+        lua.create_function(move |lua, kind: i64| {
+            let buffer = Buffer::of(&passed.take(), kind, &made);
+            buffer.map(|buffer| lua.create_userdata(buffer)).transpose()
+        })?,
+    )?;
     let new = Rc::clone(memory);
     host.set(
         "bytes_new",

@@ -3,7 +3,7 @@ local host = ...
 local error, getmetatable, rawget, select, setmetatable, tonumber, tostring, type =
 	error, getmetatable, rawget, select, setmetatable, tonumber, tostring, type
 local tointeger, math_type, find, sub = math.tointeger, math.type, string.find, string.sub
-local open, proxy, wrap, caller = host.open, host.proxy, host.wrap, host.caller
+local open, proxy, wrap, quick, caller = host.open, host.proxy, host.wrap, host.quick, host.caller
 
 -- Stands for nil in lists, maps and records.
 local NIL = host.NIL
@@ -88,12 +88,17 @@ local function kept(value)
 	return nil
 end
 
--- A class: its real metatable, and a table that programs see in its place.
-local function define(name, methods)
+-- A function for programs: behind its short way if there is one of this name.
+local function made(method, short_way)
+	return short_way and quick(short_way, method) or wrap(method)
+end
+
+-- A class: its real metatable, and a table that programs see in its place. `short_ways` names those of its methods.
+local function define(name, methods, short_ways)
 	local meta = { class[name], __name = name }
 	local shown = {}
 	for key, method in next, methods do
-		local wrapped = type(method) == 'function' and wrap(method) or method
+		local wrapped = made(method, short_ways and short_ways[key])
 		meta[key], shown[key] = wrapped, wrapped
 	end
 	shown.__name = name
@@ -101,10 +106,10 @@ local function define(name, methods)
 	return meta, shown
 end
 
--- A table of functions that can itself be called.
-local function callable(functions, call)
+-- A table of functions that can itself be called. `short_ways` names those of the functions.
+local function callable(functions, call, short_ways)
 	local object = {}
-	for key, method in next, functions do object[key] = wrap(method) end
+	for key, method in next, functions do object[key] = made(method, short_ways and short_ways[key]) end
 	return setmetatable(object, { __call = call and wrap(call), __metatable = object })
 end
 

@@ -2,16 +2,19 @@
 -- `flags` of what described it in the bin or argument that it comes from.
 local host = ...
 local next, select, type, move, math_type = next, select, type, table.move, math.type
-local open, proxy, wrap = host.open, host.proxy, host.wrap
+local open, proxy, quick = host.open, host.proxy, host.quick
 local kept, integer, wrong_class, raise = host.kept, host.integer, host.wrong_class, host.raise
 local NIL, LIST, ITERATOR, RECORD = host.NIL, host.class.List, host.class.Iterator, host.class.Record
 -- Elements of one list: far more than a record can hold.
 local COUNT_MAX = 1 << 23
 local U32 = 0xffffffff
+-- How many elements a list grows by, in the C server; a list that grows by none has `room`.
+local STEP = 10
 local meta
 
 local function make(content, count, step, room)
-	content.n, content.step = count, step
+	content.n = count
+	if step ~= STEP then content.step = step end
 	if step == 0 then content.room = room end
 	return proxy(content, meta)
 end
@@ -48,7 +51,7 @@ local function insert(content, before, value)
 end
 
 local function part(content, from, to)
-	local step = content.step
+	local step = content.step or STEP
 	return make(move(content, from, to, 1, {}), to - from + 1, step, to - from + 1)
 end
 
@@ -70,7 +73,7 @@ function functions.new(...)
 	if count < 1 or count > 2 then return end
 	local capacity = integer(-1, 1, ...)
 	if capacity < 0 then return end
-	local step = integer(10, 2, ...)
+	local step = integer(STEP, 2, ...)
 	if step < 0 then return end
 	return make({}, 0, step & U32, capacity & U32)
 end
@@ -149,7 +152,7 @@ function functions.drop(...)
 	return part(content, (dropped < count and dropped or count) + 1, count)
 end
 
-local next_wrapped = wrap(next_element)
+local next_wrapped = quick('list_next', next_element)
 
 function functions.iterator(...)
 	local content = content_of(1, ...)
@@ -184,7 +187,7 @@ meta, shown = host.define('List', {
 	end,
 	__len = functions.size,
 	__tostring = functions.tostring,
-})
+}, { __index = 'list_get', __newindex = 'list_set', __len = 'list_size' })
 
 list = host.callable(functions, function(...)
 	local _, source = ...
@@ -199,11 +202,17 @@ list = host.callable(functions, function(...)
 			end
 		end
 	end
-	return make(content, count, 10)
-end)
+	return make(content, count, STEP)
+end, {
+	append = 'list_append',
+	insert = 'list_insert',
+	prepend = 'list_prepend',
+	remove = 'list_remove',
+	size = 'list_size',
+})
 
 List = shown
 host.make_list = function(content, count, flags)
 	content.flags = flags
-	return make(content, count, 10)
+	return make(content, count, STEP)
 end

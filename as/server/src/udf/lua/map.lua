@@ -1,9 +1,9 @@
 -- Maps. The content of one is a table: values by key in `values`, those whose keys are bytes in `blobs` (by the text of the
--- key, with the key itself in `blob_keys`), the count `n`, `keys` in their order once that is asked for, and the `flags` of
+-- key, with the key itself in `blob_keys`; both are made with the first), the count `n`, `keys` in their order once that is asked for, and the `flags` of
 -- what described it in the bin or argument that it comes from.
 local host = ...
 local next, select, type, math_type = next, select, type, math.type
-local open, proxy, wrap = host.open, host.proxy, host.wrap
+local open, proxy, quick = host.open, host.proxy, host.quick
 local kept, integer, wrong_class = host.kept, host.integer, host.wrong_class
 local NIL, MAP, ITERATOR = host.NIL, host.class.Map, host.class.Iterator
 local BYTES, RECORD = host.class.Bytes, host.class.Record
@@ -11,7 +11,7 @@ local blob_text = host.blob_text
 local meta
 
 local function make()
-	local content = { n = 0, values = {}, blobs = {}, blob_keys = {} }
+	local content = { n = 0, values = {} }
 	return proxy(content, meta), content
 end
 
@@ -26,7 +26,9 @@ local function place(content, key)
 	if kind == 'userdata' then
 		local number, bytes = open(key)
 		local text = number == BYTES and blob_text(bytes.data)
-		if text then return content.blobs, text end
+		if not text then return end
+		if not content.blobs then content.blobs, content.blob_keys = {}, {} end
+		return content.blobs, text
 	end
 end
 
@@ -57,33 +59,21 @@ local function remove(content, key)
 	end
 end
 
--- Lua's own function goes over many keys without a look at the clock, so it sorts few.
-local sort_few, sort_many = host.sort, table.sort
-local function sort(keys) return (#keys > 4096 and sort_many or sort_few)(keys) end
-
 -- The keys: integers, then strings, then bytes, each in their order.
 local function sorted_keys(content)
 	if content.keys then return content.keys end
-	local integers, strings, blobs = {}, {}, {}
-	for key in next, content.values do
-		local keys = type(key) == 'string' and strings or integers
-		keys[#keys + 1] = key
+	local keys = host.sorted_keys(content.values)
+	if content.blobs then
+		local texts, blob_keys, count = host.sorted_keys(content.blobs), content.blob_keys, #keys
+		for i = 1, #texts do keys[count + i] = blob_keys[texts[i]] end
 	end
-	for text in next, content.blobs do blobs[#blobs + 1] = text end
-	sort(integers)
-	sort(strings)
-	-- A comparison of bytes with many zeros takes long, however few values there are.
-	sort_many(blobs)
-	local keys = integers
-	for i = 1, #strings do keys[#keys + 1] = strings[i] end
-	for i = 1, #blobs do keys[#keys + 1] = content.blob_keys[blobs[i]] end
 	content.keys = keys
 	return keys
 end
 
 -- A function that gives the next pair, or a part of it.
-local function stepper(pick)
-	return wrap(function(...)
+local function stepper(short_way, pick)
+	return quick(short_way, function(...)
 		local number, iterator = open((...))
 		if number ~= ITERATOR then return end
 		local map, at = iterator.map, iterator.at + 1
@@ -110,10 +100,10 @@ function functions.new(...)
 	return (make())
 end
 functions.create = functions.new
-functions.pairs = iterate(stepper(function(key, value) return key, value end))
+functions.pairs = iterate(stepper('map_pair', function(key, value) return key, value end))
 functions.iterator = functions.pairs
-functions.keys = iterate(stepper(function(key) return key end))
-functions.values = iterate(stepper(function(_, value) return value end))
+functions.keys = iterate(stepper('map_key', function(key) return key end))
+functions.values = iterate(stepper('map_value', function(_, value) return value end))
 
 function functions.remove(...)
 	local content = content_of(1, ...)
@@ -139,7 +129,7 @@ meta, shown = host.define('Map', {
 	end,
 	__len = functions.size,
 	__tostring = functions.tostring,
-})
+}, { __index = 'map_get', __newindex = 'map_set', __len = 'map_size' })
 
 map = host.callable(functions, function(...)
 	integer(32, 3, ...)
@@ -152,14 +142,16 @@ map = host.callable(functions, function(...)
 		end
 	end
 	return made
-end)
+end, { size = 'map_size' })
 
 Map = shown
--- A map of `count` keys and values in two tables, and its flags.
-host.make_map = function(keys, values, count, flags)
+-- A map of the `count` values by key in a table, and of those whose keys are bytes: key and value, one after the other. Its flags.
+host.make_map = function(values, others, count, flags)
 	local made, content = make()
-	content.flags = flags
-	for i = 1, count do set(content, keys[i], values[i]) end
+	content.values, content.n, content.flags = values, count, flags
+	if others then
+		for i = 1, #others, 2 do set(content, others[i], others[i + 1]) end
+	end
 	return made
 end
 -- The values of a map in the order of its keys, and the keys.

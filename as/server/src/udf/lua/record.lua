@@ -136,8 +136,8 @@ local function read_bin(...)
 	return value
 end
 
-local shown
-meta, shown = host.define('Record', {
+meta = host.define('Record', {
+	__index = read_bin,
 	__newindex = function(...)
 		local cache = cache_of(1, ...)
 		local name = text(2, ...)
@@ -147,12 +147,9 @@ meta, shown = host.define('Record', {
 		if value == nil then raise("can't set bin " .. name .. ' to unsupported type') end
 		if #name <= BIN_NAME_SIZE_MAX then remember(cache, name, value, true) end
 	end,
-})
+}, { __index = 'record_get', __newindex = 'record_set' })
 
 meta[2] = fill
--- What is plain is read without the prelude as long as the record has no content.
-meta.__index = host.bin_reader(read_bin, meta)
-shown.__index = meta.__index
 
 record = host.callable(functions)
 host.record_meta = meta

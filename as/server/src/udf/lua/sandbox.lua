@@ -171,7 +171,10 @@ local function require_module(...)
 end
 require = wrap(require_module)
 
--- `string` without loops that nobody watches: patterns are matched by the host, which knows the deadline.
+-- `string` without loops that nobody watches: patterns are matched by the host, which knows the deadline, unless they are short.
+local originals = {}
+for _, name in ipairs { 'rep', 'find', 'match', 'gmatch', 'gsub' } do originals[name] = string[name] end
+
 function string.rep(...)
 	local value, count, separator = string_argument(1, 'string.rep', ...), integer(nil, 2, ...), text(3, ...)
 	if not count then wrong_type('number', 2, ...) end
@@ -291,11 +294,14 @@ function string.gsub(...)
 	return host.concat(parts, '', 1, size), count
 end
 
-for _, name in ipairs { 'rep', 'find', 'match', 'gmatch', 'gsub' } do string[name] = wrap(string[name]) end
+for name, original in next, originals do
+	local short_way = name == 'rep' and 'string_rep' or 'string_match'
+	string[name] = host.quick(short_way, string[name], original)
+end
 
 -- `table`: Lua's own functions work on tables without a metatable, over a bounded number of slots. Loops over other objects,
 -- whose metamethods may make them endless, are in Lua, where the hook watches.
-host.concat, host.sort = table.concat, table.sort
+host.concat = table.concat
 local move_plain, sort_plain, concat_plain, unpack_plain = table.move, table.sort, table.concat, table.unpack
 
 -- What a function of Lua returned or raised, which runs no code of the program. What it raised names neither the place nor
@@ -469,9 +475,10 @@ function of_tables.move(...)
 	return target
 end
 
+local short_ways = { insert = 'table_insert', remove = 'table_remove', unpack = 'table_unpack' }
 for name, of_table in next, of_tables do
 	local original, qualified = table[name], 'table.' .. name
-	table[name] = wrap(function(...)
+	local function limited(...)
 		local kind = type((...))
 		if kind == 'table' or kind == 'string' and name == 'unpack' then return of_table(...) end
 		-- Metamethods of lists and the like are in Lua.
@@ -481,7 +488,9 @@ for name, of_table in next, of_tables do
 		end
 		if kind == 'userdata' or name == 'unpack' then return finish(qualified, pcall(original, ...)) end
 		bad_argument(1, 'table expected, got ' .. host.type_name(1, ...), qualified)
-	end)
+	end
+	local short_way = short_ways[name]
+	table[name] = short_way and host.quick(short_way, limited) or wrap(limited)
 end
 
 -- Functions whose every call looks at the clock first, since it takes as long as its arguments are large.

@@ -1,0 +1,804 @@
+//! The short ways of the functions that programs call in loops: on lists, maps and iterators, and on plain tables.
+//!
+//! Each is a C function in front of a function of the prelude. It does the usual cases itself: arguments of the right
+//! types, and values that are kept as they are. It leaves everything else, such as errors, to the function of the prelude,
+//! before it has changed anything.
+//!
+//! # Time
+//! A short way runs no instructions, which the hook counts, so it takes time for few elements only. Those that a function of
+//! Lua may call in a loop, as metamethods, look at the clock themselves.
+
+use std::cell::Cell;
+use std::ffi::{CStr, c_int};
+use std::ptr;
+
+use mlua::{Function, Lua, ffi};
+
+use super::raw::{self, CLASS_INDEX};
+use super::value::class;
+use super::watch::Watch;
+
+type CFunction = unsafe extern "C-unwind" fn(*mut ffi::lua_State) -> c_int;
+
+/// The short ways by name.
+const QUICK: &[(&[u8], CFunction)] = &[
+    (b"list_append", list_append),
+    (b"list_insert", list_insert),
+    (b"list_prepend", list_prepend),
+    (b"list_remove", list_remove),
+    (b"list_get", list_get),
+    (b"list_set", list_set),
+    (b"list_size", list_size),
+    (b"list_next", list_next),
+    (b"map_get", map_get),
+    (b"map_set", map_set),
+    (b"map_size", map_size),
+    (b"map_pair", map_pair),
+    (b"map_key", map_key),
+    (b"map_value", map_value),
+    (b"record_get", record_get),
+    (b"record_set", record_set),
+    (b"string_match", string_match),
+    (b"string_rep", string_rep),
+    (b"table_insert", table_insert),
+    (b"table_remove", table_remove),
+    (b"table_unpack", table_unpack),
+];
+/// Calls of metamethods between two checks of the watch.
+const WATCHED_CALLS: u32 = 1_024;
+/// Most elements that a short way moves.
+const MOVED_MAX: i64 = 4_096;
+/// Most values that it returns.
+const RETURNED_MAX: i64 = 256;
+/// Most steps of a match by Lua's own matcher, at which no hook looks.
+const MATCH_STEPS_MAX: u64 = 1 << 14;
+/// Most bytes of a string that it repeats.
+const REPEATED_SIZE_MAX: i64 = 4_096;
+/// Most elements of a list; `list.lua` has the same number.
+const LIST_COUNT_MAX: i64 = 1 << 23;
+/// Indexes count in 32 bits.
+const INDEX_MASK: i64 = 0xffff_ffff;
+
+/// `quick(name, function, original)`: the short way of this name in front of a function; and Lua's own function, if it is that.
+///
+/// # Errors
+/// When there is not enough memory.
+pub(super) fn maker(lua: &Lua) -> mlua::Result<Function> {
+    // SAFETY: the function keeps to Lua's rules for C functions.
+    unsafe { lua.create_c_function(make_quick) }
+}
+
+/// `quick(name, function, original)`
+unsafe extern "C-unwind" fn make_quick(state: *mut ffi::lua_State) -> c_int {
+    // SAFETY: a C function has room for 20 values. The functions on the stack become the values of the closure.
+    unsafe {
+        ffi::lua_settop(state, 3);
+        let mut size = 0;
+        let name = ffi::luaL_checklstring(state, 1, &raw mut size);
+        let name = std::slice::from_raw_parts(name.cast::<u8>(), size);
+        let Some((_, function)) = QUICK.iter().find(|(other, _)| *other == name) else {
+            return ffi::luaL_error(state, c"there is no such short way".as_ptr());
+        };
+        ffi::lua_pushcclosure(state, *function, 2);
+    }
+    1
+}
+
+thread_local! {
+    /// Calls of metamethods on this thread.
+    static CALLS: Cell<u32> = const { Cell::new(0) };
+}
+
+/// Looks at the clock in one of many calls. A function of Lua may call a metamethod in a loop, in which no hook looks.
+///
+/// # Safety
+/// In a short way, which has changed nothing.
+unsafe fn look_sometimes(state: *mut ffi::lua_State) {
+    let calls = CALLS.get().wrapping_add(1);
+    CALLS.set(calls);
+    // SAFETY: as the caller says. There is room for a value.
+    unsafe {
+        if calls.is_multiple_of(WATCHED_CALLS) && raw::watch_of(state).is_some_and(Watch::is_over) {
+            raw::raise_timeout(state);
+        }
+    }
+}
+
+/// Leaves the call to the function of the prelude, with its first `arguments` values.
+///
+/// # Safety
+/// In a short way, which has changed nothing.
+unsafe fn leave(state: *mut ffi::lua_State, arguments: c_int) -> c_int {
+    // SAFETY: the closure's first value is a function. There is room for it beside the arguments. `lua_call` makes room for the
+    // results.
+    unsafe {
+        ffi::lua_settop(state, arguments);
+        ffi::lua_pushvalue(state, ffi::lua_upvalueindex(1));
+        ffi::lua_insert(state, 1);
+        ffi::lua_call(state, arguments, ffi::LUA_MULTRET);
+        ffi::lua_gettop(state)
+    }
+}
+
+/// Pushes the content of the first argument, if that is a proxy of this class; otherwise pushes up to three values.
+///
+/// # Safety
+/// In a C function that has an argument, with room for three more values.
+unsafe fn push_content(state: *mut ffi::lua_State, class: i64) -> bool {
+    // SAFETY: as the caller says.
+    unsafe {
+        ffi::lua_type(state, 1) == ffi::LUA_TUSERDATA
+            && ffi::lua_getmetatable(state, 1) != 0
+            && ffi::lua_rawgeti(state, -1, CLASS_INDEX) == ffi::LUA_TNUMBER
+            && ffi::lua_tointegerx(state, -1, ptr::null_mut()) == class
+            && ffi::lua_getiuservalue(state, 1, 1) == ffi::LUA_TTABLE
+    }
+}
+
+/// The integer at `index`; none for other values, also for numbers that are whole.
+///
+/// # Safety
+/// `index` is one of the stack.
+unsafe fn integer_at(state: *mut ffi::lua_State, index: c_int) -> Option<i64> {
+    // SAFETY: as the caller says.
+    unsafe {
+        (ffi::lua_isinteger(state, index) != 0).then(|| ffi::lua_tointegerx(state, index, ptr::null_mut()))
+    }
+}
+
+/// A field of the content at `index`, if it is an integer.
+///
+/// # Safety
+/// There is a table at `index`, and room for one more value.
+unsafe fn integer_field(state: *mut ffi::lua_State, index: c_int, name: &CStr) -> Option<i64> {
+    // SAFETY: as the caller says. Contents have no metatables, so no code of a program runs.
+    unsafe {
+        ffi::lua_getfield(state, index, name.as_ptr());
+        let value = integer_at(state, -1);
+        ffi::lua_pop(state, 1);
+        value
+    }
+}
+
+/// Sets a field of the content at `index`. It is there already, so this takes no memory.
+///
+/// # Safety
+/// There is a table at `index`, a positive number, and room for one more value.
+unsafe fn set_integer_field(state: *mut ffi::lua_State, index: c_int, name: &CStr, value: i64) {
+    // SAFETY: as the caller says.
+    unsafe {
+        ffi::lua_pushinteger(state, value);
+        ffi::lua_setfield(state, index, name.as_ptr());
+    }
+}
+
+/// Whether the string at `index` has no zero byte, with which it would end in a list or map.
+///
+/// # Safety
+/// There is a string at `index`.
+unsafe fn is_whole_text(state: *mut ffi::lua_State, index: c_int) -> bool {
+    // SAFETY: as the caller says. The bytes stay where they are while the string is on the stack.
+    unsafe {
+        let mut size = 0;
+        let text = ffi::lua_tolstring(state, index, &raw mut size);
+        memchr::memchr(0, std::slice::from_raw_parts(text.cast::<u8>(), size)).is_none()
+    }
+}
+
+/// Whether the value at `index` is kept in a list or map as it is.
+///
+/// # Safety
+/// There is a value at `index`, a positive number, and room for two more values.
+unsafe fn is_kept(state: *mut ffi::lua_State, index: c_int) -> bool {
+    // SAFETY: as the caller says.
+    unsafe {
+        match ffi::lua_type(state, index) {
+            ffi::LUA_TNUMBER | ffi::LUA_TBOOLEAN => true,
+            ffi::LUA_TSTRING => is_whole_text(state, index),
+            ffi::LUA_TUSERDATA if ffi::lua_getmetatable(state, index) != 0 => {
+                ffi::lua_rawgeti(state, -1, CLASS_INDEX);
+                let kind = integer_at(state, -1);
+                ffi::lua_pop(state, 2);
+                kind.is_some_and(|kind| {
+                    [class::LIST, class::MAP, class::BYTES, class::GEOJSON].contains(&kind)
+                })
+            }
+            _ => false,
+        }
+    }
+}
+
+/// Whether the value at `index` is the key of a map as it is: an integer, or a text.
+///
+/// # Safety
+/// There is a value at `index`.
+unsafe fn is_key(state: *mut ffi::lua_State, index: c_int) -> bool {
+    // SAFETY: as the caller says.
+    unsafe {
+        match ffi::lua_type(state, index) {
+            ffi::LUA_TNUMBER => ffi::lua_isinteger(state, index) != 0,
+            ffi::LUA_TSTRING => is_whole_text(state, index),
+            _ => false,
+        }
+    }
+}
+
+/// Makes the value on top of the stack nil if it stands for nil.
+///
+/// # Safety
+/// There is a value.
+unsafe fn uncover_nil(state: *mut ffi::lua_State) {
+    // SAFETY: as the caller says.
+    unsafe {
+        if ffi::lua_type(state, -1) == ffi::LUA_TLIGHTUSERDATA {
+            ffi::lua_pop(state, 1);
+            ffi::lua_pushnil(state);
+        }
+    }
+}
+
+/// Puts the argument at `value` behind the `count` elements of the list whose content is on top of the stack; returns whether
+/// it may grow.
+///
+/// # Safety
+/// In a C function, with room for two more values.
+unsafe fn push_back(state: *mut ffi::lua_State, count: i64, value: c_int) -> bool {
+    // SAFETY: as the caller says. When there is no memory for the element, the count stays as it was.
+    unsafe {
+        let content = ffi::lua_gettop(state);
+        if count >= LIST_COUNT_MAX || ffi::lua_getfield(state, content, c"room".as_ptr()) != ffi::LUA_TNIL {
+            return false;
+        }
+        ffi::lua_pushvalue(state, value);
+        ffi::lua_rawseti(state, content, count + 1);
+        set_integer_field(state, content, c"n", count + 1);
+    }
+    true
+}
+
+/// `list.append(list, value)`
+unsafe extern "C-unwind" fn list_append(state: *mut ffi::lua_State) -> c_int {
+    // SAFETY: a C function has room for 20 values.
+    unsafe {
+        let arguments = ffi::lua_gettop(state);
+        if arguments == 2
+            && is_kept(state, 2)
+            && push_content(state, class::LIST)
+            && let Some(count) = integer_field(state, -1, c"n")
+            && push_back(state, count, 2)
+        {
+            return 0;
+        }
+        leave(state, arguments)
+    }
+}
+
+/// Puts the argument at `value` at position `at` of the list that is the first argument; returns whether it did. Without a
+/// position it is the first one.
+///
+/// # Safety
+/// In a short way, at its beginning.
+unsafe fn insert(state: *mut ffi::lua_State, at: Option<i64>, value: c_int) -> bool {
+    // SAFETY: a C function has room for 20 values. When there is no memory for another element, the list stays as it was.
+    unsafe {
+        if let Some(at) = at
+            && at >= 1
+            && is_kept(state, value)
+            && push_content(state, class::LIST)
+            && let content = ffi::lua_gettop(state)
+            && let Some(count) = integer_field(state, content, c"n")
+            && (count - MOVED_MAX..=count + 1).contains(&at)
+            && count < LIST_COUNT_MAX
+            && ffi::lua_getfield(state, content, c"room".as_ptr()) == ffi::LUA_TNIL
+        {
+            for index in (at..=count).rev() {
+                ffi::lua_rawgeti(state, content, index);
+                ffi::lua_rawseti(state, content, index + 1);
+            }
+            ffi::lua_pushvalue(state, value);
+            ffi::lua_rawseti(state, content, at);
+            set_integer_field(state, content, c"n", count + 1);
+            return true;
+        }
+    }
+    false
+}
+
+/// `list.insert(list, index, value)`
+unsafe extern "C-unwind" fn list_insert(state: *mut ffi::lua_State) -> c_int {
+    // SAFETY: this is its beginning.
+    unsafe {
+        let arguments = ffi::lua_gettop(state);
+        let at = if arguments == 3 { integer_at(state, 2) } else { None };
+        if insert(state, at, 3) { 0 } else { leave(state, arguments) }
+    }
+}
+
+/// `list.prepend(list, value)`
+unsafe extern "C-unwind" fn list_prepend(state: *mut ffi::lua_State) -> c_int {
+    // SAFETY: this is its beginning.
+    unsafe {
+        let arguments = ffi::lua_gettop(state);
+        if insert(state, (arguments == 2).then_some(1), 2) { 0 } else { leave(state, arguments) }
+    }
+}
+
+/// `list.remove(list, index)`
+unsafe extern "C-unwind" fn list_remove(state: *mut ffi::lua_State) -> c_int {
+    // SAFETY: a C function has room for 20 values.
+    unsafe {
+        let arguments = ffi::lua_gettop(state);
+        if arguments == 2
+            && let Some(at) = integer_at(state, 2)
+            && push_content(state, class::LIST)
+            && let content = ffi::lua_gettop(state)
+            && let Some(count) = integer_field(state, content, c"n")
+            && at >= 1
+            && (count - MOVED_MAX..=count).contains(&at)
+        {
+            for index in at..count {
+                ffi::lua_rawgeti(state, content, index + 1);
+                ffi::lua_rawseti(state, content, index);
+            }
+            ffi::lua_pushnil(state);
+            ffi::lua_rawseti(state, content, count);
+            set_integer_field(state, content, c"n", count - 1);
+            return 0;
+        }
+        leave(state, arguments)
+    }
+}
+
+/// `list[index]`
+unsafe extern "C-unwind" fn list_get(state: *mut ffi::lua_State) -> c_int {
+    // SAFETY: a C function has room for 20 values.
+    unsafe {
+        look_sometimes(state);
+        let arguments = ffi::lua_gettop(state);
+        if arguments == 2
+            && let Some(index) = integer_at(state, 2)
+            && push_content(state, class::LIST)
+        {
+            ffi::lua_rawgeti(state, -1, index & INDEX_MASK);
+            uncover_nil(state);
+            return 1;
+        }
+        leave(state, arguments)
+    }
+}
+
+/// `list[index] = value`
+unsafe extern "C-unwind" fn list_set(state: *mut ffi::lua_State) -> c_int {
+    // SAFETY: a C function has room for 20 values.
+    unsafe {
+        look_sometimes(state);
+        let arguments = ffi::lua_gettop(state);
+        if arguments == 3
+            && let Some(index) = integer_at(state, 2)
+            && is_kept(state, 3)
+            && push_content(state, class::LIST)
+            && let Some(count) = integer_field(state, -1, c"n")
+        {
+            if index >= 1 && index <= count {
+                ffi::lua_pushvalue(state, 3);
+                ffi::lua_rawseti(state, -2, index);
+                return 0;
+            }
+            if index == count + 1 && push_back(state, count, 3) {
+                return 0;
+            }
+        }
+        leave(state, arguments)
+    }
+}
+
+/// The number of elements of a proxy of this class.
+///
+/// # Safety
+/// In a short way, at its beginning.
+unsafe fn push_size(state: *mut ffi::lua_State, class: i64) -> c_int {
+    // SAFETY: a C function has room for 20 values.
+    unsafe {
+        look_sometimes(state);
+        let arguments = ffi::lua_gettop(state);
+        if (1..=2).contains(&arguments) && push_content(state, class) {
+            ffi::lua_getfield(state, -1, c"n".as_ptr());
+            return 1;
+        }
+        leave(state, arguments)
+    }
+}
+
+/// `list.size(list)`, `#list`
+unsafe extern "C-unwind" fn list_size(state: *mut ffi::lua_State) -> c_int {
+    // SAFETY: this is its beginning.
+    unsafe { push_size(state, class::LIST) }
+}
+
+/// `map.size(map)`, `#map`
+unsafe extern "C-unwind" fn map_size(state: *mut ffi::lua_State) -> c_int {
+    // SAFETY: this is its beginning.
+    unsafe { push_size(state, class::MAP) }
+}
+
+/// The next element of an iterator over a list.
+unsafe extern "C-unwind" fn list_next(state: *mut ffi::lua_State) -> c_int {
+    // SAFETY: a C function has room for 20 values. Iterators are made by the prelude alone.
+    unsafe {
+        let arguments = ffi::lua_gettop(state);
+        if (1..=2).contains(&arguments) && push_content(state, class::ITERATOR) {
+            let iterator = ffi::lua_gettop(state);
+            if let Some(at) = integer_field(state, iterator, c"at")
+                && ffi::lua_getfield(state, iterator, c"list".as_ptr()) == ffi::LUA_TTABLE
+                && integer_field(state, -1, c"n").is_some_and(|count| at < count)
+            {
+                set_integer_field(state, iterator, c"at", at + 1);
+                ffi::lua_rawgeti(state, -1, at + 1);
+                uncover_nil(state);
+                return 1;
+            }
+        }
+        leave(state, arguments)
+    }
+}
+
+/// `map[key]`
+unsafe extern "C-unwind" fn map_get(state: *mut ffi::lua_State) -> c_int {
+    // SAFETY: a C function has room for 20 values.
+    unsafe {
+        look_sometimes(state);
+        let arguments = ffi::lua_gettop(state);
+        if arguments == 2
+            && is_key(state, 2)
+            && push_content(state, class::MAP)
+            && ffi::lua_getfield(state, -1, c"values".as_ptr()) == ffi::LUA_TTABLE
+        {
+            ffi::lua_pushvalue(state, 2);
+            ffi::lua_rawget(state, -2);
+            uncover_nil(state);
+            return 1;
+        }
+        leave(state, arguments)
+    }
+}
+
+/// `map[key] = value`
+unsafe extern "C-unwind" fn map_set(state: *mut ffi::lua_State) -> c_int {
+    // SAFETY: a C function has room for 20 values. When there is no memory for the pair, the map stays as it was.
+    unsafe {
+        look_sometimes(state);
+        let arguments = ffi::lua_gettop(state);
+        if arguments == 3
+            && is_key(state, 2)
+            && is_kept(state, 3)
+            && push_content(state, class::MAP)
+            && let content = ffi::lua_gettop(state)
+            && let Some(count) = integer_field(state, content, c"n")
+            && ffi::lua_getfield(state, content, c"values".as_ptr()) == ffi::LUA_TTABLE
+        {
+            let values = ffi::lua_gettop(state);
+            ffi::lua_pushvalue(state, 2);
+            let is_new = ffi::lua_rawget(state, values) == ffi::LUA_TNIL;
+            ffi::lua_pushvalue(state, 2);
+            ffi::lua_pushvalue(state, 3);
+            ffi::lua_rawset(state, values);
+            if is_new {
+                set_integer_field(state, content, c"n", count + 1);
+                if ffi::lua_getfield(state, content, c"keys".as_ptr()) != ffi::LUA_TNIL {
+                    ffi::lua_pushnil(state);
+                    ffi::lua_setfield(state, content, c"keys".as_ptr());
+                }
+            }
+            return 0;
+        }
+        leave(state, arguments)
+    }
+}
+
+/// Pushes key and value of the next pair of an iterator over a map, if the key is an integer or a text.
+///
+/// # Safety
+/// In a short way, at its beginning.
+unsafe fn push_pair(state: *mut ffi::lua_State) -> bool {
+    // SAFETY: a C function has room for 20 values. Iterators are made by the prelude alone.
+    unsafe {
+        if !(1..=2).contains(&ffi::lua_gettop(state)) || !push_content(state, class::ITERATOR) {
+            return false;
+        }
+        let iterator = ffi::lua_gettop(state);
+        let Some(at) = integer_field(state, iterator, c"at") else { return false };
+        if ffi::lua_getfield(state, iterator, c"map".as_ptr()) != ffi::LUA_TTABLE
+            || ffi::lua_getfield(state, -1, c"values".as_ptr()) != ffi::LUA_TTABLE
+            || ffi::lua_getfield(state, iterator, c"keys".as_ptr()) != ffi::LUA_TTABLE
+        {
+            return false;
+        }
+        ffi::lua_rawgeti(state, -1, at + 1);
+        if ![ffi::LUA_TNUMBER, ffi::LUA_TSTRING].contains(&ffi::lua_type(state, -1)) {
+            return false;
+        }
+        set_integer_field(state, iterator, c"at", at + 1);
+        ffi::lua_pushvalue(state, -1);
+        ffi::lua_rawget(state, -4);
+        uncover_nil(state);
+    }
+    true
+}
+
+/// The next step of `map.pairs(map)`
+unsafe extern "C-unwind" fn map_pair(state: *mut ffi::lua_State) -> c_int {
+    // SAFETY: this is its beginning.
+    unsafe {
+        let arguments = ffi::lua_gettop(state);
+        if push_pair(state) { 2 } else { leave(state, arguments) }
+    }
+}
+
+/// The next step of `map.keys(map)`
+unsafe extern "C-unwind" fn map_key(state: *mut ffi::lua_State) -> c_int {
+    // SAFETY: this is its beginning.
+    unsafe {
+        let arguments = ffi::lua_gettop(state);
+        if !push_pair(state) {
+            return leave(state, arguments);
+        }
+        ffi::lua_pop(state, 1);
+        1
+    }
+}
+
+/// The next step of `map.values(map)`
+unsafe extern "C-unwind" fn map_value(state: *mut ffi::lua_State) -> c_int {
+    // SAFETY: this is its beginning.
+    unsafe {
+        let arguments = ffi::lua_gettop(state);
+        if push_pair(state) { 1 } else { leave(state, arguments) }
+    }
+}
+
+/// Pushes the table `index` of the content of the record that is the first argument, and the entry there of the bin that is the
+/// second one, if that bin was read or set before and has a value.
+///
+/// # Safety
+/// In a C function that has two arguments, at its beginning.
+unsafe fn push_entry(state: *mut ffi::lua_State) -> Option<(c_int, i64)> {
+    // SAFETY: a C function has room for 20 values.
+    unsafe {
+        if ffi::lua_type(state, 2) != ffi::LUA_TSTRING || !push_content(state, class::RECORD) {
+            return None;
+        }
+        let content = ffi::lua_gettop(state);
+        if ffi::lua_getfield(state, content, c"index".as_ptr()) != ffi::LUA_TTABLE {
+            return None;
+        }
+        ffi::lua_pushvalue(state, 2);
+        ffi::lua_rawget(state, -2);
+        let at = integer_at(state, -1)?;
+        if ffi::lua_getfield(state, content, c"values".as_ptr()) != ffi::LUA_TTABLE {
+            return None;
+        }
+        // A table stands for a value that is not there.
+        let kind = ffi::lua_rawgeti(state, -1, at);
+        let has_value = ![ffi::LUA_TTABLE, ffi::LUA_TLIGHTUSERDATA, ffi::LUA_TNIL].contains(&kind);
+        has_value.then_some((content, at))
+    }
+}
+
+/// Pushes the value of the bin that is read, if it is plain and the record has no content yet: most functions read a few bins
+/// only, and need none.
+///
+/// # Safety
+/// In a C function that has two arguments, at its beginning.
+unsafe fn push_plain_bin(state: *mut ffi::lua_State) -> bool {
+    // SAFETY: a C function has room for 20 values. The bytes of the name are used while it is on the stack.
+    unsafe {
+        let is_unfilled = ffi::lua_type(state, 1) == ffi::LUA_TUSERDATA
+            && ffi::lua_getmetatable(state, 1) != 0
+            && ffi::lua_rawgeti(state, -1, CLASS_INDEX) == ffi::LUA_TNUMBER
+            && ffi::lua_tointegerx(state, -1, ptr::null_mut()) == class::RECORD
+            && ffi::lua_getiuservalue(state, 1, 1) == ffi::LUA_TNIL;
+        ffi::lua_settop(state, 2);
+        if is_unfilled
+            && let Some(name) = string_at(state, 2)
+            && let Some(id) = raw::record_id(state, 1)
+            && let Some(session) = raw::session_of(state)
+            && let Some(bin) = session.plain_bin(id, name)
+        {
+            raw::push_plain(state, &bin.value());
+            return true;
+        }
+    }
+    false
+}
+
+/// `record[name]`
+unsafe extern "C-unwind" fn record_get(state: *mut ffi::lua_State) -> c_int {
+    // SAFETY: this is its beginning.
+    unsafe {
+        look_sometimes(state);
+        let arguments = ffi::lua_gettop(state);
+        if arguments == 2 && (push_plain_bin(state) || push_entry(state).is_some()) {
+            return 1;
+        }
+        leave(state, arguments)
+    }
+}
+
+/// `record[name] = value`
+unsafe extern "C-unwind" fn record_set(state: *mut ffi::lua_State) -> c_int {
+    // SAFETY: a C function has room for 20 values. The entry of the bin is there in both tables, so this takes no memory.
+    unsafe {
+        look_sometimes(state);
+        let arguments = ffi::lua_gettop(state);
+        if arguments == 3
+            && is_kept(state, 3)
+            && let Some((content, at)) = push_entry(state)
+            && let values = ffi::lua_gettop(state) - 1
+            && ffi::lua_getfield(state, content, c"too_many".as_ptr()) == ffi::LUA_TBOOLEAN
+            && ffi::lua_toboolean(state, -1) == 0
+            && ffi::lua_getfield(state, content, c"dirty".as_ptr()) == ffi::LUA_TTABLE
+        {
+            ffi::lua_pushboolean(state, 1);
+            ffi::lua_rawseti(state, -2, at);
+            ffi::lua_pushvalue(state, 3);
+            ffi::lua_rawseti(state, values, at);
+            return 0;
+        }
+        leave(state, arguments)
+    }
+}
+
+/// The bytes of the string at `index`; none for other values.
+///
+/// # Safety
+/// They are used only while the string is on the stack.
+unsafe fn string_at<'a>(state: *mut ffi::lua_State, index: c_int) -> Option<&'a [u8]> {
+    // SAFETY: as the caller says. The value is a string, which is not converted.
+    unsafe {
+        if ffi::lua_type(state, index) != ffi::LUA_TSTRING {
+            return None;
+        }
+        let mut size = 0;
+        let bytes = ffi::lua_tolstring(state, index, &raw mut size);
+        Some(std::slice::from_raw_parts(bytes.cast::<u8>(), size))
+    }
+}
+
+/// Whether a match takes few steps, however unlucky it is: each repetition in the pattern may try each length.
+fn is_short_match(subject: &[u8], pattern: &[u8]) -> bool {
+    let repetitions = pattern.iter().filter(|byte| b"*+-?".contains(byte)).count();
+    let mut steps = pattern.len() as u64 + 1;
+    for _ in 0..=repetitions {
+        steps = steps.saturating_mul(subject.len() as u64 + 1);
+        if steps > MATCH_STEPS_MAX {
+            return false;
+        }
+    }
+    true
+}
+
+/// Is Lua's own function, if `is_short`.
+///
+/// # Safety
+/// In a short way, at its beginning. The original is a C function without values of its own.
+unsafe fn be_original(state: *mut ffi::lua_State, is_short: bool) -> c_int {
+    // SAFETY: as the caller says. The function finds nothing else in this frame than in one of its own.
+    unsafe {
+        match ffi::lua_tocfunction(state, ffi::lua_upvalueindex(2)) {
+            Some(original) if is_short => original(state),
+            _ => leave(state, ffi::lua_gettop(state)),
+        }
+    }
+}
+
+/// `string.match(subject, pattern, …)`, and the other functions that match
+unsafe extern "C-unwind" fn string_match(state: *mut ffi::lua_State) -> c_int {
+    // SAFETY: this is its beginning.
+    unsafe {
+        let is_short = string_at(state, 1)
+            .zip(string_at(state, 2))
+            .is_some_and(|(subject, pattern)| is_short_match(subject, pattern));
+        be_original(state, is_short)
+    }
+}
+
+/// `string.rep(string, count)`
+unsafe extern "C-unwind" fn string_rep(state: *mut ffi::lua_State) -> c_int {
+    // SAFETY: this is its beginning.
+    unsafe {
+        let size = string_at(state, 1).and_then(|string| i64::try_from(string.len()).ok());
+        let is_short = ffi::lua_gettop(state) == 2
+            && size.zip(integer_at(state, 2)).is_some_and(|(size, count)| {
+                count <= REPEATED_SIZE_MAX && size.saturating_mul(count) <= REPEATED_SIZE_MAX
+            });
+        be_original(state, is_short)
+    }
+}
+
+/// The length of the table at 1; none for other values, and for a table with a metatable.
+///
+/// # Safety
+/// In a C function, with room for one more value.
+unsafe fn plain_length(state: *mut ffi::lua_State) -> Option<i64> {
+    // SAFETY: as the caller says.
+    unsafe {
+        if ffi::lua_type(state, 1) != ffi::LUA_TTABLE {
+            return None;
+        }
+        if ffi::lua_getmetatable(state, 1) != 0 {
+            ffi::lua_pop(state, 1);
+            return None;
+        }
+        i64::try_from(ffi::lua_rawlen(state, 1)).ok()
+    }
+}
+
+/// `table.insert(table, value)`, `table.insert(table, position, value)`
+unsafe extern "C-unwind" fn table_insert(state: *mut ffi::lua_State) -> c_int {
+    // SAFETY: a C function has room for 20 values.
+    unsafe {
+        let arguments = ffi::lua_gettop(state);
+        if let Some(length) = plain_length(state) {
+            let at = match arguments {
+                2 => Some(length + 1),
+                3 => integer_at(state, 2),
+                _ => None,
+            };
+            if let Some(at) = at.filter(|at| *at >= 1 && (length - MOVED_MAX..=length + 1).contains(at)) {
+                for index in (at..=length).rev() {
+                    ffi::lua_rawgeti(state, 1, index);
+                    ffi::lua_rawseti(state, 1, index + 1);
+                }
+                ffi::lua_pushvalue(state, arguments);
+                ffi::lua_rawseti(state, 1, at);
+                return 0;
+            }
+        }
+        leave(state, arguments)
+    }
+}
+
+/// `table.remove(table)`, `table.remove(table, position)`
+unsafe extern "C-unwind" fn table_remove(state: *mut ffi::lua_State) -> c_int {
+    // SAFETY: a C function has room for 20 values.
+    unsafe {
+        let arguments = ffi::lua_gettop(state);
+        if let Some(length) = plain_length(state) {
+            let at = match arguments {
+                1 => Some(length),
+                2 => integer_at(state, 2),
+                _ => None,
+            };
+            if let Some(at) = at.filter(|at| *at >= 1 && (length - MOVED_MAX..=length).contains(at)) {
+                ffi::lua_rawgeti(state, 1, at);
+                for index in at..length {
+                    ffi::lua_rawgeti(state, 1, index + 1);
+                    ffi::lua_rawseti(state, 1, index);
+                }
+                ffi::lua_pushnil(state);
+                ffi::lua_rawseti(state, 1, length);
+                return 1;
+            }
+        }
+        leave(state, arguments)
+    }
+}
+
+/// `table.unpack(table)`
+unsafe extern "C-unwind" fn table_unpack(state: *mut ffi::lua_State) -> c_int {
+    // SAFETY: a C function has room for 20 values, and `lua_checkstack` makes more.
+    unsafe {
+        let arguments = ffi::lua_gettop(state);
+        if arguments == 1
+            && let Some(length) = plain_length(state).filter(|length| *length <= RETURNED_MAX)
+            && let Ok(count) = c_int::try_from(length)
+            && ffi::lua_checkstack(state, count) != 0
+        {
+            for index in 1..=length {
+                ffi::lua_rawgeti(state, 1, index);
+            }
+            return count;
+        }
+        leave(state, arguments)
+    }
+}
