@@ -8,6 +8,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use nix::sys::resource::{UsageWho, getrusage};
+
 /// Memory available to this process: that of the machine, or of its control group if that is less.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Memory {
@@ -251,6 +253,14 @@ pub fn schedule_of(thread_id: u32) -> Option<Schedule> {
     let text = fs::read_to_string(format!("/proc/self/task/{thread_id}/schedstat")).ok()?;
     let mut numbers = text.split_whitespace().map(str::parse);
     Some(Schedule { ran: numbers.next()?.ok()?, delayed: numbers.next()?.ok()? })
+}
+
+/// How often the system has taken the processor away from the calling thread, which had more to do: the yields after which
+/// another thread ran, and all preemptions. `None` if the system does not tell.
+#[must_use]
+pub fn own_preemptions() -> Option<u64> {
+    let usage = getrusage(UsageWho::RUSAGE_THREAD).ok()?;
+    u64::try_from(usage.involuntary_context_switches()).ok()
 }
 
 /// Measures the number of idle processors.

@@ -1,7 +1,8 @@
 //! Connections to other nodes, as all threads see them, and the set of connections to one node.
 //!
 //! A connection's fabric thread sends the waiting bytes. A thread that [gathers](super::gathering) its
-//! messages sends them itself, unless another thread is sending on the connection.
+//! messages sends them itself, or leaves them to another thread that is sending on the connection: each thread
+//! looks for more bytes after it has released the sending side.
 //!
 //! # Locks
 //! Two mutexes for each connection: one for its outbox, held to append to it or to take its bytes, and one
@@ -14,7 +15,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::*};
 
 use arc_swap::ArcSwap;
-use parking_lot::Mutex;
+use parking_lot::{Mutex, MutexGuard};
 use proto::peer::NodeId;
 use proto::peer::hello::Channel;
 
@@ -131,7 +132,7 @@ impl Connection {
     }
 
     /// Queues a message behind the waiting ones.
-    fn queue(self: &Arc<Self>, message: &[u8]) -> Result<(), SendError> {
+    pub(super) fn queue(self: &Arc<Self>, message: &[u8]) -> Result<(), SendError> {
         let mut outbox = self.outbox.lock();
         if outbox.is_closed {
             return Err(SendError::NotConnected);
@@ -194,6 +195,14 @@ impl Connection {
         }
     }
 
+    /// Releases `sender` after it has sent. Returns whether to send again: meanwhile another thread has queued
+    /// bytes, and has left them to this one because it did not get the sender.
+    pub(super) fn has_more_for(&self, sender: MutexGuard<'_, Sender>) -> bool {
+        let may_write = sender.may_write;
+        drop(sender);
+        may_write && !self.outbox.lock().bytes.is_empty()
+    }
+
     /// Sends `hello` before everything else, as soon as the socket has room.
     pub(super) fn begin_with(&self, hello: &[u8]) {
         self.backlog.fetch_add(hello.len(), Relaxed);
@@ -217,15 +226,19 @@ impl Connection {
 }
 
 impl Gather for Connection {
-    /// Sends the waiting bytes, or tells the fabric thread to if that is sending already or owns a TLS
-    /// session.
+    /// Sends the waiting bytes, or leaves them to the thread that is sending already. The fabric thread is
+    /// told of a broken connection, and of bytes for a TLS session, which it owns.
     fn send_gathered(&self) {
-        let is_sent = match self.sender.try_lock() {
-            Some(mut sender) if !self.uses_tls => self.send(&mut sender, None).is_ok(),
-            _ => false,
-        };
-        if !is_sent {
-            self.tell();
+        if self.uses_tls {
+            return self.tell();
+        }
+        while let Some(mut sender) = self.sender.try_lock() {
+            if self.send(&mut sender, None).is_err() {
+                return self.tell();
+            }
+            if !self.has_more_for(sender) {
+                return;
+            }
         }
     }
 }
@@ -334,5 +347,47 @@ impl Peer {
         let idle = connections().find(|connection| backlog(connection) < BUSY_SIZE);
         let best = idle.or_else(|| connections().min_by_key(|connection| backlog(connection)));
         best.ok_or(SendError::NotConnected)?.queue(message)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Read;
+    use std::net::TcpListener;
+    use std::time::Duration;
+
+    use super::super::gathering::Gathering;
+    use super::*;
+
+    const MESSAGE: [u8; 20] = [7; 20];
+    const THREADS: usize = 3;
+    const MESSAGES: usize = 1000;
+
+    #[test]
+    fn what_threads_send_at_the_same_time_leaves_without_the_fabric_thread() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let stream = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let (mut other_end, _) = listener.accept().unwrap();
+        stream.set_nonblocking(true).unwrap();
+        let postbox = Arc::new(Postbox::new().unwrap());
+        let peer = Arc::new(Peer::new(NodeId(2)));
+        let connection =
+            Connection::new(stream, peer, Channel::ReadWrite, (1, &postbox), &Arc::default(), false);
+        connection.sender.lock().may_write = true;
+        other_end.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+        let mut received = vec![0; THREADS * MESSAGES * MESSAGE.len()];
+        std::thread::scope(|scope| {
+            for _ in 0..THREADS {
+                scope.spawn(|| {
+                    for _ in 0..MESSAGES {
+                        let _gathering = Gathering::begin();
+                        connection.queue(&MESSAGE).unwrap();
+                    }
+                });
+            }
+            other_end.read_exact(&mut received).unwrap();
+        });
+        assert_eq!(connection.backlog.load(Relaxed), 0);
+        assert!(postbox.take().is_none(), "the fabric thread was told");
     }
 }

@@ -6,15 +6,16 @@
 //! connection lasts ([`Fabric::send_in_order`]).
 //!
 //! # Threads
-//! - A few fabric threads own the connections. Those of the channels read-write and bulk are distributed over
-//!   as many threads as there are processors; control and metadata have one thread each. Fabric threads read,
-//!   call handlers, and write. Handlers must not wait. Service threads [send](Gathering) their messages
-//!   themselves.
+//! - A few fabric threads own the connections. Those of the channel bulk are distributed over as many threads as
+//!   there are processors, those of read-write over half as many; control and metadata have one thread each.
+//!   Fabric threads read, call handlers, and write. Handlers must not wait. Service threads [send](Gathering)
+//!   their messages themselves.
 //! - The cluster thread (`driver`) owns the state of the cluster, `cluster::node::Node`.
 //! - The metadata thread (`metadata`) makes changes of system metadata on all nodes.
 //!
 //! Each connection has a bounded queue of its own, so a peer that stalls delays no other.
 
+mod arrival;
 mod cluster;
 mod company;
 mod connection;

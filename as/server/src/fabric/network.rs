@@ -13,6 +13,7 @@ use proto::peer::NodeId;
 use proto::peer::hello::Channel;
 use proto::peer::nested::Endpoint;
 
+use super::arrival;
 use super::connection::{Connection, Dial, Post, SendError};
 use super::peers::{FabricSettings, Handlers, Peers};
 use super::thread::FabricThread;
@@ -94,6 +95,18 @@ impl Fabric {
     /// When there is no connection, or too many bytes wait to be sent on it.
     pub(crate) fn send(&self, to: NodeId, channel: Channel, message: &[u8]) -> Result<(), SendError> {
         self.peers.find(to).ok_or(SendError::NotConnected)?.send(channel, message)
+    }
+
+    /// As [`send`](Self::send), for the answer to a message of that node. A handler's answer leaves on the connection
+    /// on which the message came, if that takes it.
+    ///
+    /// # Errors
+    /// As [`send`](Self::send).
+    pub(crate) fn answer(&self, to: NodeId, channel: Channel, message: &[u8]) -> Result<(), SendError> {
+        match arrival::connection_to(to).filter(|connection| connection.channel == channel) {
+            Some(connection) if connection.queue(message).is_ok() => Ok(()),
+            _ => self.send(to, channel, message),
+        }
     }
 
     /// As [`send`](Self::send), on the read-write channel, in the order of messages about the record of
@@ -183,12 +196,13 @@ fn name(channel: Channel) -> &'static str {
 
 #[cfg(test)]
 mod tests {
-    use std::net::TcpListener;
+    use std::io::{Read, Write};
+    use std::net::{TcpListener, TcpStream};
     use std::time::{Duration, Instant};
 
     use proto::peer::MessageType;
-
     use proto::peer::fields::{Fields, Value, Writer};
+    use proto::peer::hello::Hello;
     use proto::peer::nested::Address;
 
     use super::super::peers::Handler;
@@ -215,17 +229,25 @@ mod tests {
         endpoint: Endpoint,
     }
 
-    fn side(node: u64) -> Side {
+    fn new_fabric(node: u64) -> Arc<Fabric> {
+        Fabric::new(NodeId(node), FabricSettings::new(&NetworkConfig::default(), None)).unwrap()
+    }
+
+    /// Starts a fabric whose messages `handler` takes. Returns its port.
+    fn start(fabric: &Fabric, handler: Arc<dyn Handler>) -> u16 {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         listener.set_nonblocking(true).unwrap();
         let port = listener.local_addr().unwrap().port();
-        let endpoint = Endpoint { capabilities: 0, address: Address::V4([127, 0, 0, 1]), port };
-        let settings = FabricSettings::new(&NetworkConfig::default(), None);
-        let fabric = Fabric::new(NodeId(node), settings).unwrap();
-        let kept = Arc::<Kept>::default();
         let mut handlers = Handlers::default();
-        handlers.add(MessageType::Smd, Arc::clone(&kept) as Arc<dyn Handler>);
+        handlers.add(MessageType::Smd, handler);
         fabric.start(vec![PeerDoor { listener, tls: None }], handlers).unwrap();
+        port
+    }
+
+    fn side(node: u64) -> Side {
+        let (fabric, kept) = (new_fabric(node), Arc::<Kept>::default());
+        let port = start(&fabric, Arc::clone(&kept) as Arc<dyn Handler>);
+        let endpoint = Endpoint { capabilities: 0, address: Address::V4([127, 0, 0, 1]), port };
         Side { fabric, kept, endpoint }
     }
 
@@ -277,6 +299,38 @@ mod tests {
         wait_for("gone", || one.fabric.connection_count() == 0 && two.fabric.connection_count() == 0);
         one.fabric.stop();
         two.fabric.stop();
+    }
+
+    /// Sends each message back.
+    struct Echo(Arc<Fabric>);
+
+    impl Handler for Echo {
+        fn take(&self, from: NodeId, message: &[u8]) {
+            self.0.answer(from, Channel::ReadWrite, message).unwrap();
+        }
+    }
+
+    #[test]
+    fn an_answer_leaves_on_the_connection_of_its_question() {
+        let fabric = new_fabric(1);
+        let port = start(&fabric, Arc::new(Echo(Arc::clone(&fabric))));
+        let mut hello = Vec::new();
+        Hello { node: NodeId(2), channel: Channel::ReadWrite }.encode(&mut hello);
+        let mut connections = [0, 1].map(|number| {
+            let mut connection = TcpStream::connect(("127.0.0.1", port)).unwrap();
+            connection.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+            connection.write_all(&hello).unwrap();
+            wait_for("accepted", || fabric.connection_count() > number);
+            connection
+        });
+        for (number, at) in [1, 0, 1].into_iter().enumerate() {
+            let question = message(number as u64, 300);
+            connections[at].write_all(&question).unwrap();
+            let mut answer = vec![0; question.len()];
+            connections[at].read_exact(&mut answer).unwrap();
+            assert_eq!(answer, question);
+        }
+        fabric.stop();
     }
 
     #[test]

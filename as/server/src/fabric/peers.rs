@@ -64,10 +64,14 @@ pub(crate) struct FabricSettings {
 
 impl FabricSettings {
     /// Takes the settings from the configuration. One thread for each processor is enough for any channel,
-    /// because no thread waits.
+    /// because no thread waits. Half as many are enough for the channel read-write without TLS: service threads do
+    /// the other half of the work for a replicated write, and a thread that finds more messages when it wakes up
+    /// needs less time for each.
     pub(crate) fn new(network: &NetworkConfig, tls: Option<Arc<TlsPort>>) -> Self {
         let params = &network.fabric;
-        let threads = |configured: u32| (configured as usize).clamp(1, threads::cpu_count());
+        let processors = threads::cpu_count();
+        let for_records = if tls.is_some() { processors } else { processors.div_ceil(2) };
+        let threads = |configured: u32, limit: usize| (configured as usize).clamp(1, limit);
         let seconds = |number: u32| Duration::from_secs(u64::from(number.max(1)));
         let keepalive = (
             seconds(params.keepalive_time.get()),
@@ -82,9 +86,9 @@ impl FabricSettings {
                 params.channel_meta_fds.get(),
             ],
             threads: [
-                threads(params.channel_rw_recv_threads.get()),
+                threads(params.channel_rw_recv_threads.get(), for_records),
                 1,
-                threads(params.channel_bulk_recv_threads.get()),
+                threads(params.channel_bulk_recv_threads.get(), processors),
                 1,
             ],
             keepalive: params.keepalive_enabled.get().then_some(keepalive),

@@ -21,6 +21,7 @@ use proto::peer::hello::{Channel, Hello};
 use proto::peer::{HEADER_SIZE, MESSAGE_SIZE_MAX, MessageHeader, NodeId};
 use socket2::{Domain, Protocol, Socket, TcpKeepalive, Type};
 
+use super::arrival;
 use super::connection::{Connection, Dial, Peer, Post};
 use super::gathering::Gathering;
 use super::peers::{Handlers, Peers};
@@ -466,10 +467,12 @@ impl FabricThread {
     fn take_apart(&mut self, token: u64) {
         let Some(link) = self.links.get_mut(&token) else { return };
         let (from, handlers) = (link.connection.peer.node, &self.handlers);
-        let taken = link.frames.take_apart(|message| {
-            cf::fault_point!("fabric-message");
-            handle(handlers, from, message);
-            true
+        let taken = arrival::handle_on(&link.connection, || {
+            link.frames.take_apart(|message| {
+                cf::fault_point!("fabric-message");
+                handle(handlers, from, message);
+                true
+            })
         });
         if let Err(error) = taken {
             cf::warning_limited!(Fabric, "closing a connection of node {from}: {error}");
@@ -485,17 +488,23 @@ impl FabricThread {
         }
         cf::fault_point!("fabric-send");
         link.connection.looked_at();
-        let mut sender = link.connection.sender.lock();
-        // Bytes encrypted earlier go first.
         let mut tls = link.tls.as_deref_mut().filter(|_| link.connect_by.is_none());
-        let flushed = tls.as_deref_mut().map(|tls| tls.flush(&link.connection.stream));
-        if let Some(Ok(false)) = flushed {
-            sender.may_write = false;
-        }
-        let is_broken = matches!(flushed, Some(Err(_))) || link.connection.send(&mut sender, tls).is_err();
-        drop(sender);
-        if is_broken {
-            self.close(token);
+        loop {
+            let mut sender = link.connection.sender.lock();
+            // Bytes encrypted earlier go first.
+            let flushed = tls.as_deref_mut().map(|tls| tls.flush(&link.connection.stream));
+            if let Some(Ok(false)) = flushed {
+                sender.may_write = false;
+            }
+            let is_broken = matches!(flushed, Some(Err(_)))
+                || link.connection.send(&mut sender, tls.as_deref_mut()).is_err();
+            if is_broken {
+                drop(sender);
+                return self.close(token);
+            }
+            if !link.connection.has_more_for(sender) {
+                return;
+            }
         }
     }
 

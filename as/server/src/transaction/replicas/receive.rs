@@ -249,5 +249,5 @@ fn answer(fabric: &Fabric, to: NodeId, message: Replication<'_>) {
     let mut bytes = Vec::new();
     message.encode(&mut bytes);
     // A node that gets no answer asks again.
-    let _ = fabric.send(to, Channel::ReadWrite, &bytes);
+    let _ = fabric.answer(to, Channel::ReadWrite, &bytes);
 }
