@@ -1,7 +1,7 @@
 //! Memory for direct I/O: page-aligned buffers of whole pages.
 //!
-//! Devices opened with `O_DIRECT` refuse transfers from or to other memory, so [`crate::sys::block`] accepts only
-//! this type. One owner, no locks.
+//! Devices opened with `O_DIRECT` refuse transfers with other memory, so [`crate::sys::block`] accepts only
+//! this type. A buffer has one owner and no lock.
 
 use std::alloc::{Layout, alloc_zeroed, dealloc, handle_alloc_error};
 use std::ops::{Deref, DerefMut};

@@ -4,14 +4,15 @@
 //! huge pages [before it](Arena::prepare_ahead), so an unused stage costs only address space. Handle 0 is the null handle.
 //!
 //! # Free elements
-//! 64 consecutive elements are a *group*, which belongs to one shard for good: elements return to the shard that they
-//! came from. Each group has a word with the bits of its free elements, and each shard lists its groups with free
-//! elements; these are used before fresh ones. [`Arena::give_back`] returns the memory of completely free groups to the
-//! system.
+//! 64 consecutive elements are a *group*. A group always belongs to the same shard, so elements return to the
+//! shard that they came from. Each group has a word with the bits of its free elements, and each shard lists
+//! its groups with free elements; these are used before fresh ones. [`Arena::give_back`] returns the memory
+//! of completely free groups to the system.
 //!
 //! # Locking
-//! Each shard has a mutex for its lists, the words of its groups and its run of fresh elements; the stage table has one
-//! for growth. Order: shard, then stages. The holder of a handle guards the element's memory.
+//! Each shard has a mutex for its lists, the words of its groups and its run of fresh elements; the stage
+//! table has one for growth. Order: shard, then stages. The holder of a handle must prevent races on the
+//! element's memory.
 //!
 //! # Cache lines
 //! Fields that change with every allocation (shards) or occasionally (`grow`) do not share a cache line with those that
@@ -28,7 +29,6 @@ use parking_lot::Mutex;
 use crate::huge_pages::{self, HUGE_PAGE_SIZE};
 use crate::zeroed::{self, Zeroable};
 
-/// Largest number of stages.
 pub const STAGE_COUNT_MAX: usize = if cfg!(miri) { 32 } else { 256 };
 /// Number of shards of the free list; a power of two.
 const SHARD_COUNT: usize = 16;
@@ -42,7 +42,7 @@ const PREPARED_MAX: usize = 16 << 20;
 /// Groups that [`Arena::give_back`] checks under one lock.
 const PORTION: usize = 1024;
 
-/// Address of an element; 0 is none. Only an arena makes other handles.
+/// Address of an element; 0 means none. Only an arena makes other handles.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Hash)]
 #[repr(transparent)]
 pub struct Handle(u32);
@@ -65,14 +65,12 @@ impl Handle {
 pub struct AtomicHandle(AtomicU32);
 
 impl AtomicHandle {
-    /// Loads the handle.
     #[inline]
     #[must_use]
     pub fn load(&self, order: Ordering) -> Handle {
         Handle(self.0.load(order))
     }
 
-    /// Stores `handle`.
     #[inline]
     pub fn store(&self, handle: Handle, order: Ordering) {
         self.0.store(handle.0, order);
@@ -84,9 +82,10 @@ unsafe impl Zeroable for AtomicHandle {}
 
 #[derive(Default)]
 struct ShardState {
-    /// Groups with free elements, each once. The last one supplies the next element.
+    /// Groups with free elements, each listed once. The last one supplies the next element.
     open: Vec<u32>,
-    /// Groups without elements whose memory the system has. When needed, the last one becomes open again.
+    /// Groups without elements whose memory was returned to the system. When needed, the last one becomes
+    /// open again.
     returned: Vec<u32>,
     next_fresh: u32,
     fresh_end: u32,
@@ -96,7 +95,8 @@ struct ShardState {
 #[derive(Default)]
 struct Shard {
     state: Mutex<ShardState>,
-    /// Elements taken from this shard less those returned to it; may be negative. Changed only under `state`.
+    /// Elements taken from this shard minus those returned to it; may be negative. Changed only under
+    /// `state`.
     used: AtomicI64,
 }
 
@@ -107,7 +107,7 @@ impl Shard {
     }
 }
 
-/// A value on cache lines of its own.
+/// A value with cache lines of its own.
 #[repr(align(128))]
 struct OwnLine<V>(V);
 
@@ -147,7 +147,7 @@ impl<T: Zeroable> Arena<T> {
     /// An empty arena whose stages have `stage_size` bytes, a power of two and a multiple of the element size.
     ///
     /// # Panics
-    /// If `stage_size` is invalid, which the configuration table excludes.
+    /// If `stage_size` is invalid. The configuration table excludes that.
     #[must_use]
     pub fn new(stage_size: u64) -> Self {
         let elements = stage_size / size_of::<T>() as u64;
@@ -166,8 +166,8 @@ impl<T: Zeroable> Arena<T> {
         }
     }
 
-    /// Takes a free element of the shard that `shard_hint` selects, or a fresh one. It holds what the last owner left,
-    /// or zeros.
+    /// Takes a free element of the shard that `shard_hint` selects, or a fresh one. Its content is what the
+    /// last owner left, or zeros.
     ///
     /// # Errors
     /// [`Exhausted`] when all stages are full.
@@ -206,14 +206,14 @@ impl<T: Zeroable> Arena<T> {
             let start = self.fresh_run()?;
             state.fresh_end = start + (RUN_LENGTH - 1);
             state.next_fresh = start;
-            // The run's last element is taken at once, because `fresh_end` must not overflow u32.
+            // The last element of the run is taken at once, because `fresh_end` must not overflow u32.
             return Ok(state.fresh_end);
         }
         state.next_fresh += 1;
         Ok(state.next_fresh - 1)
     }
 
-    /// Returns `handle`, with the hint that it was allocated with. The caller has the only path to it.
+    /// Returns `handle` with the hint of its allocation. The caller has the only path to the element.
     pub fn release(&self, handle: Handle, shard_hint: usize) {
         debug_assert!(!handle.is_null());
         let shard = &self.shards[shard_hint % SHARD_COUNT];
@@ -239,8 +239,8 @@ impl<T: Zeroable> Arena<T> {
         &words[index as usize]
     }
 
-    /// Returns the memory of groups without elements to the system, at most about `bytes_max`; returns the number of
-    /// bytes. If it is called only now and then, memory in constant use stays.
+    /// Returns the memory of groups without elements to the system, at most about `bytes_max`; returns the
+    /// number of bytes. Memory in constant use is not affected, if the calls are rare.
     ///
     /// A shard is locked only briefly, and not while the system takes the memory.
     pub fn give_back(&self, bytes_max: usize) -> usize {
@@ -257,7 +257,7 @@ impl<T: Zeroable> Arena<T> {
                 let is_given = idle.chunk_by(|group, next| group + 1 == *next).all(|run| self.discard(run));
                 let mut state = shard.state.lock();
                 if !is_given {
-                    // The system keeps memory that is locked (mlock).
+                    // The system does not take back locked memory (mlock).
                     state.open.append(&mut idle);
                     return bytes;
                 }
@@ -271,8 +271,8 @@ impl<T: Zeroable> Arena<T> {
         bytes
     }
 
-    /// Takes groups without elements out of `open`, checking the last `PORTION` before `end`. Returns them, and the end
-    /// of the next check.
+    /// Takes groups without elements out of `open`, checking the last `PORTION` groups before `end`. Returns
+    /// these groups, and the end of the next check.
     fn take_idle(&self, open: &mut Vec<u32>, end: usize) -> (Vec<u32>, usize) {
         let end = end.min(open.len());
         let start = end.saturating_sub(PORTION);
@@ -285,15 +285,16 @@ impl<T: Zeroable> Arena<T> {
         (idle, start)
     }
 
-    /// Returns the memory of `groups`, which are consecutive and in no list, to the system. It then reads as zeros.
+    /// Returns the memory of `groups`, which are consecutive and in no list, to the system. The memory then
+    /// reads as zeros.
     fn discard(&self, groups: &[u32]) -> bool {
         let [first, ..] = groups else { return true };
         let (stage, index) = self.place(Handle(first * GROUP_LENGTH));
-        // SAFETY: the group has been handed out, so its stage is there, and `index` is inside it.
+        // SAFETY: the group has been handed out, so its stage exists, and `index` is inside it.
         let start = unsafe { self.stages[stage].load(Ordering::Acquire).add(index) };
         let size = groups.len() * Self::GROUP_SIZE;
-        // SAFETY: whole pages of a stage, which is private anonymous memory of this arena. Their elements are free, and
-        // in no list from which they could be handed out, so no thread accesses them.
+        // SAFETY: these are whole pages of a stage, which is private anonymous memory of this arena. Their
+        // elements are free, and in no list from which they could be handed out, so no thread accesses them.
         cfg!(not(miri)) && unsafe { libc::madvise(start.cast(), size, libc::MADV_DONTNEED) } == 0
     }
 
@@ -306,8 +307,9 @@ impl<T: Zeroable> Arena<T> {
     /// The address of element `handle`.
     ///
     /// # Safety
-    /// [`allocate`](Self::allocate) of this arena has returned `handle`, and that happened before this call: the caller
-    /// got the handle from it, or read it from a place that is written and read under a lock which the caller holds.
+    /// [`allocate`](Self::allocate) of this arena returned `handle`, and that happened before this call: the
+    /// caller got the handle from it, or read it from a place that is accessed only under a lock which the
+    /// caller holds.
     #[inline]
     #[must_use]
     pub unsafe fn resolve(&self, handle: Handle) -> NonNull<T> {
@@ -315,8 +317,8 @@ impl<T: Zeroable> Arena<T> {
         let (stage, index) = self.place(handle);
         let base = self.stages[stage].load(Ordering::Acquire);
         debug_assert!(!base.is_null());
-        // SAFETY: this arena gave the handle, so its stage was allocated before, and the caller sees that. Stages are
-        // freed with the arena. `index` is below the stage's element count by the mask.
+        // SAFETY: this arena returned the handle, so its stage was allocated before, and the caller sees
+        // that. Stages are freed with the arena. The mask keeps `index` below the element count of the stage.
         unsafe { NonNull::new_unchecked(base.add(index)) }
     }
 
@@ -326,7 +328,7 @@ impl<T: Zeroable> Arena<T> {
     pub fn find(&self, handle: Handle) -> Option<NonNull<T>> {
         let (stage, index) = self.place(handle);
         let base = NonNull::new(self.stages.get(stage)?.load(Ordering::Acquire))?;
-        // SAFETY: the stage is there, and `index` is below its element count by the mask.
+        // SAFETY: the stage exists, and the mask keeps `index` below its element count.
         Some(unsafe { base.add(index) })
     }
 
@@ -339,18 +341,18 @@ impl<T: Zeroable> Arena<T> {
         }
     }
 
-    /// Numbers of a handle's stage, and of its element in the stage.
+    /// The number of a handle's stage, and the number of its element in the stage.
     #[inline]
     fn place(&self, handle: Handle) -> (usize, usize) {
         let stage = (handle.0 >> self.elements_per_stage_log2) as usize;
         (stage, (handle.0 & ((1 << self.elements_per_stage_log2) - 1)) as usize)
     }
 
-    /// Elements handed out and not returned.
+    /// Number of elements handed out and not returned.
     #[must_use]
     pub fn used(&self) -> u64 {
         let of_shards = self.shards.iter().map(|shard| shard.used.load(Ordering::Relaxed)).sum::<i64>();
-        // A sum taken during concurrent allocations may be a value that never was.
+        // The sum may be a value that never existed, because allocations go on meanwhile.
         of_shards.max(0) as u64
     }
 
@@ -513,7 +515,7 @@ mod tests {
         };
         let handles = fill();
         assert_eq!(arena.give_back(usize::MAX), 0, "nothing is free");
-        // A few stay, each in a group of its own.
+        // A few elements stay, each in a different group.
         let (kept, released): (Vec<_>, Vec<_>) =
             handles.iter().enumerate().partition(|(hint, _)| hint % 9000 == 0);
         let mut seed = 7u64;
@@ -550,7 +552,7 @@ mod tests {
     }
 
     #[test]
-    fn memory_is_given_back_beside_those_who_allocate() {
+    fn memory_is_given_back_while_other_threads_allocate() {
         const TURNS: usize = if cfg!(miri) { 1 } else { 60 };
         let arena = Arena::<Cell64>::new(64 * 4096);
         std::thread::scope(|scope| {

@@ -1,7 +1,7 @@
 //! Time: the epoch of stored times, and a monotonic clock for durations.
 //!
-//! Stored times count from 2010-01-01T00:00:00Z. Service threads read the clock once per wake-up and pass
-//! the value on; the pure crates take it as an argument.
+//! Stored times count from 2010-01-01T00:00:00Z. Service threads read the clock once per wake-up and pass the
+//! value on; the pure crates get it as an argument.
 
 use std::fmt;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -16,7 +16,7 @@ pub const STORED_EPOCH_UNIX_SECONDS: u64 = 1_262_304_000;
 pub struct StoredMillis(pub u64);
 
 impl StoredMillis {
-    /// The current wall clock. A clock set before 2010 reads as zero.
+    /// The current time of the wall clock. A clock set before 2010 reads as zero.
     #[must_use]
     pub fn now() -> Self {
         let unix = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();

@@ -1,8 +1,8 @@
-//! Event counters whose owner pays one unshared store.
+//! Event counters. The thread that owns a shard counts with one store to memory that no other thread writes.
 //!
-//! A set of counters is split into shards. Shard 0 is shared by every thread and added to atomically; a
-//! thread that claimed another shard (see [`claim_shard`]) is its only writer and adds with a plain load and
-//! store. Reading sums the shards; a sum never decreases, and is exact once the writers are quiet.
+//! A set of counters is split into shards. All threads share shard 0 and add to it atomically. A thread that
+//! claimed another shard (see [`claim_shard`]) is its only writer, and adds with a plain load and store. A
+//! read sums the shards; a sum never decreases, and is exact when no thread is counting.
 
 use std::cell::Cell;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -13,7 +13,7 @@ thread_local! {
 
 /// Makes the calling thread the only writer of `shard` in every [`Counters`] it touches.
 ///
-/// The caller gives each shard number to one thread at a time; 0 is the shared shard.
+/// The caller must give each shard number to only one thread at a time; 0 is the shared shard.
 pub fn claim_shard(shard: usize) {
     SHARD.set(shard);
 }

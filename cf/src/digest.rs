@@ -5,7 +5,7 @@ use ripemd::{Digest as _, Ripemd160};
 /// Length of a digest in bytes.
 pub const DIGEST_SIZE: usize = 20;
 
-/// RIPEMD-160 of set name, key type and key, by which a record is found.
+/// RIPEMD-160 of set name, key type and key; it identifies a record.
 ///
 /// Clients compute and send it; the server checks only its length.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
@@ -13,7 +13,7 @@ pub const DIGEST_SIZE: usize = 20;
 pub struct Digest(pub [u8; DIGEST_SIZE]);
 
 impl Digest {
-    /// The digest of a user key. `key` is the key as it goes over the wire, without its type byte.
+    /// The digest of a user key. `key` is the key in its wire form, without the type byte.
     #[must_use]
     pub fn of_key(set: &[u8], key_type: u8, key: &[u8]) -> Self {
         let mut hash = Ripemd160::new();
@@ -60,7 +60,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn digest_of_key_is_what_official_clients_compute() {
+    fn digest_of_key_equals_that_of_official_clients() {
         // aerospike.calc_digest("test", "demo", 1) and ("test", "demo", "k") of the Python client.
         let integer = Digest::of_key(b"demo", 1, &1i64.to_be_bytes());
         assert_eq!(integer.to_string(), "b7f4b83889e2da67de683e1df6919a1eacc446c8");

@@ -1,10 +1,10 @@
 //! A flag beside a queue: only the first sender since the reader's last check wakes the reader.
 //!
-//! The reader [silences](Doorbell::silence) the bell, then empties the queue; a sender posts, then
-//! [rings](Doorbell::ring). Both exchange the flag, so one precedes the other: either the reader sees the posted item,
-//! or the sender sees the lowered flag and wakes the reader again.
+//! The reader [silences](Doorbell::silence) the bell and then empties the queue. A sender posts and then
+//! [rings](Doorbell::ring). Both exchange the flag, so one exchange precedes the other: either the reader
+//! sees the posted item, or the sender sees the lowered flag and wakes the reader again.
 //!
-//! `tests/loom` runs this file through all orders of its steps, so it uses nothing else of the crate.
+//! `tests/loom` runs this file through all orders of its steps, so it uses no other part of the crate.
 
 #[cfg(not(loom))]
 use std::sync::atomic::AtomicBool;
@@ -14,16 +14,16 @@ use loom::sync::atomic::AtomicBool;
 
 use std::sync::atomic::Ordering::AcqRel;
 
-/// The object that a thread sleeps on. The end of a sleep uses up the signals until then.
+/// The object that a thread sleeps on. The end of a sleep consumes all signals up to then.
 pub trait Wake {
-    /// Ends the current sleep, or the next one at once.
+    /// Ends the current sleep. If there is none, the next sleep ends at once.
     fn signal(&self);
 }
 
 /// The flag, and the reader's wake object.
 #[derive(Default)]
 pub struct Doorbell<W> {
-    /// The reader was woken and has not checked yet.
+    /// Whether the reader was woken and has not checked yet.
     is_rung: AtomicBool,
     wake: W,
 }
@@ -41,7 +41,7 @@ impl<W: Wake> Doorbell<W> {
         }
     }
 
-    /// The reader begins its check: a later post wakes it again.
+    /// Begins the reader's check: a later post wakes it again.
     pub fn silence(&self) {
         self.is_rung.swap(false, AcqRel);
     }

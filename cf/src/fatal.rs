@@ -1,7 +1,7 @@
-//! Ends the process on a broken invariant of our own.
+//! Ends the process when an internal invariant is broken.
 //!
-//! Used where stored data would be at risk otherwise (index or storage accounting that does not add up). Never used for
-//! anything that a client, a peer, a disk or a configuration file can cause.
+//! Used only where stored data would be at risk otherwise, because index or storage accounting does not add
+//! up. Never used for an error that a client, a peer, a disk or a configuration file can cause.
 
 use crate::log::{self, Context, Level, Place};
 
@@ -15,7 +15,7 @@ pub fn abort(message: &str) -> ! {
     std::process::abort()
 }
 
-/// Ends the process unless an invariant of our own bookkeeping holds. A panic would be caught, and the process would
+/// Ends the process unless an internal invariant holds. A panic would be caught, and the process would
 /// continue with wrong state.
 #[macro_export]
 macro_rules! invariant {

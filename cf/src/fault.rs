@@ -1,11 +1,11 @@
-//! Faults that tests inject: a named point of the code panics once when a test asks for it. Only builds with debug
-//! assertions have these points; elsewhere [`fault_point!`](crate::fault_point) does nothing.
+//! Faults that tests inject: a named point of the code panics once when a test asks for it. Only builds with
+//! debug assertions contain these points; in others [`fault_point!`](crate::fault_point) does nothing.
 //!
-//! A test sets the variable [`FOLDER`] to a folder before the process starts, and requests the panic with a file in it
-//! that has the name of the point. The first thread at the point removes the file and panics.
+//! A test sets the variable [`FOLDER`] to a folder before the process starts. A file in the folder with the
+//! name of a point requests the panic. The first thread at the point removes the file and panics.
 //!
-//! A file with the name of the point plus [`STALL`] stalls all threads there until the test removes it. Tests use that
-//! as a disk that does not answer.
+//! A file with the name of the point and the suffix [`STALL`] stalls all threads at the point until the test
+//! removes it. Tests simulate a disk that does not answer with it.
 
 use std::path::PathBuf;
 use std::sync::OnceLock;
@@ -35,7 +35,7 @@ macro_rules! fault_point {
 /// # Panics
 /// If a test asks for it.
 pub fn pass(name: &str) {
-    // The environment at the first point; it does not change.
+    // The environment at the first point that is passed; it does not change afterwards.
     static FAULTS: OnceLock<Option<PathBuf>> = OnceLock::new();
     let Some(folder) = FAULTS.get_or_init(|| std::env::var_os(FOLDER).map(PathBuf::from)) else { return };
     let stall = folder.join([name, STALL].concat());

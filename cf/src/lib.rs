@@ -1,7 +1,7 @@
-//! Foundation of the server; it does not know records or namespaces.
+//! Foundation of the server. It does not know records or namespaces.
 //!
-//! All system calls and memory tricks are here behind safe types, so that the other crates can deny `unsafe`.
-//! The macros of `log` write log lines.
+//! All system calls and unsafe memory operations are in this crate, behind safe types, so that the other
+//! crates can deny `unsafe`. The macros of `log` write log lines.
 
 pub mod aligned;
 pub mod arena;

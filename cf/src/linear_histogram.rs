@@ -1,7 +1,7 @@
 //! A histogram with buckets of equal width over a known range.
 //!
-//! Points below the range count in the first bucket, points above it in the last. One thread fills a histogram; threads
-//! that share work fill one each and merge them.
+//! Points below the range count in the first bucket, points above it in the last. One thread fills a
+//! histogram; threads that share work fill one histogram each and merge them.
 
 /// Amounts by point.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -12,8 +12,8 @@ pub struct LinearHistogram {
 }
 
 impl LinearHistogram {
-    /// Zeros in `bucket_count` buckets, at least one, that divide the `range` points from `start`. The width of a bucket
-    /// is rounded up to a whole number, at least 1.
+    /// Makes a histogram of zeros. Its `bucket_count` buckets, at least one, divide the `range` points from
+    /// `start`. The width of a bucket is rounded up to a whole number, at least 1.
     #[must_use]
     pub fn new(start: u32, range: u32, bucket_count: u32) -> Self {
         let bucket_count = bucket_count.max(1);
@@ -24,7 +24,6 @@ impl LinearHistogram {
         }
     }
 
-    /// Adds `amount` at `point`.
     #[inline]
     pub fn add(&mut self, point: u32, amount: u64) {
         let at = (point.saturating_sub(self.start) / self.bucket_width) as usize;
@@ -79,7 +78,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_lies_outside_goes_to_the_ends() {
+    fn points_outside_the_range_count_in_the_outer_buckets() {
         let mut histogram = LinearHistogram::new(100, 10, 4);
         assert_eq!((histogram.bucket_width(), histogram.width()), (3, 12));
         for (point, amount) in [(0, 1), (100, 2), (102, 4), (103, 8), (111, 16), (u32::MAX, 32)] {
@@ -90,7 +89,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_to_divide_is_no_error() {
+    fn an_empty_range_is_no_error() {
         let mut histogram = LinearHistogram::new(u32::MAX, 0, 0);
         histogram.add(7, 1);
         assert_eq!(histogram.buckets().collect::<Vec<_>>(), [(u32::MAX, 1)]);

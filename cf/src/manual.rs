@@ -1,6 +1,6 @@
 //! Man page and shell completions of a program, generated from the definition of its options.
 //!
-//! A program with this prints them if its only arguments are `--generate` and a document: `man`, or the name of a
+//! The program prints them if its only arguments are `--generate` and a document: `man`, or the name of a
 //! shell. Package builds use it; users do not need it, so the help leaves it out.
 
 use std::ffi::OsString;
@@ -15,14 +15,13 @@ use clap_mangen::roff::{Roff, roman};
 /// The option that requests a document.
 const OPTION: &str = "--generate";
 
-/// The documents.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Document {
     ManPage,
     Completions(Shell),
 }
 
-/// Facts shared by the pages of a set of programs, and those of one page.
+/// Facts that the pages of a set of programs share, and the facts of one page.
 #[derive(Clone, Copy, Debug)]
 pub struct Page {
     /// Section of the manual: 1 for commands, 8 for daemons.
@@ -35,7 +34,7 @@ pub struct Page {
     pub licence: &'static str,
 }
 
-/// Prints the document that `arguments` request, if they do; returns the program's exit code then.
+/// Prints the document that `arguments` request, if they request one; returns the program's exit code then.
 pub fn answer(
     arguments: impl Iterator<Item = OsString>,
     command: impl FnOnce() -> Command,
@@ -46,7 +45,8 @@ pub fn answer(
 }
 
 impl Document {
-    /// The document that `arguments`, which begin with the program's name, request; `None` if they request none.
+    /// The document that `arguments` request; `None` if they request none. The first argument is the
+    /// program's name.
     fn asked(mut arguments: impl Iterator<Item = OsString>) -> Option<Self> {
         arguments.next()?;
         if arguments.next()? != OPTION {
@@ -175,7 +175,7 @@ mod tests {
     }
 
     #[test]
-    fn shells_are_told_the_options() {
+    fn completions_contain_the_options() {
         for shell in [Shell::Bash, Shell::Zsh, Shell::Fish] {
             let text = text_of(Document::Completions(shell));
             assert!(text.contains("config-file") && text.contains("demo"), "{shell}: {text}");

@@ -1,9 +1,9 @@
-//! Hints to the processor about memory that will be used soon. They affect only speed.
+//! Hints to the processor about memory that will be used soon. They affect speed only.
 
 /// Size of a cache line.
 const LINE_SIZE: usize = 64;
 
-/// Starts loading the line of `value`, which need not be readable.
+/// Starts loading the cache line of `value`, which need not be readable.
 #[inline]
 pub fn line<T>(value: *const T) {
     #[cfg(target_arch = "x86_64")]

@@ -1,4 +1,4 @@
-//! A large range of zeroed memory that many threads write to in parts that do not overlap.
+//! A large range of zeroed memory. Many threads write to it, each in a part of its own.
 //!
 //! The kernel backs it page by page on first use, or [before it](Region::prepare); pages can be returned while the addresses stay valid.
 
@@ -12,23 +12,25 @@ use crate::huge_pages;
 
 const PAGE_SIZE: usize = 4096;
 
-/// The memory. Its owner decides which thread may access which part when, so the accessors are unsafe.
+/// The memory. Its owner decides which thread may access which part at which time, so the accessors are
+/// unsafe.
 pub struct Region {
-    /// First byte of `map`. All accesses go through it, none through references to the whole map.
+    /// First byte of `map`. All accesses use it; references to the whole map do not occur.
     base: NonNull<u8>,
-    /// Raw, because asking a `MmapMut` for its length borrows all of its bytes, while other threads write to some.
+    /// Raw, because the length of a `MmapMut` can only be read with a borrow of all its bytes, while other
+    /// threads write to some.
     map: MmapRaw,
 }
 
-// SAFETY: the region is plain bytes; every access goes through the unsafe accessors, whose callers promise that no
-// two threads touch the same part at once unless both only read.
+// SAFETY: the region is plain bytes. Every access uses the unsafe accessors, whose callers promise that no
+// two threads access the same part at once unless both only read.
 unsafe impl Send for Region {}
 // SAFETY: as above.
 unsafe impl Sync for Region {}
 
 impl Region {
-    /// `size` zeroed bytes, or `None` when the system has no such address space left. They take no memory before their
-    /// first use, and the system reserves none for them.
+    /// Makes a region of `size` zeroed bytes; `None` if the system has no such address space left. The bytes
+    /// take no memory before their first use, and the system reserves none for them.
     #[must_use]
     pub fn new(size: usize) -> Option<Self> {
         if size == 0 {
@@ -52,7 +54,7 @@ impl Region {
     /// The bytes `offset..offset + size`.
     ///
     /// # Safety
-    /// Nobody writes to them during the life of the slice.
+    /// No thread writes to them during the life of the slice.
     ///
     /// # Panics
     /// If they are not all inside the region.
@@ -82,15 +84,15 @@ impl Region {
     /// Copies `bytes` to `offset`.
     ///
     /// # Safety
-    /// Nobody else reads or writes that part during the call, and no slice of it is alive.
+    /// No other thread reads or writes that part during the call, and no slice of it is alive.
     ///
     /// # Panics
     /// If they do not fit in the region.
     #[inline]
     pub unsafe fn write(&self, offset: usize, bytes: &[u8]) {
         self.check(offset, bytes.len());
-        // SAFETY: the target is inside one live mapping (checked) and exclusively ours (caller), so it cannot
-        // overlap `bytes`.
+        // SAFETY: the target is inside one live mapping (checked) and used by no other thread (caller), so it
+        // cannot overlap `bytes`.
         unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), self.base.as_ptr().add(offset), bytes.len()) };
     }
 
@@ -105,13 +107,13 @@ impl Region {
             "pages are discarded as a whole"
         );
         #[cfg(not(miri))]
-        // SAFETY: whole pages of a private anonymous mapping that is ours (checked); they become zeros, and the caller
-        // ensures that no thread accesses them meanwhile.
+        // SAFETY: these are whole pages of this region's private anonymous mapping (checked); they become
+        // zeros, and the caller ensures that no thread accesses them meanwhile.
         if unsafe { self.map.unchecked_advise_range(UncheckedAdvice::DontNeed, offset, size) }.is_ok() {
             return;
         }
-        // The system keeps pages that are locked into memory.
-        // SAFETY: inside one live mapping (checked), and exclusively ours (caller).
+        // The system does not take back pages that are locked into memory. SAFETY: inside one live mapping
+        // (checked), and used by no other thread (caller).
         unsafe { std::ptr::write_bytes(self.base.as_ptr().add(offset), 0, size) };
     }
 
@@ -129,7 +131,7 @@ mod tests {
     #[test]
     fn discarded_pages_read_as_zeros() {
         let region = Region::new(16 * PAGE_SIZE).expect("memory");
-        // SAFETY: one thread, no slice alive over a write.
+        // SAFETY: one thread, and no slice is alive during a write.
         unsafe {
             region.write(PAGE_SIZE, b"hello");
             assert_eq!(region.slice(PAGE_SIZE, 5), b"hello");
@@ -143,7 +145,7 @@ mod tests {
         const SIZE: usize = if cfg!(miri) { 16 * PAGE_SIZE } else { 64 << 20 };
         let region = Region::new(SIZE).expect("memory");
         let resident_at_first = resident(&region);
-        // SAFETY: one thread, no slice alive over a write.
+        // SAFETY: one thread, and no slice is alive during a write.
         unsafe { region.write(0, &vec![7; SIZE]) };
         let resident_when_full = resident(&region);
         // SAFETY: as above.
@@ -160,7 +162,7 @@ mod tests {
         );
     }
 
-    /// Bytes of memory that `region` takes, from the system; 0 if it cannot be asked.
+    /// Bytes of memory that the system has given to `region`; 0 if the system does not report it.
     fn resident(region: &Region) -> usize {
         if cfg!(miri) {
             return 0;
@@ -176,7 +178,7 @@ mod tests {
     #[should_panic(expected = "beyond the region")]
     fn access_beyond_the_end_is_refused() {
         let region = Region::new(PAGE_SIZE).expect("memory");
-        // SAFETY: panics before touching anything.
+        // SAFETY: the call panics before it accesses any memory.
         unsafe { region.write(PAGE_SIZE - 2, b"abc") };
     }
 }

@@ -1,16 +1,18 @@
 //! A reader-writer lock of four bytes, for structures that need a million of them.
 //!
-//! State word: bit 31 = a writer holds it, bit 30 = a thread sleeps on it, bit 29 = a writer has waited long, the rest
-//! counts readers. Uncontended lock and unlock are one atomic operation each. Waiters spin briefly, then sleep in a
-//! futex; the release wakes all of them.
+//! State word: bit 31 = a writer holds the lock, bit 30 = a thread sleeps on it, bit 29 = a writer has waited
+//! long, the rest = number of readers. Uncontended lock and unlock are one atomic operation each. Waiters
+//! spin briefly, then sleep in a futex; a release wakes all of them.
 //!
-//! Overlapping readers, as on a record in high demand, would keep a writer out for ever. So no reader enters while a
-//! writer sleeps, and a thread must never enter a lock that it holds. A writer's release lets readers in again, so that
-//! overlapping writers do not keep them out. Otherwise the order is arbitrary.
+//! Overlapping readers, as on a record in high demand, would keep a writer out for ever. Therefore no reader
+//! enters while a writer sleeps, and a thread must never enter a lock that it holds. A writer's release lets
+//! readers in again, so that overlapping writers do not keep readers out. Otherwise the order is arbitrary.
 //!
-//! A thread that must not sleep enters *soon* or not at all: it only spins.
+//! A thread that must not sleep uses the *soon* methods: they only spin, and enter within a few microseconds
+//! or not at all.
 //!
-//! `tests/loom` runs this file through all orders of its steps, so it uses nothing else of the crate except the futex.
+//! `tests/loom` runs this file through all orders of its steps, so it uses no other part of the crate except
+//! the futex.
 
 #[cfg(not(loom))]
 use std::hint::spin_loop;
@@ -33,10 +35,10 @@ const WRITER_WAITS: u32 = 1 << 29;
 const READERS: u32 = WRITER_WAITS - 1;
 /// The bits that keep readers out.
 const CLOSED: u32 = WRITER | WRITER_WAITS;
-/// Checks before a thread sleeps. A loom model would only get longer with them.
+/// Number of checks before a thread sleeps. In a loom model they would only add steps.
 const SPINS_MAX: u32 = if cfg!(loom) { 0 } else { 100 };
 
-/// A reader-writer lock without data; the caller keeps the guarded data beside it.
+/// A reader-writer lock without data. The caller keeps the guarded data beside it.
 #[derive(Default)]
 #[repr(transparent)]
 pub struct RwWord(AtomicU32);
@@ -79,7 +81,7 @@ impl RwWord {
         self.0.compare_exchange_weak(0, WRITER, Acquire, Relaxed).is_ok()
     }
 
-    /// Waits until nobody holds the lock, and enters as the writer.
+    /// Waits until no thread holds the lock, and enters as the writer.
     #[inline]
     pub fn lock_exclusive(&self) {
         if !self.try_lock_exclusive() {
@@ -141,7 +143,7 @@ impl RwWord {
         loop {
             let state = self.0.load(Relaxed);
             match enter(state) {
-                // If this fails, another thread got on.
+                // If this fails, another thread has made progress.
                 Some(entered) if self.0.compare_exchange_weak(state, entered, Acquire, Relaxed).is_ok() => {
                     return true;
                 }
@@ -216,12 +218,12 @@ mod tests {
     }
 
     #[test]
-    fn whoever_only_tries_does_not_wait_for_a_writer() {
+    fn a_try_does_not_wait_for_a_writer() {
         let lock = RwWord::new();
         lock.lock_exclusive();
         assert!(!lock.try_lock_shared());
         lock.unlock_exclusive();
-        // It may fail without a reason, but not for ever.
+        // The attempt may fail without a reason, but not for ever.
         while !lock.try_lock_shared() {}
         while !lock.try_lock_shared() {}
         assert_eq!(lock.0.load(Relaxed), 2);
@@ -231,7 +233,7 @@ mod tests {
     }
 
     #[test]
-    fn whoever_must_not_sleep_gives_up_soon() {
+    fn a_thread_that_must_not_sleep_gives_up_soon() {
         let lock = RwWord::new();
         lock.lock_exclusive();
         assert!(!lock.lock_shared_soon() && !lock.lock_exclusive_soon());

@@ -3,7 +3,7 @@
 use std::ops::Deref;
 use std::path::{Path, PathBuf};
 
-/// The folder; removed when dropped.
+/// The folder; it is removed when dropped.
 pub(crate) struct TempFolder(PathBuf);
 
 impl TempFolder {

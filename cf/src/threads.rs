@@ -1,7 +1,8 @@
-//! Threads. Each has a name that `top -H` shows, and its starter keeps the handle to join it.
+//! Threads. Each has a name that `top -H` shows. The code that starts it keeps the handle, to join it.
 //!
-//! [`spawn_essential`] and [`spawn_restarting`] start threads that exist once and serve all: after a panic, which is a
-//! bug of ours, the process ends, or the thread's body restarts. Such a thread never just vanishes.
+//! [`spawn_essential`] and [`spawn_restarting`] start threads that exist once and serve all. After a panic,
+//! which is a bug of the server, the process ends or the thread's body restarts, so that such a thread never
+//! disappears silently.
 
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -28,19 +29,19 @@ pub fn spawn(name: &str, body: impl FnOnce() + Send + 'static) -> io::Result<Han
 /// Pause before a thread's body restarts.
 const RESTART_PAUSE: Duration = Duration::from_millis(100);
 
-/// Longest pause before work that ended in a panic is tried again.
+/// Longest pause before work that panicked is tried again.
 const PAUSE_MAX: Duration = Duration::from_secs(60);
 
-/// How long to wait before work is tried again that has ended in a panic `count` times. A bug that shows every time then
-/// neither keeps a processor busy nor fills the log.
+/// The pause before work that has panicked `count` times is tried again. The pause prevents a permanent bug
+/// from keeping a processor busy or filling the log.
 #[must_use]
 pub fn pause_after_panics(count: u32) -> Duration {
     let doubled = 1u32.checked_shl(count.saturating_sub(1)).unwrap_or(u32::MAX);
     RESTART_PAUSE.saturating_mul(doubled).min(PAUSE_MAX)
 }
 
-/// Starts `body` on an essential thread called `name` that cannot restart, for instance because stored data would be at
-/// risk: a panic ends the process.
+/// Starts `body` on an essential thread called `name`. Such a thread cannot restart, for instance because
+/// stored data would be at risk, so a panic ends the process.
 ///
 /// # Errors
 /// When the system refuses another thread.
@@ -76,8 +77,8 @@ pub fn spawn_restarting(
     })
 }
 
-/// Waits for threads to end, at most until `deadline`. Returns the names of those that still run; they are left alone. A
-/// thread that panicked has logged it.
+/// Waits for threads to end, until `deadline` at most. Returns the names of those that still run; these are
+/// left alone. Panics of threads have been logged.
 pub fn join_until(handles: impl IntoIterator<Item = Handle>, deadline: Instant) -> Vec<String> {
     let mut running = Vec::new();
     for handle in handles {
@@ -93,8 +94,8 @@ pub fn join_until(handles: impl IntoIterator<Item = Handle>, deadline: Instant) 
     running
 }
 
-/// Lowers the calling thread's priority for when processors are short: each step of `niceness`, up to 19, takes away
-/// about a fifth of its share. Failure is not an error.
+/// Lowers the priority of the calling thread, which counts when processors are short: each step of
+/// `niceness`, up to 19, takes away about a fifth of its share. A failure is not an error.
 pub fn lower_own_priority(niceness: i32) {
     let who = 0;
     // SAFETY: the call takes numbers only. On Linux, "process 0" is the calling thread alone.
@@ -104,9 +105,9 @@ pub fn lower_own_priority(niceness: i32) {
     }
 }
 
-/// Requests short time slices for the calling thread, so that it also waits less: kernels from 6.12 on run a thread
-/// with shorter slices sooner. Other kernels, and those that refuse, change nothing. `turn` is between 100 µs and 100
-/// ms.
+/// Requests short time slices for the calling thread, so that its waits are short as well: kernels from 6.12
+/// on run a thread with shorter slices sooner. The call has no effect on other kernels, and on those that
+/// refuse it. `turn` is between 100 µs and 100 ms.
 pub fn take_short_turns(turn: Duration) {
     let (own_thread, flags) = (0, 0);
     // SAFETY: the call takes numbers only. On Linux, "process 0" is the calling thread alone.
@@ -121,7 +122,7 @@ pub fn take_short_turns(turn: Duration) {
         sched_deadline: 0,
         sched_period: 0,
     };
-    // SAFETY: the call reads `attributes`, which says its size. Thread 0 is the calling one.
+    // SAFETY: the call reads `attributes`, which contains its size. Thread 0 is the calling thread.
     let failed =
         unsafe { libc::syscall(libc::SYS_sched_setattr, own_thread, &raw const attributes, flags) } != 0;
     if failed {
@@ -165,7 +166,7 @@ mod tests {
 
     const AGAIN: &str = "CF_TEST_ESSENTIAL_THREAD";
 
-    /// Runs itself in a separate process, which must abort.
+    /// The test runs itself in a separate process, which must abort.
     #[test]
     fn a_panic_of_an_essential_thread_ends_the_process() {
         if std::env::var_os(AGAIN).is_some() {

@@ -1,4 +1,4 @@
-//! Turns of threads that share their processors with others.
+//! Turns of threads that share processors with other threads.
 //!
 //! A thread that has worked for a turn without a wait lets others run: clients, and service threads. Without it, they would
 //! wait until the system takes the processor away, for one to four milliseconds.
@@ -13,14 +13,14 @@ use crate::sys::facts;
 
 /// Length of a turn. It is also the time slice that service threads request from the system.
 pub const TURN: Duration = Duration::from_micros(100);
-/// A wait longer than this has let others run: the thread has slept. A wait that finds an event at once takes about a
-/// microsecond.
+/// A longer wait than this has let other threads run, because the thread has slept. A wait that finds an
+/// event at once takes about a microsecond.
 const RESTING_TIME: Duration = Duration::from_micros(5);
 
 /// The turn of a thread.
 #[derive(Debug)]
 pub struct Turn {
-    /// When the thread last let others run.
+    /// The time at which the thread last let others run.
     rested: Instant,
     /// How often the system had taken the processor away from the thread, yields included, when it was last asked.
     taken_away: u64,

@@ -8,13 +8,13 @@ use crate::huge_pages;
 /// A type whose all-zero bytes are a valid value.
 ///
 /// # Safety
-/// Implementors are valid when all their bytes are zero, and need no drop.
+/// All-zero bytes must be a valid value of the type, and the type must need no drop.
 pub unsafe trait Zeroable {}
 
 // SAFETY: an integer.
 unsafe impl Zeroable for AtomicU64 {}
 
-/// `count` zeroed values; they cost only address space until used.
+/// `count` zeroed values. They cost only address space until they are used.
 #[must_use]
 pub fn boxed_slice<T: Zeroable>(count: usize) -> Box<[T]> {
     let Ok(layout) = Layout::array::<T>(count) else { panic!("slice larger than the address space") };

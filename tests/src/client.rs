@@ -1,6 +1,7 @@
 //! A connection to a server that sends requests as bytes and receives answers as frames.
 //!
-//! Every wait ends: a silent server is an error of kind `WouldBlock` after the timeout.
+//! Every wait ends: if the server stays silent, the wait fails after the timeout with an error of kind
+//! `WouldBlock`.
 
 use std::io::{self, BufReader, Read, Write};
 use std::net::{IpAddr, Shutdown, SocketAddr, TcpStream};
@@ -11,12 +12,11 @@ use socket2::{Domain, Socket, Type};
 use crate::corpus::latin1;
 use crate::wire::{self, BODY_SIZE_MAX, FRAME_HEADER_SIZE, Frame, Message, body_size};
 
-/// Default timeout of a test for bytes, long enough for a busy machine.
+/// Default timeout of a wait for bytes. It is long enough for a busy machine.
 pub const PATIENCE: Duration = Duration::from_secs(60);
 
 /// The transport of a connection: a socket, or TLS on a socket.
 pub trait Channel: Read + Write {
-    /// The socket.
     fn socket(&self) -> &TcpStream;
 }
 
@@ -39,7 +39,7 @@ impl<C: Channel> From<C> for Client<C> {
 }
 
 impl Client {
-    /// Connects, with a timeout of `PATIENCE` for each answer.
+    /// Connects. The timeout for each answer is `PATIENCE`.
     pub fn connect(address: SocketAddr) -> io::Result<Client> {
         Client::connect_patiently(address, PATIENCE)
     }
@@ -56,7 +56,7 @@ impl Client {
         Ok(stream.into())
     }
 
-    /// Connects, with `timeout` for each answer.
+    /// Connects. The timeout for each answer is `timeout`.
     pub fn connect_patiently(address: SocketAddr, timeout: Duration) -> io::Result<Client> {
         let stream = TcpStream::connect_timeout(&address, timeout)?;
         stream.set_read_timeout(Some(timeout))?;
@@ -67,7 +67,7 @@ impl Client {
 }
 
 impl<C: Channel> Client<C> {
-    /// Sends bytes as they are.
+    /// Sends bytes unchanged.
     pub fn send(&mut self, bytes: &[u8]) -> io::Result<()> {
         self.stream.get_mut().write_all(bytes)
     }
@@ -93,7 +93,7 @@ impl<C: Channel> Client<C> {
         messages.pop().filter(|_| frame.kind == wire::kind::MESSAGE).ok_or_else(unexpected)
     }
 
-    /// Sends a record request and receives its single answer.
+    /// Sends a record request and receives its answer, which is one message.
     pub fn ask(&mut self, request: &Message) -> io::Result<Message> {
         self.send(&request.encode())?;
         self.receive_message()
@@ -105,7 +105,7 @@ impl<C: Channel> Client<C> {
         self.take_rows()
     }
 
-    /// The records of an answer of several messages (a scan or a batch), up to the last one.
+    /// The records of an answer of several messages (to a scan or a batch), up to the last message.
     ///
     /// # Errors
     /// When a message has a result other than OK, or is invalid.
@@ -143,7 +143,7 @@ impl<C: Channel> Client<C> {
         value.ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, format!("{name}: {answer:?}")))
     }
 
-    /// The number for `key` in the answer to the info name `name`, a list of `key=value`.
+    /// The number for `key` in the answer to the info name `name`, which is a list of `key=value`.
     pub fn figure(&mut self, name: &str, key: &str) -> io::Result<u64> {
         let answer = self.info_value(name)?;
         let pairs = answer.split([';', ':']).filter_map(|pair| pair.split_once('='));
@@ -151,7 +151,7 @@ impl<C: Channel> Client<C> {
         value.ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, format!("{name}: {key}: {answer:?}")))
     }
 
-    /// Whether the server closes the connection, rather than sending something or staying silent.
+    /// Whether the server closes the connection, instead of sending bytes or staying silent.
     pub fn is_closed_by_server(&mut self) -> bool {
         match self.stream.read(&mut [0; 1]) {
             Ok(count) => count == 0,
@@ -159,7 +159,7 @@ impl<C: Channel> Client<C> {
         }
     }
 
-    /// Tells the server that nothing more will be sent.
+    /// Announces to the server that no more bytes will be sent.
     pub fn finish_sending(&self) -> io::Result<()> {
         self.socket().shutdown(Shutdown::Write)
     }

@@ -1,25 +1,25 @@
 //! Compares two answers to the same request.
 //!
-//! Record messages agree in result code, generation, distance of the void-time from now (within five
-//! seconds), every field, and every operation byte for byte; an answer of several messages is compared as
-//! a set of records, its rows in any order. Info answers agree whole for the commands whose text is a
-//! contract, and in their kind (ok, error, fail, empty, data) for the rest.
+//! Record messages must agree in result code, generation, distance of the void-time from now (within five
+//! seconds), every field, and every operation byte for byte. An answer of several messages is compared as a
+//! set of records, with its rows in any order. Info answers must be equal for the commands whose text is a
+//! contract, and of the same kind (ok, error, fail, empty, data) for the others.
 
 use crate::corpus::latin1;
 use crate::wire::{Frame, Message, kind};
 
 /// Zero of void-times, in seconds since 1970.
 const CITRUSLEAF_EPOCH: f64 = 1_262_304_000.0;
-/// Largest difference of two void-times, each relative to its own clock, in seconds.
+/// Largest difference of two void-times, in seconds. Each is relative to its own clock.
 pub(crate) const VOID_TIME_SLACK: i64 = 5;
-/// Info commands, by the beginning of the request, whose answers must agree to the byte.
+/// Info commands, by the beginning of the request, whose answers must be equal.
 const INFO_EXACT: [&str; 7] =
     ["sindex-exists", "udf-list", "udf-get", "namespaces", "sindex-delete", "udf-remove", "truncate"];
-/// Length at which a printed value is cut.
+/// Length at which a printed value is truncated.
 const BRIEF_MAX: usize = 400;
 
-/// Describes the first difference between two answers of record messages. The walls are the clocks, in
-/// seconds since 1970, at the time of each answer.
+/// Describes the first difference between two answers of record messages. The wall arguments are the times of
+/// the answers, in seconds since 1970.
 pub fn messages(expected: &[Frame], expected_wall: f64, got: &[Frame], got_wall: f64) -> Option<String> {
     let expected = rows(expected, expected_wall);
     let got = rows(got, got_wall);
@@ -38,7 +38,6 @@ pub fn info(request: &str, expected: &Frame, got: &Frame) -> Option<String> {
     (!same).then(|| format!("expected {}, got {}", brief(expected.as_bytes()), brief(got.as_bytes())))
 }
 
-/// Describes a request.
 pub fn describe(request: &[u8]) -> String {
     let Some(frame) = Frame::decode(request) else { return format!("no whole frame: {}", brief(request)) };
     if frame.kind != kind::MESSAGE {
@@ -74,7 +73,7 @@ impl Row {
         Row::Message { message, seconds_to_void }
     }
 
-    /// An order that does not depend on the order of arrival.
+    /// Compares in an order that does not depend on the order of arrival.
     pub(crate) fn order(&self, other: &Row) -> std::cmp::Ordering {
         match (self, other) {
             (Row::Message { message: a, .. }, Row::Message { message: b, .. }) => {
@@ -127,7 +126,8 @@ impl Row {
     }
 }
 
-/// The messages of an answer; several are in an order that does not depend on the order of arrival.
+/// The messages of an answer. Several messages are put into an order that does not depend on the order of
+/// arrival.
 fn rows(frames: &[Frame], wall: f64) -> Vec<Row> {
     let mut rows = Vec::new();
     for frame in frames {
@@ -140,7 +140,7 @@ fn rows(frames: &[Frame], wall: f64) -> Vec<Row> {
     rows
 }
 
-/// The beginning of the value after the first tab, if it is one of the words for success.
+/// The start of the value after the first tab, if it is one of the words for success.
 fn info_kind(answer: &str) -> &'static str {
     let value = answer.split_once('\t').map(|(_, value)| value);
     let word = value.unwrap_or("").trim().to_lowercase();
@@ -174,7 +174,8 @@ fn operations(message: &Message) -> String {
     format!("[{}]", message.operations.iter().map(part).collect::<Vec<_>>().join(", "))
 }
 
-/// Bytes as quoted text if they are plain ASCII, otherwise in hexadecimal, cut at a readable length.
+/// Bytes as quoted text if they are plain ASCII, otherwise in hexadecimal. They are truncated at a readable
+/// length.
 fn brief(bytes: &[u8]) -> String {
     let plain = bytes.iter().all(|byte| (b' '..=b'~').contains(byte) || matches!(byte, b'\t' | b'\n'));
     let mut text = if plain {

@@ -1,9 +1,9 @@
 //! Recorded conversations: requests of official clients and a generator to the C server, and its answers.
 //!
-//! A corpus is gzipped JSON, one step per line: `{"t": test, "c": connection, "w": wall clock in seconds, "q": base64
-//! of the request frame, "a": [base64 of each answering frame]}`, some with a rule of comparison "k" and with "wait",
-//! which tells when to wait for background work of the server. `corpora/agreed.toml` lists the steps that the server
-//! must answer alike.
+//! A corpus is gzipped JSON, one step per line:
+//! `{"t": test, "c": connection, "w": wall clock in seconds, "q": base64 of the request frame, "a": [base64 of each answering frame]}`,
+//! some with a rule of comparison "k", and with "wait", which says when to wait for background work of the
+//! server. `corpora/agreed.toml` lists the steps that the server must answer in the same way.
 
 use std::fs::File;
 use std::io::{self, BufRead, BufReader};
@@ -22,12 +22,12 @@ use crate::wire::{Frame, kind};
 pub struct Step {
     /// The test that sent it: `path/file.py::class::test[parameters]`.
     pub test: String,
-    /// Requests of one connection were sent one after the other.
+    /// The connection. Requests of one connection were sent one after another.
     pub connection: u64,
-    /// When it was answered, in seconds since 1970: void-times are compared relative to it.
+    /// Time of the answer, in seconds since 1970. Void-times are compared relative to it.
     pub wall: f64,
     pub request: Vec<u8>,
-    /// At least one; several for a batch or query.
+    /// The answer: at least one frame, and several for a batch or query.
     pub answer: Vec<Frame>,
     /// The rule for comparing answers, if the step has one.
     pub rule: Option<Rule>,
@@ -61,7 +61,7 @@ impl Step {
         })
     }
 
-    /// The file of its test, by which answers are counted.
+    /// The file of its test. Answers are counted by file.
     pub fn file(&self) -> &str {
         let name = self.test.split('[').next().unwrap_or_default();
         name.split("::").next().unwrap_or_default()
@@ -72,10 +72,10 @@ impl Step {
         self.request[1]
     }
 
-    /// Whether the reference refused it as a feature of another edition, which other servers may support.
+    /// Whether the reference refused it because it belongs to another edition; other servers may support it.
     pub fn was_refused_by_edition(&self) -> bool {
         use crate::wire::result::ENTERPRISE_ONLY;
-        // Only the header is read, because some answers have no body to parse.
+        // Only the header is read, because some answers have a body that cannot be parsed.
         self.answer[0].kind == kind::MESSAGE && self.answer[0].body.get(5) == Some(&ENTERPRISE_ONLY)
     }
 
@@ -91,7 +91,7 @@ pub fn open(path: &Path) -> io::Result<impl Iterator<Item = io::Result<Step>> + 
     Ok(lines.map(|line| Step::parse(&line?)))
 }
 
-/// The project's own copy of the corpora.
+/// The folder of the project's corpora.
 pub fn folder() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("corpora")
 }
@@ -108,7 +108,7 @@ pub struct Agreed {
 }
 
 impl Agreed {
-    /// Whether `name`, an entry of `files`, stands for this file of the corpus.
+    /// Whether `name`, an entry of `files`, includes this file of the corpus.
     pub fn names(name: &str, file: &str) -> bool {
         name == "*" || file.rsplit('/').next().unwrap_or(file).trim_end_matches(".py") == name
     }
@@ -129,7 +129,7 @@ pub fn agreed() -> io::Result<Vec<Agreed>> {
     toml::from_str(&text).map(|table: Table| table.corpus).map_err(invalid)
 }
 
-/// Bytes as text in which each byte is one character.
+/// The bytes as text with one character for each byte.
 pub fn latin1(bytes: &[u8]) -> String {
     bytes.iter().copied().map(char::from).collect()
 }

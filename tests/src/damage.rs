@@ -1,4 +1,4 @@
-//! A server whose files are damaged from outside: records with known values, and their places in the files.
+//! A server whose files the test damages: records with known values, and their places in the files.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -27,12 +27,12 @@ pub fn value(number: u32) -> Vec<u8> {
     Random::new(number.into()).bytes(20_000 + number as usize * 16)
 }
 
-/// Writes value `of` to record `number`; returns the result.
+/// Writes the value of record `of` to record `number`. Returns the result.
 pub fn put_other(client: &mut Client, number: u32, of: u32) -> u8 {
     client.ask(&Message::put(&key(number), value(of))).expect("an answer").result
 }
 
-/// Writes record `number`; returns the result.
+/// Writes record `number`. Returns the result.
 pub fn put(client: &mut Client, number: u32) -> u8 {
     put_other(client, number, number)
 }
@@ -44,7 +44,7 @@ pub fn fill(client: &mut Client) {
     }
 }
 
-/// Reads record `number` and checks its value if there is one; returns the result.
+/// Reads record `number` and checks its value, if there is one. Returns the result.
 pub fn get(client: &mut Client, number: u32) -> u8 {
     let answer = client.ask(&Message::get(&key(number))).expect("an answer");
     if answer.result == result::OK {
@@ -53,7 +53,7 @@ pub fn get(client: &mut Client, number: u32) -> u8 {
     answer.result
 }
 
-/// Fails unless all records exist except the `missing` ones, whose result must be `expected`.
+/// Fails unless all records exist except `missing`, for which the result must be `expected`.
 pub fn check_all_but(client: &mut Client, missing: &[u32], expected: u8) {
     for number in 0..RECORDS {
         let wanted = if missing.contains(&number) { expected } else { result::OK };
@@ -66,7 +66,7 @@ pub fn check_all(client: &mut Client) {
     check_all_but(client, &[], result::OK);
 }
 
-/// A write that replaces record `number` by one with bin `b` of value `of`.
+/// A write that replaces record `number` by a record with the value of `of` in bin `b`.
 pub fn replacement(number: u32, of: u32, info3: u8) -> Message {
     Message { info2: info2::WRITE, info3, ..Message::on(&key(number)) }.with_operation(Operation::blob(
         operation::WRITE,
@@ -90,19 +90,19 @@ impl DataFile {
         self.0.display().to_string()
     }
 
-    /// All its bytes.
+    /// All bytes of the file.
     pub fn bytes(&self) -> Vec<u8> {
         fs::read(&self.0).unwrap_or_else(|error| panic!("{}: {error}", self.name()))
     }
 
-    /// Bytes of its header.
+    /// The bytes of the file's header.
     pub fn header(&self) -> Vec<u8> {
         let mut bytes = vec![0; 1 << 20];
         self.open().read_exact_at(&mut bytes, 0).expect("read a header");
         bytes
     }
 
-    /// Writes `bytes` at `offset`, even while others use the file.
+    /// Writes `bytes` at `offset`, even while a server uses the file.
     pub fn overwrite(&self, offset: u64, bytes: &[u8]) {
         self.open().write_all_at(bytes, offset).expect("damage a file");
     }
@@ -115,12 +115,12 @@ impl DataFile {
         self.overwrite(place.start, &bytes);
     }
 
-    /// Sets its length.
+    /// Sets the length of the file.
     pub fn truncate(&self, size: u64) {
         self.open().set_len(size).expect("cut a file");
     }
 
-    /// The place of each record's newest copy, in an undamaged file.
+    /// The place of the newest copy of each record, in an undamaged file.
     pub fn places(&self) -> Places {
         let bytes = self.bytes();
         assert_eq!(bytes[..8], MAGIC.to_le_bytes());
@@ -149,7 +149,7 @@ impl DataFile {
     }
 }
 
-/// Where the records of a file are.
+/// The places of the records in a file.
 #[derive(Clone, Debug)]
 pub struct Places(BTreeMap<[u8; 20], Range<u64>>);
 
@@ -170,7 +170,7 @@ impl Places {
     }
 }
 
-/// Fails unless one line of `log` contains all `words`; returns it.
+/// Fails unless one line of `log` contains all `words`. Returns that line.
 pub fn line_with<'l>(log: &'l str, words: &[&str]) -> &'l str {
     let found = log.lines().find(|line| words.iter().all(|word| line.contains(word)));
     found.unwrap_or_else(|| panic!("no line with {words:?} in:\n{log}"))

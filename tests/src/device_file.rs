@@ -1,12 +1,11 @@
 //! An independent reader of the files that hold records: header, write blocks, flat records.
 //!
-//! Deliberately independent of the server's own reader, as [`wire`](crate::wire) is of its parser. All integers are
-//! little-endian. Unexpected content panics: a server under test wrote the files.
+//! It does not use the server's own reader, as [`wire`](crate::wire) does not use the server's parser. All
+//! integers are little-endian. Unexpected content panics, because the file comes from the server under test.
 //!
-//! The first 8 MiB are the header, whose parts are at the offsets below; write blocks of 8 MiB follow. A block holds
-//! records one after the other, each on a multiple of 16 bytes: `magic u32 | size and flags u32 | digest 20 |
-//! last-update-time 5 | generation u16 | [void-time u32] | [length u8, set] | [length varying, key] | count varying |
-//! bins | end mark u32 | zeros`.
+//! The first 8 MiB are the header, whose parts are at the offsets below; write blocks of 8 MiB follow. A
+//! block holds records one after another, each on a multiple of 16 bytes:
+//! `magic u32 | size and flags u32 | digest 20 | last-update-time 5 | generation u16 | [void-time u32] | [length u8, set] | [length varying, key] | count varying | bins | end mark u32 | zeros`.
 
 use std::fs;
 use std::path::Path;
@@ -23,7 +22,7 @@ pub const TRUSTED: u32 = 1;
 pub const EPOCH_SECONDS: u64 = 1_262_304_000;
 
 const PARTITIONS: std::ops::Range<usize> = 4096..69632;
-/// The second copy of the partition entries, and its seal.
+/// The second copy of the partition entries, and its checksum.
 const PARTITION_COPY: std::ops::Range<usize> = 131_072..196_896;
 const UNIQUE: usize = 69632;
 const RUNS: usize = UNIQUE + 1024;
@@ -33,7 +32,7 @@ const HAS_VOID_TIME: u32 = 1 << 19;
 const HAS_SET: u32 = 1 << 20;
 const HAS_KEY: u32 = 1 << 21;
 const HAS_BINS: u32 = 1 << 22;
-/// Compressed, XDR write, extra flags: never set by this server.
+/// Flags for compression, XDR writes and extra flags, which this server never sets.
 const NEVER_SET: u32 = 1 << 23 | 1 << 24 | 1 << 25;
 
 /// Content of a device header.
@@ -49,9 +48,10 @@ pub struct Header {
     pub partitions: Vec<(u64, u8)>,
     pub device_id: u32,
     pub pristine_offset: u64,
-    /// The run numbers that each start of this server adds, the last first.
+    /// The run numbers that this server adds at each start, newest first.
     pub runs: Vec<u64>,
-    /// Bytes in use, and the key of the end marks of blocks, as this server adds them; otherwise 0.
+    /// Bytes in use, and the key of the end marks of blocks. Only this server writes them; otherwise they are
+    /// 0.
     pub size: u64,
     pub end_mark_key: u64,
 }
@@ -109,19 +109,19 @@ pub struct FlatRecord {
     /// Milliseconds since 2010-01-01.
     pub last_update_time: u64,
     pub generation: u16,
-    /// Seconds since 2010-01-01, 0 = never.
+    /// Seconds since 2010-01-01; 0 means never.
     pub void_time: u32,
     pub set: Vec<u8>,
     /// Particle type and bytes.
     pub key: Option<Vec<u8>>,
-    /// Name, particle type and flat bytes of each; none in a tombstone.
+    /// Name, particle type and flat bytes of each bin. A tombstone has none.
     pub bins: Vec<(Vec<u8>, u8, Vec<u8>)>,
-    /// The C server leaves old bytes there when it writes a record over its predecessor.
+    /// Whether zeros follow. The C server leaves old bytes when it writes a record over its predecessor.
     pub is_padded_with_zeros: bool,
 }
 
-/// The records, in order, of a file in which no block was used twice. Checks that nothing is between them, and only
-/// the block's end mark after them.
+/// The records, in order, of a file in which no block was used twice. Checks that nothing is between the
+/// records, and that only the block's end mark follows them.
 pub fn records(file: &[u8]) -> Vec<FlatRecord> {
     let mut records = Vec::new();
     for block in (WBLOCK_SIZE..file.len()).step_by(WBLOCK_SIZE) {
@@ -213,13 +213,13 @@ impl<'a> Cursor<'a> {
         &self.bytes[self.at - size..self.at]
     }
 
-    /// A text after its length in a byte.
+    /// A text that follows its length, which is one byte.
     fn named(&mut self) -> &'a [u8] {
         let size = self.take(1)[0];
         self.take(size.into())
     }
 
-    /// Seven bits per byte, the most significant first, up to a byte without its top bit.
+    /// A number of seven bits per byte, most significant bits first. The last byte has its top bit clear.
     fn varying(&mut self) -> usize {
         let mut value = 0;
         loop {

@@ -9,7 +9,7 @@ use crate::wire::{Message, info3};
 
 /// How often figures are read.
 const POLL: Duration = Duration::from_millis(5);
-/// Beginnings of the names of figures that only requests change.
+/// Prefixes of figures that only requests change.
 const OF_REQUESTS: [&str; 10] = [
     "client_",
     "xdr_",
@@ -26,7 +26,7 @@ const OF_REQUESTS: [&str; 10] = [
 /// Whole numbers by name.
 pub type Figures = BTreeMap<String, i64>;
 
-/// The answer to the info name `request`, by name, as text.
+/// The texts in the answer to the info name `request`, by name.
 ///
 /// # Panics
 /// When there is no answer.
@@ -43,16 +43,17 @@ pub fn figures(client: &mut Client, request: &str) -> Figures {
     texts(client, request).into_iter().filter_map(|(key, value)| Some((key, value.parse().ok()?))).collect()
 }
 
-/// Changes between two readings.
+/// The changes between two readings.
 pub fn changes(before: &Figures, after: &Figures) -> Vec<(String, i64)> {
     let changed = after.iter().filter(|(key, value)| before.get(*key) != Some(value));
     changed.map(|(key, value)| (key.clone(), value - before.get(key).unwrap_or(&0))).collect()
 }
 
-/// Sends `request`, and checks its result and that it moved exactly these counters of namespace `test`, each by one.
+/// Sends `request`. Checks its result, and that exactly these counters of namespace `test` moved, each by
+/// one.
 ///
 /// # Panics
-/// When anything else happens.
+/// When the result or a counter is different.
 pub fn moves(client: &mut Client, request: &Message, expected_result: u8, counters: &[&str]) {
     let before = figures(client, "namespace/test");
     let answer = client.ask(request).expect("an answer");
@@ -60,7 +61,7 @@ pub fn moves(client: &mut Client, request: &Message, expected_result: u8, counte
     expect_moved(client, &before, counters);
 }
 
-/// Waits until these counters of namespace `test`, and no others that requests change, have moved by one.
+/// Waits until these counters of namespace `test` have moved by one, and no others that requests change.
 ///
 /// # Panics
 /// When that does not happen.
@@ -79,7 +80,7 @@ pub fn expect_moved(client: &mut Client, before: &Figures, counters: &[&str]) {
     }
 }
 
-/// Waits until the figures of `request` fulfil a condition; returns them.
+/// Waits until the figures of `request` fulfil the condition `holds`. Returns them.
 ///
 /// # Panics
 /// When they do not.
@@ -95,7 +96,8 @@ pub fn await_figures(client: &mut Client, request: &str, holds: impl Fn(&Figures
     }
 }
 
-/// Sends a query or a batch and receives all its answers; returns the number of records, and the last result.
+/// Sends a query or a batch and receives its whole answer. Returns the number of records, and the last
+/// result.
 ///
 /// # Panics
 /// When the connection ends before the answer is complete.
@@ -104,7 +106,7 @@ pub fn run(client: &mut Client, request: &Message) -> (usize, u8) {
     take_answer(client)
 }
 
-/// Same as [`run`], for a request sent before.
+/// Same as [`run`], for a request that was sent before.
 ///
 /// # Panics
 /// When the connection ends before the answer is complete.

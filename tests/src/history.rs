@@ -1,14 +1,15 @@
-//! A test's knowledge of one record: the operations that it requested and their acknowledgements, from which follow
-//! the values that the record may have after an end and a restart of the server.
+//! What a test knows of one record: the operations that it requested, and which were acknowledged. From these
+//! follow the values that the record may have after the server has ended and restarted.
 //!
-//! Values are numbered in the order of their writes, and record and number determine every byte of a value, so a
-//! damaged value is recognised.
+//! Values are numbered in the order of their writes. Record and number determine every byte of a value, so
+//! damaged values are recognised.
 //!
-//! The values allowed after a restart follow from the last *certain* operation: one acknowledged, and, if the server
-//! acknowledges before it has stored, long enough ago. Its result or a later one must be found. A plain delete leaves
-//! nothing on disk, as in the C server: older values of the record may come back, also after an expiry if they had a
-//! longer time to live. But nothing from before a durable delete ever comes back, whatever was done to the record
-//! since.
+//! The values that are allowed after a restart follow from the last *certain* operation. An operation is
+//! certain if it was acknowledged, and, with a server that acknowledges before it stores, long enough ago.
+//! The result of this or of a later operation must be found. A plain delete leaves nothing on disk, as in the
+//! C server: older values of the record may come back, also after the record has expired, if they had a
+//! longer time to live. But no value from before a durable delete ever comes back, whatever was done to the
+//! record since.
 
 use std::thread;
 use std::time::{Duration, Instant};
@@ -19,7 +20,7 @@ use crate::wire::{Message, Operation, field, info1, info2, operation, result};
 
 /// The bin that holds the value.
 const BIN: &str = "v";
-/// Bytes of the number at a value's start.
+/// Size of the number at the start of a value, in bytes.
 const NUMBER_SIZE: usize = 8;
 
 /// A record and the sizes of its values.
@@ -60,7 +61,7 @@ impl Key {
 /// The operations on a record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Act {
-    /// Write a value with a time to live in seconds; 0 = for ever.
+    /// Write a value with a time to live in seconds; 0 means for ever.
     Put {
         number: u64,
         ttl: u32,
@@ -98,13 +99,13 @@ pub fn read(namespace: &str, key: &Key) -> Message {
     Message { info1: info1::READ | info1::GET_ALL, ..key.message(namespace) }
 }
 
-/// How long a server that makes room by defrag may refuse a write before the test fails.
+/// Longest time for which a server that makes room by defrag may refuse a write.
 const ROOM_PATIENCE: Duration = Duration::from_secs(60);
 
-/// Repeats a write until there is room for it; `None` once the server is gone.
+/// Repeats a write until there is room for it; `None` if the server has ended.
 ///
 /// # Panics
-/// If there is no room for too long.
+/// If there is no room for that long.
 pub fn ask_for_room(client: &mut Client, request: &Message) -> Option<Message> {
     let start = Instant::now();
     loop {
@@ -117,10 +118,10 @@ pub fn ask_for_room(client: &mut Client, request: &Message) -> Option<Message> {
     }
 }
 
-/// Does `act`, and waits for room; `None` once the server is gone.
+/// Does `act`, and waits for room if necessary; `None` if the server has ended.
 ///
 /// # Panics
-/// If it is refused, or the answer does not follow from the state before.
+/// If the operation is refused, or the answer does not follow from the state before.
 pub fn perform(
     client: &mut Client,
     namespace: &str,
@@ -133,7 +134,8 @@ pub fn perform(
     Some(())
 }
 
-/// Does all of `acts`, each on a different record, with requests sent together; `None` once the server is gone.
+/// Does all of `acts`, each on a different record, with the requests sent together; `None` if the server has
+/// ended.
 ///
 /// # Panics
 /// Same as [`perform`].
@@ -177,12 +179,12 @@ fn acknowledge(key: &Key, history: &mut History, act: Act, answer: &Message) {
 pub struct Found {
     pub number: u64,
     pub generation: u32,
-    /// Seconds since 2010-01-01, 0 = never.
+    /// Seconds since 2010-01-01; 0 means never.
     pub void_time: u32,
 }
 
 impl Found {
-    /// Parses an answer to a read; fails if the value is not one of this record.
+    /// Parses an answer to a read. Fails if the value does not belong to this record.
     pub fn from_answer(key: &Key, answer: &Message) -> Found {
         let value = answer.bin(BIN).unwrap_or_else(|| panic!("{key:?}: no value in {answer:?}"));
         let number = key.number(value);
@@ -206,7 +208,7 @@ impl Found {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum State {
     Stored(Found),
-    /// Deleted without a trace on disk.
+    /// Deleted. The disk has no trace of it.
     Deleted,
     DeletedDurably,
 }
@@ -217,12 +219,12 @@ pub struct History {
     /// The record after each operation, and when the operation was acknowledged.
     states: Vec<(State, Option<Instant>)>,
     last_number: u64,
-    /// Whether deletes are durable whatever the request says.
+    /// Whether deletes are durable even if the request does not ask for that.
     deletes_are_durable: bool,
 }
 
 impl History {
-    /// The history of a record of a namespace with or without `durable-deletes`.
+    /// The history of a record in a namespace with or without `durable-deletes`.
     pub fn new(deletes_are_durable: bool) -> History {
         History { deletes_are_durable, ..History::default() }
     }
@@ -232,7 +234,7 @@ impl History {
         self.last_number + 1
     }
 
-    /// The current record, if everything was acknowledged.
+    /// The current record, if all operations were acknowledged.
     pub fn now(&self) -> Option<Found> {
         match self.states.last() {
             Some((State::Stored(found), _)) => Some(*found),
@@ -278,11 +280,11 @@ impl History {
         self.states.push((State::Deleted, Some(time)));
     }
 
-    /// Judges the record found after a restart, at `now` in seconds since 2010-01-01. Operations acknowledged up to
-    /// `certain_until` are certain. The found state becomes the current one.
+    /// Judges the record that was found after a restart, at `now` in seconds since 2010-01-01. Operations
+    /// acknowledged up to `certain_until` are certain. The found state becomes the current one.
     ///
     /// # Errors
-    /// Why the record must not be as it is.
+    /// The reason why the record must not be in this state.
     pub fn judge(&mut self, found: Option<Found>, certain_until: Instant, now: u32) -> Result<(), String> {
         let is_certain = |time: &Option<Instant>| time.is_some_and(|time| time <= certain_until);
         let last_certain = self.states.iter().rposition(|(_, time)| is_certain(time));
@@ -343,7 +345,7 @@ impl History {
         Ok(())
     }
 
-    /// Takes state number `at` as the found one: later operations did not happen.
+    /// Takes state number `at` as the found state: later operations did not happen.
     fn take_as_found(&mut self, at: usize) {
         self.states.truncate(at + 1);
         let long_ago = self.states.iter().find_map(|(_, time)| *time).unwrap_or_else(Instant::now);
@@ -365,7 +367,7 @@ mod tests {
     }
 
     impl Told {
-        /// A history of acts, all but the last `in_flight` acknowledged.
+        /// A history of `acts`. All but the last `in_flight` are acknowledged.
         fn of(acts: &[Act], in_flight: usize) -> Told {
             let (mut history, time) = (History::new(false), Instant::now());
             for (at, act) in acts.iter().enumerate() {
@@ -401,7 +403,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_acknowledged_shows_or_what_came_after() {
+    fn the_acknowledged_or_a_later_state_must_be_found() {
         let told = Told::of(&[put(1), put(2), put(3)], 1);
         assert!(told.allows(Some(2), 2) && told.allows(Some(3), 3));
         assert!(!told.allows(Some(1), 1) && !told.allows(None, 0) && !told.allows(Some(4), 4));
@@ -433,7 +435,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_found_is_what_counts_from_then_on() {
+    fn the_found_state_counts_from_then_on() {
         let Told { mut history, time } = Told::of(&[put(1), put(2), put(3)], 1);
         history.judge(Some(Found { number: 2, generation: 2, void_time: 0 }), time, 0).unwrap();
         assert_eq!(history.now().map(|found| found.number), Some(2));

@@ -1,6 +1,6 @@
 //! Code shared by the black-box tests: a server process, a raw client, recorded corpora and their replay.
 //!
-//! Nothing here contains code of the server. The tests have only its binary and judge it by its answers on
+//! This crate contains no code of the server. The tests have only its binary, and judge it by its answers on
 //! sockets, its log and its end.
 
 pub mod client;
@@ -24,7 +24,7 @@ pub mod server;
 pub mod tls;
 pub mod wire;
 
-/// Writes to the output of a test, which its runner shows when it fails.
+/// Writes to the output of a test, which the test runner shows if the test fails.
 #[expect(clippy::print_stderr, reason = "the output of a test")]
 pub fn report(text: &str) {
     eprintln!("{text}");

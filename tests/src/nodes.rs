@@ -12,7 +12,7 @@ use crate::ports::free_port;
 use crate::server::{BASICS, Server};
 use crate::tls::{Authority, Wish};
 
-/// Longest time for a cluster to form, or to become whole again.
+/// Longest time for a cluster to form or to become complete again.
 const STABLE_MAX: Duration = Duration::from_secs(60);
 
 /// A namespace in memory with two copies of each record.
@@ -25,7 +25,7 @@ namespace test {
 }
 ";
 
-/// So small that pulses of a node with neighbours are compressed.
+/// This is so small that pulses of a node with neighbours are compressed.
 const MULTICAST_MTU: u32 = 300;
 
 /// The name in the certificates of nodes.
@@ -37,7 +37,7 @@ enum Seeds {
     All,
     /// Only the node itself.
     Own,
-    /// None for the first node, and the first one for the others.
+    /// None for the first node, and the first node for the others.
     First,
     None,
 }
@@ -45,25 +45,26 @@ enum Seeds {
 /// The nodes of a cluster, their heartbeat ports and their configurations.
 #[derive(Debug)]
 pub struct Nodes {
-    /// Their ids begin at A0.
+    /// The servers. Their node ids begin at A0.
     pub servers: Vec<Server>,
     namespaces: String,
     heartbeats: Vec<u16>,
     fabrics: Vec<u16>,
     seeds: Seeds,
-    /// Whether the nodes find each other by multicast, on the port of the first.
+    /// Whether the nodes find each other by multicast, on the port of the first node.
     use_multicast: bool,
     /// Folder with the shared certificate, if the nodes use TLS.
     tls: Option<TempDir>,
 }
 
 impl Nodes {
-    /// Starts `count` nodes with these namespaces; each has all of them as seeds. The cluster need not have formed yet.
+    /// Starts `count` nodes with these namespaces. All nodes are seeds of each node. The cluster may not have
+    /// formed when this returns.
     pub fn start(count: usize, namespaces: &str) -> Nodes {
         Nodes::start_some(count, count, namespaces)
     }
 
-    /// Same as [`start`](Self::start), with seeds for `count` nodes, of which `started` are started.
+    /// Same as [`start`](Self::start), with seeds for `count` nodes, but only `started` nodes are started.
     pub fn start_some(count: usize, started: usize, namespaces: &str) -> Nodes {
         let mut nodes = Nodes::prepare(count, namespaces, None);
         (0..started).for_each(|_| nodes.start_next());
@@ -102,7 +103,7 @@ impl Nodes {
         nodes
     }
 
-    /// The group and port on which nodes find each other by multicast: no other test has this group.
+    /// The group and port on which nodes find each other by multicast. No other test uses this group.
     pub fn multicast_group(&self) -> (Ipv4Addr, u16) {
         let port = self.heartbeats[0];
         let [high, low] = port.to_be_bytes();
@@ -127,13 +128,13 @@ impl Nodes {
         self.add(Server::start(&self.config(self.servers.len())));
     }
 
-    /// As [`start_next`](Self::start_next), a node in which faults may be injected.
+    /// As [`start_next`](Self::start_next), for a node in which faults may be injected.
     pub fn start_next_with_faults(&mut self) {
         self.add(Server::start_with_faults(&self.config(self.servers.len())));
     }
 
     fn add(&mut self, mut server: Server) {
-        // Messages about clients that ask too early.
+        // The log has lines about clients that send requests too early.
         server.allow("unstable cluster");
         server.allow("cluster not specified size");
         server.allow("did not run for");
@@ -141,21 +142,21 @@ impl Nodes {
         self.servers.push(server);
     }
 
-    /// Gives the first node the addresses of all others.
+    /// Tells the first node the addresses of all other nodes.
     pub fn bring_together(&self) {
         for port in &self.heartbeats[1..] {
             assert_eq!(self.info(0, &format!("tip:host=127.0.0.1;port={port}")), "ok");
         }
     }
 
-    /// Gives one node the address of another.
+    /// Tells one node the address of another node.
     pub fn bring_together_from(&self, number: usize, other: usize) {
         let port = self.heartbeats[other];
         assert_eq!(self.info(number, &format!("tip:host=127.0.0.1;port={port}")), "ok");
     }
 
-    /// Same as [`start`](Self::start), with nodes that speak only TLS with each other, and certificates of `authority`.
-    /// One more node can be added.
+    /// Same as [`start`](Self::start), but the nodes speak only TLS with each other, with certificates of
+    /// `authority`. One more node can be added.
     pub fn start_with_tls(count: usize, namespaces: &str, authority: &Authority) -> Nodes {
         let folder = tempfile::tempdir().expect("a folder");
         authority.write_files(folder.path(), &authority.issue(Wish::named(CLUSTER_NAME)));
@@ -179,7 +180,7 @@ impl Nodes {
         self.config_with(number, self.tls.as_ref().map(TempDir::path))
     }
 
-    /// The configuration of a node that speaks TLS with the files of this folder, or no TLS.
+    /// The configuration of a node that uses TLS with the files of this folder; `None` means no TLS.
     pub fn config_with(&self, number: usize, tls: Option<&Path>) -> String {
         let (heartbeat, fabric) = (self.heartbeats[number], self.fabrics[number]);
         let kind = if tls.is_some() { "tls-" } else { "" };
@@ -224,12 +225,12 @@ impl Nodes {
         [&config, self.namespaces.as_str()].concat()
     }
 
-    /// Waits until the nodes of these numbers are one cluster without migrations; returns its key.
+    /// Waits until the nodes with these numbers are one cluster without migrations. Returns the cluster key.
     pub fn await_cluster(&self, numbers: &[usize]) -> String {
         self.await_key(numbers, "")
     }
 
-    /// Same as [`await_cluster`](Self::await_cluster), with or without migrations.
+    /// Same as [`await_cluster`](Self::await_cluster), but does not wait for the end of migrations.
     pub fn await_members(&self, numbers: &[usize]) -> String {
         self.await_key(numbers, ";ignore-migrations=true")
     }
@@ -251,7 +252,7 @@ impl Nodes {
         }
     }
 
-    /// Waits until a node's answer to a question contains this part.
+    /// Waits until a node's answer to an info request contains `part`.
     pub fn await_info(&self, number: usize, name: &str, part: &str) {
         let began = Instant::now();
         loop {
@@ -264,7 +265,7 @@ impl Nodes {
         }
     }
 
-    /// An answer of a node.
+    /// The answer of a node to an info request.
     pub fn info(&self, number: usize, name: &str) -> String {
         self.servers[number].connect().info_value(name).expect("an answer")
     }
@@ -272,7 +273,7 @@ impl Nodes {
 
 impl Drop for Nodes {
     fn drop(&mut self) {
-        // All nodes stop together, so that none hands its partitions over to a node that stops next.
+        // All nodes stop at the same time, so that none hands its partitions over to a node that stops next.
         if !thread::panicking() {
             let running = self.servers.iter().filter(|server| server.process_id().is_some());
             running.for_each(|server| server.signal(Signal::SIGTERM));

@@ -1,10 +1,10 @@
-//! Messages between nodes, built and parsed byte by byte, for a test that acts as a node.
+//! Messages between nodes. They are built and parsed byte by byte, for a test that acts as a node.
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::time::Duration;
 
-/// A read-write connection from node `node` to the fabric port of another node.
+/// Opens a read-write connection from node `node` to the fabric port of another node.
 ///
 /// # Panics
 /// If it is refused.

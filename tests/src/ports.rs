@@ -1,7 +1,7 @@
-//! Ports that a test may name in a configuration before its server listens on them.
+//! Ports that a test can write into a configuration before its server listens on them.
 //!
-//! They are below the kernel's range for the ports of connections, and a file lock reserves each for one process: no
-//! connection and no other test takes one before the server does.
+//! The ports are below the kernel's range for outgoing connections, and a file lock reserves each for one
+//! process. So no connection and no other test takes a port before the server does.
 
 use std::fs::{self, File};
 use std::net::TcpListener;
@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicU16, Ordering::Relaxed};
 const FIRST: u16 = 12_000;
 const COUNT: u16 = 20_000;
 
-/// The locks of this process's ports; they end with the process.
+/// The locks on this process's ports. They are released when the process ends.
 static HELD: Mutex<Vec<File>> = Mutex::new(Vec::new());
 
 /// A loopback port that belongs to this process until it ends.
@@ -21,7 +21,7 @@ static HELD: Mutex<Vec<File>> = Mutex::new(Vec::new());
 /// When all ports are taken, or the folder of the locks cannot be created.
 pub fn free_port() -> u16 {
     static NEXT: AtomicU16 = AtomicU16::new(0);
-    // Processes begin at different ports, so that they rarely collide.
+    // Processes start their search at different ports, so that they rarely collide.
     let start = std::process::id().wrapping_mul(37) % u32::from(COUNT);
     let start = u16::try_from(start).expect("below the count");
     for _ in 0..COUNT {
@@ -63,7 +63,7 @@ mod tests {
     }
 
     #[test]
-    fn a_port_that_somebody_listens_on_is_not_given() {
+    fn a_port_with_a_listener_is_not_returned() {
         let port = free_port();
         let _listener = TcpListener::bind(("127.0.0.1", port)).unwrap();
         assert!((0..100).all(|_| free_port() != port));

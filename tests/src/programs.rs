@@ -1,8 +1,9 @@
-//! The programs that the tests run: those of the running test's build. Cargo brings them up to date before the
-//! first is run, so that no test judges a binary older than the source.
+//! The programs that the tests run. They are those of the running test's build. Cargo brings them up to date
+//! before the first is run, so that no test judges a binary older than the source.
 //!
-//! The tests of a run are many processes. The first builds, under a lock; the others find in the lock's file that
-//! their run has been built. A run is identified by the process that started them all (cargo or nextest).
+//! The tests of a run are many processes. The first one builds, under a lock; the others read in the lock's
+//! file that their run has been built. A run is identified by the process that started all of them (cargo or
+//! nextest).
 
 use std::fs::{self, File};
 use std::io::{self, Read, Seek, Write};
@@ -11,14 +12,14 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::OnceLock;
 
-/// The packages to build: those of all programs except the tests' own.
+/// The packages to build: those of all programs except the programs of the tests.
 const PACKAGES: [&str; 2] = ["asd", "ferrospike-tools"];
-/// The file in the build folder with the name of the last built run.
+/// The file in the build folder with the name of the run that was last built.
 const NOTE: &str = ".up-to-date-for";
 /// Cargo marks a target folder with this file.
 const TARGET_MARK: &str = "CACHEDIR.TAG";
 
-/// The server's binary: `ASD`, otherwise the one built from the current source.
+/// The server's binary: the one that `ASD` names, otherwise the one built from the current source.
 ///
 /// # Panics
 /// When it cannot be built.
@@ -70,7 +71,7 @@ fn bring_up_to_date(folder: &Path) -> Result<(), String> {
     file.write_all(run.as_bytes()).map_err(failed)
 }
 
-/// The run of this process: the process that started it, and the start time of that.
+/// The run of this process: the process that started it, and the start time of that process.
 fn run_name() -> String {
     let parent = parent_id();
     let stat = fs::read_to_string(format!("/proc/{parent}/stat")).unwrap_or_default();
@@ -83,8 +84,8 @@ fn build(folder: &Path) -> Result<(), String> {
     let arguments = build_arguments(folder)?;
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| env!("CARGO").into());
     let mut command = Command::new(&cargo);
-    // Variables of the test that runs. Build scripts that look at them, as that of `ring`, would run again, and with them most
-    // of the build.
+    // These variables belong to the running test. Build scripts that read them, such as that of `ring`, would
+    // run again, and most of the build with them.
     for (name, _) in std::env::vars_os() {
         if ["CARGO_PKG_", "CARGO_MANIFEST_"].iter().any(|prefix| name.to_string_lossy().starts_with(prefix)) {
             command.env_remove(name);
@@ -119,7 +120,7 @@ fn build_arguments(folder: &Path) -> Result<Vec<String>, String> {
             arguments.extend(["--target".to_owned(), name(parent).unwrap_or_default()]);
             target
         }
-        // A copied target folder may lack its mark.
+        // A copied target folder may have no mark.
         _ => parent,
     };
     arguments.extend(["--target-dir".to_owned(), target.display().to_string()]);
@@ -131,7 +132,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn cargo_is_told_to_build_where_the_test_is() {
+    fn cargo_builds_into_the_folder_of_the_test() {
         let target = tempfile::tempdir().expect("a folder");
         let folder = target.path().join("checked");
         fs::write(target.path().join(TARGET_MARK), "").expect("a file");
@@ -145,7 +146,7 @@ mod tests {
     }
 
     #[test]
-    fn a_run_is_known_by_who_started_it() {
+    fn a_run_is_identified_by_the_process_that_started_it() {
         assert_eq!(run_name(), run_name());
         assert!(
             run_name().starts_with(&format!("{} started at ", parent_id()))

@@ -1,29 +1,30 @@
 //! The history of records that writers change while queries run, and the judgement of query results.
 //!
-//! A change begins when it is sent and ends when it is acknowledged; the record may change at any moment in between, so
-//! that a record may have several possible states at a moment. A query must find, once, each record that matches in all
-//! its possible states during the query, and may find those that match in one of them.
+//! A change begins when it is sent and ends when it is acknowledged. The record may change at any moment in
+//! between, so it may have several possible states at a moment. A query must find, once, each record that
+//! matches in all its possible states during the query. It may find records that match in at least one of
+//! them.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-/// Older changes are dropped; no query takes so long.
+/// Older changes are dropped. No query takes that long.
 const KEPT: Duration = Duration::from_secs(60);
 
-/// The number of a record, which determines all its bins; `None` without a record.
+/// The number of a record, from which all its bins follow; `None` if there is no record.
 pub type State = Option<i64>;
 
 /// A change of a record: its begin, its end, and its result.
 #[derive(Clone, Copy, Debug)]
 struct Change {
     begun: Instant,
-    /// `None` while it is under way.
+    /// `None` while the change is in progress.
     done: Option<Instant>,
     to: State,
 }
 
-/// The history of one record; its changes are sequential.
+/// The history of one record. Its changes are sequential.
 #[derive(Debug, Default)]
 struct Changes(VecDeque<Change>);
 
@@ -57,16 +58,16 @@ impl Changes {
 #[derive(Debug)]
 pub struct Histories(Box<[Mutex<Changes>]>);
 
-/// A change under way.
+/// A change in progress.
 #[must_use]
 #[derive(Debug)]
 pub struct Begun<'a>(&'a Histories, usize);
 
 impl Begun<'_> {
-    /// Notes that it is done.
+    /// Notes that the change is done.
     ///
     /// # Panics
-    /// If it was never begun.
+    /// If the change was never begun.
     pub fn done(self) {
         let mut changes = self.0.of(self.1);
         let last = changes.0.back_mut().expect("a change that has begun");
@@ -89,7 +90,7 @@ impl Histories {
         self.0.len()
     }
 
-    /// Notes that the record of this number is about to change.
+    /// Notes that the record with this number is about to change.
     pub fn begin(&self, number: usize, to: State) -> Begun<'_> {
         let mut changes = self.of(number);
         let now = Instant::now();
@@ -118,12 +119,13 @@ impl Histories {
         self.of(number).between(from, to)
     }
 
-    /// Judges the result of a query that ran between two moments: the numbers of records, each with the number in its
-    /// bins. Returns how many records it had to find. A query `by_moved_places` continues after the last record of a
-    /// page, in an order in which changed records move: it must find, once, only records that did not change.
+    /// Judges the result of a query that ran between two moments. The result has the numbers of records, each
+    /// with the number in its bins. Returns how many records the query had to find. A query `by_moved_places`
+    /// continues after the last record of a page, in an order in which changed records move, so it only has
+    /// to find, once, the records that did not change.
     ///
     /// # Errors
-    /// The fault.
+    /// A description of the fault.
     pub fn judge(
         &self,
         (from, to): (Instant, Instant),
@@ -168,7 +170,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_change_leaves_both_states_possible_while_it_is_under_way() {
+    fn both_states_are_possible_while_a_change_is_in_progress() {
         let histories = Histories::new(1);
         let start = Instant::now();
         histories.begin(0, Some(1)).done();

@@ -4,10 +4,10 @@
 #[derive(Clone, Debug)]
 pub struct Random(u64);
 
-/// The seed of a soak's round, from `FERROSPIKE_SOAK_SEED`; 0 without it.
+/// The seed of a soak's round, from `FERROSPIKE_SOAK_SEED`; 0 if it is not set.
 ///
 /// # Panics
-/// If the variable is no number.
+/// If the variable is not a number.
 pub fn soak_seed() -> u64 {
     std::env::var("FERROSPIKE_SOAK_SEED").map_or(0, |text| text.parse().expect("a number"))
 }
@@ -26,7 +26,7 @@ impl Random {
         mixed ^ mixed >> 31
     }
 
-    /// A number in `range`, which is not empty.
+    /// A number in `range`, which must not be empty.
     pub fn within(&mut self, range: std::ops::Range<u64>) -> u64 {
         range.start + self.number() % (range.end - range.start)
     }
@@ -53,7 +53,7 @@ mod tests {
 
     #[test]
     fn numbers_follow_from_the_seed() {
-        // The first number for seed 0 from the inventors of the method.
+        // The first number for seed 0, from the inventors of the method.
         assert_eq!(Random::new(0).number(), 0xe220_a839_7b1d_cdaf);
         let mut random = Random::new(1);
         assert!((0..1000).all(|_| (5..9).contains(&random.within(5..9))));

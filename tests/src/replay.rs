@@ -1,7 +1,7 @@
 //! Sends a recorded corpus to a server and reports the differences of its answers.
 //!
-//! Steps are sent one at a time, in order, each on its recorded connection. A failed connection is reopened
-//! once for the step; a step that fails on a fresh connection counts as lost.
+//! Steps are sent one at a time, in order, each on its recorded connection. If a connection fails, it is
+//! reopened once for the step. A step that fails on a fresh connection counts as lost.
 
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
@@ -16,22 +16,22 @@ use crate::corpus::Step;
 use crate::rules::{self, Answers, Rule, Wait};
 use crate::wire::{Frame, field, info1, info2, kind};
 
-/// Info commands, by the beginning of the request, that take effect after the answer.
+/// Info commands, by the beginning of the request, that take effect after their answer.
 const SPREADING: [&str; 6] =
     ["sindex-create", "sindex-delete", "truncate", "udf-put", "udf-remove", "set-config"];
 
-/// Truncation spares records of the same millisecond; the recording had a second in between.
+/// Truncation spares records of the same millisecond. In the recording, a second lay in between.
 const BEFORE_TRUNCATE: Duration = Duration::from_millis(5);
 
-/// Parts of info answers that show a busy server.
+/// Parts of info answers that are signs of a busy server.
 const BUSY: [&str; 4] = ["state=WO", "status=active", "index_populating=true", "truncating=true"];
-/// How often the server is asked whether it is idle, and the largest number of times.
+/// Interval of the checks whether the server is idle, and the largest number of checks.
 const IDLE_LOOK_PERIOD: Duration = Duration::from_millis(5);
 const IDLE_LOOKS_MAX: u32 = 4_000;
 
-/// The error of a function whose time was over.
+/// The error of a function that ran out of time.
 const CUT_OFF: &[u8] = b"UDF Execution Timeout";
-/// Most calls of a function whose time is over each time.
+/// Maximum number of calls of a function that runs out of time.
 const CALLS_MAX: u32 = 4;
 
 /// The options of a replay.
@@ -47,7 +47,7 @@ pub struct Options {
     pub timeout: Duration,
     /// Pause after a request that takes effect after its answer.
     pub effect_delay: Duration,
-    /// Give up after this many lost steps, because each may cost a timeout.
+    /// Number of lost steps after which the replay is given up, because each may cost a timeout.
     pub lost_max: usize,
     /// Number of differences that are described.
     pub shown_max: usize,
@@ -120,7 +120,7 @@ impl Report {
         })
     }
 
-    /// The first differences, one paragraph each.
+    /// The first differences as text, one paragraph each.
     pub fn in_words(&self) -> String {
         let words = |d: &Difference| format!("--- {}\n    {}\n    {}\n", d.test, d.request, d.why);
         self.differences.iter().map(words).collect()
@@ -166,15 +166,15 @@ impl fmt::Display for Report {
     }
 }
 
-/// Replays `steps` against the server at `address`. Errors are those of reading the corpus; the report has
-/// the server's faults.
+/// Replays `steps` against the server at `address`. An error means that the corpus cannot be read; faults of
+/// the server are in the report.
 pub fn replay(
     steps: impl Iterator<Item = io::Result<Step>>,
     address: SocketAddr,
     options: &Options,
 ) -> io::Result<Report> {
     let mut report = Report::default();
-    // The time of the first answer, in the recording and now.
+    // The time of the first answer, in the recording and in this replay.
     let mut start: Option<(f64, f64)> = None;
     let mut connections =
         Connections { address, timeout: options.timeout, open: HashMap::new(), looks: None };
@@ -194,7 +194,7 @@ pub fn replay(
             Ok(got) => {
                 let now = wall();
                 await_effect(&step, &got, options.effect_delay);
-                // Steps with a rule tell when to wait.
+                // Steps with a rule say when to wait.
                 let is_over_later = step.rule.is_none() && starts_background_job(&step.request);
                 if matches!(step.wait, Some(Wait::After | Wait::Both)) || is_over_later {
                     connections.await_idle()?;
@@ -225,7 +225,7 @@ fn wall() -> f64 {
 
 fn difference(step: &Step, got: &[Frame], now: f64, slack: i64) -> Option<String> {
     if let Some(rule) = step.rule {
-        // Without a time, void-times are compared unchanged.
+        // If the step has no time, void-times are compared unchanged.
         let got_wall = if step.wall == 0.0 { 0.0 } else { now };
         let (expected, expected_wall) = (&step.answer[..], step.wall);
         return rules::difference(rule, &Answers { expected, expected_wall, got, got_wall, slack });
@@ -236,7 +236,7 @@ fn difference(step: &Step, got: &[Frame], now: f64, slack: i64) -> Option<String
     compare::messages(&step.answer, step.wall, got, now)
 }
 
-/// Waits after an accepted request that takes effect later; a refused one changes nothing.
+/// Waits after an accepted request that takes effect later. A refused request changes nothing.
 fn await_effect(step: &Step, got: &[Frame], delay: Duration) {
     let spreads = match step.request_kind() {
         kind::INFO => {
@@ -253,7 +253,7 @@ fn await_effect(step: &Step, got: &[Frame], delay: Duration) {
     }
 }
 
-/// Whether a request is a query that writes: such a job is answered when it begins.
+/// Whether a request is a query that writes. Such a job is answered when it begins.
 fn starts_background_job(request: &[u8]) -> bool {
     let messages = Frame::decode(request).and_then(|frame| frame.messages()).unwrap_or_default();
     messages.first().is_some_and(|message| {
@@ -262,19 +262,19 @@ fn starts_background_job(request: &[u8]) -> bool {
     })
 }
 
-/// The connections of the recording, opened on first use.
+/// The connections of the recording. They are opened on first use.
 struct Connections {
     address: SocketAddr,
     timeout: Duration,
     open: HashMap<u64, Client>,
-    /// For questions whether the server is idle.
+    /// The connection for checks whether the server is idle.
     looks: Option<Client>,
 }
 
 impl Connections {
-    /// Waits until no index is being built, no job runs and no truncation is under way.
+    /// Waits until no index is being built, no job runs and no truncation is in progress.
     fn await_idle(&mut self) -> io::Result<()> {
-        // A write and a following truncation must not be in the same millisecond.
+        // A write and a following truncation must not happen in the same millisecond.
         thread::sleep(Duration::from_millis(3));
         let client = match &mut self.looks {
             Some(client) => client,
@@ -290,9 +290,10 @@ impl Connections {
         Ok(())
     }
 
-    /// The answer to a step. A function whose time was over on a busy machine has changed nothing, and is called again.
+    /// The answer to a step. A function that ran out of time on a busy machine has changed nothing, and is
+    /// called again.
     fn ask_in_time(&mut self, step: &Step) -> io::Result<Vec<Frame>> {
-        // Other rows of a batch are not repeated.
+        // A batch is not repeated, because its other rows would be repeated too.
         let is_cut_off =
             |frames: &[Frame]| matches!(frames, [only] if !only.holds_last() && holds(&only.body, CUT_OFF));
         for _ in 1..CALLS_MAX {
@@ -304,8 +305,8 @@ impl Connections {
         self.ask(step)
     }
 
-    /// The answer to a step. The server may have closed a used connection, so its failure leads to a new one;
-    /// the result on a new one is final.
+    /// The answer to a step. The server may have closed a connection that was used before, so after a failure
+    /// a new connection is used once. The result on the new connection is final.
     fn ask(&mut self, step: &Step) -> io::Result<Vec<Frame>> {
         if let Some(mut used) = self.open.remove(&step.connection)
             && let Ok(frames) = exchange(&mut used, step)

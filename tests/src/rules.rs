@@ -1,8 +1,8 @@
-//! Compares answers by the rule of a recorded step: rows of queries by partition and in order, whole info answers,
-//! batches in any order. Parts that depend on time, threads or folders are masked.
+//! Compares answers by the rule of a recorded step: rows of queries by partition and in order, info answers
+//! as a whole, batches in any order. Parts that depend on time, threads or folders are masked.
 //!
-//! The epoch of void-times, the order of rows within a partition and the masks are those of the program that recorded
-//! the steps.
+//! The epoch of void-times, the order of rows within a partition and the masks are the same as in the program
+//! that recorded the steps.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::OnceLock;
@@ -26,7 +26,7 @@ pub enum Rule {
     /// A query's answer: rows of one partition in order, partitions in any order.
     #[serde(rename = "rows")]
     Rows,
-    /// A query's answer with a known number of rows only.
+    /// A query's answer of which only the number of rows is known.
     #[serde(rename = "count")]
     Count,
     /// The whole text of an info answer.
@@ -122,7 +122,7 @@ impl Parts {
     }
 }
 
-/// Whether a message is the last: an error alone may also end a query.
+/// Whether a message is the last of a query's answer. A query may also end with just an error.
 pub fn ends_query(message: &Message) -> bool {
     let is_error = message.result != 0 && message.info3 & PARTITION_DONE == 0;
     message.is_last() || is_error && message.fields.is_empty() && message.operations.is_empty()
@@ -158,7 +158,7 @@ fn queries(answers: &Answers<'_>, count_only: bool) -> Option<String> {
     })
 }
 
-/// The message with masked texts of functions.
+/// The message with the texts of functions masked.
 fn masked(mut message: Message) -> Message {
     for operation in &mut message.operations {
         let is_text = |part: &[u8]| {
@@ -178,7 +178,7 @@ fn masked(mut message: Message) -> Message {
     message
 }
 
-/// The text without the folders of modules and the addresses of Lua objects.
+/// The text without the folders of modules and without the addresses of Lua objects.
 fn masked_text(text: &[u8]) -> Vec<u8> {
     static MASKS: OnceLock<(Regex, Regex)> = OnceLock::new();
     let (place, address) = MASKS.get_or_init(|| {
@@ -193,7 +193,7 @@ fn pattern(text: &str) -> Regex {
     Regex::new(text).expect("a pattern of ours")
 }
 
-/// Writes a packed value as text, with masked texts; `None` if it is malformed.
+/// Writes a packed value as text, with texts masked; `None` if the value is malformed.
 fn unpack(rest: &mut &[u8], out: &mut String) -> Option<()> {
     let (&head, after) = rest.split_first()?;
     *rest = after;

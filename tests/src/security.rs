@@ -3,7 +3,7 @@
 use crate::client::{Channel, Client};
 use crate::server::Server;
 
-/// The credential that clients send in place of a password: bcrypt with the salt that all clients use.
+/// The credential that clients send instead of a password: bcrypt with the salt that all clients use.
 pub const ADMIN: &str = "$2a$10$7EqJtq98hPqEX7fNZaFWoO1mVO/4MLpGzsqojz6E9Gef6iXDjXdDa";
 /// Same as `ADMIN`, for another password.
 pub const PASS: &str = "$2a$10$7EqJtq98hPqEX7fNZaFWoOv0hwU68nwGK8WvAqb5nnU0s/92caKv6";
@@ -84,7 +84,7 @@ pub fn ask<C: Channel>(
     (frame.body[1], found)
 }
 
-/// The result of a command that has no other answer.
+/// The result of a command whose answer has nothing else.
 pub fn result_of<C: Channel>(client: &mut Client<C>, command: u8, fields: &[Field<'_>]) -> u8 {
     ask(client, command, fields).0
 }

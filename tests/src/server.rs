@@ -1,11 +1,12 @@
-//! A server process with the test's own configuration and folder, on a port that the system chose; the test watches
-//! its log, stops it and checks its end.
+//! A server process with the test's own configuration and folder, on a port that the system chooses. The test
+//! watches its log, stops it and checks how it ends.
 //!
-//! Dropping the value ends the server. Unless the test has failed already, the server is asked to stop, must do so
-//! with exit status 0, and must have logged nothing at WARNING or above that the test did not allow.
+//! When the value is dropped, the server ends. Unless the test has already failed, the server is asked to
+//! stop. It must do so with exit status 0, and its log must have no lines at WARNING or above that the test
+//! did not allow.
 //!
-//! `ASD` names another binary; without it one is built beside the tests ([`crate::programs`]). `ASD_ADDRESS` names a
-//! running server, for tests that do not depend on its configuration.
+//! `ASD` names another binary; without it, the server is built beside the tests ([`crate::programs`]).
+//! `ASD_ADDRESS` names a running server, for tests that do not depend on its configuration.
 
 use std::ffi::OsString;
 use std::fs::{self, File};
@@ -23,13 +24,13 @@ use tempfile::TempDir;
 use crate::client::Client;
 use crate::programs::binary;
 
-/// A warning about the machine; every test allows it.
+/// A warning about the machine, which every test allows.
 const OF_THE_MACHINE: &str = "failed best-practices check";
-/// Warnings about refused operations; the test that sent them checks their result codes.
+/// Warnings about refused operations. The test that sent them checks their result codes.
 const OF_REFUSED_OPS: &str = "WARNING (particle): (refused.rs:";
 /// Longest time for a server to open its port, or to stop.
 const START_STOP_MAX: Duration = Duration::from_secs(60);
-/// Folder below the server's in which tests request faults.
+/// Folder in the server's folder, in which tests request faults.
 const FAULTS_FOLDER: &str = "faults";
 /// How often the log or state is checked.
 const POLL: Duration = Duration::from_millis(2);
@@ -38,8 +39,8 @@ const PORT_LINE: (&str, &str) = (" (service): ", " client port ");
 /// Number of log lines shown when a test fails.
 const LOG_TAIL: usize = 60;
 
-/// The beginning of most tests' configuration: a client port that the system chooses, log on the console. `{dir}` is
-/// replaced by the server's folder.
+/// The start of most tests' configuration: a client port that the system chooses, and the log on the console.
+/// `{dir}` is replaced by the server's folder.
 pub const BASICS: &str = "
 service {
     cluster-name tests
@@ -61,7 +62,7 @@ network {
 }
 ";
 
-/// The namespaces under which the corpora were recorded.
+/// The namespaces with which the corpora were recorded.
 pub const NAMESPACES: &str = "
 namespace test {
     replication-factor 1
@@ -84,13 +85,13 @@ pub fn usual_config() -> String {
     [BASICS, NAMESPACES].concat()
 }
 
-/// `BASICS` and a namespace with replication factor 1 that allows TTLs without nsup, with these lines in its
-/// `storage-engine` context.
+/// `BASICS`, and a namespace with replication factor 1 that allows TTLs without nsup and has the lines
+/// `storage` in its `storage-engine` context.
 pub fn stored_config(namespace: &str, engine: &str, storage: &[&str]) -> String {
     stored_config_with(namespace, &[], engine, storage)
 }
 
-/// Same as [`stored_config`], with further lines for the namespace.
+/// Same as [`stored_config`], with further lines in the namespace.
 pub fn stored_config_with(namespace: &str, lines: &[&str], engine: &str, storage: &[&str]) -> String {
     let (lines, storage) = (lines.join("\n    "), storage.join("\n        "));
     format!(
@@ -99,16 +100,16 @@ pub fn stored_config_with(namespace: &str, lines: &[&str], engine: &str, storage
     )
 }
 
-/// A server process, or the address of one started elsewhere.
+/// A server process, or the address of a server that was started elsewhere.
 #[derive(Debug)]
 pub struct Server {
     folder: TempDir,
     process: Option<Child>,
     address: SocketAddr,
     allowed: Vec<String>,
-    /// Length of the log before the start of the current process.
+    /// Length of the log before the current process started.
     log_before: usize,
-    /// Program that becomes the server's process, and its arguments before the server's binary.
+    /// Program that becomes the server's process, with the arguments that it gets before the server's binary.
     launcher: Vec<String>,
 }
 
@@ -118,8 +119,8 @@ impl Server {
         Server::start_under(&[], config)
     }
 
-    /// Same as [`start`](Self::start), through a command that gets the binary and its arguments as its last
-    /// arguments and finally becomes that process. `{dir}` in it stands for the server's folder.
+    /// Same as [`start`](Self::start), by a command that gets the binary and its arguments as its last
+    /// arguments, and that finally becomes that process. `{dir}` in it stands for the server's folder.
     pub fn start_under(launcher: &[&str], config: &str) -> Server {
         let folder = tempfile::Builder::new().prefix("ferrospike-").tempdir().expect("a temporary folder");
         let path = folder.path().to_str().expect("a folder name of plain text");
@@ -140,8 +141,8 @@ impl Server {
         server
     }
 
-    /// A server for tests that use their own records and the usual namespaces: the one at `ASD_ADDRESS`, otherwise a
-    /// new one.
+    /// A server for tests that use their own records and the usual namespaces: the one that `ASD_ADDRESS`
+    /// names, otherwise a new one.
     pub fn usual() -> Server {
         let Ok(name) = std::env::var("ASD_ADDRESS") else { return Server::start(&usual_config()) };
         let address = name.to_socket_addrs().ok().and_then(|mut all| all.next());
@@ -204,7 +205,7 @@ impl Server {
         }
     }
 
-    /// Kills the process, as a crash would end it.
+    /// Kills the process. It ends as in a crash.
     pub fn kill9(&mut self) {
         let mut process = self.process.take().expect("a running process");
         process.kill().and_then(|()| process.wait()).expect("kill the server");
@@ -216,7 +217,7 @@ impl Server {
         kill(Pid::from_raw(id), signal).expect("signal the server");
     }
 
-    /// Asks the process to stop and checks its end.
+    /// Asks the process to stop, and checks how it ends.
     pub fn stop(&mut self) {
         if self.process.is_some() {
             self.signal(Signal::SIGTERM);
@@ -227,7 +228,7 @@ impl Server {
         self.check_log();
     }
 
-    /// Asks the process to stop; it must end with an error, because data is lost.
+    /// Asks the process to stop. It must end with an error, because data is lost.
     pub fn stop_with_losses(&mut self) {
         self.signal(Signal::SIGTERM);
         let mut process = self.process.take().expect("a running process");
@@ -236,13 +237,14 @@ impl Server {
         self.check_log();
     }
 
-    /// Starts the server again in the same folder, after `stop` or `kill9`; its port may differ.
+    /// Starts the server again in the same folder, after `stop` or `kill9`. Its port may be different.
     pub fn restart(&mut self) {
         assert!(self.process.is_none(), "the server still runs");
         self.run();
     }
 
-    /// Starts the server in the same folder. It must refuse, with the reason in a line at CRITICAL; returns the log.
+    /// Starts the server in the same folder. It must refuse, with the reason in a line at CRITICAL. Returns
+    /// the log.
     pub fn refusal(&mut self) -> String {
         assert!(self.process.is_none(), "the server still runs");
         let before = self.log().len();
@@ -263,7 +265,7 @@ impl Server {
             .expect("write configuration");
     }
 
-    /// Starts the server in the same folder and kills it after this time, open or not.
+    /// Starts the server in the same folder, and kills it after this time, whether its port is open or not.
     pub fn start_and_kill9(&mut self, after: Duration) {
         assert!(self.process.is_none(), "the server still runs");
         let mut child = self.spawn();
@@ -271,13 +273,13 @@ impl Server {
         child.kill().and_then(|()| child.wait()).expect("kill the server");
     }
 
-    /// Waits until the process has ended itself with a signal; returns the signal's number.
+    /// Waits until the process has ended itself with a signal. Returns the signal's number.
     pub fn await_abort(&mut self) -> Option<i32> {
         let mut process = self.process.take().expect("a running process");
         self.await_end(&mut process).signal()
     }
 
-    /// Makes the process panic at its next pass of the point `name`. It must have been started by
+    /// Makes the process panic when it next passes the point `name`. The server must have been started by
     /// [`start_with_faults`](Self::start_with_faults).
     pub fn inject_fault(&mut self, name: &str) {
         self.allow(&format!("injected fault at {name}"));
@@ -294,12 +296,12 @@ impl Server {
         fs::remove_file(self.fault_path(&[name, ".stall"].concat())).expect("the file");
     }
 
-    /// Whether the process has yet to pass the point `name` and panic there.
+    /// Whether the process has not yet passed the point `name` and panicked there.
     pub fn has_fault(&self, name: &str) -> bool {
         self.fault_path(name).exists()
     }
 
-    /// Waits until the process has passed the point `name`, and so panicked there.
+    /// Waits until the process has passed the point `name`, where it panicked.
     pub fn await_fault(&self, name: &str) {
         let start = Instant::now();
         while self.has_fault(name) {
@@ -312,7 +314,8 @@ impl Server {
         self.folder.path().join(FAULTS_FOLDER).join(name)
     }
 
-    /// Fails if the log holds a line at WARNING or above that was not allowed, or a panic that no test requested.
+    /// Fails if the log has a line at WARNING or above that was not allowed, or a panic that no test
+    /// requested.
     pub fn check_log(&self) {
         let log = self.log();
         let alarming = |line: &&str| {

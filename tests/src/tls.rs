@@ -33,7 +33,7 @@ pub struct Identity {
 /// The properties of a certificate to issue.
 #[derive(Clone, Copy, Debug)]
 pub struct Wish<'a> {
-    /// The subject's common name, and the only name.
+    /// The subject's common name. It is the only name.
     pub name: &'a str,
     /// Its serial number.
     pub serial: u64,
@@ -106,8 +106,8 @@ impl Authority {
         }
     }
 
-    /// The configuration of a client that trusts this authority, and shows `identity` if asked. It speaks only
-    /// `version`.
+    /// The configuration of a client that trusts this authority, and sends `identity` if the server asks for
+    /// a certificate. It speaks only `version`.
     pub fn client_config(
         &self,
         identity: Option<&Identity>,
@@ -152,7 +152,7 @@ pub fn tls_address(server: &Server) -> SocketAddr {
     last.and_then(|(_, address)| address.trim().parse().ok()).expect("an address")
 }
 
-/// Connects through TLS to a server with a certificate for `name`, and does the handshake.
+/// Connects with TLS to a server with a certificate for `name`, and does the handshake.
 ///
 /// # Errors
 /// When the server refuses, or its certificate is not accepted.
@@ -170,7 +170,7 @@ pub fn connect(config: &Arc<ClientConfig>, address: SocketAddr, name: &str) -> i
     Ok(stream.into())
 }
 
-/// The first message of a client to a node called `node.test`.
+/// The first message that a client sends to a node called `node.test`.
 pub fn client_hello(config: &Arc<ClientConfig>) -> Vec<u8> {
     let name = ServerName::try_from("node.test").expect("a name");
     let mut connection = ClientConnection::new(Arc::clone(config), name).expect("a client");
@@ -179,7 +179,7 @@ pub fn client_hello(config: &Arc<ClientConfig>) -> Vec<u8> {
     hello
 }
 
-/// Whether the server closes the connection `socket` before `longest` has passed, whatever it sends before.
+/// Whether the server closes the connection `socket` before `longest` has passed. It may send bytes before.
 pub fn ends_within(mut socket: &TcpStream, longest: Duration) -> bool {
     let started = std::time::Instant::now();
     let mut bytes = [0; 4096];

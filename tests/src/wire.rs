@@ -1,11 +1,12 @@
 //! An independent implementation of the client wire protocol: frames, record messages and info requests.
 //!
-//! Deliberately independent of the server's own parser, so that a mistake there cannot hide here.
+//! It does not use the server's own parser, so that a mistake in the parser cannot go unnoticed.
 //!
-//! A frame is `version u8 = 2 | kind u8 | body length u48`, then the body; all numbers are big-endian.
-//! A record message is a 22-byte header, then fields (`length u32 | type u8 | value`, the length counting
-//! the type), then operations (`length u32 | code u8 | particle type u8 | flags u8 | name length u8 |
-//! name | value`, the length counting what follows it). Requests and replies share the layout.
+//! A frame is `version u8 = 2 | kind u8 | body length u48`, then the body; all numbers are big-endian. A
+//! record message is a 22-byte header, then fields (`length u32 | type u8 | value`, the length includes the
+//! type), then operations
+//! (`length u32 | code u8 | particle type u8 | flags u8 | name length u8 | name | value`, the length is that
+//! of all that follows). Requests and replies have the same layout.
 
 use std::io::Write;
 
@@ -17,12 +18,12 @@ use ripemd::{Digest as _, Ripemd160};
 pub const FRAME_HEADER_SIZE: usize = 8;
 /// Bytes of a record message before its fields.
 pub const MESSAGE_HEADER_SIZE: usize = 22;
-/// The largest body a server accepts.
+/// The largest body that a server accepts.
 pub const BODY_SIZE_MAX: u64 = 128 << 20;
 
 /// Frame kinds.
 pub mod kind {
-    /// Info request: newline-separated names, answered by `name TAB value NEWLINE` each.
+    /// Info request: names separated by newlines. The answer is `name TAB value NEWLINE` for each.
     pub const INFO: u8 = 1;
     /// Authentication.
     pub const SECURITY: u8 = 2;
@@ -76,8 +77,8 @@ pub mod field {
     pub const FILTER_EXPRESSION: u8 = 43;
 }
 
-/// The field of a query for values of a bin by an index: those equal to a value, or between two; `particle` is their
-/// type.
+/// The field of a query by index for the values of a bin: those equal to a value, or those between two
+/// values. `particle` is their type.
 pub fn index_range(bin: &str, particle: u8, values: &[&[u8]]) -> Vec<u8> {
     let mut range = vec![1, bin.len() as u8];
     range.extend(bin.as_bytes());
@@ -188,9 +189,9 @@ pub struct Message {
     /// Zero in requests.
     pub result: u8,
     pub generation: u32,
-    /// Seconds to live in a request; the void-time, in seconds since 2010-01-01, in a reply.
+    /// In a request, seconds to live; in a reply, the void-time in seconds since 2010-01-01.
     pub record_ttl: u32,
-    /// Milliseconds that the request may take; in a batch reply the index of the row.
+    /// In a request, milliseconds that it may take; in a reply to a batch, the index of the row.
     pub transaction_ttl: u32,
     pub fields: Vec<(u8, Vec<u8>)>,
     pub operations: Vec<Operation>,
@@ -220,7 +221,7 @@ impl Message {
         Message::write(key).with_operation(Operation::blob(operation::WRITE, "b", value))
     }
 
-    /// A write of the record of `key`, without operations yet.
+    /// A write of the record of `key`, without operations.
     pub fn write(key: &str) -> Message {
         Message { info2: info2::WRITE, ..Message::on(key) }
     }
@@ -245,7 +246,7 @@ impl Message {
         for (row, key) in (0u32..).zip(keys) {
             value.extend(row.to_be_bytes());
             value.extend(digest("rig", key));
-            // Flags, info1, numbers of fields and of operations, and the namespace as the only field.
+            // Flags, info1, numbers of fields and of operations; the namespace is the only field.
             value.extend([0, info1::READ | info1::GET_ALL, 0, 1, 0, 0]);
             value.extend(5u32.to_be_bytes());
             value.push(field::NAMESPACE);
@@ -254,13 +255,11 @@ impl Message {
         Message { info1: info1::READ | info1::BATCH, ..Message::default() }.with_field(field::BATCH, &value)
     }
 
-    /// Adds a field.
     pub fn with_field(mut self, field_type: u8, value: &[u8]) -> Message {
         self.fields.push((field_type, value.to_vec()));
         self
     }
 
-    /// Adds an operation.
     pub fn with_operation(mut self, operation: Operation) -> Message {
         self.operations.push(operation);
         self
@@ -317,7 +316,7 @@ pub struct Frame {
 }
 
 impl Frame {
-    /// Decodes a whole frame; `None` if it has more or fewer bytes than it states.
+    /// Decodes a whole frame; `None` if the number of bytes differs from the one stated in the frame.
     pub fn decode(bytes: &[u8]) -> Option<Frame> {
         let (header, body) = bytes.split_first_chunk::<FRAME_HEADER_SIZE>()?;
         (body_size(header) == body.len() as u64).then(|| Frame { kind: header[1], body: body.to_vec() })
@@ -361,7 +360,7 @@ pub fn announcing(size: u64, stream: &[u8]) -> Vec<u8> {
     frame(kind::COMPRESSED, &[&size.to_be_bytes()[..], stream].concat())
 }
 
-/// Bytes as zlib deflates them.
+/// The bytes, deflated as by zlib.
 pub fn zlib(bytes: &[u8]) -> Vec<u8> {
     let mut encoder = ZlibEncoder::new(Vec::new(), Compression::default());
     encoder.write_all(bytes).expect("memory takes everything");
@@ -373,7 +372,7 @@ pub fn compressed(original: &[u8]) -> Vec<u8> {
     announcing(original.len() as u64, &zlib(original))
 }
 
-/// The frame of an info request for `names`, one per line; without names it asks for the default set.
+/// The frame of an info request for `names`, one per line. Without names it asks for the default set.
 pub fn info_request(names: &str) -> Vec<u8> {
     let line_end = if names.is_empty() || names.ends_with('\n') { "" } else { "\n" };
     frame(kind::INFO, format!("{names}{line_end}").as_bytes())
@@ -448,7 +447,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_encoded_is_decoded() {
+    fn encoded_messages_are_decoded() {
         let message = Message { generation: 7, record_ttl: u32::MAX, ..Message::write("k") }
             .with_operation(Operation::integer(operation::INCR, "count", -2))
             .with_operation(Operation::read("count"));

@@ -1,4 +1,4 @@
-//! Aggregations: stream functions on the records of queries by the primary index and by secondary ones; their errors;
+//! Aggregations: stream functions on the records of queries by primary and secondary indexes, their errors,
 //! and hostile functions and clients.
 #![expect(clippy::unwrap_used, reason = "a test")]
 
@@ -56,7 +56,7 @@ fn put(key: i64) -> Message {
     Message::write(&key.to_string()).with_operation(Operation::integer(operation::WRITE, "n", key))
 }
 
-/// A server with records `n` = 0, 1, … and an index on them.
+/// A server with records `n` = 0, 1, …, and an index on `n`.
 fn start(config: Option<&str>) -> (Server, Client) {
     let mut server = config.map_or_else(Server::usual, Server::start);
     server.allow("aggregation of query").allow("module").allow("query-show");
@@ -132,7 +132,7 @@ fn sum_of(client: &mut Client, request: &Message) -> i64 {
     numbers(client, request).iter().sum()
 }
 
-/// The text of a failure; the last message after it has result 1.
+/// The text of a failure. The last message after it has result 1.
 fn failure(client: &mut Client, request: &Message) -> String {
     let (values, last) = run(client, request);
     assert_eq!(last, 1);
@@ -156,16 +156,16 @@ fn values_are_made_of_the_records_of_a_set_or_a_range() {
     assert_eq!(values, (0..RECORDS).collect::<Vec<_>>());
     assert_eq!(sum_of(client, &aggregation("above", &[0x91, 0xcc, 200])), (201..RECORDS).sum::<i64>());
     assert_eq!(numbers(client, &in_range(plain("values"), 1_000, 2_000)), Vec::<i64>::new());
-    // A nil ends the stream of a partition; functions cannot change records of a stream.
+    // A nil ends the stream of a partition. Functions cannot change the records of a stream.
     assert!(numbers(client, &plain("first")).iter().all(|value| *value == 7));
     assert!(numbers(client, &plain("write")).iter().all(|answer| *answer == 1));
     assert_eq!(sum_of(client, &plain("sum")), all);
-    // A record that a function keeps is no longer usable as a record.
+    // A record that a function keeps can no longer be used as a record.
     assert_eq!(numbers(client, &plain("kept")), vec![-1; RECORDS as usize]);
     let (groups, last) = run(client, &plain("groups"));
     assert_eq!(last, result::OK);
     assert!(!groups.is_empty() && groups.iter().all(|group| group.operations[0].particle == particle::MAP));
-    // Without a set, all records of the namespace.
+    // A query without a set is for all records of the namespace.
     let other = Message::on_record("test", "other", "1");
     let other = Message { info2: Message::write("1").info2, ..other };
     let other = other.with_operation(Operation::integer(operation::WRITE, "n", 1_000_000));
@@ -212,7 +212,7 @@ fn errors_are_told_with_their_place() {
     elsewhere.fields.retain(|(number, _)| *number != field::UDF_FILE);
     let elsewhere = elsewhere.with_field(field::UDF_FILE, b"none");
     assert_eq!(failure(client, &elsewhere), "UDF: Execution Error 1");
-    // Without records the function does not run.
+    // If there are no records, the function does not run.
     assert_eq!(run(client, &in_range(plain("fail"), -9, -5)), (vec![], result::OK));
     let without = |number: u8| {
         let mut message = plain("sum");
@@ -283,8 +283,8 @@ fn harm_in_lua_is_an_error_for_its_caller_alone() {
     assert_eq!(sum_of(&mut client, &in_range(plain("sum"), 3, 3)), 3);
 }
 
-/// No values are made for a client that does not read, and a client that leaves ends its query, whatever its function
-/// does.
+/// No values are made for a client that does not read. When a client disconnects, its query ends, whatever
+/// its function does.
 #[test]
 fn clients_that_do_not_read_or_go_away_end_it() {
     let (server, mut client) = start(None);
@@ -297,7 +297,7 @@ fn clients_that_do_not_read_or_go_away_end_it() {
     if let (Some(before), Some(now)) = (before, server.resident_megabytes()) {
         assert!(now < before + 100, "{before} MB before, {now} MB now");
     }
-    // The client reads in the end, and gets everything.
+    // The client finally reads, and gets everything.
     silent.set_read_timeout(Some(PATIENCE)).unwrap();
     let mut got = 0;
     let mut buffer = vec![0; 1 << 20];
@@ -307,7 +307,7 @@ fn clients_that_do_not_read_or_go_away_end_it() {
     for function in ["forever", "stubborn", "large"] {
         let errors = figures(&mut client, "namespace/test")["si_query_aggr_error"];
         let mut gone = TcpStream::connect(server.address()).unwrap();
-        // A socket closed with an unread answer tells the server at once.
+        // If a socket is closed with an unread answer, the server is informed at once.
         gone.write_all(&Message::get("1").encode()).unwrap();
         gone.write_all(&in_range(plain(function), 0, RECORDS).encode()).unwrap();
         thread::sleep(Duration::from_millis(100));
@@ -318,7 +318,7 @@ fn clients_that_do_not_read_or_go_away_end_it() {
     }
 }
 
-/// Functions whose clients read nothing, without a timeout of their own, take no thread from others, and lose no
+/// Functions whose clients read nothing and which have no timeout take no thread from others, and lose no
 /// values.
 #[test]
 fn aggregations_that_nobody_reads_stop_no_others() {
@@ -330,7 +330,7 @@ fn aggregations_that_nobody_reads_stop_no_others() {
         one.send(&unread).unwrap();
         silent.push(one);
     }
-    // Now all wait for their clients.
+    // By now all functions wait for their clients.
     thread::sleep(Duration::from_secs(2));
     for request in [plain("sum"), in_range(plain("sum"), 0, RECORDS)] {
         let started = Instant::now();
@@ -342,7 +342,8 @@ fn aggregations_that_nobody_reads_stop_no_others() {
     assert_eq!((values.len(), last), (RECORDS as usize, result::OK));
 }
 
-/// A socket closed without unread bytes looks to the server like a client that sends no more and waits for its answer.
+/// If a socket is closed without unread bytes, the server cannot distinguish the client from one that sends
+/// no more and waits for its answer.
 #[test]
 fn a_client_that_closes_its_socket_is_noticed_though_nothing_is_sent() {
     let (server, mut client) = start(None);
@@ -391,7 +392,7 @@ fn an_aggregation_is_aborted_and_keeps_to_its_rate() {
     assert!(took > Duration::from_millis(700), "{RECORDS} records at 300 a second in {took:?}");
 }
 
-/// The server is stopped, or the module removed, while functions run.
+/// The server is stopped, or the module is removed, while functions run.
 #[test]
 fn a_stop_does_not_wait_for_functions() {
     let (mut server, mut client) = start(None);

@@ -1,8 +1,8 @@
-//! The server runs anywhere: without root, without or with an unusual `/proc` and `/sys`, within the limits of a
-//! container, with IPv6 addresses.
+//! The server runs in every environment: without root, without or with an unusual `/proc` and `/sys`, within
+//! the limits of a container, with IPv6 addresses.
 //!
-//! Kernel files are replaced in a mount namespace of the server. Where the system allows none (neither for root nor
-//! for others), those tests say so and pass.
+//! Kernel files are replaced in a mount namespace of the server. If the system allows no such namespace
+//! (neither for root nor for others), those tests say so and pass.
 
 use std::io::{BufRead, BufReader, Write};
 use std::net::{TcpListener, TcpStream};
@@ -17,7 +17,7 @@ use nix::sys::signal::Signal;
 
 /// Longest wait for background work of the server.
 const PATIENCE: Duration = Duration::from_secs(60);
-/// The warning when no network interface identifies the server.
+/// The warning of a server that no network interface identifies.
 const NO_INTERFACE: &str = "identifies this machine";
 
 /// Info commands whose answers depend on the machine.
@@ -40,7 +40,7 @@ fn get(server: &Server) -> u8 {
     server.connect().ask(&Message::get("anywhere")).expect("an answer").result
 }
 
-/// Starts a server whose `/proc` and `/sys` hold only the files that `script` creates; `None` where that is
+/// Starts a server whose `/proc` and `/sys` have only the files that `script` creates; `None` if that is
 /// impossible.
 fn start_with_kernel_files(script: &str) -> Option<Server> {
     let unshare = ["unshare", "--map-root-user", "--mount"];
@@ -64,7 +64,7 @@ fn start_with_kernel_files(script: &str) -> Option<Server> {
     Some(server)
 }
 
-/// Checks that the server works, and answers all questions about the machine.
+/// Checks that the server works, and answers all requests about the machine.
 fn works(server: &Server) {
     assert_eq!((put(server), get(server)), (result::OK, result::OK));
     for command in ABOUT_THE_MACHINE {
@@ -100,7 +100,7 @@ fn with_nonsense_in_proc_and_sys() {
     works(&server);
 }
 
-/// A control group with half a processor and 256 MiB, little of which is used at first.
+/// A control group with half a processor and 256 MiB, of which little is used at first.
 const SMALL_GROUP: &str = "
         cp {dir}/meminfo /proc/meminfo
         printf '0::/\\n' >/proc/self/cgroup

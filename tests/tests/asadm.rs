@@ -1,6 +1,7 @@
 //! A session of asadm, the administration tool: its views and changes work without an error.
 //!
-//! `FERROSPIKE_ASADM` is the command that starts it; without the variable, the session is skipped with a message.
+//! `FERROSPIKE_ASADM` is the command that starts it. Without the variable, the session is skipped with a
+//! message.
 #![expect(clippy::unwrap_used, reason = "a test")]
 
 use std::path::Path;
@@ -28,7 +29,7 @@ namespace bar {
 }
 ";
 
-/// The views, a session each, with a word that each must show.
+/// The views, with a session for each, and a word that the view must show.
 const SHOWN: &[(&[&str], &str)] = &[
     (&["summary"], "Cluster Summary"),
     (
@@ -58,7 +59,7 @@ const SHOWN: &[(&[&str], &str)] = &[
     (&["show jobs queries", "info transactions", "summary -l", "health"], "Cluster Name"),
     (&["show racks", "show roster", "show sindex", "show udfs", "show mapping", "features"], "KVS"),
 ];
-/// Commands refused here as by the Community Edition, with asadm's message.
+/// Commands that this server refuses, as the Community Edition does, with asadm's message.
 const REFUSED: &[(&str, &str)] = &[
     ("show users", "ERROR: Failed to query users : Security not enabled."),
     ("show roles", "ERROR: Failed to query roles : Security not enabled."),
@@ -66,7 +67,7 @@ const REFUSED: &[(&str, &str)] = &[
     ("manage config service param proto-fd-max to 3", "invalid set-config parameter"),
     ("manage config security param tps-weight to 3", "enterprise only"),
 ];
-/// Changes, and the parameter's value afterwards.
+/// Changes, with the parameter's value afterwards.
 const CHANGED: &[(&str, &str)] = &[
     ("manage config namespace test param default-read-touch-ttl-pct to 37", "default-read-touch-ttl-pct=37"),
     (
@@ -84,7 +85,8 @@ const CHANGED: &[(&str, &str)] = &[
     ("manage config logging file {dir}/asd.log param nsup to debug", "nsup:DEBUG"),
 ];
 
-/// Commands on indexes, functions and jobs, with a word of asadm's message: the same as with the C server.
+/// Commands about indexes, functions and jobs, with a word of asadm's message, which is the same as with the
+/// C server.
 const MANAGED: &[(&str, &str)] = &[
     (
         "manage sindex create numeric of_age ns test set demo bin age",
@@ -115,7 +117,7 @@ const MANAGED: &[(&str, &str)] = &[
     ("manage sindex delete of_names ns test", "Successfully deleted sindex of_names"),
 ];
 
-/// The command that starts asadm; reports if there is none.
+/// The command that starts asadm. Reports if there is none.
 fn asadm() -> Option<String> {
     let asadm = std::env::var("FERROSPIKE_ASADM").ok();
     if asadm.is_none() {
@@ -130,7 +132,7 @@ fn start() -> Server {
     Server::start(&[&basics.replacen("logging {", file, 1), NAMESPACES].concat())
 }
 
-/// Runs `commands` in asadm; returns its output.
+/// Runs `commands` in asadm. Returns its output.
 fn run(server: &Server, asadm: &str, flags: &[&str], commands: &[&str]) -> String {
     let mut words = asadm.split_whitespace();
     let output = Command::new(words.next().unwrap())
@@ -151,7 +153,7 @@ fn run(server: &Server, asadm: &str, flags: &[&str], commands: &[&str]) -> Strin
 fn session(server: &Server, asadm: &str, flags: &[&str], commands: &[&str]) -> String {
     let text = run(server, asadm, flags, commands);
     for line in text.lines() {
-        // The names of checks in `health` are no failures.
+        // The names of checks in `health` are not failures.
         let failed = line.starts_with("ERROR") || line.contains("Exception");
         assert!(!failed, "{commands:?}: {line}\nin\n{text}");
     }
@@ -159,7 +161,7 @@ fn session(server: &Server, asadm: &str, flags: &[&str], commands: &[&str]) -> S
 }
 
 #[test]
-fn what_asadm_shows_and_sets_works() {
+fn views_and_settings_of_asadm_work() {
     let Some(asadm) = asadm() else { return };
     let mut server = start();
     server.allow("' refused: ");
@@ -182,7 +184,7 @@ fn what_asadm_shows_and_sets_works() {
     }
     for (command, parameter) in CHANGED {
         let command = command.replace("{dir}", server.folder().to_str().unwrap());
-        // A semicolon outside of quotes separates commands.
+        // A semicolon outside quotes separates commands.
         let quoted = command.replacen("-v ", "-v '", 1) + if command.contains("-v ") { "'" } else { "" };
         let text = session(&server, &asadm, &["--enable"], &[&quoted]);
         assert!(text.contains("ok"), "{command}:\n{text}");
@@ -232,7 +234,7 @@ fn indexes_functions_and_jobs_are_managed() {
 const COLLECTED: [&str; 4] = ["ascinfo.json", "ascollectinfo.log", "summary.log", "health.log"];
 
 #[test]
-fn what_support_asks_for_is_collected() {
+fn information_for_support_is_collected() {
     let Some(asadm) = asadm() else { return };
     let mut server = start();
     // asadm also sends commands of other versions.
@@ -250,7 +252,7 @@ fn what_support_asks_for_is_collected() {
     }
 }
 
-/// Commands of user administrators, one session after the other, with a word of asadm's message.
+/// Commands of user administrators, in one session each, with a word of asadm's message.
 const ACCESS_CONTROL: &[(&str, &str)] = &[
     (
         "manage acl create role office priv read ns test set a allow 127.0.0.0/8 ::1 read 100 write 50",

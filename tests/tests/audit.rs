@@ -10,7 +10,7 @@ use ferrospike_tests::security::{
 use ferrospike_tests::server::{BASICS, NAMESPACES, Server};
 use ferrospike_tests::wire::{Message, Operation, digest, field, info1, info2, operation};
 
-/// A password as it is, for users of a directory.
+/// A password in clear text, for users of a directory.
 const CLEAR_PASSWORD: u8 = 4;
 
 struct Rig {
@@ -33,7 +33,7 @@ impl Rig {
         Rig { server, admin, bob, eve, seen: 0 }
     }
 
-    /// The audit log's reports about record operations since the last call, without the port of the client.
+    /// The lines of the audit log about record operations since the last call, without the client's port.
     fn told(&mut self) -> Vec<String> {
         let log = self.server.log();
         let lines = log.lines().filter_map(|line| Some(line.split_once(" (audit): ")?.1.split_once(") ")?.1));
@@ -69,7 +69,7 @@ fn hex(set: &str, key: &str) -> String {
 }
 
 #[test]
-fn operations_are_told_as_the_settings_ask() {
+fn operations_are_reported_as_configured() {
     let mut rig = Rig::start("report-data-op test rig");
     let ask = |client: &mut Client, message: &Message| client.ask(message).unwrap().result;
     assert_eq!(ask(&mut rig.bob, &with_key(Message::put("k", vec![1]), b"\x03k")), 0);
@@ -78,7 +78,7 @@ fn operations_are_told_as_the_settings_ask() {
     assert_eq!(ask(&mut rig.bob, &with_key(Message::get("b"), &[4, 0xaa, 0xcc, 0x48])), 2);
     assert_eq!(ask(&mut rig.bob, &with_key(Message::delete("c"), b"\x03a|\nb")), 2);
     assert_eq!(ask(&mut rig.bob, &with_key(Message::delete("k"), b"\x03k")), 0);
-    // Another set is not reported, but a refusal is, with its reason.
+    // An operation in another set is not reported, but a refusal is, with its reason.
     rig.server.allow("neither read nor write");
     assert_eq!(ask(&mut rig.bob, &Message::on_record("test", "other", "k")), 4);
     assert_eq!(ask(&mut rig.eve, &Message::put("k", vec![1])), 81);
@@ -119,7 +119,7 @@ fn operations_are_told_as_the_settings_ask() {
 }
 
 #[test]
-fn what_is_told_changes_while_the_server_runs() {
+fn the_reported_operations_change_at_run_time() {
     let mut rig = Rig::start("");
     let read = |client: &mut Client, set: &str| {
         let message = Message { info1: info1::READ | info1::GET_ALL, ..Message::on_record("test", set, "k") };
@@ -168,7 +168,7 @@ fn what_is_told_changes_while_the_server_runs() {
         assert!(answer.starts_with("ERROR:4"), "{wrong}: {answer}");
     }
 
-    // Violations are reported without the rest, also of clients that have not logged in.
+    // Violations are reported even when nothing else is, also those of clients that have not logged in.
     rig.set("log.report-violation=true");
     let put = Message::put("k", vec![1]);
     assert_eq!(rig.eve.ask(&put).unwrap().result, 81);
@@ -185,7 +185,7 @@ fn what_is_told_changes_while_the_server_runs() {
     );
 }
 
-/// Appends the lines that have come to the socket.
+/// Appends the lines that have arrived at the socket.
 fn take_lines(socket: &UnixDatagram, sent: &mut String) {
     let mut buffer = [0; 4096];
     while let Ok(size) = socket.recv(&mut buffer) {
@@ -204,7 +204,7 @@ fn the_log_of_the_system_gets_the_lines_too_and_no_secret() {
         "syslog {{\n        path {}\n        context audit info\n    }}\n    console {{",
         path.display()
     );
-    // The console has all that there is.
+    // The console has all lines.
     let basics = BASICS.replace("context any info", "context any detail").replacen("console {", &sinks, 1);
     let security = "security {\nlog {\nreport-authentication true\nreport-user-admin true\nreport-sys-admin true\nreport-violation true\n}\n}\n";
     let mut server = Server::start(&format!("{basics}{NAMESPACES}\n{security}"));
@@ -217,7 +217,7 @@ fn the_log_of_the_system_gets_the_lines_too_and_no_secret() {
     assert_eq!(login(&mut server.connect(), "nobody", OTHER).0, 60);
     let mut sent = String::new();
     let mut take_sent = || take_lines(&socket, &mut sent);
-    // Few lines fit into the queue of the socket.
+    // The queue of the socket has room for few lines.
     take_sent();
     let by_token = [(security::USER, &b"bob"[..]), (security::SESSION_TOKEN, &token[..])];
     let mut bob = server.connect();
@@ -228,7 +228,7 @@ fn the_log_of_the_system_gets_the_lines_too_and_no_secret() {
         "ERROR:81:role violation - requires permission 'service-ctrl'"
     );
     assert_eq!(server.connect().info("namespaces\n").unwrap(), "ERROR:80:not authenticated\n");
-    // Secrets in the wrong place.
+    // These requests contain secrets in the wrong place.
     for lost in [format!("{PASS}\nnode\n"), format!("login:{OTHER};user=bob\n")] {
         assert_eq!(server.connect().info(&lost).unwrap(), "ERROR:80:not authenticated\n");
     }

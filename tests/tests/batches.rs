@@ -1,4 +1,4 @@
-//! Large batches: clients that do not read their answers delay nobody, and overdue rows are dropped.
+//! Large batches: clients that do not read their answers delay no others, and overdue rows are dropped.
 #![expect(clippy::unwrap_used, reason = "a test")]
 
 use std::time::Instant;
@@ -8,11 +8,11 @@ use ferrospike_tests::figures::{Figures, await_figures, expect_moved, figures, m
 use ferrospike_tests::server::{Server, usual_config};
 use ferrospike_tests::wire::{Message, result};
 
-/// Rows of a batch whose answers exceed what the server keeps for a client.
+/// Number of rows whose answers exceed what the server keeps for a client.
 const ROWS: usize = 2_500;
-/// Flag of a batch: its rows may run on the thread that reads it.
+/// Flag of a batch: its rows may be carried out by the thread that reads it.
 const ALLOW_INLINE: u8 = 1;
-/// Rows that take more than a millisecond on every machine.
+/// Number of rows that take more than a millisecond on every machine.
 const MANY_ROWS: usize = 60_000;
 
 fn batch(key: &str, rows: usize) -> Message {
@@ -28,7 +28,7 @@ fn start() -> Server {
     server
 }
 
-/// Clients that have requested more than they read; the server has put their batches aside.
+/// Clients that have requested more than they read. The server has suspended their batches.
 fn silent_clients(server: &Server, client: &mut Client, request: &Message, count: usize) -> Vec<Client> {
     let request = request.encode();
     let mut silent: Vec<Client> = (0..count).map(|_| server.connect()).collect();
@@ -37,7 +37,7 @@ fn silent_clients(server: &Server, client: &mut Client, request: &Message, count
     silent
 }
 
-/// Even a few rows of large records do not run on the thread that reads the batch.
+/// Even a few rows of large records are not carried out by the thread that reads the batch.
 #[test]
 fn answers_of_few_rows_do_not_fill_the_memory() {
     let server = start();
@@ -54,7 +54,7 @@ fn answers_of_few_rows_do_not_fill_the_memory() {
     }
 }
 
-/// Four batch threads share several batches, and process none out of order.
+/// Four batch threads share several batches, and process no batch out of order.
 #[test]
 fn batches_that_ask_for_work_in_line_are_answered_in_order() {
     let config = usual_config().replacen("service {", "service {\n    batch-index-threads 4", 1);
@@ -75,7 +75,7 @@ fn batches_that_ask_for_work_in_line_are_answered_in_order() {
 }
 
 #[test]
-fn clients_that_do_not_read_hold_up_nobody() {
+fn clients_that_do_not_read_delay_no_others() {
     let server = start();
     let mut client = server.connect();
     let before = server.resident_megabytes().unwrap_or(0);
@@ -84,7 +84,7 @@ fn clients_that_do_not_read_hold_up_nobody() {
     assert_eq!(run(&mut client, &batch("none", 3_000)), (3_000, result::OK));
     let kept = server.resident_megabytes().unwrap_or(0).saturating_sub(before);
     assert!(kept < 100, "{kept} MB more are held for answers that nobody reads");
-    // Each gets all of its answers when it reads, and one that hangs up is dropped.
+    // Each client gets all its answers when it reads. A client that disconnects is dropped.
     for mut one in silent.into_iter().skip(1) {
         assert_eq!(take_answer(&mut one), (ROWS, result::OK));
     }
@@ -99,7 +99,7 @@ fn a_client_that_does_not_read_is_given_up() {
     let mut server = start();
     server.allow("a batch is given up");
     let mut client = server.connect();
-    // Long enough for the rows that are processed before the client is behind.
+    // The time is enough for the rows that are processed before the client is behind.
     let request = Message { transaction_ttl: 4_000, ..batch("large", ROWS) };
     let mut silent = silent_clients(&server, &mut client, &request, 1).pop().unwrap();
     server.await_log("a batch is given up");
@@ -111,7 +111,7 @@ fn a_client_that_does_not_read_is_given_up() {
 }
 
 #[test]
-fn what_may_take_no_time_is_not_carried_out() {
+fn rows_without_time_are_not_carried_out() {
     let server = start();
     let mut client = server.connect();
     let client = &mut client;
@@ -119,7 +119,7 @@ fn what_may_take_no_time_is_not_carried_out() {
     assert_eq!(client.info_value(set).unwrap(), "ok");
     moves(client, &Message::get("large"), result::TIMEOUT, &["client_tsvc_timeout"]);
     moves(client, &Message::put("new", vec![1]), result::TIMEOUT, &["client_tsvc_timeout"]);
-    // The deadline is checked first, except for the namespace.
+    // The deadline is checked before everything except the namespace.
     let neither = Message { info1: 0, ..Message::get("large") };
     moves(client, &neither, result::TIMEOUT, &["client_tsvc_timeout"]);
     // A request's own timeout applies.

@@ -1,5 +1,5 @@
-//! `asd-bench` with a real server: its tables of latency, of hostile neighbours, of queries and of the cost of
-//! protection are complete, whatever their figures. Everything is tiny, and no figure is judged.
+//! `asd-bench` with a real server: its tables of latency, of hostile neighbours, of queries and of the cost
+//! of protection are complete. The amounts are tiny, and no figure is judged.
 #![expect(clippy::unwrap_used, reason = "a test")]
 
 use std::process::Command;
@@ -93,7 +93,7 @@ fn queries_indexes_and_functions_have_their_rows() {
 }
 
 #[test]
-fn what_protection_costs_is_a_table() {
+fn the_cost_of_protection_is_a_table() {
     let output = Command::new(built("asd-bench").unwrap())
         .args("protection --keys 500 --connections 2 --rounds 2 --seconds 0.2 --server".split(' '))
         .arg(binary())
@@ -144,7 +144,7 @@ fn asbench_measures_queries() {
         let line = text.lines().find(|line| line.starts_with("query ")).unwrap_or_else(|| panic!("{text}"));
         assert!(line.starts_with("query      20 (") && line.contains("hits 20, misses 0"), "{line}");
     }
-    // One partition may have no record.
+    // One partition may have no records.
     let (is_done, text, errors) = asbench("-w Q --requests 20 --pipeline 3");
     assert!(is_done && text.contains("query      20 ("), "{text}{errors}");
 }

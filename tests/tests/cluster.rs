@@ -1,4 +1,4 @@
-//! Nodes that find each other and form a cluster: formation, leaving and returning, answers to clients,
+//! Nodes that find each other and form a cluster: they form it, leave and return, answer clients, and keep
 //! replicas.
 #![expect(clippy::unwrap_used, reason = "a test")]
 
@@ -12,7 +12,8 @@ use ferrospike_tests::nodes::{IN_MEMORY, Nodes};
 use ferrospike_tests::server::Server;
 use ferrospike_tests::wire::{Message, Operation, operation, result};
 
-/// The nodes' reports about partitions: the columns of `partition-info` by node, for each partition number.
+/// The nodes' reports about partitions: the columns of `partition-info` of each node, for each partition
+/// number.
 fn partitions(nodes: &Nodes, numbers: &[usize]) -> BTreeMap<String, Vec<Vec<String>>> {
     let mut partitions = BTreeMap::<String, Vec<Vec<String>>>::new();
     for number in numbers {
@@ -24,7 +25,7 @@ fn partitions(nodes: &Nodes, numbers: &[usize]) -> BTreeMap<String, Vec<Vec<Stri
     partitions
 }
 
-/// Every partition has one master and `replicas` copies, and all nodes agree.
+/// Checks that every partition has one master and `replicas` copies, and that all nodes agree.
 fn check_partitions(nodes: &Nodes, numbers: &[usize], replicas: usize) {
     let all = partitions(nodes, numbers);
     assert_eq!(all.len(), 4096);
@@ -72,7 +73,7 @@ fn nodes_become_one_cluster_and_stay_one() {
     }
     check_partitions(&nodes, &[0, 1, 2], 2);
 
-    // One node is killed: the others continue without it.
+    // One node is killed. The others continue without it.
     nodes.servers[2].kill9();
     let second = nodes.await_cluster(&[0, 1]);
     assert_ne!(second, key);
@@ -81,21 +82,21 @@ fn nodes_become_one_cluster_and_stay_one() {
     assert!(peers.contains("[A1,,[") && !peers.contains("[A2,,["), "{peers}");
     assert!(nodes.info(0, "peers-clear-std:generation=2").contains("[A2,,]"));
 
-    // It comes back.
+    // The node comes back.
     nodes.servers[2].restart();
     let third = nodes.await_cluster(&[0, 1, 2]);
     assert_ne!(third, second);
     check_partitions(&nodes, &[0, 1, 2], 2);
     nodes.await_info(0, "peers-clear-std", "[A2,,[");
 
-    // A node that stops leaves.
+    // A node that stops leaves the cluster.
     nodes.servers[0].stop();
     nodes.await_cluster(&[1, 2]);
     check_partitions(&nodes, &[1, 2], 2);
 }
 
 #[test]
-fn a_node_that_finds_nobody_is_a_cluster_of_its_own() {
+fn a_node_that_finds_no_other_is_a_cluster_alone() {
     let nodes = Nodes::start(1, IN_MEMORY);
     nodes.await_cluster(&[0]);
     assert_eq!(nodes.info(0, "replicas:max=1").split(',').next(), Some("test:0"));
@@ -141,12 +142,12 @@ fn bytes_of_strangers_do_no_harm() {
         for port in &ports {
             let mut stream = TcpStream::connect(("127.0.0.1", *port)).unwrap();
             let mut bytes: Vec<u8> = if round % 2 == 0 { hello.to_vec() } else { Vec::new() };
-            // A header of some type that fits the following bytes.
+            // The header has some type and fits the bytes that follow.
             if round % 4 < 2 {
                 bytes.extend([0, 0, 0, 50, 0, random() % 16]);
             }
             bytes.extend((0..50).map(|_| random()));
-            // The node may have closed it already.
+            // The node may have closed the connection already.
             let _ = stream.write_all(&bytes);
         }
     }
@@ -156,7 +157,7 @@ fn bytes_of_strangers_do_no_harm() {
 /// The result of a node that does not serve the partition of a record.
 const UNAVAILABLE: u8 = 11;
 
-/// Asks one node after the other until one serves the record.
+/// Asks one node after another until one serves the record.
 fn ask(clients: &mut [Client], request: &Message) -> Message {
     for _ in 0..200 {
         for client in &mut *clients {
@@ -208,7 +209,7 @@ fn acknowledged_writes_are_on_two_nodes() {
         assert_eq!(answer.result, result::OK, "key {number}");
         assert_eq!(answer.operations[0].value, [round, number as u8], "key {number}");
     }
-    // Writes continue.
+    // Writes still succeed.
     for number in 0..KEYS {
         assert_eq!(ask(&mut clients, &Message::put(&key(number), vec![7])).result, result::OK);
     }

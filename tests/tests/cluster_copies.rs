@@ -1,5 +1,5 @@
-//! Copies on replicas: they are on disk when that is requested, compressed where configured, and writers of one record
-//! wait for them without delaying others.
+//! Copies on replicas: they are on disk if that is requested, and compressed if that is configured. Writers
+//! of one record wait for them without delaying others.
 #![expect(clippy::unwrap_used, reason = "a test")]
 
 use std::time::{Duration, Instant};
@@ -12,7 +12,7 @@ use ferrospike_tests::server::Server;
 use ferrospike_tests::wire::{Message, Operation, field, info2, operation, result};
 use nix::sys::signal::Signal;
 
-/// The server flushes no block by itself during a test.
+/// A namespace whose blocks the server does not flush by itself during a test.
 const COMMITTED: &str = "
 namespace test {
     replication-factor 2
@@ -35,9 +35,9 @@ namespace test {
 }
 ";
 const KEY_BUSY: u8 = 14;
-/// Time after the signal until all threads of a process have stopped.
+/// Time from the signal until all threads of a process have stopped.
 const STOPPED: Duration = Duration::from_millis(100);
-/// A node that sleeps for less than this is not considered gone.
+/// A node that sleeps for less than this does not count as gone.
 const SLEEP_MAX: Duration = Duration::from_millis(1200);
 
 fn patient(request: Message) -> Message {
@@ -45,7 +45,7 @@ fn patient(request: Message) -> Message {
 }
 
 #[test]
-fn a_replica_has_a_write_on_disk_before_it_says_so() {
+fn a_replica_acknowledges_a_write_after_it_is_on_disk() {
     const KEYS: usize = 60;
     let mut nodes = Nodes::start(2, COMMITTED);
     nodes.await_cluster(&[0, 1]);
@@ -57,7 +57,7 @@ fn a_replica_has_a_write_on_disk_before_it_says_so() {
     }
     nodes.servers[1].kill9();
     nodes.servers[0].kill9();
-    // Each node has all records, half of them as the replica.
+    // Each node has all records, half of them as replica.
     for alone in 0..2 {
         nodes.servers[alone].restart();
         nodes.await_members(&[alone]);
@@ -88,7 +88,7 @@ fn copies_of_other_nodes_are_compressed() {
         assert!(objects > KEYS / 3 && bytes < objects * SIZE as u64 / 10, "{objects} records, {bytes} bytes");
     };
     nodes.servers.iter().for_each(check);
-    // Migrated copies are compressed too.
+    // Migrated copies are compressed as well.
     nodes.start_next();
     nodes.await_cluster(&[0, 1, 2]);
     check(&nodes.servers[2]);
@@ -99,7 +99,7 @@ fn own_key(client: &mut Client, prefix: &str) -> String {
     for number in 0.. {
         let before = client.figure("namespace/test", "client_proxy_complete").unwrap();
         let key = format!("{prefix}-{number}");
-        // The replica would answer a read too.
+        // A delete is used, because the replica would answer a read too.
         client.ask(&Message::delete(&key)).unwrap();
         if client.figure("namespace/test", "client_proxy_complete").unwrap() == before {
             return key;
@@ -108,7 +108,7 @@ fn own_key(client: &mut Client, prefix: &str) -> String {
     unreachable!("half of all keys are")
 }
 
-/// Clients that have each sent a request to node 0 and wait for the answer.
+/// Clients each of which has sent a request to node 0 and waits for the answer.
 fn send_all(nodes: &Nodes, count: usize, request: &Message) -> Vec<Client> {
     let mut clients: Vec<Client> = (0..count).map(|_| nodes.servers[0].connect()).collect();
     clients.iter_mut().for_each(|client| client.send(&patient(request.clone()).encode()).unwrap());
@@ -137,7 +137,7 @@ fn writers_of_a_hot_key_keep_no_thread() {
     std::thread::sleep(STOPPED);
     let mut writers = send_all(&nodes, WRITERS, &add);
     std::thread::sleep(STOPPED);
-    // The first write ends; the others follow one after the other until the replica sleeps again.
+    // The first write ends. The others follow one after another until the replica sleeps again.
     nodes.servers[1].signal(Signal::SIGCONT);
     assert_eq!(writers[0].receive_message().unwrap().result, result::OK);
     nodes.servers[1].signal(Signal::SIGSTOP);
@@ -157,7 +157,7 @@ fn writers_of_a_hot_key_keep_no_thread() {
 }
 
 #[test]
-fn so_many_writers_of_a_key_wait_and_no_more() {
+fn the_number_of_waiting_writers_of_a_key_is_limited() {
     const WRITERS: usize = 12;
     const LIMIT: usize = 3;
     let nodes = Nodes::start(2, IN_MEMORY);
@@ -174,7 +174,7 @@ fn so_many_writers_of_a_key_wait_and_no_more() {
     nodes.servers[1].signal(Signal::SIGCONT);
     let results: Vec<u8> =
         writers.iter_mut().map(|writer| writer.receive_message().unwrap().result).collect();
-    // One write under way, and one more than the limit, as the C server counts.
+    // One write is in progress, and one more than the limit waits, because the C server counts so.
     let done = results.iter().filter(|code| **code == result::OK).count();
     assert_eq!(
         (done, results.iter().filter(|code| **code == KEY_BUSY).count()),
@@ -186,7 +186,7 @@ fn so_many_writers_of_a_key_wait_and_no_more() {
 }
 
 #[test]
-fn operators_see_what_waits_for_other_nodes() {
+fn operators_see_the_writes_that_wait_for_other_nodes() {
     let nodes = Nodes::start(2, IN_MEMORY);
     nodes.await_cluster(&[0, 1]);
     let mut client = nodes.servers[0].connect();
@@ -222,7 +222,7 @@ fn operators_see_what_waits_for_other_nodes() {
     }
     assert!(client.figure("namespace/test", "retransmit_all_write_repl_write").unwrap() > 0);
     assert_eq!(client.figure("namespace/test", "retransmit_all_delete_repl_write").unwrap(), 0);
-    // Proxied requests are measured: the ticker runs twice.
+    // Proxied requests are measured after the ticker has run twice.
     let began = Instant::now();
     let mut measured = String::new();
     while !measured.contains("}-proxy:msec,") && began.elapsed() < Duration::from_secs(30) {

@@ -1,5 +1,5 @@
-//! A node that did not run for longer than its heartbeats allow serves nobody before it has seen the changes of that
-//! time; the answers to writes follow the clients' options about commit level and deadline.
+//! A node that did not run for longer than its heartbeats allow serves no client before it has seen the
+//! changes of that time. The answers to writes follow the clients' options for commit level and deadline.
 
 use std::time::{Duration, Instant};
 
@@ -10,7 +10,7 @@ use ferrospike_tests::wire::{Message, result};
 use nix::sys::signal::Signal;
 
 const UNAVAILABLE: u8 = 11;
-/// Time after the signal until all threads of a process have stopped.
+/// Time from the signal until all threads of a process have stopped.
 const STOPPED: Duration = Duration::from_millis(200);
 const COMMIT_LEVEL_MASTER: u8 = 2;
 
@@ -19,7 +19,7 @@ fn patient(request: Message) -> Message {
 }
 
 #[test]
-fn a_node_that_was_frozen_tells_nobody_of_the_past() {
+fn a_node_that_was_frozen_serves_no_old_data() {
     const KEYS: usize = 100;
     let nodes = Nodes::start(3, IN_MEMORY);
     nodes.await_cluster(&[0, 1, 2]);
@@ -30,7 +30,7 @@ fn a_node_that_was_frozen_tells_nobody_of_the_past() {
     }
     nodes.servers[2].signal(Signal::SIGSTOP);
     std::thread::sleep(STOPPED);
-    // Requests of clients wait in the node's sockets meanwhile.
+    // Meanwhile, requests of clients wait in the node's sockets.
     let asked: Vec<(usize, Client)> = (0..KEYS)
         .map(|number| {
             let mut client = nodes.servers[2].connect();
@@ -54,7 +54,7 @@ fn a_node_that_was_frozen_tells_nobody_of_the_past() {
     for (number, mut client) in asked {
         let answer = client.receive_message().unwrap();
         match answer.result {
-            // The node had joined again, or forwarded the request.
+            // The node had joined again or forwarded the request.
             result::OK if number % 2 == 0 => assert_eq!(answer.bin("b"), Some(&[3][..]), "key {number}"),
             result::OK | result::TIMEOUT | UNAVAILABLE => {}
             other => panic!("key {number}: result {other}"),
@@ -72,7 +72,7 @@ fn a_node_that_was_frozen_tells_nobody_of_the_past() {
 }
 
 #[test]
-fn clients_say_how_long_and_for_whom_a_write_waits() {
+fn clients_choose_how_long_and_for_which_replicas_a_write_waits() {
     let nodes = Nodes::start(2, IN_MEMORY);
     nodes.await_cluster(&[0, 1]);
     let mut first = nodes.servers[0].connect();
@@ -81,7 +81,7 @@ fn clients_say_how_long_and_for_whom_a_write_waits() {
     for number in 0.. {
         let before = first.figure("namespace/test", "client_proxy_complete").unwrap();
         let key = format!("own-{number}");
-        // The replica would answer a read too.
+        // A delete is used, because the replica would answer a read too.
         first.ask(&Message::delete(&key)).unwrap();
         if first.figure("namespace/test", "client_proxy_complete").unwrap() == before {
             own.push(key);
@@ -106,7 +106,7 @@ fn clients_say_how_long_and_for_whom_a_write_waits() {
     assert_eq!(by_master.0, result::OK);
     assert!(by_master.1 < Duration::from_millis(200), "{by_master:?}");
     nodes.await_members(&[0, 1]);
-    // The write has reached the replica nevertheless.
+    // The write has reached the replica all the same.
     let mut second = nodes.servers[1].connect();
     let began = Instant::now();
     while second.figure("namespace/test", "objects").unwrap() < 2 {

@@ -1,5 +1,5 @@
-//! Strangers send bytes to the ports that nodes use for each other: random ones, damaged messages, messages of another
-//! cluster. The nodes stay one cluster and keep serving.
+//! Strangers send bytes to the ports that nodes use for each other: random bytes, damaged messages, and
+//! messages of another cluster. The nodes stay one cluster and continue to serve.
 #![expect(clippy::unwrap_used, reason = "a test")]
 
 use std::fs;
@@ -14,13 +14,12 @@ use ferrospike_tests::nodes::{IN_MEMORY, Nodes};
 use ferrospike_tests::server::Server;
 use ferrospike_tests::wire::{Message, result};
 
-/// Duration of the attack.
 const ATTACK: Duration = Duration::from_secs(8);
-/// Message types in the order of the fuzz target whose inputs this test uses.
+/// Message types, in the order of the fuzz target whose inputs this test uses.
 const TYPES: [u16; 9] = [0, 3, 4, 5, 6, 7, 8, 9, 15];
 const HEARTBEAT: u16 = 5;
 
-/// Messages: type and body.
+/// Messages, each as type and body.
 fn samples() -> Vec<(u16, Vec<u8>)> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../fuzz/corpus/peer");
     let mut paths: Vec<_> = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect();
@@ -48,7 +47,7 @@ fn put_message(bytes: &mut Vec<u8>, message_type: u16, body: &[u8]) {
     bytes.extend(body);
 }
 
-/// A stream of messages, some of them damaged, after a stranger's hello for a fabric port.
+/// A stream of messages, some of them damaged. For a fabric port they follow a stranger's hello.
 fn stream_of(samples: &[(u16, Vec<u8>)], random: &mut Random, is_fabric: bool) -> (Vec<u8>, u64) {
     let (mut bytes, mut count) = (Vec::new(), 0);
     if is_fabric && random.next(8) != 0 {
@@ -76,7 +75,7 @@ fn stream_of(samples: &[(u16, Vec<u8>)], random: &mut Random, is_fabric: bool) -
     (bytes, count)
 }
 
-/// Ends the attack, even if the test fails.
+/// Ends the attack when it is dropped, even if the test fails.
 struct Over<'a>(&'a AtomicBool);
 
 impl Drop for Over<'_> {
@@ -89,7 +88,7 @@ impl Drop for Over<'_> {
 fn strangers_do_not_disturb_the_cluster() {
     let mut nodes = Nodes::start(2, IN_MEMORY);
     let key = nodes.await_cluster(&[0, 1]);
-    // Random bytes can be any message, and the log reports them.
+    // Random bytes can form any message, and the log reports them.
     nodes.servers.iter_mut().for_each(|server| _ = server.allow("WARNING"));
     let port = |number: usize, name: &str| -> u16 {
         let endpoints = nodes.info(number, "endpoints");
@@ -110,7 +109,7 @@ fn strangers_do_not_disturb_the_cluster() {
                     // The node may have closed the connection before everything is sent.
                     let _ = stream.write_all(&bytes);
                     sent.fetch_add(count, Relaxed);
-                    // The pause leaves ports of the machine to other tests.
+                    // The pause leaves some of the machine's ports to other tests.
                     std::thread::sleep(Duration::from_millis(10));
                 }
             });

@@ -1,5 +1,5 @@
-//! A node that stops cleanly hands its partitions over first: no request of a client that follows the partition map
-//! fails, and other nodes have the records with a single copy before the node ends.
+//! A node that stops cleanly first hands its partitions over. No request of a client that follows the
+//! partition map fails, and other nodes have the records with a single copy before the node ends.
 #![expect(clippy::unwrap_used, reason = "a test")]
 
 use std::collections::BTreeMap;
@@ -15,7 +15,7 @@ use ferrospike_tests::nodes::{IN_MEMORY, Nodes};
 use ferrospike_tests::server::Server;
 use ferrospike_tests::wire::{Message, Operation, digest, info1, info2, operation, result};
 
-/// A namespace with a single copy of each record, in a cluster that also has one with two copies.
+/// A namespace with a single copy of each record. The cluster also has one with two copies.
 const SINGLE_COPY: &str = "
 namespace single {
     replication-factor 1
@@ -68,7 +68,7 @@ impl RoutingClient<'_> {
             let bits = BASE64_STANDARD.decode(map).unwrap();
             for (number, master) in self.masters.iter_mut().enumerate() {
                 let is_here = bits.get(number / 8).is_some_and(|byte| byte & 0x80 >> (number % 8) != 0);
-                // Clients keep the last known master until another node reports that it is the master.
+                // A client keeps the last known master until another node reports that it is the master.
                 if is_here {
                     *master = Some(node);
                 }
@@ -94,8 +94,8 @@ impl RoutingClient<'_> {
     }
 }
 
-/// Writes keys one after the other, again and again, until stopped; returns the number of answered requests and the
-/// errors of the others.
+/// Writes keys one after another, again and again, until stopped. Returns the number of answered requests and
+/// the errors of the others.
 fn write_until(
     nodes: &[SocketAddr],
     thread: usize,
@@ -121,7 +121,7 @@ fn write_until(
 }
 
 #[test]
-fn clients_notice_nothing_of_a_clean_stop() {
+fn a_clean_stop_causes_no_errors_for_clients() {
     let mut nodes = Nodes::start(3, &namespaces());
     nodes.await_cluster(&[0, 1, 2]);
     let single = |number: usize| Message::on_record("single", "rig", &key(number));
@@ -152,7 +152,8 @@ fn clients_notice_nothing_of_a_clean_stop() {
     nodes.servers[1].await_log("other nodes have the partitions after");
     nodes.await_members(&[0, 2]);
     for (count, failed, written) in outcomes {
-        // A client that did not run for long between reading the map and its request may have found the node ended.
+        // A client may have been suspended between reading the map and its request, and may have found the
+        // node ended.
         assert!(failed.len() <= 1, "of {count} requests failed once: {failed:?}");
         for (key, value) in written {
             let answer = client.ask(&patient(Message::get(&key))).unwrap();
@@ -168,7 +169,7 @@ fn clients_notice_nothing_of_a_clean_stop() {
 }
 
 #[test]
-fn a_node_alone_waits_for_nobody() {
+fn a_single_node_does_not_wait() {
     let mut nodes = Nodes::start(2, &namespaces());
     nodes.await_cluster(&[0, 1]);
     nodes.servers[1].kill9();

@@ -9,7 +9,7 @@ use ferrospike_tests::nodes::{IN_MEMORY, Nodes};
 use ferrospike_tests::server::Server;
 use ferrospike_tests::wire::{Message, result};
 
-/// Sends datagrams to the nodes' group that are none of theirs.
+/// Sends datagrams to the nodes' group that no node has sent.
 fn disturb(group: (Ipv4Addr, u16)) {
     let socket = UdpSocket::bind(("127.0.0.1", 0)).unwrap();
     let socket = socket2::Socket::from(socket);
@@ -18,7 +18,7 @@ fn disturb(group: (Ipv4Addr, u16)) {
     for size in [0, 1, 5, 6, 100, 1400] {
         socket.send_to(&vec![0xA5; size], group).unwrap();
     }
-    // The head of a message that is larger than the datagram.
+    // The header announces a message that is larger than the datagram.
     socket.send_to(&[0x7F, 0xFF, 0xFF, 0xFF, 0, 5, 0, 6, 6], group).unwrap();
 }
 
@@ -47,7 +47,7 @@ fn nodes_find_each_other_by_multicast() {
     }
     assert_eq!(nodes.await_cluster(&[0, 1, 2]), key, "datagrams of strangers change nothing");
 
-    // One node is killed, and comes back.
+    // One node is killed and comes back.
     nodes.servers[2].kill9();
     assert_ne!(nodes.await_members(&[0, 1]), key);
     nodes.servers[2].restart();

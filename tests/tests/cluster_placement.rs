@@ -1,5 +1,5 @@
-//! Placement of replicas in a cluster: racks, the rack of all masters, uniform balance, quiesced nodes; and a cluster
-//! of sixteen nodes.
+//! Placement of replicas in a cluster: racks, a rack with all masters, uniform balance, quiesced nodes; and a
+//! cluster of sixteen nodes.
 #![expect(clippy::unwrap_used, reason = "a test")]
 
 use std::collections::BTreeMap;
@@ -23,7 +23,8 @@ fn figure(nodes: &Nodes, number: usize, name: &str) -> String {
     all.split(';').find_map(|pair| pair.strip_prefix(&format!("{name}="))).unwrap().to_owned()
 }
 
-/// Reclusters until `is_in_effect` holds for all nodes. A rebalance under way may have begun before the settings.
+/// Reclusters until `is_in_effect` holds for all nodes. A rebalance in progress may have begun before the
+/// settings changed.
 fn recluster_until(nodes: &Nodes, numbers: &[usize], is_in_effect: impl Fn(usize) -> bool) {
     let began = Instant::now();
     recluster(nodes, numbers);
@@ -47,7 +48,7 @@ fn recluster(nodes: &Nodes, numbers: &[usize]) {
     nodes.await_cluster(numbers);
 }
 
-/// The nodes of each partition's replicas, the master first.
+/// The nodes with the replicas of each partition, the master first.
 fn replicas(nodes: &Nodes, numbers: &[usize]) -> BTreeMap<usize, BTreeMap<usize, usize>> {
     let mut replicas = BTreeMap::<usize, BTreeMap<usize, usize>>::new();
     for number in numbers {
@@ -73,7 +74,7 @@ fn racks_have_a_copy_each() {
     for number in all {
         set(&nodes, number, &format!("rack-id={}", rack(number)));
     }
-    // The settings have no effect until the cluster is formed again.
+    // The settings have no effect before the cluster is formed again.
     assert_eq!(nodes.info(0, "rack-ids"), "test:0");
     recluster_until(&nodes, &all, |number| {
         nodes.info(number, "rack-ids") == format!("test:{}", rack(number))

@@ -1,5 +1,5 @@
-//! Requests to a node that does not serve their record are answered too: single ones, batch rows, functions, also while
-//! nodes come and go; and requests that other nodes pass on, byte by byte.
+//! Requests to a node that does not serve their record are answered too: single requests, batch rows and
+//! functions, also while nodes come and go. Requests that other nodes forward are tested byte by byte.
 #![expect(clippy::unwrap_used, reason = "a test")]
 
 use std::collections::BTreeMap;
@@ -54,7 +54,7 @@ fn any_node_answers_for_any_record() {
         }
     }
     assert_eq!(sum(&mut clients, "master_objects"), KEYS as u64 / 2);
-    // One node applies a request; the nodes that do not serve the record forward it to that node.
+    // One node applies a request. Nodes that do not serve the record forward the request to it.
     let passed_on = sum(&mut clients, "client_proxy_complete");
     assert!(passed_on > KEYS as u64, "{passed_on}");
     for figure in ["client_proxy_error", "client_proxy_timeout", "from_proxy_tsvc_error"] {
@@ -78,7 +78,7 @@ fn any_node_answers_for_any_record() {
     }
 }
 
-/// A batch with rows of namespace `test`, set `rig`: key, `info1`, `info2` and operations of each.
+/// A batch with rows for namespace `test`, set `rig`: key, `info1`, `info2` and operations of each.
 fn batch(flags: u8, rows: &[(&str, u8, u8, Vec<Operation>)]) -> Message {
     let mut value = (rows.len() as u32).to_be_bytes().to_vec();
     value.push(flags);
@@ -122,7 +122,7 @@ const RESPOND_ALL_KEYS: u8 = 4;
 const BIN_TYPE: u8 = 12;
 
 #[test]
-fn rows_of_a_batch_are_answered_by_whoever_serves_them() {
+fn rows_of_a_batch_are_answered_by_the_node_that_serves_them() {
     const KEYS: usize = 700;
     let nodes = Nodes::start(3, IN_MEMORY);
     nodes.await_cluster(&[0, 1, 2]);
@@ -141,7 +141,7 @@ fn rows_of_a_batch_are_answered_by_whoever_serves_them() {
         assert_eq!((answers.len(), last), (KEYS, result::OK));
         assert!(answers.values().all(|row| row.result == result::OK));
     }
-    // The rows' digests are among their parameters.
+    // The digests of the rows are among their parameters.
     let mut value = (KEYS as u32).to_be_bytes().to_vec();
     value.push(RESPOND_ALL_KEYS);
     for (number, key) in (0u32..).zip(&keys) {
@@ -160,7 +160,7 @@ fn rows_of_a_batch_are_answered_by_whoever_serves_them() {
     for (number, row) in answers {
         assert_eq!((row.result, row.bin("n")), (result::OK, Some(&u64::from(number).to_be_bytes()[..])));
     }
-    // A row of a missing record, and one with its own error.
+    // One row is for a missing record, and one has an error of its own.
     for flags in [RESPOND_ALL_KEYS, RESPOND_ALL_KEYS | 1] {
         let mut read: Vec<_> =
             keys.iter().map(|key| (key.as_str(), info1::READ | info1::GET_ALL, 0, Vec::new())).collect();
@@ -181,7 +181,7 @@ fn rows_of_a_batch_are_answered_by_whoever_serves_them() {
             }
         }
     }
-    // The batch's own filter, n < 100, applies to the rows.
+    // The filter of the batch, n < 100, applies to its rows.
     let filter = [0x93, 0x05, 0x93, 0x51, 0x02, 0xa1, b'n', 100];
     let read: Vec<_> =
         keys.iter().map(|key| (key.as_str(), info1::READ | info1::GET_ALL, 0, Vec::new())).collect();
@@ -192,7 +192,7 @@ fn rows_of_a_batch_are_answered_by_whoever_serves_them() {
     let found = answers.values().filter(|row| row.result == result::OK).count();
     let kept_back = answers.values().filter(|row| row.result == result::FILTERED_OUT).count();
     assert_eq!((found, kept_back), (100, KEYS - 100));
-    // Without the flag an error ends the reply, from any node.
+    // Without the flag an error ends the reply, whichever node has it.
     let mut failing: Vec<_> =
         keys.iter().map(|key| (key.as_str(), info1::READ | info1::GET_ALL, 0, Vec::new())).collect();
     failing.push(("row-1", 0, info2::WRITE, vec![Operation::string(operation::INCR, "n", "x")]));
@@ -245,14 +245,14 @@ fn a_master_that_does_not_answer_is_a_timeout() {
     let nodes = Nodes::start(2, IN_MEMORY);
     nodes.await_cluster(&[0, 1]);
     let mut clients = clients(&nodes);
-    // A key whose master is node 1. Replicas answer reads too.
+    // The master of this key is node 1. Deletes find it, because replicas answer reads too.
     let key = (0..).map(|number| format!("key-{number}")).find(|key| {
         clients[0].ask(&Message::delete(key)).unwrap();
         clients[1].figure("namespace/test", "from_proxy_delete_not_found").unwrap() > 0
     });
     let key = key.unwrap();
     nodes.servers[1].signal(Signal::SIGSTOP);
-    // Now all threads of the node have stopped.
+    // By now all threads of the node have stopped.
     std::thread::sleep(Duration::from_millis(200));
     let asked = Instant::now();
     let put = Message { transaction_ttl: 300, ..Message::put(&key, vec![1]) };
@@ -266,12 +266,12 @@ fn a_master_that_does_not_answer_is_a_timeout() {
 }
 
 #[test]
-fn nobody_is_refused_while_a_node_goes_and_comes_back() {
+fn no_request_is_refused_while_a_node_leaves_and_returns() {
     const KEYS: usize = 40;
     let mut nodes = Nodes::start(3, IN_MEMORY);
     nodes.await_cluster(&[0, 1, 2]);
     let key = |number: usize| format!("patient-{number}");
-    // Enough time for the others to notice that the node is gone.
+    // The time is enough for the other nodes to notice that the node has gone.
     let patient = |request: Message| Message { transaction_ttl: 15_000, ..request };
     let write_all = |nodes: &Nodes, numbers: &[usize], round: u8| {
         let mut clients: Vec<Client> =
@@ -288,7 +288,7 @@ fn nobody_is_refused_while_a_node_goes_and_comes_back() {
     };
     write_all(&nodes, &[0, 1, 2], 0);
     nodes.servers[1].kill9();
-    // A request sent to it at the moment of its end may have been applied: that is a timeout.
+    // A request that was sent to the node when it ended may have been applied, so its result is a timeout.
     std::thread::sleep(Duration::from_millis(300));
     write_all(&nodes, &[0, 2], 1);
     nodes.await_members(&[0, 2]);
@@ -309,7 +309,7 @@ fn response(body: &[u8], id: u32) -> Vec<u8> {
     frame.to_vec()
 }
 
-/// The request as the C server forwards it: with numbers in its machine's byte order.
+/// The request in the form in which the C server forwards it: with numbers in its machine's byte order.
 fn turned_around(request: &Message) -> Vec<u8> {
     let body = request.body();
     let mut frame = vec![2, 3];
@@ -341,14 +341,14 @@ fn requests_of_c_servers_are_understood() {
     };
     let record = digest("rig", "passed-on");
     let put = Message { transaction_ttl: 1000, ..Message::put("passed-on", b"value".to_vec()) };
-    // The C server's answer, byte by byte.
+    // The expected answer is that of the C server, byte by byte.
     let mut done = vec![2, 3, 0, 0, 0, 0, 0, 22, 22];
     done.extend([0, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
     assert_eq!(ask(7, &record, turned_around(&put)), done);
     let found = ask(8, &record, turned_around(&Message::get("passed-on")));
     assert_eq!(found[8 + 5], result::OK);
     assert!(found.ends_with(&[b"\x00\x00\x00\x0a\x01\x04\x00\x01b", &b"value"[..]].concat()), "{found:02x?}");
-    // The digest of a batch row is only in the message around it.
+    // Only the message around a batch row has the row's digest.
     let mut row = Message::get("passed-on");
     row.fields.retain(|(field_type, _)| *field_type != field::DIGEST);
     assert_eq!(ask(9, &record, turned_around(&row))[8 + 5], result::OK);
@@ -361,7 +361,7 @@ fn requests_of_c_servers_are_understood() {
     assert_eq!(ask(13, &record, vec![2, 3])[8 + 5], result::UNKNOWN);
     let idle = Message { info1: 0, ..Message::get("passed-on") };
     assert_eq!(ask(14, &record, turned_around(&idle))[8 + 5], result::PARAMETER);
-    // A node of another cluster has another master: it gets its request back.
+    // For a node of another cluster, another node is the master: it gets its request back.
     let own = u64::from_str_radix(&nodes.await_cluster(&[0]), 16).unwrap();
     let mut ask_from = |id: u32, cluster_key: u64| {
         let (digest, frame) = (record.to_vec(), turned_around(&put));

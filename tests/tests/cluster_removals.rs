@@ -1,5 +1,5 @@
-//! Deleted records stay deleted, and rewritten ones stay new, despite older copies of other nodes: on the disk of a
-//! node that comes back, and in late messages.
+//! Deleted records stay deleted, and rewritten records keep their new values, despite older copies of other
+//! nodes: on the disk of a node that comes back, and in late messages.
 #![expect(clippy::unwrap_used, reason = "a test")]
 
 use std::io::Write;
@@ -19,7 +19,7 @@ namespace test {
     }
 }
 ";
-/// Enough rounds for a rewritten record to have a lower generation.
+/// Number of rounds after which a rewritten record has a lower generation.
 const ROUNDS: u8 = 4;
 const KEYS: usize = 900;
 
@@ -27,12 +27,13 @@ fn key(number: usize) -> String {
     format!("key-{number}")
 }
 
-/// Asks any node; nodes that do not serve the record forward the request.
+/// Asks any node. Nodes that do not serve the record forward the request.
 fn ask(client: &mut Client, request: Message) -> Message {
     client.ask(&Message { transaction_ttl: 20_000, ..request }).unwrap()
 }
 
-/// A third of the keys is deleted, a third deleted and written again, the rest unchanged.
+/// Checks that a third of the keys is deleted, a third is deleted and written again, and the rest is
+/// unchanged.
 fn check(nodes: &Nodes, numbers: &[usize]) {
     for number in numbers {
         let mut client = nodes.servers[*number].connect();
@@ -54,7 +55,7 @@ fn check(nodes: &Nodes, numbers: &[usize]) {
 }
 
 #[test]
-fn what_was_deleted_while_a_node_was_away_does_not_come_back_with_it() {
+fn records_deleted_while_a_node_was_away_do_not_return_with_it() {
     let mut nodes = Nodes::start(3, FILE);
     nodes.await_cluster(&[0, 1, 2]);
     let mut client = nodes.servers[0].connect();
@@ -72,12 +73,12 @@ fn what_was_deleted_while_a_node_was_away_does_not_come_back_with_it() {
             assert_eq!(ask(&mut client, Message::put(&key(number), vec![100])).result, result::OK);
         }
     }
-    // No migration is under way any more that would remember the deletes.
+    // By then no migration is in progress that would remember the deletes.
     nodes.await_cluster(&[0, 2]);
     nodes.servers[1].restart();
     nodes.await_cluster(&[0, 1, 2]);
     check(&nodes, &[0, 1, 2]);
-    // The node that came back has correct records too.
+    // The node that came back has the right records too.
     nodes.servers[2].kill9();
     nodes.await_members(&[0, 1]);
     check(&nodes, &[0, 1]);
@@ -88,12 +89,12 @@ const REPLICATION: u16 = 7;
 const EPOCH_MS: u64 = 1_262_304_000_000;
 
 #[test]
-fn a_removal_that_comes_late_removes_nothing_newer() {
+fn a_late_removal_does_not_remove_newer_records() {
     let mut nodes = Nodes::start(1, IN_MEMORY);
     nodes.servers[0].allow("cluster");
     nodes.await_cluster(&[0]);
     let mut stream = connect(nodes.ports(0)[1], 0x77);
-    // A removal as masters send it; C servers send no time.
+    // A removal as masters send it. C servers send no time.
     let mut remove = |removed_at: Option<u64>| {
         let mut fields = vec![(0, 1, number(8)), (3, 1, number(0)), (10, 1, number(1))];
         fields.extend(removed_at.map(|time| (16, 3, time.to_be_bytes().to_vec())));
@@ -118,7 +119,7 @@ fn a_removal_that_comes_late_removes_nothing_newer() {
     // The sender's clock is ahead.
     let ahead_ms = now_ms + 20_000;
     assert_eq!((remove(Some(ahead_ms)), value(&mut client)), (result::OK, None));
-    // The removal does not apply to a later write, although the clock here is behind.
+    // The removal does not apply to a later write, although this node's clock is behind.
     put(&mut client, 3);
     assert_eq!((remove(Some(ahead_ms)), value(&mut client)), (result::GENERATION, Some(vec![3])));
 }

@@ -1,4 +1,5 @@
-//! Nodes without seeds: they listen for others, and serve alone at once, unless they have ever heard of others.
+//! Nodes without seeds: they listen for others, and serve alone at once, unless they have ever been in a
+//! cluster with others.
 #![expect(clippy::unwrap_used, reason = "a test")]
 
 use std::fs;
@@ -23,7 +24,7 @@ namespace test {
 }
 ";
 const KEYS: usize = 100;
-/// What the log says at the start of a node that has had company.
+/// A part of the log line at the start of a node that has been in a cluster with others.
 const WAITS: &str = "it waits for those that it knew";
 
 fn key(number: usize) -> String {
@@ -34,7 +35,7 @@ fn patient(request: Message) -> Message {
     Message { transaction_ttl: 20_000, ..request }
 }
 
-/// Writes all keys; none of the requests may wait for a cluster.
+/// Writes all keys. No request may wait for a cluster.
 fn write_all(nodes: &Nodes, number: usize, value: u8) {
     let mut client = nodes.servers[number].connect();
     for key in (0..KEYS).map(key) {
@@ -51,7 +52,7 @@ fn read_all(nodes: &Nodes, number: usize, value: u8) {
     }
 }
 
-/// What the log says since it had this length.
+/// The text of the log after its first `length` bytes.
 fn said_since(nodes: &Nodes, number: usize, length: usize) -> String {
     nodes.servers[number].log().split_off(length)
 }
@@ -81,7 +82,7 @@ fn a_node_without_seeds_listens_and_serves_at_once() {
     assert!(figures.contains("effective_replication_factor=1;"), "{figures}");
     let log = nodes.servers[0].log();
     assert!(log.contains("no seed names another node: it serves alone"), "{log}");
-    // It is balanced before it takes clients.
+    // The node is balanced before it accepts clients.
     assert!(log.find("rebalanced: expected").unwrap() < log.find("service ready").unwrap(), "{log}");
 }
 
@@ -107,7 +108,7 @@ fn nodes_without_seeds_become_one_cluster_by_a_tip() {
     nodes.bring_together_from(1, 0);
     nodes.await_cluster(&[0, 1]);
     (0..2).for_each(|number| read_all(&nodes, number, 1));
-    // The seed that nobody listens on is named, but not each time that it is tried.
+    // The log names a seed at which no node listens, but not each time that it is tried.
     let unreached = format!("seeds that cannot be reached: 127.0.0.1:{nobody}");
     nodes.servers[0].await_log(&unreached);
     let length = nodes.servers[0].log().len();
@@ -140,8 +141,8 @@ fn a_node_alone_with_records_on_a_file_serves_at_once_after_a_restart() {
     }
 }
 
-/// A node that was in a cluster with others has old records, or none, after a restart: it must not take writes before it has
-/// found the others.
+/// After a restart, a node that was in a cluster with others has old records or none: it must not accept
+/// writes before it has found the others.
 #[test]
 fn a_node_that_was_in_a_cluster_waits_for_the_others_after_a_restart() {
     for namespaces in [IN_MEMORY, ON_FILE] {
@@ -161,7 +162,7 @@ fn a_node_that_was_in_a_cluster_waits_for_the_others_after_a_restart() {
         (0..2).for_each(|number| read_all(&nodes, number, 1));
         let said = said_since(&nodes, 0, length);
         assert!(!said.contains("cluster changed: size 1"), "{said}");
-        // The other may have been alone later, so it waits even if it was alone at the end.
+        // The other node may have been alone later, so this node waits even if it was alone at the end.
         nodes.servers[1].kill9();
         nodes.await_members(&[0]);
         nodes.servers[0].kill9();
@@ -178,7 +179,7 @@ fn a_node_that_was_in_a_cluster_waits_for_the_others_after_a_restart() {
         (0..2).for_each(|number| read_all(&nodes, number, 2));
         let said = said_since(&nodes, 0, length);
         assert!(said.contains(WAITS) && !said.contains("cluster changed: size 1"), "{said}");
-        // An operator who knows that it remains alone makes it start alone.
+        // An operator who knows that it stays alone makes it start alone.
         nodes.servers[1].kill9();
         nodes.await_members(&[0]);
         nodes.servers[0].stop();

@@ -1,5 +1,5 @@
-//! System metadata in a cluster: a change at any node is known to all nodes when the client gets its answer; nodes that
-//! were away, that join, or that lose their principal end with the same items.
+//! System metadata in a cluster: all nodes know a change at any node when the client gets its answer. Nodes
+//! that were away, that join, or that lose their principal end with the same items.
 #![expect(clippy::unwrap_used, reason = "a test")]
 
 use std::time::{Duration, Instant};
@@ -37,7 +37,7 @@ fn put_module(name: &str) -> String {
     format!("udf-put:filename={name};content-len={};content={content};", content.len())
 }
 
-/// Waits until all of these nodes report the same versions of their modules.
+/// Waits until all these nodes report the same versions of their modules.
 fn await_same_versions(nodes: &Nodes, numbers: &[usize]) -> String {
     let began = Instant::now();
     loop {
@@ -56,7 +56,7 @@ fn await_same_versions(nodes: &Nodes, numbers: &[usize]) -> String {
 }
 
 #[test]
-fn what_is_set_at_one_node_is_known_to_all() {
+fn a_change_at_one_node_is_known_to_all() {
     let nodes = Nodes::start(3, NAMESPACES);
     nodes.await_cluster(&[0, 1, 2]);
     let mut clients = clients(&nodes, &[0, 1, 2]);
@@ -104,11 +104,11 @@ fn a_node_that_was_away_catches_up() {
     let mut first = nodes.servers[0].connect();
     assert_eq!(first.info_value(&create_index("old", "a")).unwrap(), "ok");
     assert_eq!(first.info_value(&put_module("old.lua")).unwrap(), "ok");
-    // First node 2, the principal, then node 1, which is not.
+    // Node 2 is the principal; node 1 is not.
     for away in [2, 1] {
         let present: Vec<usize> = (0..3).filter(|number| *number != away).collect();
         nodes.servers[away].kill9();
-        // At once: no node has noticed yet that the principal is gone.
+        // The change is sent at once, before any node has noticed that the principal has gone.
         let mut first = nodes.servers[0].connect();
         let new = format!("new{away}");
         assert_eq!(first.info_value(&create_index(&new, &new)).unwrap(), "ok");
@@ -128,7 +128,7 @@ fn a_node_that_was_away_catches_up() {
         let modules = back.info_value("udf-list").unwrap();
         assert!(modules.contains(&format!("{new}.lua")) && !modules.contains("old.lua"), "{modules}");
     }
-    // All metadata is on disk.
+    // All metadata has been stored on disk.
     let before = nodes.info(1, "smd-show:module=sindex");
     (0..3).for_each(|number| nodes.servers[number].kill9());
     (0..3).for_each(|number| nodes.servers[number].restart());
@@ -141,7 +141,7 @@ fn a_node_that_was_away_catches_up() {
 #[test]
 fn nodes_with_histories_of_their_own_merge_them() {
     let nodes = Nodes::start_apart(2, NAMESPACES);
-    // The items of node 0 are later than those of node 1, the principal.
+    // The items of node 0 are newer than those of node 1, the principal.
     for (number, name) in [(1, "one"), (0, "zero")] {
         nodes.await_cluster(&[number]);
         let mut client = nodes.servers[number].connect();
@@ -166,7 +166,7 @@ fn nodes_with_histories_of_their_own_merge_them() {
     }
 }
 
-/// Waits until a node reports a cluster of this size; its administrator has this credential.
+/// Waits until a node, whose administrator has this credential, reports a cluster of this size.
 fn await_size(nodes: &Nodes, number: usize, size: usize, credential: &str) {
     let began = Instant::now();
     let mut admin = logged_in(&nodes.servers[number], "admin", credential);
@@ -213,7 +213,7 @@ fn a_node_that_joins_takes_the_users_of_the_cluster() {
         assert_eq!(bob.ask(&Message::put(&format!("of-bob-{number}"), vec![1])).unwrap().result, result::OK);
         assert_ne!(login(&mut nodes.servers[number].connect(), "admin", ADMIN).0, 0);
     }
-    // The new node has an administrator of its own with the first password, and becomes the principal.
+    // The new node has its own administrator with the first password, and becomes the principal.
     nodes.start_next();
     allow(&mut nodes);
     await_size(&nodes, 0, 3, OTHER);
@@ -222,12 +222,12 @@ fn a_node_that_joins_takes_the_users_of_the_cluster() {
         drop(logged_in(&nodes.servers[number], "bob", PASS));
         assert_ne!(login(&mut nodes.servers[number].connect(), "admin", ADMIN).0, 0, "node {number}");
     }
-    // The token of one node is valid at the others.
+    // A token of one node is valid on the others.
     let (_, token) = login(&mut nodes.servers[2].connect(), "bob", PASS);
     let mut elsewhere = nodes.servers[0].connect();
     let fields = [(field::USER, &b"bob"[..]), (field::SESSION_TOKEN, &token[..])];
     assert_eq!(result_of(&mut elsewhere, command::AUTHENTICATE, &fields), 0);
-    // A dropped user is gone on all nodes.
+    // A dropped user does not exist on any node.
     let mut admin = logged_in(&nodes.servers[2], "admin", OTHER);
     assert_eq!(result_of(&mut admin, command::DROP_USER, &[(field::USER, b"bob")]), 0);
     for number in 0..3 {

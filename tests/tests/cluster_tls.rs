@@ -1,4 +1,4 @@
-//! Nodes that use TLS with each other form a cluster, and no other node can join.
+//! Nodes that use TLS with each other form a cluster. No other node can join it.
 #![expect(clippy::unwrap_used, reason = "a test")]
 
 use std::fs;
@@ -14,13 +14,13 @@ use ferrospike_tests::tls::{Authority, Identity, Wish, connect, ends_within};
 use ferrospike_tests::wire::{Message, result};
 use nix::sys::signal::Signal;
 
-/// The nodes of a cluster that an intruder tries to join, and the number of the intruder.
+/// The nodes of a cluster that an intruder tries to join.
 const MEMBERS: [usize; 3] = [0, 1, 2];
 const INTRUDER: usize = 3;
-/// The time that an intruder has.
+/// The time during which an intruder tries.
 const TRIAL: Duration = Duration::from_secs(4);
 
-/// Writes 60 keys through each of these nodes; at least one write of each key must succeed.
+/// Writes 60 keys through each of these nodes. At least one write of each key must succeed.
 fn write_everywhere(nodes: &Nodes, numbers: &[usize], value: u8) {
     let mut clients: Vec<_> = numbers.iter().map(|number| nodes.servers[*number].connect()).collect();
     for key in 0..60 {
@@ -66,7 +66,7 @@ fn nodes_with_tls_form_a_cluster_lose_one_and_get_it_back() {
 fn intruder_files(authority: &Authority, wish: Wish<'_>, trusted: &Authority) -> tempfile::TempDir {
     let folder = tempfile::tempdir().unwrap();
     authority.write_files(folder.path(), &authority.issue(wish));
-    // The intruder would accept the certificates of the nodes.
+    // The intruder would accept the nodes' certificates.
     fs::write(folder.path().join("ca.pem"), &trusted.pem).unwrap();
     folder
 }
@@ -114,7 +114,7 @@ fn a_node_without_a_valid_certificate_never_gets_in() {
         intruder_files(&authority, Wish { is_expired: true, ..Wish::named(CLUSTER_NAME) }, &authority);
     try_to_join(&nodes, "one whose certificate has expired", Some(expired.path()));
 
-    // Connections that send nothing, or wrong bytes, do no harm and are closed.
+    // Connections that send nothing or wrong bytes do no harm, and are closed.
     for port in nodes.ports(0) {
         let mut silent: Vec<TcpStream> = Vec::new();
         for number in 0..200 {
@@ -125,7 +125,7 @@ fn a_node_without_a_valid_certificate_never_gets_in() {
                 2 => b"GET / HTTP/1.1\r\n\r\n",
                 _ => &[0xff; 300],
             };
-            // The node may have closed it already.
+            // The node may have closed the connection already.
             let _ = socket.write_all(bytes);
             silent.push(socket);
         }
@@ -137,7 +137,8 @@ fn a_node_without_a_valid_certificate_never_gets_in() {
     write_everywhere(&nodes, &MEMBERS, 2);
 }
 
-/// Whether the heartbeat and the fabric of the first node accept a peer with this certificate, which trusts `trusted`.
+/// Whether the heartbeat and the fabric of the first node accept a peer that has this certificate and trusts
+/// `trusted`.
 fn takes(nodes: &Nodes, trusted: &Authority, identity: Option<&Identity>) -> [bool; 2] {
     let config = trusted.client(identity);
     nodes
@@ -145,12 +146,12 @@ fn takes(nodes: &Nodes, trusted: &Authority, identity: Option<&Identity>) -> [bo
         .map(|port| connect(&config, SocketAddr::from(([127, 0, 0, 1], port)), CLUSTER_NAME).is_ok())
 }
 
-/// Makes the first `count` nodes read their files again, after they have done so `before` times.
+/// Makes the first `count` nodes read their files again. They have done so `before` times.
 fn reload(nodes: &Nodes, count: usize, before: usize) {
     for server in &nodes.servers[..count] {
         server.signal(Signal::SIGHUP);
         let began = Instant::now();
-        // Heartbeat and fabric each log a line.
+        // Heartbeat and fabric log a line each.
         while server.log().matches("certificates are read anew").count() < 2 * (before + 1) {
             assert!(began.elapsed() < Duration::from_secs(20), "not read: {}", server.log());
             thread::sleep(Duration::from_millis(5));
@@ -159,7 +160,7 @@ fn reload(nodes: &Nodes, count: usize, before: usize) {
 }
 
 #[test]
-fn certificates_of_nodes_are_read_anew_and_no_connection_is_lost() {
+fn certificates_of_nodes_are_reloaded_and_no_connection_is_lost() {
     let (old, new) = (Authority::new("old"), Authority::new("new"));
     let [of_old, of_new] = [&old, &new].map(|authority| authority.issue(Wish::named(CLUSTER_NAME)));
     let mut nodes = Nodes::start_with_tls(2, IN_MEMORY, &old);
@@ -171,7 +172,7 @@ fn certificates_of_nodes_are_read_anew_and_no_connection_is_lost() {
     assert_eq!(takes(&nodes, &old, Some(&of_new)), [false; 2]);
     assert_eq!(takes(&nodes, &old, None), [false; 2], "no certificate at all");
 
-    // Nodes present certificates of another authority, and accept those of both.
+    // Nodes present certificates of another authority, and accept those of both authorities.
     new.write_files(nodes.tls_folder(), &new.issue(Wish::named(CLUSTER_NAME)));
     fs::write(nodes.tls_folder().join("ca.pem"), [&old.pem[..], &new.pem].concat()).unwrap();
     reload(&nodes, 2, 0);
@@ -193,11 +194,11 @@ fn certificates_of_nodes_are_read_anew_and_no_connection_is_lost() {
 }
 
 #[test]
-fn nodes_move_to_tls_one_after_the_other() {
+fn nodes_change_to_tls_one_after_another() {
     let authority = Authority::new("nodes");
     let mut nodes = Nodes::start_with_tls(2, IN_MEMORY, &authority);
     nodes.await_cluster(&[0, 1]);
-    // One node accepts connections with and without TLS; others prefer TLS.
+    // One node accepts connections with and without TLS. The others prefer TLS.
     let [heartbeat, fabric] = nodes.ports(2);
     let both = {
         nodes
@@ -213,7 +214,7 @@ fn nodes_move_to_tls_one_after_the_other() {
     nodes.servers[0].stop();
     nodes.servers[0].restart();
     nodes.await_cluster(&[0, 1]);
-    // The other node does not use TLS: the nodes still connect, although one tries TLS at a port without it.
+    // The other node does not use TLS. The nodes still connect, although one tries TLS at a port without it.
     for server in &mut nodes.servers {
         server.allow("closing the connection").allow("closing a connection").allow("begins with no hello");
     }

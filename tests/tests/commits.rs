@@ -1,5 +1,5 @@
-//! `commit-to-device`: a reply reports only what is on disk. Other requests do not wait with those that wait for
-//! a disk, slow or stuck, and each connection gets its replies in the order of its requests.
+//! `commit-to-device`: a reply reports only data that is on disk. Requests that need no disk do not wait for
+//! a slow or stuck one, and each connection gets its replies in the order of its requests.
 #![expect(clippy::unwrap_used, reason = "a test")]
 
 use std::io::ErrorKind;
@@ -16,7 +16,7 @@ const WRITE: &str = "write-block";
 /// The transaction pool writes records of this size.
 const LARGE: usize = 4 << 20;
 
-/// Whether the server under test can simulate a stuck disk: builds with debug assertions can.
+/// Whether the server under test can simulate a stuck disk. Builds with debug assertions can.
 fn can_stall() -> bool {
     let can = cfg!(debug_assertions) && std::env::var_os("ASD").is_none();
     if !can {
@@ -49,7 +49,7 @@ fn put(key: &str) -> Message {
     Message::put(key, vec![7; 100])
 }
 
-/// Whether an answer has arrived, or arrives soon.
+/// Whether an answer has arrived or arrives soon.
 fn has_answer(client: &Client) -> bool {
     client.socket().set_read_timeout(Some(Duration::from_millis(30))).unwrap();
     let peeked = client.socket().peek(&mut [0]);
@@ -67,7 +67,7 @@ fn ask_ok(client: &mut Client, request: &Message) {
     assert_eq!(client.ask(request).unwrap().result, result::OK);
 }
 
-/// Sends requests that need no disk, or whose data is on it.
+/// Sends requests that need no disk, or whose data is on disk.
 fn is_served(client: &mut Client) {
     ask_ok(client, &in_bar(put("other")));
     ask_ok(client, &in_bar(Message::get("other")));
@@ -76,7 +76,7 @@ fn is_served(client: &mut Client) {
 }
 
 #[test]
-fn a_stuck_disk_holds_up_those_who_wait_for_it_and_nobody_else() {
+fn a_stuck_disk_delays_only_requests_that_wait_for_it() {
     if !can_stall() {
         return;
     }
@@ -102,7 +102,7 @@ fn a_stuck_disk_holds_up_those_who_wait_for_it_and_nobody_else() {
         waiting.push((what, client));
         others.iter_mut().for_each(is_served);
     }
-    // More long writes wait than the pool has threads; a write that needs no disk does not wait.
+    // More long writes wait than the pool has threads. A write that needs no disk does not wait.
     let mut long: Vec<Client> = (0..20).map(|_| server.connect()).collect();
     (1..).zip(&mut long).for_each(|(number, client)| client.send(&large(number).encode()).unwrap());
     let started = Instant::now();
@@ -129,7 +129,8 @@ fn replies_keep_the_order_of_their_requests() {
     let mut client = server.connect();
     ask_ok(&mut client, &put("stored"));
     let batch = |rows| Message::get_all(vec!["stored"; rows].into_iter()).encode();
-    // Answers of this thread, batch threads, a query thread and info threads come after a reply that waits.
+    // Answers of this thread, of batch threads, of a query thread and of info threads come after a reply that
+    // waits.
     let together = [
         put("a").encode(),
         Message::get("none").encode(),
@@ -180,8 +181,8 @@ fn clients_go_while_their_replies_wait() {
     for (number, client) in gone.iter_mut().enumerate() {
         client.send(&[put(&format!("gone {number}")).encode(), put("gone").encode()].concat()).unwrap();
     }
-    // A client that has closed its sending side waits for its answer, and so does one that sends garbage after
-    // its request.
+    // A client that has closed its sending side waits for its answer, and so does a client that sends garbage
+    // after its request.
     let (mut done, mut bad) = (server.connect(), server.connect());
     done.send(&put("done").encode()).unwrap();
     done.socket().shutdown(Shutdown::Write).unwrap();
@@ -194,7 +195,7 @@ fn clients_go_while_their_replies_wait() {
         assert_eq!(client.receive_message().unwrap().result, result::OK);
         assert!(client.is_closed_by_server());
     }
-    // The writes exist, whether or not a client got the answer.
+    // The writes exist, even if the client did not get the answer.
     let started = Instant::now();
     while client.figure("statistics", "client_connections").unwrap() > 1 {
         assert!(started.elapsed() < PATIENCE);
@@ -206,7 +207,7 @@ fn clients_go_while_their_replies_wait() {
 
 /// The latency of an operation includes its wait for the disk.
 #[test]
-fn the_time_of_waiting_counts_as_that_of_the_write() {
+fn the_wait_for_the_disk_is_part_of_the_latency_of_a_write() {
     if !can_stall() {
         return;
     }

@@ -1,6 +1,6 @@
-//! Compressed messages: a compressed request has the effect of a plain one, and a client that asks for it gets
-//! compressed answers. Wrong sizes, nested frames and damaged streams are refused, and cost others neither memory nor
-//! time.
+//! Compressed messages: a compressed request has the effect of a plain one, and a client gets compressed
+//! answers if it asks for them. Wrong sizes, nested frames and damaged streams are refused, and cost other
+//! clients neither memory nor time.
 #![expect(clippy::unwrap_used, reason = "a test")]
 
 use std::io::{Read, Write};
@@ -20,7 +20,7 @@ const ASKS_FOR_COMPRESSION: u8 = 0x80;
 /// Answers up to this size are not compressed.
 const THRESHOLD: usize = 128;
 
-/// Text that compresses well.
+/// Text that can be compressed well.
 fn text(size: usize) -> Vec<u8> {
     (0..size).map(|n| b"a line of text, again and again\n"[n % 32]).collect()
 }
@@ -59,7 +59,7 @@ fn receive_message(client: &mut Client) -> (Message, bool) {
     (messages.remove(0), is_compressed)
 }
 
-/// Number of rows of an answer of several messages, and of its compressed frames.
+/// The number of rows in an answer of several messages, and the number of its compressed frames.
 fn receive_rows(client: &mut Client) -> (usize, usize) {
     let (mut rows, mut compressed_frames) = (0, 0);
     loop {
@@ -79,7 +79,7 @@ fn receive_rows(client: &mut Client) -> (usize, usize) {
 fn requests_may_be_compressed_and_answers_are_if_that_is_asked_for() {
     let server = Server::start(&usual_config());
     let mut client = server.connect();
-    // Inflated by the service thread, by another thread, and in many pieces.
+    // These are inflated by the service thread, by another thread, and in many pieces.
     for size in [50, 20_000, 200_000, 1_000_000] {
         let key = format!("compressed-{size}");
         let put = Message::put(&key, text(size));
@@ -100,7 +100,7 @@ fn requests_may_be_compressed_and_answers_are_if_that_is_asked_for() {
 }
 
 #[test]
-fn requests_are_answered_in_order_whoever_inflates_them() {
+fn requests_are_answered_in_order_whichever_thread_inflates_them() {
     let server = Server::start(&usual_config());
     let mut client = server.connect();
     let mut requests = Vec::new();
@@ -143,7 +143,7 @@ fn batches_and_queries_come_in_compressed_frames() {
     client.send(&compressed(&scan.encode())).unwrap();
     let (rows, compressed_frames) = receive_rows(&mut client);
     assert!(rows == keys.len() && compressed_frames > 0, "{rows} rows, {compressed_frames} frames");
-    // Clients that do not ask get plain answers.
+    // Clients that do not ask for compression get plain answers.
     client.send(&Message::scan("test").encode()).unwrap();
     assert_eq!(receive_rows(&mut client), (keys.len(), 0));
 
@@ -166,7 +166,7 @@ fn a_batch_that_other_threads_go_on_with_is_compressed_from_its_first_frame() {
     for key in &keys {
         assert_eq!(client.ask(&Message::put(key, text(16_000))).unwrap().result, result::OK);
     }
-    // A service thread begins it, and passes the rest on after a mebibyte of replies.
+    // A service thread begins the batch, and passes the rest on after a mebibyte of replies.
     client.send(&asking(Message::get_all(keys.iter().map(String::as_str))).encode()).unwrap();
     let mut rows = 0;
     loop {
@@ -183,7 +183,7 @@ fn a_batch_that_other_threads_go_on_with_is_compressed_from_its_first_frame() {
 }
 
 #[test]
-fn what_does_not_shrink_is_counted() {
+fn answers_that_do_not_shrink_are_counted() {
     let server = Server::start(&usual_config());
     let mut client = server.connect();
     let noise = Random::new(7).bytes(1_000);
@@ -201,7 +201,7 @@ fn what_does_not_shrink_is_counted() {
 }
 
 #[test]
-fn what_is_no_compressed_message_is_refused_and_the_connection_goes_on() {
+fn invalid_compressed_messages_are_refused_and_the_connection_continues() {
     let mut server = Server::start(&usual_config());
     server.allow("bad compressed message from");
     server.allow("bad message from");
@@ -242,8 +242,8 @@ fn what_is_no_compressed_message_is_refused_and_the_connection_goes_on() {
     assert_eq!(client.figure("statistics", "demarshal_error").unwrap() - before, bad.len() as u64);
 }
 
-/// 128 MiB of zeros in 128 KiB, from many clients at once: they wait for each other and delay no others, and not all
-/// fit in memory.
+/// Each is 128 MiB of zeros in 128 KiB. Many clients send one at once: they wait for each other and delay no
+/// others, because not all fit in memory.
 #[test]
 fn bombs_take_neither_memory_nor_time_of_others() {
     let mut server = Server::start(&usual_config());
@@ -282,7 +282,7 @@ fn bombs_take_neither_memory_nor_time_of_others() {
 fn long_requests_are_compressed_both_ways() {
     let server = Server::start(&usual_config());
     let mut client = server.connect();
-    // Many ops on a large bin run on a thread of the transaction pool.
+    // Many ops on a large bin are carried out by a thread of the transaction pool.
     assert_eq!(client.ask(&Message::put("long", text(900_000))).unwrap().result, result::OK);
     let mut request = Message { info1: info1::READ | ASKS_FOR_COMPRESSION, ..Message::on("long") };
     for _ in 0..20 {

@@ -1,8 +1,10 @@
-//! Configuration changes of a running server: every parameter, compared with the recorded answers of the C server.
+//! Configuration changes on a running server: every parameter, compared with the recorded answers of the C
+//! server.
 //!
-//! `corpora/set_config.txt` holds a line for each parameter: the part before `=`, a tab, and the values in the order
-//! in which they were set, each after a sign: `+` accepted, `-` refused, `e` for the Enterprise edition. They were
-//! sent to a fresh server with the namespaces below. DIFFERENCES.md also lists the allowed differences.
+//! `corpora/set_config.txt` has a line for each parameter: the part before `=`, a tab, and the values in the
+//! order in which they were set, each after a sign: `+` means accepted, `-` refused, `e` refused for the
+//! Enterprise edition. They were sent to a fresh server with the namespaces below. DIFFERENCES.md also lists
+//! the allowed differences.
 #![expect(clippy::unwrap_used, reason = "a test")]
 
 use ferrospike_tests::server::{BASICS, Server};
@@ -26,13 +28,13 @@ namespace bar {
 }
 ";
 
-/// Values that the C server accepts by chance: nothing, a sign, too many bits. This server refuses them.
+/// Values that the C server accepts by mistake: nothing, a sign, too many bits. This server refuses them.
 const SLIPS: &[&str] = &["", "-1", "100G", "4294967295", "4294967296", "18446744073709551616"];
-/// Parameters for which the C server accepts any word as 0.
+/// Parameters for which the C server takes any word as 0.
 const ANY_WORD: &[&str] = &["evict-tenths-pct", "stop-writes-count"];
-/// Parameters for which the C server accepts 0, and then has no thread.
+/// Parameters for which the C server accepts 0 and then has no thread.
 const NO_THREAD: &[&str] = &["batch-index-threads", "sindex-builder-threads"];
-/// Parameters of the Enterprise edition, which the C server refuses; here all may set them.
+/// Parameters of the Enterprise edition. The C server refuses them; this server accepts them.
 const FOR_EVERYONE: &[&str] = &[
     "active-rack",
     "compression",
@@ -52,7 +54,7 @@ const FOR_EVERYONE: &[&str] = &[
     "xdr-tomb-raider-period",
     "xdr-tomb-raider-threads",
 ];
-/// Other values that the C server refuses and this server accepts, with a reason in DIFFERENCES.md.
+/// Other values that the C server refuses and this server accepts. DIFFERENCES.md has the reasons.
 const TAKEN: &[(&str, &[&str])] = &[
     ("context=service;min-cluster-size", &["7", "8"]),
     ("context=service;proto-fd-idle-ms", &["4294967295"]),

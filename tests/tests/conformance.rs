@@ -1,6 +1,6 @@
-//! Replays recorded traffic of official clients, and random operations, and compares the answers with the C
-//! server's. `corpora/agreed.toml` lists where every answer must agree; elsewhere every request must still be
-//! answered, and the agreement is printed.
+//! Replays recorded traffic of official clients and random operations, and compares the answers with those of
+//! the C server. `corpora/agreed.toml` lists where every answer must agree. Elsewhere every request must
+//! still be answered, and the agreement is printed.
 
 use std::time::Duration;
 
@@ -8,13 +8,13 @@ use ferrospike_tests::corpus::{self, Agreed, Step};
 use ferrospike_tests::replay::{Options, Report, replay};
 use ferrospike_tests::server::Server;
 
-/// Number of lost steps that ends a replay.
+/// Number of lost steps after which a replay ends.
 const LOST_MAX: usize = 10;
 /// Longest time until truncations, background jobs and changes of indexes or modules take effect.
 const EFFECT_DELAY: Duration = Duration::from_millis(20);
 
-/// Replays a whole corpus. An agreed file that differs gets a second chance alone: in the whole corpus it
-/// meets records of other files, and not all of these agree yet.
+/// Replays a whole corpus. If an agreed file differs, it is replayed again alone: in the whole corpus it
+/// meets records of other files, not all of which agree yet.
 fn check(corpus: &str) {
     let agreed = corpus::agreed().expect("agreed.toml");
     let agreed = agreed.iter().find(|entry| entry.corpus == corpus).expect("a line in agreed.toml");
@@ -31,10 +31,10 @@ fn check(corpus: &str) {
     }
 }
 
-/// Replays some steps against a separate server, because records of one corpus may affect another.
+/// Replays some steps against a separate server, because the records of one corpus may affect another.
 fn run(agreed: &Agreed, is_sent: impl Fn(&Step) -> bool) -> Report {
     let mut server = Server::usual();
-    // The requests include every mistake that a client can make, and the server may log them.
+    // The requests include every mistake that a client can make, which the server may log.
     server.allow("");
     let options = Options { lost_max: LOST_MAX, effect_delay: EFFECT_DELAY, ..Options::default() };
     let steps = corpus::open(&agreed.path()).expect("the corpus");

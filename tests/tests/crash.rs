@@ -1,10 +1,10 @@
 //! kill -9 under write load: acknowledged writes exist after the next start, and the server never returns a value that
 //! was not written.
 //!
-//! Several connections write, delete, delete durably and rewrite their own records, one after the other or with many
-//! requests sent together, while the server is killed at any moment: under load, while it loads, while it stops. The
-//! same file is used round after round and overwritten many times, so that defrag and the tomb raider run. [`History`]
-//! knows the allowed states.
+//! Several connections write, delete, delete durably and rewrite their own records, one after another or with
+//! many requests sent together, while the server is killed at any moment: under load, while it loads, while
+//! it stops. The same file is used in every round and overwritten many times, so that defrag and the tomb
+//! raider run. [`History`] knows the allowed states.
 //!
 //! `FERROSPIKE_CRASH_ROUNDS` multiplies the rounds of each test; `FERROSPIKE_SOAK_SEED` changes the requests.
 #![expect(clippy::unwrap_used, reason = "a test")]
@@ -31,12 +31,12 @@ const KEYS_PER_CONNECTION: u64 = 300;
 const BURST_MAX: u64 = 40;
 /// `flush-max-ms` of namespaces that do not commit each write.
 const FLUSH_MAX: Duration = Duration::from_millis(200);
-/// Additional time until a record is on disk, for slow writes on a busy machine.
+/// Additional time until a record is on disk, because writes are slow on a busy machine.
 const FLUSH_MARGIN: Duration = Duration::from_millis(2_500);
 const FILE: [&str; 3] = ["file {data}/test.dat", "filesize 128M", NO_STOP];
-/// Defrag may lag behind briefly on such a small file.
+/// Writes must not stop, because defrag may lag behind briefly on such a small file.
 const NO_STOP: &str = "stop-writes-avail-pct 0";
-/// Tombstones are removed as soon as nothing needs them.
+/// Tombstones are removed as soon as they are not needed.
 const RAIDER: [&str; 2] = ["tomb-raider-period 1", "tomb-raider-eligible-age 0"];
 
 /// The records of one connection.
@@ -52,7 +52,7 @@ impl Writer {
         Writer { records: ids.map(record).collect(), random: Random::new((soak_seed() << 32) | (number + 1)) }
     }
 
-    /// Works until the server is gone.
+    /// Runs until the server has ended.
     fn run(&mut self, address: SocketAddr, written: &AtomicU64) {
         let Ok(mut client) = Client::connect(address) else { return };
         while self.step(&mut client, written).is_some() {}
@@ -92,8 +92,8 @@ impl Writer {
         Some(())
     }
 
-    /// Writes records from number `first` on, and deletes some, without waiting for answers, so that much is under way
-    /// when the server ends.
+    /// Writes records from number `first` on, and deletes some, without waiting for answers, so that many
+    /// requests are in progress when the server ends.
     fn burst(&mut self, first: usize, client: &mut Client, written: &AtomicU64) -> Option<()> {
         let count = self.random.within(2..BURST_MAX) as usize;
         let mut acts: Vec<_> = Vec::with_capacity(count);
@@ -158,10 +158,10 @@ fn crash(setting: &Setting<'_>) {
     let data = fast_folder(512 << 20);
     let config = stored_config_with("test", &lines, setting.engine, &storage);
     let mut server = Server::start(&config.replace("{data}", data.path().to_str().unwrap()));
-    // A kill may cut the last write in the middle, of a record that was not acknowledged.
+    // A kill may cut the last write in the middle. It was the write of a record that was not acknowledged.
     server.allow("damaged and left out: ").allow("were not loaded");
     server.allow("out of space");
-    // The kill may happen between the header writes of a disk and its shadow.
+    // The kill may happen between the writes of the header to a disk and to its shadow.
     server.allow("is out of date, because ");
     let mut writers: Vec<Writer> =
         (0..CONNECTIONS).map(|number| Writer::new(number, setting.deletes_are_durable)).collect();
@@ -198,7 +198,7 @@ fn crash(setting: &Setting<'_>) {
     report(&format!("{} MB were written", written.into_inner() / 1_000_000));
 }
 
-/// Ends the server in one of several ways; returns whether it was asked to and had enough time.
+/// Ends the server in one of several ways. Returns whether it was asked to stop and had enough time.
 fn end(server: &mut Server, random: &mut Random) -> bool {
     match random.within(0..10) {
         0 => {
@@ -268,7 +268,7 @@ fn with_two_files_and_shadows_nothing_acknowledged_is_lost() {
     });
 }
 
-/// Any file can serve as a key.
+/// Any file can be used as a key.
 const ENCRYPTED: &str = concat!("encryption-key-file ", env!("CARGO_MANIFEST_DIR"), "/Cargo.toml");
 
 #[test]

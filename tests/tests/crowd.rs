@@ -9,7 +9,7 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
 const IDLE: usize = 10_000;
 const BUSY: usize = 1_000;
-/// Threads that drive the busy connections, and requests that each of these sends.
+/// Number of threads that drive the busy connections, and of requests that each thread sends.
 const THREADS: usize = 4;
 const REQUESTS: usize = 50;
 
@@ -36,7 +36,7 @@ network {
 fn ten_thousand_idle_and_a_thousand_busy() {
     let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE).expect("read the limit");
     assert!(hard > 15_100, "the hard limit of open files ({hard}) is too low for this test and its server");
-    // Only for this process: the server raises its own limit.
+    // The limit is for this process only: the server raises its own limit.
     let server = Server::start(&[CONFIG, NAMESPACES].concat());
     setrlimit(Resource::RLIMIT_NOFILE, hard, hard).expect("raise the limit");
 

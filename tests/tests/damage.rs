@@ -1,5 +1,5 @@
-//! Files damaged at rest or under the running server: intact records are served, lost ones are reported with file,
-//! offset and advice, and unusable files are refused and left unchanged.
+//! Files that are damaged at rest or while the server runs: intact records are served, lost records are
+//! reported with file, offset and advice, and unusable files are refused and left unchanged.
 #![expect(clippy::unwrap_used, reason = "a test")]
 
 use std::ops::Range;
@@ -17,7 +17,7 @@ use ferrospike_tests::wire::{Message, Operation, digest, field, info1, info2, in
 
 const FILE: [&str; 4] = ["file {dir}/test.dat", "filesize 128M", "defrag-lwm-pct 1", "post-write-cache 0"];
 
-/// A server that has written all records to its file and was stopped.
+/// A server that has written all records to its file and has been stopped.
 fn stopped(engine: &str) -> (Server, DataFile) {
     let storage = if engine == "memory" { &FILE[..3] } else { &FILE[..] };
     let mut server = Server::start(&stored_config("test", engine, storage));
@@ -27,7 +27,8 @@ fn stopped(engine: &str) -> (Server, DataFile) {
     (server, file)
 }
 
-/// Fails unless the server refuses to start on `file`, with all of `words` in the reason, and does not change it.
+/// Fails unless the server refuses to start on `file`, with all of `words` in the reason, and leaves it
+/// unchanged.
 fn check_refused(server: &mut Server, file: &DataFile, words: &[&str]) {
     let before = file.bytes();
     let log = server.refusal();
@@ -132,7 +133,7 @@ fn large(number: u32) -> Message {
     Message::put(&key(number), vec![number as u8; 900_000])
 }
 
-/// Numbers of the large records that are served.
+/// The numbers of the large records that are served.
 fn served(client: &mut Client) -> Vec<u32> {
     (0..LARGE_RECORDS)
         .filter(|number| client.ask(&Message::get(&key(*number))).unwrap().result == result::OK)
@@ -140,18 +141,18 @@ fn served(client: &mut Client) -> Vec<u32> {
 }
 
 #[test]
-fn a_hole_hides_nothing_and_is_told() {
+fn a_hole_hides_no_records_and_is_reported() {
     let (mut server, file) = killed_with_blocks();
     let places = file.places();
     server.allow("a hole").allow("damaged and left out").allow("were not loaded");
-    // Two whole blocks.
+    // The damage covers two whole blocks.
     let (start, size) = (5 * WBLOCK_SIZE as u64, 2 * WBLOCK_SIZE);
     file.overwrite(start, &vec![0; size]);
     server.restart();
     let hole = format!("{}: at offset {start}: a hole: {size} bytes hold nothing", file.name());
     line_with(&server.log(), &[": WARNING (", &hole, "though they were in use; restore"]);
     server.kill9();
-    // The damage is in the middle of records, not at the edges of blocks.
+    // The damage begins and ends in the middle of records, not at the edges of blocks.
     let (start, end) = (3 * WBLOCK_SIZE as u64 + 3_000_016, 15 * WBLOCK_SIZE as u64 + 2_000_064);
     file.overwrite(start, &vec![0; (end - start) as usize]);
     let intact: Vec<u32> = (0..LARGE_RECORDS)
@@ -192,7 +193,7 @@ fn a_file_that_was_cut_after_a_crash_is_refused() {
     let (mut server, file) = killed_with_blocks();
     file.truncate(130 << 20);
     check_refused(&mut server, &file, &["the file was cut", "truncate -s 268435456"]);
-    // The rest is served if the operator follows the advice.
+    // If the operator follows the advice, the remaining records are served.
     file.truncate(256 << 20);
     server.allow("damaged and left out").allow("a hole").allow("were not loaded");
     server.restart();
@@ -211,7 +212,8 @@ fn a_torn_record_at_the_end_of_a_crash_is_no_damage() {
     server.stop();
 }
 
-/// Damages record 7 while the server is stopped; the other records are found, and the log reports the lost one.
+/// Damages record 7 while the server is stopped. The other records must be found, and the log must report the
+/// lost one.
 fn check_damage_at_rest(engine: &str, damage: impl Fn(&Range<u64>) -> Range<u64>, identifies: bool) {
     let (mut server, file) = stopped(engine);
     let place = file.places().of(7);
@@ -235,25 +237,26 @@ fn check_damage_at_rest(engine: &str, damage: impl Fn(&Range<u64>) -> Range<u64>
 }
 
 #[test]
-fn a_record_without_its_magic_is_told_and_the_others_are_loaded() {
+fn a_record_without_its_magic_is_reported_and_the_others_are_loaded() {
     check_damage_at_rest("device", |place| place.start..place.start + 4, true);
     check_damage_at_rest("memory", |place| place.start..place.start + 1, true);
 }
 
 #[test]
-fn a_record_with_a_wrong_size_is_told_and_the_others_are_loaded() {
+fn a_record_with_a_wrong_size_is_reported_and_the_others_are_loaded() {
     check_damage_at_rest("device", |place| place.start + 4..place.start + 5, true);
 }
 
 #[test]
-fn a_record_with_a_wrong_digest_or_end_mark_is_told() {
+fn a_record_with_a_wrong_digest_or_end_mark_is_reported() {
     check_damage_at_rest("device", |place| place.start + 10..place.start + 11, true);
-    // The value of record 7 has 20,112 bytes, after 35 of header, 4 of set, 1 of count, 2 of name and 5 of particle.
+    // The value of record 7 has 20,112 bytes. It follows 35 bytes of header, 4 of set, 1 of count, 2 of name
+    // and 5 of particle.
     check_damage_at_rest("device", |place| place.start + 47 + 20_112..place.start + 47 + 20_116, true);
 }
 
 #[test]
-fn a_record_whose_beginning_is_lost_is_told() {
+fn a_record_whose_start_is_lost_is_reported() {
     check_damage_at_rest("device", |place| place.start..place.start + 64, false);
 }
 
@@ -276,7 +279,7 @@ fn a_lost_block_costs_its_records_only() {
     let mut server = Server::start(&stored_config("test", "device", &FILE));
     let mut client = server.connect();
     fill(&mut client);
-    // Moves records 0 to 4 to the second block.
+    // This moves records 0 to 4 to the second block.
     let large = |number: u32| Message::put(&format!("large-{number}"), vec![number as u8; 1_000_000]);
     for number in 0..8 {
         assert_eq!(client.ask(&large(number)).unwrap().result, result::OK);
@@ -303,7 +306,7 @@ fn a_lost_block_costs_its_records_only() {
     check_all(&mut server.connect());
 }
 
-/// A running server whose records 3, 5, 7 and 9 were damaged, each in another part.
+/// A running server. Its records 3, 5, 7 and 9 were damaged, each in a different part.
 fn damaged_under_it() -> (Server, DataFile, Places) {
     let (mut server, file) = stopped("device");
     let places = file.places();
@@ -320,10 +323,10 @@ fn reads_of_damaged_records_are_errors_and_others_go_on() {
     let (mut server, file, places) = damaged_under_it();
     let mut client = server.connect();
     check_all_but(&mut client, &[3, 5, 7, 9], result::UNKNOWN);
-    // A request that needs no bins does not need the disk.
+    // A request that needs no bins needs no disk.
     let exists = Message { info1: info1::READ | info1::GET_NO_BINS, ..Message::on(&key(3)) };
     assert_eq!(client.ask(&exists).unwrap().result, result::OK);
-    // The log reports each with record and place.
+    // The log reports each damaged record, with its place.
     server.allow("replace it or delete it");
     let log = server.log().to_lowercase();
     for number in [3, 5, 7, 9] {
@@ -374,7 +377,7 @@ fn damaged_records_can_be_replaced() {
     }
     check_all(&mut client);
     server.stop();
-    // The newer copies of the damaged records count.
+    // The newer copies of the damaged records are used.
     server.allow("damaged and left out: ").allow("were not loaded");
     server.restart();
     check_all(&mut server.connect());
@@ -403,7 +406,7 @@ fn damaged_records_can_be_deleted() {
     }
 }
 
-/// A damaged record loses its stored key; the key in a request counts.
+/// The stored key of a damaged record is lost, so the key in a request counts.
 #[test]
 fn damaged_records_with_a_key_can_be_replaced_and_deleted() {
     let mut server = Server::start(&stored_config("test", "device", &FILE));
@@ -436,14 +439,14 @@ fn damaged_records_with_a_key_can_be_replaced_and_deleted() {
     assert_eq!((found.len(), keyed), (RECORDS as usize - 2, RECORDS as usize - 3));
 }
 
-/// The block of a damaged record is kept; the others are emptied, and the log reports it once.
+/// The block of a damaged record is kept and the others are emptied. The log reports it once.
 #[test]
-fn defrag_goes_on_beside_damage() {
+fn defrag_continues_in_spite_of_damage() {
     let storage = [&FILE[..], &["stop-writes-avail-pct 0"]].concat();
     let mut server = Server::start(&stored_config("test", "device", &storage));
     let mut client = server.connect();
     let large = |number: u32, byte: u8| Message::put(&format!("large-{number}"), vec![byte; 900_000]);
-    // Four blocks, each with ten records that are kept and some that are deleted.
+    // Each of four blocks has ten records that are kept and some that are deleted.
     for block in 0..4 {
         for number in block * 10..block * 10 + 10 {
             assert_eq!(put(&mut client, number), result::OK);
@@ -458,7 +461,7 @@ fn defrag_goes_on_beside_damage() {
     server.stop();
     let file = DataFile::of(&server, "test.dat");
     let place = file.places().of(12);
-    // The deleted records are back, as with the C server.
+    // The deleted records are back, as on the C server.
     server.restart();
     let mut client = server.connect();
     for number in 0..36 {
@@ -480,7 +483,7 @@ fn defrag_goes_on_beside_damage() {
     }
     check_all_but(&mut client, &[12], result::UNKNOWN);
     assert_eq!(server.log().matches(&kept).count(), 1);
-    // Its block is free once the record is written again.
+    // The block becomes free when its damaged record is written again.
     let free =
         |client: &mut Client| client.figure("namespace/test", "storage-engine.file[0].free_wblocks").unwrap();
     assert_eq!(put(&mut client, 0), result::OK);
@@ -499,7 +502,7 @@ fn a_damaged_partition_table_is_taken_from_its_second_copy() {
             server.kill9();
         }
         server.allow("are damaged, and taken from their second copy");
-        // Entries of the first, the second and the last group; a version and a tree id.
+        // These are entries of the first, the second and the last group; a version and a tree id.
         for place in [4096, 4096 + 16 * 300 + 8, 69_632 - 16] {
             file.flip(place..place + 1);
         }
@@ -509,7 +512,7 @@ fn a_damaged_partition_table_is_taken_from_its_second_copy() {
             let offset = format!("at offset {offset}: ");
             line_with(&server.log(), &[": WARNING (", &file.name(), &offset, partitions, "second copy"]);
         }
-        // The entries were rewritten: nothing is damaged any more.
+        // The entries were rewritten, so nothing is damaged any more.
         server.kill9();
         let before = server.log().matches("second copy").count();
         server.restart();
@@ -519,7 +522,7 @@ fn a_damaged_partition_table_is_taken_from_its_second_copy() {
 }
 
 #[test]
-fn damage_of_the_second_copy_is_harmless_and_of_both_is_told() {
+fn damage_of_the_second_copy_is_harmless_and_damage_of_both_is_reported() {
     let (mut server, file) = stopped("device");
     for place in [131_072 + 16 * 300, 196_608, 196_630, 196_880] {
         file.flip(place..place + 1);
@@ -534,9 +537,9 @@ fn damage_of_the_second_copy_is_harmless_and_of_both_is_told() {
     line_with(&server.log(), &[": WARNING (", &file.name(), "at offset 4096: ", "compare with a backup"]);
 }
 
-/// The header of a list or map in a damaged record announces more elements than exist.
+/// In a damaged record, the header of a list or map announces more elements than there are.
 #[test]
-fn lists_whose_header_lies_are_bounded_and_told() {
+fn lists_with_a_wrong_header_are_bounded_and_reported() {
     const CDT_READ: u8 = 3;
     const LIST: u8 = 20;
     let mut server = Server::start(&stored_config("test", "device", &FILE));
@@ -547,7 +550,7 @@ fn lists_whose_header_lies_are_bounded_and_told() {
         let put = Message { info2: info2::WRITE, ..Message::on(name) }.with_operation(write);
         assert_eq!(server.connect().ask(&put).unwrap().result, result::OK);
     }
-    // Size; by index from the front and the back; by rank; by value; a range.
+    // Size, by index from the front and the back, by rank, by value, and a range.
     let requests: [&[u8]; 6] = [
         &[0x91, 16],
         &[0x93, 19, 5, 0],

@@ -1,5 +1,5 @@
-//! Random damage: bytes of a file are changed from outside, in its header's partition table and in its records. The
-//! server starts, and all other records are unchanged.
+//! Random damage: the test changes bytes of a file, in the partition table of its header and in its records.
+//! The server starts, and all other records are unchanged.
 //!
 //! `FERROSPIKE_SOAK_SEED` changes the damage.
 #![expect(clippy::unwrap_used, reason = "a test")]
@@ -15,13 +15,13 @@ use ferrospike_tests::server::{Server, stored_config};
 use ferrospike_tests::wire::{Message, result};
 
 const ROUNDS: u64 = 24;
-/// Largest number of places damaged together, and of bytes at each.
+/// Largest number of places that are damaged together, and of bytes at each.
 const PLACES_MAX: u64 = 6;
 const SIZE_MAX: u64 = 600;
-/// The partition table, and its second copy with its seal.
+/// The partition table, and its second copy with its checksum.
 const TABLES: [Range<u64>; 2] = [4_096..69_632, 131_072..196_896];
 
-/// Changes random bytes of `file`, which has records at `places`; returns the damaged records.
+/// Changes random bytes of `file`, which has records at `places`. Returns the damaged records.
 fn damage(file: &DataFile, places: &BTreeMap<u32, Range<u64>>, random: &mut Random) -> Vec<u32> {
     // Only one of the two tables is damaged at a time.
     let table = &TABLES[random.within(0..2) as usize];
@@ -47,7 +47,7 @@ fn damage(file: &DataFile, places: &BTreeMap<u32, Range<u64>>, random: &mut Rand
 }
 
 #[test]
-fn what_was_not_hit_is_there_after_any_damage() {
+fn undamaged_records_exist_after_any_damage() {
     let seed = soak_seed().max(1);
     let folder = fast_folder(128 << 20);
     let path = format!("file {}/test.dat", folder.path().display());

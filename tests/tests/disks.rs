@@ -1,7 +1,7 @@
-//! Changed disks: devices that join, leave, change places or are replaced, outdated shadows, files that vanish,
-//! shrink or fill up under the server, and paths that cannot be a disk at all.
+//! Changed disks: devices that are added, removed, exchanged or replaced, outdated shadows, files that
+//! vanish, shrink or fill up while the server runs, and paths that cannot be a disk at all.
 //!
-//! Records are spread over the disks of a namespace, so a test finds out which are on which.
+//! Records are spread over the disks of a namespace, so a test determines which records are on which disk.
 #![expect(clippy::unwrap_used, reason = "a test")]
 
 use std::fs;
@@ -24,7 +24,7 @@ use nix::sys::stat::Mode;
 /// Longest wait for background work of the server.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// A configuration with these files, and their shadows if any.
+/// A configuration with these files and, if they have any, their shadows.
 fn files(names: &[&str]) -> String {
     let mut lines: Vec<String> = names
         .iter()
@@ -36,12 +36,12 @@ fn files(names: &[&str]) -> String {
     lines.push("filesize 128M".to_owned());
     lines.push("commit-to-device true".to_owned());
     lines.push("stop-writes-avail-pct 0".to_owned());
-    // Records stay on the disks where the test found them.
+    // Records must stay on the disks where the test found them.
     lines.push("defrag-lwm-pct 1".to_owned());
     stored_config("test", "device", &lines.iter().map(String::as_str).collect::<Vec<_>>())
 }
 
-/// A server that has written all records to these files and was stopped.
+/// A server that has written all records to these files and has been stopped.
 fn stopped(names: &[&str]) -> Server {
     let mut server = Server::start(&files(names));
     fill(&mut server.connect());
@@ -55,8 +55,8 @@ fn start_with(server: &mut Server, names: &[&str]) {
     server.restart();
 }
 
-/// Fails unless the server refuses to start, with all of `words` in the reason, and does not change the files of
-/// `unchanged`.
+/// Fails unless the server refuses to start, with all of `words` in the reason, and leaves the files of
+/// `unchanged` as they are.
 fn check_refused(server: &mut Server, unchanged: &[&str], words: &[&str]) {
     let unchanged: Vec<DataFile> =
         unchanged.iter().map(|name| DataFile::of(server, &format!("{name}.dat"))).collect();
@@ -72,7 +72,7 @@ fn file(server: &Server, name: &str) -> DataFile {
     DataFile::of(server, &format!("{name}.dat"))
 }
 
-/// Repeats `attempt` until it is true.
+/// Repeats `attempt` until it returns true.
 fn await_that(what: &str, mut attempt: impl FnMut() -> bool) {
     let start = Instant::now();
     while !attempt() {
@@ -95,7 +95,7 @@ fn devices_change_places() {
 }
 
 #[test]
-fn an_empty_start_forgets_what_the_disks_hold_for_good() {
+fn an_empty_start_drops_the_content_of_the_disks_for_good() {
     let names = ["a shadow-a", "b shadow-b"];
     let mut server = stopped(&names);
     server.allow("of a former use were erased");
@@ -128,7 +128,7 @@ fn a_device_joins() {
 }
 
 #[test]
-fn a_device_leaves_with_its_records_and_cannot_come_back_beside_the_others() {
+fn a_removed_device_takes_its_records_along_and_cannot_return() {
     let mut server = stopped(&["a", "b"]);
     let gone = file(&server, "b").places().numbers();
     assert!(!gone.is_empty() && gone.len() < RECORDS as usize);
@@ -199,7 +199,7 @@ fn an_empty_disk_is_filled_from_its_shadow() {
     check_all(&mut server.connect());
 }
 
-/// The other namespace's data would be overwritten otherwise.
+/// Otherwise the data of the other namespace would be overwritten.
 #[test]
 fn a_disk_of_another_namespace_is_not_filled_from_a_shadow() {
     let mut server = stopped(&["a a-shadow"]);
@@ -215,7 +215,7 @@ fn a_disk_of_another_namespace_is_not_filled_from_a_shadow() {
 }
 
 #[test]
-fn a_shadow_that_was_left_out_is_written_anew() {
+fn a_shadow_that_was_left_out_is_rewritten() {
     let mut server = stopped(&["a a-shadow"]);
     start_with(&mut server, &["a"]);
     let mut client = server.connect();
@@ -239,7 +239,7 @@ fn a_shadow_that_was_left_out_is_written_anew() {
     };
     check(&mut server.connect());
     server.stop();
-    // First only the shadow has all records; then the disk is the medium that was not used.
+    // At first only the shadow has all records. Later the disk is the medium that was not used.
     start_with(&mut server, &["a-shadow"]);
     check(&mut server.connect());
     assert_eq!(put(&mut server.connect(), 0), result::OK);
@@ -294,7 +294,7 @@ fn reads_go_on_when_the_file_is_removed_and_writes_are_refused() {
     let mut client = server.connect();
     check_all(&mut client);
     assert_eq!(put(&mut client, 1), result::UNKNOWN);
-    // The file is saved as the line advises.
+    // The file is restored as the log line advises.
     let place = line.split("copy it from ").nth(1).unwrap().split(':').next().unwrap();
     fs::copy(place, &path).unwrap();
     server.kill9();
@@ -324,7 +324,7 @@ fn reads_go_on_before_the_end_of_a_file_that_was_cut_and_writes_are_refused() {
     assert_eq!(put(&mut client, 1), result::UNKNOWN);
     server.stop();
     check_refused(&mut server, &["a"], &[&file.name(), "at offset 69720: ", "restore the complete file"]);
-    // An operator without a copy can continue with the rest.
+    // An operator without a copy can continue with the remaining records.
     file.truncate(128 << 20);
     server.allow("damaged and left out: ").allow("were not loaded");
     server.restart();
@@ -346,7 +346,7 @@ fn a_file_that_became_read_only_is_written_on() {
     check_all(&mut client);
 }
 
-/// Without root the file cannot be opened.
+/// A user other than root cannot open the file.
 #[test]
 fn a_file_that_may_not_be_written_is_refused() {
     let script = "cp \"$0\" {dir}/asd && chmod 755 {dir} {dir}/asd && chown 65534:65534 {dir} &&
@@ -366,7 +366,7 @@ fn a_file_that_may_not_be_written_is_refused() {
 }
 
 #[test]
-fn what_is_no_file_is_refused() {
+fn paths_that_are_not_files_are_refused() {
     let mut server = stopped(&["a"]);
     let names = ["folder", "pipe"].map(|name| file(&server, name).name());
     fs::create_dir(&names[0]).unwrap();
@@ -377,7 +377,7 @@ fn what_is_no_file_is_refused() {
     check_refused(&mut server, &["a"], &[&names[1], "neither a block device nor a file"]);
     server.configure(&files(&["a", "no/such/folder"]));
     check_refused(&mut server, &["a"], &["no/such/folder", "open failed", "check the path"]);
-    // A file configured as a device must exist with its full size.
+    // A file that is configured as a device must exist with its full size.
     let as_device =
         |name: &str| files(&[name]).replace("file {dir}", "device {dir}").replace("filesize 128M", "");
     server.configure(&as_device("missing"));
@@ -401,7 +401,7 @@ fn a_device_that_is_too_small_is_refused() {
     check_refused(&mut server, &["small"], &[&device.0, "104857600 bytes", "128 MiB at least"]);
 }
 
-/// The error output of a refused configuration, before there is a log.
+/// The error output of a refused configuration. There is no log yet.
 fn server_log_of_refusal(server: &mut Server) -> String {
     let before = server.log().len();
     let output = Command::new(ferrospike_tests::programs::binary())
@@ -415,7 +415,7 @@ fn server_log_of_refusal(server: &mut Server) -> String {
     String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned()
 }
 
-/// A server without this lock opens a device exclusively with `O_EXCL`; so does this server.
+/// A server that does not know this lock opens a device exclusively with `O_EXCL`. This server does so too.
 #[test]
 fn a_device_belongs_to_one_server() {
     let mut server = stopped(&["a"]);
@@ -441,16 +441,16 @@ fn a_device_belongs_to_one_server() {
     check_all(&mut server.connect());
 }
 
-/// Whether the system allows this command.
+/// Whether the system permits this command.
 fn can(command: &[&str]) -> bool {
     Command::new(command[0]).args(&command[1..]).output().is_ok_and(|output| output.status.success())
 }
 
-/// A block device on a file, until the value is dropped.
+/// A block device that uses a file, until the value is dropped.
 struct LoopDevice(String);
 
 impl LoopDevice {
-    /// `None`, with a message, where the system provides none.
+    /// `None`, with a message, if the system has no such devices.
     fn of(file: &Path) -> Option<LoopDevice> {
         let output = Command::new("losetup").args(["--find", "--show"]).arg(file).output();
         match output.ok().filter(|output| output.status.success()) {
@@ -469,8 +469,8 @@ impl Drop for LoopDevice {
     }
 }
 
-/// Writes until the server refuses, then calls `make_room`; fails unless no acknowledged write is lost and the
-/// server accepts writes again.
+/// Writes until the server refuses, then calls `make_room`. Fails unless all acknowledged writes are kept and
+/// the server accepts writes again.
 fn check_full_disk(server: &mut Server, path: &Path, make_room: impl Fn(&Server)) {
     server.allow("make room, or raise the limit").allow("can be written to again").allow("its device failed");
     let mut client = server.connect();
@@ -522,7 +522,7 @@ fn a_file_system_that_is_full_refuses_writes_until_there_is_room() {
     if !can(&["unshare", "--map-root-user", "--mount", "mount", "-t", "tmpfs", "none", "/proc"]) {
         return report("SKIPPED: this system gives no mount name spaces, so no file system was filled");
     }
-    // Files in that file system vanish with the server, so there is nothing to restart from.
+    // Files in that file system vanish when the server ends, so the server cannot be restarted.
     let config = files(&["small/a"]);
     let mut server =
         Server::start_under(&["unshare", "--map-root-user", "--mount", "sh", "-c", mount], &config);
@@ -551,7 +551,7 @@ fn a_file_system_that_is_full_refuses_writes_until_there_is_room() {
     check_all(&mut client);
 }
 
-/// Limits the size of the server's files to `bytes`; writes beyond it fail.
+/// Limits the size of the server's files to `bytes`. Writes beyond it fail.
 fn limit(server: &Server, bytes: &str) {
     let id = server.process_id().unwrap().to_string();
     let status = Command::new("prlimit").args(["--pid", &id, &format!("--fsize={bytes}:unlimited")]).status();

@@ -1,8 +1,9 @@
-//! Deletes, durable deletes, expiry, overwrites and touches over a hundred restarts, clean ones and crashes: no durably
-//! deleted record comes back, no record disappears, and the count of tombstones is exact.
+//! Deletes, durable deletes, expiry, overwrites and touches over a hundred restarts, some clean and some
+//! after crashes: no durably deleted record comes back, no record disappears, and the count of tombstones is
+//! exact.
 //!
-//! One connection changes a few hundred records of a namespace that commits each write; [`History`] knows the allowed
-//! states after a restart, and `asd-inspect` the tombstones in the file.
+//! One connection changes a few hundred records of a namespace that commits each write. [`History`] knows the
+//! allowed states after a restart; `asd-inspect` reports the tombstones in the file.
 #![expect(clippy::unwrap_used, reason = "a test")]
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -33,11 +34,12 @@ fn now() -> u32 {
     (SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs() - EPOCH_SECONDS) as u32
 }
 
-/// The records, and which of them are tombstones or cover one.
+/// The records, and which of them are tombstones or cover a tombstone.
 struct Model {
     records: Vec<(Key, History)>,
     tombstones: BTreeSet<u64>,
-    /// Records that were tombstones, or got a shorter time to live: once deleted or expired they are tombstones again.
+    /// Records that were tombstones, or got a shorter time to live. Once they are deleted or expired, they
+    /// are tombstones again.
     once_buried: BTreeSet<u64>,
     with_expiry: bool,
     random: Random,
@@ -65,7 +67,7 @@ impl Model {
             && void_time != 0
         {
             match now() {
-                // The record's existence depends on the moment within the second.
+                // Whether the record exists depends on the moment within the second.
                 now if now.abs_diff(void_time) <= 1 => return,
                 now if now > void_time => history.expire(Instant::now()),
                 _ => {}
@@ -87,11 +89,11 @@ impl Model {
             }
             35..45 if is_there => self.perform(client, at, Act::Touch { ttl }),
             45..60 if is_there => {
-                // Recreated within the millisecond on a fast machine.
+                // On a fast machine it is recreated within the same millisecond.
                 self.perform(client, at, if number % 2 == 0 { Act::Delete } else { Act::DeleteDurably });
                 self.perform(client, at, Act::Put { number, ttl });
             }
-            // Expired records exist until they are removed.
+            // Expired records exist until nsup removes them.
             60..65 if history.is_deleted_durably() => {
                 for act in [Act::Delete, Act::DeleteDurably] {
                     assert_eq!(client.ask(&act.message("test", key)).unwrap().result, result::NOT_FOUND);
@@ -109,7 +111,7 @@ impl Model {
             && after != 0
             && (before == 0 || before > after)
         {
-            // Its older copies live longer than it does.
+            // The older copies of the record live longer than the record.
             self.once_buried.insert(key.id);
         }
         if history.is_deleted_durably() {
@@ -129,7 +131,7 @@ impl Model {
             && history.now().is_none_or(|found| found.void_time != 0)
     }
 
-    /// Fails unless the count of tombstones is right, and that of records if none of them expires.
+    /// Fails unless the count of tombstones is right, and, if no record expires, the count of records.
     fn check_figures(&self, client: &mut Client) {
         let certain = self.tombstones.len();
         let uncertain =
@@ -151,7 +153,7 @@ impl Model {
         }
     }
 
-    /// After an end of the server and before its next start: reads the tombstones in the file.
+    /// Reads the tombstones in the file, between an end of the server and its next start.
     fn look_for_tombstones(&mut self, file: &Path) {
         let by_digest: BTreeMap<String, u64> =
             self.records.iter().map(|(key, _)| (hex(&digest(SET, &key.name())), key.id)).collect();
@@ -168,7 +170,7 @@ impl Model {
         self.tombstones = found;
     }
 
-    /// After a start: fails unless every record is in an allowed state.
+    /// Fails unless every record is in an allowed state, after a start.
     fn judge(&mut self, server: &Server, round: u64) {
         let mut client = server.connect();
         let answers = client.scan("test").unwrap();
@@ -190,7 +192,7 @@ fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// The output of `asd-inspect` about a file. Damage in it is no failure.
+/// The output of `asd-inspect` about a file. Damage in the file is no failure.
 fn inspect(file: &Path) -> Value {
     let output = Command::new(built("asd-inspect").unwrap()).args(["--json", "--records"]).arg(file).output();
     let output = output.expect("asd-inspect; `make checked` builds it");
@@ -203,7 +205,7 @@ fn start(engine: &str, lines: &[&str], folder: &Path) -> Server {
     let storage = [&file, "filesize 128M", "commit-to-device true", "stop-writes-avail-pct 0"];
     let mut server = Server::start(&stored_config_with("test", lines, engine, &storage));
     server.allow("damaged and left out: ").allow("were not loaded");
-    // Only briefly, until defrag has made room.
+    // This happens only briefly, until defrag has made room.
     server.allow("out of space");
     server
 }
@@ -230,7 +232,7 @@ fn restarts(engine: &str, lines: &[&str], rounds: u64, mut model: Model) {
 }
 
 #[test]
-fn a_hundred_restarts_bring_nothing_back_and_lose_nothing() {
+fn no_record_returns_or_disappears_over_a_hundred_restarts() {
     restarts("device", &["nsup-period 1"], 100, Model::new(false, true));
 }
 
@@ -275,7 +277,7 @@ fn the_raider_takes_tombstones_that_nothing_needs_and_leaves_the_others() {
     let key = |id| Key { id, sizes: (10_000, 10_000) };
     (0..50).for_each(|id| put(&mut client, &key(id), 1));
     (0..50).for_each(|id| delete_durably(&mut client, &key(id)));
-    // Their records are still in the file.
+    // The records of the tombstones are still in the file.
     thread::sleep(Duration::from_millis(3500));
     await_tombstones(&mut client, 50);
     server.kill9();
@@ -284,11 +286,11 @@ fn the_raider_takes_tombstones_that_nothing_needs_and_leaves_the_others() {
     await_tombstones(&mut client, 50);
     thread::sleep(Duration::from_millis(2500));
     await_tombstones(&mut client, 50);
-    // One of them is written again: its tombstone and older value are no longer needed.
+    // One of the records is written again, so its tombstone and its older value are no longer needed.
     put(&mut client, &key(7), 2);
     await_tombstones(&mut client, 49);
 
-    // Then everything in the file is overwritten, and the tombstones are removed.
+    // Everything in the file is overwritten, and the tombstones are removed.
     let large = |id| Key { id, sizes: (900_000, 900_000) };
     let start = Instant::now();
     for number in 1.. {
@@ -311,16 +313,16 @@ fn the_raider_takes_tombstones_that_nothing_needs_and_leaves_the_others() {
                 assert_eq!(answer.result, result::NOT_FOUND, "key-{id} came back");
             }
         }
-        // A record removed only from the index is found again, and removed again.
+        // A record that was removed only from the index is found again, and removed again.
         await_tombstones(&mut client, 0);
     }
     assert!(server.log().contains("tomb-raid-done"));
 }
 
-/// A record that was deleted durably, rewritten and removed without a trace does not come back in its first form,
-/// although that is still in the file and all traces of the later ones were overwritten.
+/// A record was deleted durably, rewritten, and removed without a trace. It does not come back in its first
+/// form, although this form is still in the file and all traces of the later ones have been overwritten.
 #[test]
-fn what_was_written_before_a_durable_delete_never_comes_back() {
+fn values_from_before_a_durable_delete_never_come_back() {
     let folder = fast_folder(128 << 20);
     let mut server = start("device", &["nsup-period 1"], folder.path());
     let mut client = server.connect();
@@ -329,7 +331,7 @@ fn what_was_written_before_a_durable_delete_never_comes_back() {
     for key in [&deleted, &expired, &live] {
         put(&mut client, key, 1);
     }
-    // They share their block with records that keep it from being emptied.
+    // The records share their block with records that prevent defrag from emptying it.
     let large = |id| Key { id, sizes: (900_000, 900_000) };
     (10..18).for_each(|id| put(&mut client, &large(id), 1));
     for key in [&deleted, &expired, &live] {
@@ -377,7 +379,7 @@ fn the_raider_waits_for_the_age() {
 }
 
 #[test]
-fn without_files_a_tombstone_goes_with_its_age() {
+fn without_files_tombstones_are_removed_by_age() {
     let lines = ["tomb-raider-period 1", "tomb-raider-eligible-age 0"];
     let server = Server::start(&stored_config_with("test", &lines, "memory", &["data-size 512M"]));
     let mut client = server.connect();
@@ -391,16 +393,17 @@ fn without_files_a_tombstone_goes_with_its_age() {
     }
 }
 
-/// Limits the size of the server's files to `bytes`; writes beyond it fail.
+/// Limits the size of the server's files to `bytes`. Writes beyond it fail.
 fn limit_files(server: &Server, bytes: &str) {
     let id = server.process_id().unwrap().to_string();
     let status = Command::new("prlimit").args(["--pid", &id, &format!("--fsize={bytes}:unlimited")]).status();
     assert!(status.unwrap().success(), "prlimit");
 }
 
-/// A record that replaced a tombstone leaves one when it expires, and a failed disk does not accept it.
+/// A record that replaced a tombstone leaves a tombstone when it expires, and a failed disk does not accept
+/// that.
 #[test]
-fn what_expires_while_the_disk_takes_nothing_goes_afterwards() {
+fn records_that_expire_while_the_disk_fails_are_removed_later() {
     if !Command::new("prlimit").arg("--fsize").output().is_ok_and(|output| output.status.success()) {
         return report("SKIPPED: this system has no prlimit, so no disk failed");
     }

@@ -1,5 +1,5 @@
-//! Limits of a namespace: eviction begins at its limits, removes the records that expire soonest and spares exempt
-//! ones; writes stop at their limits and continue below them.
+//! Limits of a namespace. Eviction begins at its limits, removes the records that expire soonest, and spares
+//! exempt sets. Writes stop at their limits and continue below them.
 #![expect(clippy::unwrap_used, reason = "a test")]
 
 use std::thread;
@@ -11,13 +11,13 @@ use ferrospike_tests::wire::{Message, Operation, info1, info2, operation, result
 
 /// Longest wait for background work of the server.
 const PATIENCE: Duration = Duration::from_secs(60);
-/// Result of a write that a limit forbids.
+/// Result of a write that is refused because of a limit.
 const OUT_OF_SPACE: u8 = 8;
 const NEVER: u32 = u32::MAX;
 /// Bit of `info2`.
 const DURABLE_DELETE: u8 = 0x10;
 
-/// A server with one small namespace that has `lines` in its context and `storage` in that of its storage.
+/// A server with one small namespace that has `lines` in its context and `storage` in its storage context.
 fn start(lines: &str, storage: &str) -> Server {
     let namespace = format!(
         "namespace test {{\n replication-factor 1\n nsup-period 1\n {lines}\n set kept {{\n disable-eviction true\n }}\n \
@@ -81,7 +81,8 @@ fn await_nsup(server: &Server) {
     wait_until("two runs of nsup", || runs() >= before + 2);
 }
 
-/// Number of evicted records of set `s`, of `count` written in the order of their expiry: these must be the first.
+/// Number of evicted records of set `s`, which has `count` records written in the order of their expiry. The
+/// evicted ones must be the first.
 fn gone(client: &mut Client, count: u32) -> u32 {
     let there: Vec<bool> = (0..count).map(|key| exists(client, "s", key)).collect();
     let first = there.iter().position(|there| *there).unwrap_or(there.len());
@@ -91,7 +92,7 @@ fn gone(client: &mut Client, count: u32) -> u32 {
 
 #[test]
 fn at_the_limit_for_data_the_soonest_to_expire_go() {
-    // 2 % are 5.4 MB.
+    // 2 % of the namespace are 5.4 MB.
     let mut server = start("evict-tenths-pct 50", "evict-used-pct 2");
     server.allow("breached eviction limit (data-used-pct), indexes-memory sz:");
     let mut client = server.connect();
@@ -116,7 +117,7 @@ fn at_the_limit_for_data_the_soonest_to_expire_go() {
     wait_until("little is used", || number(client, "data_used_pct") < 2);
     let evicted = number(client, "evicted_objects");
     assert_eq!(gone(client, 200), evicted);
-    // There were 6.4 MB; a twentieth of the evictable records went at a time.
+    // There were 6.4 MB of records; a twentieth of the evictable ones was removed at a time.
     assert!((50..70).contains(&evicted), "{evicted}");
     for key in 0..60 {
         assert!(exists(client, "kept", key), "its set is exempt, though it would expire first");
@@ -149,7 +150,7 @@ fn at_the_limit_for_indexes_records_go_but_never_all() {
     for key in 0..1000 {
         assert_eq!(put(client, "s", key, 1000 + key, 10), result::OK);
     }
-    // 750 records are 60 % of it.
+    // 750 records are 60 % of the budget.
     configure(client, "indexes-memory-budget=80000");
     configure(client, "evict-indexes-memory-pct=60");
     wait_until("the limit is breached", || figure(client, "hwm_breached") == "true");
@@ -173,7 +174,7 @@ fn at_the_limit_for_indexes_records_go_but_never_all() {
     assert_eq!(number(client, "evicted_objects"), evicted);
     assert!(number(client, "indexes_memory_used_pct") < 60);
 
-    // Below the limit no more records are evicted.
+    // No more records are evicted below the limit.
     await_nsup(&server);
     assert_eq!(number(client, "evicted_objects"), evicted);
 }
@@ -198,7 +199,7 @@ fn eviction_can_be_ordered() {
     assert_eq!(number(client, "objects"), 100 - evicted);
 }
 
-/// Makes writes stop by `limit`, for the reason in the log, and continue by `no_limit`.
+/// Makes writes stop by `limit`, with the reason in the log, and continue by `no_limit`.
 fn stops_writes(server: &Server, client: &mut Client, limit: &str, no_limit: &str, reason: &str) {
     let write = |client: &mut Client| put(client, "s", 1, NEVER, 10);
     assert_eq!(write(client), result::OK);
@@ -242,7 +243,7 @@ fn a_start_evicts_until_the_limit_holds() {
                      storage-engine device {\n file {dir}/test.dat\n filesize 128M\n evict-used-pct 0\n }\n}\n";
     let mut server = Server::start(&[BASICS, namespace].concat());
     let mut client = server.connect();
-    // 4 MB, of which 2.7 are 2 %.
+    // The records are 4 MB; 2 % of the namespace are 2.7 MB.
     for key in 0..200 {
         assert_eq!(put(&mut client, "s", key, 1000 + key, 20_000), result::OK);
     }
@@ -256,7 +257,7 @@ fn a_start_evicts_until_the_limit_holds() {
     server.allow("breached eviction limit (data-used-pct), indexes-memory sz:");
     server.restart();
     let mut client = server.connect();
-    // All at once, not a thousandth at a time.
+    // All of them are evicted at once, and not a thousandth at a time.
     let evicted = gone(&mut client, 200);
     assert!((76..=78).contains(&evicted), "{evicted}");
     assert!((0..10).all(|key| exists(&mut client, "kept", key)));

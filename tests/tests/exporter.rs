@@ -1,4 +1,5 @@
-//! The port for Prometheus: figures with the official exporter's names and labels, health, and invalid requests.
+//! The port for Prometheus: figures with the names and labels of the official exporter, health, and invalid
+//! requests.
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -32,7 +33,8 @@ fn get(address: SocketAddr, path: &str) -> String {
     exchange(address, format!("GET {path} HTTP/1.1\r\nHost: test\r\n\r\n").as_bytes())
 }
 
-/// Whether the server reports health. A rejected client may still be sending, and get no answer.
+/// Whether the server reports that it is healthy. A rejected client may still be sending, and then gets no
+/// answer.
 fn is_healthy(address: SocketAddr) -> bool {
     let ask = || -> std::io::Result<String> {
         let mut stream = TcpStream::connect(address)?;
@@ -80,7 +82,7 @@ fn figures_are_served_under_the_exporters_names() {
     assert!(metrics.contains("# TYPE aerospike_namespace_client_write_success counter"));
     assert!(metrics.contains("# TYPE aerospike_namespace_objects gauge"));
 
-    // Every line is a type or a sample, each name has one type, and its samples are consecutive.
+    // Every line is a type or a sample. Each name has one type and consecutive samples.
     let mut seen = std::collections::BTreeSet::new();
     let mut current = String::new();
     for line in metrics.lines() {
@@ -105,7 +107,7 @@ fn figures_are_served_under_the_exporters_names() {
     assert_eq!(ticks(&get(address, "/metrics")), Some(2));
 }
 
-/// A server with a namespace on a file besides those in memory, whose ticker runs every second.
+/// A server with a namespace on a file and namespaces in memory, whose ticker runs every second.
 fn start_with_all_kinds_of_storage() -> (Server, SocketAddr) {
     let port = free_port();
     let metrics =
@@ -117,7 +119,7 @@ fn start_with_all_kinds_of_storage() -> (Server, SocketAddr) {
     (server, SocketAddr::from(([127, 0, 0, 1], port)))
 }
 
-/// `name type label,label` of each metric.
+/// `name type label,label` for each metric.
 fn described(metrics: &str) -> Vec<String> {
     let mut kinds = std::collections::BTreeMap::new();
     let mut found = std::collections::BTreeSet::new();
@@ -137,7 +139,7 @@ fn described(metrics: &str) -> Vec<String> {
     found.into_iter().collect()
 }
 
-/// Each secondary index has its figures, labelled with its name as in the exporter.
+/// Each secondary index has its figures, with its name as a label as in the exporter.
 #[test]
 fn figures_of_indexes_have_the_index_as_label() {
     let (server, address) = start();
@@ -160,7 +162,7 @@ fn figures_of_indexes_have_the_index_as_label() {
     assert!(!get(address, "/metrics").contains("sindex=\"number\""));
 }
 
-/// Dashboards and alerts use metrics by these names, types and labels, those of the official exporter.
+/// Dashboards and alerts use the metrics by the names, types and labels of the official exporter.
 /// `DIFFERENCES.md` lists metrics that are a gauge here and a counter there.
 #[test]
 fn names_types_and_labels_are_those_agreed_upon() {
@@ -171,7 +173,7 @@ fn names_types_and_labels_are_those_agreed_upon() {
     let request = "sindex-create:ns=test;indexname=of-numbers;indexdata=n,numeric";
     assert_eq!(client.info_value(request).expect("an answer"), "ok");
     let started = Instant::now();
-    // Figures measured on demand exist after two runs of the ticker.
+    // Figures that are measured on demand exist after two runs of the ticker.
     let metrics = loop {
         assert_eq!(client.ask(&Message::put("a", vec![1; 20])).expect("an answer").result, result::OK);
         assert_eq!(client.ask(&Message::get("a")).expect("an answer").result, result::OK);
@@ -187,7 +189,7 @@ fn names_types_and_labels_are_those_agreed_upon() {
     };
     let agreed: Vec<&str> = include_str!("../corpora/metrics.txt").lines().collect();
     let found = described(&metrics);
-    // Other latencies depend on the requests.
+    // The other latencies depend on the requests.
     let found: Vec<&str> = found
         .iter()
         .map(String::as_str)
@@ -199,7 +201,7 @@ fn names_types_and_labels_are_those_agreed_upon() {
 }
 
 #[test]
-fn health_is_told_and_nonsense_is_refused() {
+fn health_is_reported_and_invalid_requests_are_refused() {
     let (server, address) = start();
     for path in ["/healthz", "/readyz", "/metrics?x=1"] {
         assert!(get(address, path).starts_with("HTTP/1.1 200 OK"), "{path}");
@@ -215,7 +217,7 @@ fn health_is_told_and_nonsense_is_refused() {
     assert!(exchange(address, &[0x16, 3, 1, 0, 0]).starts_with("HTTP/1.1 400 "));
     assert!(exchange(address, &[b'a'; 20_000]).starts_with("HTTP/1.1 400 "));
 
-    // Silent clients hold no more than their share, and no longer than a client may take.
+    // Silent clients hold only their share of connections, and only for the time that a client may take.
     let idle: Vec<TcpStream> =
         (0..20).map(|_| TcpStream::connect(address).expect("the port is open")).collect();
     let started = Instant::now();
@@ -227,7 +229,8 @@ fn health_is_told_and_nonsense_is_refused() {
     server.connect().info_value("status").expect("the server goes on");
 }
 
-/// A client that sends a request byte by byte is cut off in the end, so that a few of them do not keep others out.
+/// A client that sends its request byte by byte is finally disconnected, so that a few such clients do not
+/// keep others out.
 #[test]
 fn slow_clients_do_not_keep_others_out() {
     let (_server, address) = start();

@@ -1,5 +1,5 @@
-//! Filters and expression operations as bytes: invalid expressions are errors, however large, deep or wrong about
-//! their lengths, and cost little; a filter that needs only metadata leaves the record unread.
+//! Filters and expression operations as bytes: invalid expressions are errors, however large, deep or wrong
+//! about their lengths, and cost little. A filter that needs only metadata does not read the record.
 #![expect(clippy::unwrap_used, reason = "a test")]
 
 use std::fs::OpenOptions;
@@ -11,10 +11,10 @@ use ferrospike_tests::client::Client;
 use ferrospike_tests::server::{BASICS, Server, usual_config};
 use ferrospike_tests::wire::{Frame, Message, Operation, field, info1, info3, operation, result};
 
-/// Lines of the log about bad filters.
+/// The part of the log lines about invalid filters.
 const MENTIONED: &str = "bad filter expression";
 
-/// Nested operators with one operand each.
+/// Operators with one operand each, nested.
 fn nested(code: u8, depth: usize, innermost: &[u8]) -> Vec<u8> {
     [&[0x92, code].repeat(depth), innermost].concat()
 }
@@ -68,7 +68,7 @@ fn row(index: u32, key: &str, filter: Option<&[u8]>) -> Vec<u8> {
     [&index.to_be_bytes()[..], &digest, &[0, request.info1], &fields_and_counts].concat()
 }
 
-/// Sends a request that is answered by several messages; returns them.
+/// Sends a request that is answered by several messages. Returns them.
 fn ask_many(client: &mut Client, request: &Message) -> Vec<Message> {
     client.send(&request.encode()).unwrap();
     let mut messages: Vec<Message> = Vec::new();
@@ -109,7 +109,7 @@ fn hostile_expressions_are_parameter_errors_and_cost_little() {
                 let answer = client.ask(request).unwrap();
                 assert_eq!(answer.result, result::PARAMETER, "{name}, request {at}, round {round}");
             }
-            // Other elements of an operation's list are not part of the expression.
+            // The other elements of an operation's list are not part of the expression.
             if !["a value that is no truth", "more than an expression"].contains(&name) {
                 let read = Message { info1: info1::READ, ..Message::on("hostile") };
                 for request in [
@@ -136,7 +136,7 @@ fn hostile_expressions_are_parameter_errors_and_cost_little() {
 }
 
 #[test]
-fn batches_that_lie_are_parameter_errors() {
+fn batches_with_wrong_lengths_are_parameter_errors() {
     let mut server = Server::usual();
     server.allow("bad batch").allow("fewer rows");
     let mut client = server.connect();
@@ -184,7 +184,7 @@ fn filters_on_metadata_leave_the_record_unread() {
     server.allow("(storage)").allow(MENTIONED);
     let mut client = server.connect();
     assert_eq!(client.ask(&Message::put("lost", vec![7; 100])).unwrap().result, result::OK);
-    // Large enough that its block is not gathered with others.
+    // The records are so large that defrag does not combine their block with others.
     for n in 0..7 {
         assert_eq!(
             client.ask(&Message::put(&format!("beside {n}"), vec![7; 1_000_000])).unwrap().result,
@@ -193,7 +193,7 @@ fn filters_on_metadata_leave_the_record_unread() {
     }
     server.stop();
     server.restart();
-    // From now on the record cannot be read; only the index knows it.
+    // From now on the record cannot be read. Only the index knows it.
     let file = OpenOptions::new().write(true).open(server.folder().join("test.dat")).unwrap();
     file.write_all_at(&vec![0xee; 120 << 20], 8 << 20).unwrap();
     let mut client = server.connect();
@@ -213,8 +213,8 @@ fn filters_on_metadata_leave_the_record_unread() {
     assert_eq!(ask(Message::delete("lost"), &[0x93, 16, 0xc3, 0x92, 18, 0x91, 72]), result::OK);
 }
 
-/// A filter with the longest possible compilation: consecutive patterns with many repetitions to distinguish. It is
-/// finally refused as too large.
+/// A filter that takes longest to compile: consecutive patterns with many repetitions that must be
+/// distinguished. It is finally refused because it is too large.
 fn long_filter() -> Vec<u8> {
     const PATTERNS: u8 = 250;
     let pattern = b"(a{0,100}){0,90}b";
@@ -223,7 +223,7 @@ fn long_filter() -> Vec<u8> {
     [&[0xdc, 0, PATTERNS + 1, 16][..], &matches.repeat(usize::from(PATTERNS))].concat()
 }
 
-/// Requests with this filter, and their answers if there is time.
+/// Requests with this filter, and their answers if the time is enough.
 fn with_long_filter() -> [(&'static str, Message, Vec<u8>); 4] {
     let long = long_filter();
     let rows = |count: u32, filter: Option<&[u8]>| -> Vec<u8> {
@@ -252,7 +252,7 @@ fn start_with_one_thread() -> Server {
 }
 
 #[test]
-fn compiling_filters_holds_up_nobody() {
+fn compiling_filters_delays_no_other_client() {
     const ROUNDS: usize = 10;
     const CLIENTS: usize = 3;
     let server = start_with_one_thread();
@@ -278,7 +278,7 @@ fn compiling_filters_holds_up_nobody() {
             }
             served
         });
-        // If these requests delayed it, it would have at most one answer for each of theirs.
+        // If these requests delayed the other client, it would get at most one answer for each of them.
         assert!(served > 3 * CLIENTS * ROUNDS, "{what}: {served} requests of another client");
     }
 }

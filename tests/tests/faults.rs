@@ -1,6 +1,6 @@
-//! A panic in the server is a bug of ours and costs as little as possible: the served connection, one run of a
-//! thread that restarts, or, where stored data would be at risk, the process. Each test makes the server panic at a
-//! named point. `faults/table.rs` lists all points and threads.
+//! A panic in the server is a bug of the server, and must cost as little as possible: the served connection,
+//! one run of a thread that restarts, or, if stored data would be at risk, the process. Each test makes the
+//! server panic at a named point. `faults/table.rs` lists all points and threads.
 
 #[path = "faults/cluster.rs"]
 mod cluster;
@@ -21,11 +21,11 @@ use ferrospike_tests::server::{Server, stored_config, usual_config};
 use ferrospike_tests::wire::{self, Message, result};
 use nix::sys::signal::Signal;
 
-/// Rows of a batch for the batch threads.
+/// Number of rows of a batch that batch threads process.
 const LARGE_BATCH_ROWS: usize = 1000;
 const SIGABRT: i32 = 6;
 
-/// Whether the server under test has fault points: builds with debug assertions have.
+/// Whether the server under test has fault points. Builds with debug assertions have them.
 fn can_inject() -> bool {
     let can = cfg!(debug_assertions) && std::env::var_os("ASD").is_none();
     if !can {
@@ -52,7 +52,7 @@ impl Others {
         }
     }
 
-    /// Waits until only these connections are open.
+    /// Waits until no other connection is open.
     fn are_alone(&mut self) {
         let (expected, start) = (self.0.len() as u64, Instant::now());
         loop {
@@ -65,10 +65,10 @@ impl Others {
     }
 }
 
-/// The remaining bytes of a connection that the server closes; the client has sent everything.
+/// The remaining bytes of a connection that the server closes. The client has sent everything.
 fn read_to_end(client: &Client) -> Vec<u8> {
     let mut bytes = Vec::new();
-    // A connection closed with unread bytes of ours is reset.
+    // A connection that the server closes before reading all bytes is reset.
     let _ = client.socket().read_to_end(&mut bytes);
     bytes
 }
@@ -86,13 +86,13 @@ fn messages(mut bytes: &[u8]) -> Vec<Message> {
     messages
 }
 
-/// Injects a panic at `point`, which a new client passes with `request`, and checks that it costs only that
-/// connection; returns the answer.
+/// Injects a panic at `point`. A new client passes the point with `request`; the panic must cost only the
+/// connection of that client. Returns the answer.
 fn costs_one_connection(server: &mut Server, others: &mut Others, point: &str, request: &[u8]) -> Vec<u8> {
     let client = server.connect();
     client.socket().set_read_timeout(Some(PATIENCE)).expect("a socket");
     server.inject_fault(point);
-    // A connection that the server closes early accepts no more.
+    // A connection that the server closes early accepts no more bytes.
     let _ = client.socket().write_all(request);
     server.await_fault(point);
     let answer = read_to_end(&client);
@@ -135,13 +135,14 @@ fn a_panic_of_a_service_thread_costs_the_connection_concerned() {
     ] {
         costs_one_connection(&mut server, &mut others, point, request);
     }
-    // These requests are answered: the client learns that it did not cause the fault, and earlier answers are not lost.
+    // These requests are answered: the client is informed that it did not cause the fault, and earlier
+    // answers are not lost.
     for (point, request) in [("parse", &get), ("execute", &get), ("dispatch", &info)] {
         let answer = costs_one_connection(&mut server, &mut others, point, request);
         let results: Vec<u8> = messages(&answer).iter().map(|message| message.result).collect();
         assert_eq!(results, [result::UNKNOWN], "after {point}");
     }
-    // A connection that is new to its thread.
+    // This connection is new to its thread.
     server.inject_fault("add");
     let client = server.connect();
     server.await_fault("add");
@@ -150,7 +151,7 @@ fn a_panic_of_a_service_thread_costs_the_connection_concerned() {
     others.are_alone();
 }
 
-/// No reply is lost: one that is held until it is on disk, and one that is sent then.
+/// No reply is lost, neither a reply that is held until its data is on disk nor one that is then sent.
 #[test]
 fn a_panic_about_held_replies_costs_their_connection() {
     if !can_inject() {
@@ -164,7 +165,7 @@ fn a_panic_about_held_replies_costs_their_connection() {
     for point in ["hold", "release"] {
         costs_one_connection(&mut server, &mut others, point, &put);
     }
-    // Writes answered before a panic reach the disk first; then the answer arrives.
+    // Writes that were answered before a panic reach the disk first; then the answer arrives.
     let request = [put, wire::info_request("build")].concat();
     let answer = costs_one_connection(&mut server, &mut others, "dispatch", &request);
     let results: Vec<u8> = messages(&answer).iter().map(|message| message.result).collect();
@@ -172,7 +173,7 @@ fn a_panic_about_held_replies_costs_their_connection() {
 }
 
 #[test]
-fn what_was_answered_before_a_panic_arrives() {
+fn answers_from_before_a_panic_arrive() {
     if !can_inject() {
         return;
     }
@@ -183,7 +184,7 @@ fn what_was_answered_before_a_panic_arrives() {
     let answer = costs_one_connection(&mut server, &mut others, "dispatch", &request);
     let results: Vec<u8> = messages(&answer).iter().map(|message| message.result).collect();
     assert_eq!(results, [result::OK, result::UNKNOWN]);
-    // Preparation is a hint: its failure costs nothing.
+    // The preparation is only a hint, so its failure costs nothing.
     server.inject_fault("prepare");
     let mut client = server.connect();
     client
@@ -220,7 +221,7 @@ fn a_panic_in_a_batch_or_query_is_answered() {
         drop(client);
         others.are_served();
         others.are_alone();
-        // The thread, or the next one, does its work.
+        // The thread that restarts, or the next one, does its work.
         let mut next = server.connect();
         next.send(&request).expect("sent");
         let records = if point == "query" { 8 } else { LARGE_BATCH_ROWS };
@@ -247,7 +248,7 @@ fn threads_that_may_start_again() {
     for point in
         ["nsup", "stop-writes", "memory-ahead", "tomb-raider", "ticker", "pool-sizing", "sindex-sweep"]
     {
-        // The point is passed once more: a thread that has ended would not pass it.
+        // The point must be passed once more: a thread that has ended would not pass it.
         for _ in 0..2 {
             server.inject_fault(point);
             server.await_fault(point);
@@ -268,7 +269,7 @@ fn threads_that_may_start_again() {
     port.write_all(b"build\n").expect("sent");
     let mut answer = [0; 8];
     port.read_exact(&mut answer).expect("an answer of the info port");
-    // A request for metrics has a separate thread: the panic costs only this request.
+    // A request for metrics has a thread of its own, so the panic costs only this request.
     for is_faulty in [true, true, false] {
         if is_faulty {
             server.inject_fault("metrics");

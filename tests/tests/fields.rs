@@ -1,5 +1,5 @@
-//! Fields of requests with values of every length, names with zero bytes, and lists whose inner lengths are wrong: the
-//! result codes of the C server, which a client may depend on.
+//! Fields of requests with values of every length, names with zero bytes, and lists with wrong inner lengths.
+//! The result codes must be those of the C server, because a client may depend on them.
 
 use ferrospike_tests::client::Client;
 use ferrospike_tests::server::Server;
@@ -15,9 +15,9 @@ const INVALID_NAME: u8 = 21;
 const INDEX_NOT_FOUND: u8 = 201;
 const KEY: &str = "there";
 
-/// Lengths of values, about those that fields have.
+/// Lengths of values, near those that fields have.
 const LENGTHS: [usize; 9] = [0, 1, 3, 4, 7, 8, 19, 20, 21];
-/// One more than the largest type of a field.
+/// The largest type of a field, plus one.
 const TYPES: u8 = 50;
 
 fn server() -> Server {
@@ -28,7 +28,7 @@ fn server() -> Server {
     server
 }
 
-/// The kinds of requests in which fields are tried.
+/// The kinds of requests in which the test puts fields.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Kind {
     Read,
@@ -40,7 +40,7 @@ enum Kind {
     Range,
 }
 
-/// The first field of this type gets this value.
+/// The message with `value` in the first field of this type.
 fn replaced(mut message: Message, field_type: u8, value: &[u8]) -> Message {
     match message.fields.iter_mut().find(|(own, _)| *own == field_type) {
         Some((_, own)) => *own = value.to_vec(),
@@ -86,7 +86,7 @@ impl Kind {
         replaced(base, field_type, value)
     }
 
-    /// The C server's results by [`LENGTHS`], for values of bytes 1.
+    /// The C server's results for each of [`LENGTHS`], with values of bytes 1.
     fn expected(self, field_type: u8) -> [u8; 9] {
         let usual = match self {
             Kind::Read | Kind::Write | Kind::Row | Kind::Query => result::OK,
@@ -99,22 +99,22 @@ impl Kind {
         match (self, field_type) {
             (Kind::Row, field::NAMESPACE) => [result::PARAMETER; 9],
             (_, field::NAMESPACE) => [result::NAMESPACE; 9],
-            // Another set than the record's.
+            // The set differs from that of the record.
             (Kind::Read | Kind::Row, field::SET) => only(&[0], result::PARAMETER),
             (Kind::Write, field::KEY) => [result::UNSUPPORTED; 9],
             (Kind::Write, field::DIGEST) => only(&[20], result::PARAMETER),
-            // It deletes what was written.
+            // The request deletes the record that was written.
             (Kind::Delete, field::DIGEST) => {
                 LENGTHS.map(|length| if length == 20 { result::OK } else { result::PARAMETER })
             }
-            // With a digest it is no query, and not of a record that exists.
+            // With a digest it is not a query, and the record does not exist.
             (_, field::DIGEST) => {
                 LENGTHS.map(|length| if length == 20 { result::NOT_FOUND } else { result::PARAMETER })
             }
             (Kind::Read | Kind::Write | Kind::Delete | Kind::Row, MRT_ID) => [result::ENTERPRISE_ONLY; 9],
             (Kind::Query, JOB_ID) => only(&[8, 19, 20, 21], result::PARAMETER),
             (Kind::Query, 9 | 10) | (Kind::Range, 10) => only(&[4], result::PARAMETER),
-            // Partition 257, or twice 257.
+            // The value is partition 257, or twice 257.
             (Kind::Query | Kind::Range, field::PARTITION_ID_ARRAY) => only(&[3], result::PARAMETER),
             (Kind::Query, 13) => only(&[8], result::PARAMETER),
             (Kind::Query | Kind::Range, 12 | 15 | field::INDEX_RANGE | field::UDF_FILE)
@@ -145,7 +145,7 @@ fn result_of(client: &mut Client, request: &Message) -> u8 {
         for message in frame.messages().expect("messages") {
             let is_partition = message.info3 & info3::PARTITION_DONE != 0;
             worst = worst.max(message.result);
-            // A query that is refused ends with the error.
+            // A refused query ends with the error.
             if !is_long
                 || message.is_last()
                 || message.result != 0 && !is_partition && request.info1 & info1::BATCH == 0
@@ -164,7 +164,7 @@ fn fields_of_every_length_have_the_results_of_the_c_server() {
     for kind in [Kind::Read, Kind::Write, Kind::Delete, Kind::Row, Kind::Query, Kind::Range] {
         for field_type in (0..TYPES).filter(|field_type| kind.takes(*field_type)) {
             for (length, expected) in LENGTHS.iter().zip(kind.expected(field_type)) {
-                // A number of a query counts once; the rest of the bytes are 1.
+                // A number of a query may be used once. The rest of the bytes are 1.
                 let mut value = vec![1; *length];
                 if field_type == JOB_ID && *length >= 8 {
                     value[7] = *length as u8;
@@ -190,7 +190,7 @@ fn a_digest_in_a_row_counts() {
     assert_eq!(result_of(&mut client, &with(&[0; 8])), result::PARAMETER);
 }
 
-/// Any other field before the namespace ends the batch.
+/// If any other field precedes the namespace, the batch ends.
 #[test]
 fn the_namespace_is_the_first_field_of_a_row() {
     let server = server();
@@ -219,9 +219,9 @@ fn functions_take_no_part_in_transactions() {
     assert_eq!(result_of(&mut client, &udf.with_field(MRT_ID, &[1; 8])), result::ENTERPRISE_ONLY);
 }
 
-/// A list of bins whose counts and lengths are wrong names as many bins as it holds.
+/// If a list of bins has wrong counts or lengths, it names the bins that it holds.
 #[test]
-fn lists_of_bins_may_lie() {
+fn lists_of_bins_with_wrong_lengths_are_read() {
     let server = server();
     let mut client = server.connect();
     let mut rows = |list: &[u8]| {
@@ -244,14 +244,14 @@ fn lists_of_bins_may_lie() {
     while !client.info_value("sindex-list:").expect("an answer").contains("state=RW") {
         std::thread::sleep(std::time::Duration::from_millis(5));
     }
-    // The name of the index does not matter.
+    // The name of the index is not checked.
     let mut named = range.with_field(21, b"unknown");
     assert_eq!(result_of(&mut client, &named), result::OK);
     named = replaced(named, BIN_LIST, b"\x05b");
     assert_eq!(result_of(&mut client, &named), result::OK);
 }
 
-/// No set has a zero byte in its name; for records that exist the name ends there.
+/// No set has a zero byte in its name. For existing records, the name ends at the zero byte.
 #[test]
 fn names_of_sets_end_at_a_zero_byte() {
     let server = server();
@@ -285,7 +285,7 @@ fn names_of_sets_end_at_a_zero_byte() {
             client.send(&query(&[(field::SET, set)]).encode()).expect("send");
             client.take_rows().expect("rows").len()
         };
-        // Nothing before the zero byte is no set: all records.
+        // A name with nothing before the zero byte means no set: all records.
         assert_eq!(rows, usize::from(is_rig || set[0] == 0), "{set:?}");
     }
     let sets = client.info_value("sets/test").expect("an answer");
@@ -299,7 +299,7 @@ fn other_names_with_zero_bytes() {
     let server = server();
     let mut client = server.connect();
     let client = &mut client;
-    // Zero bytes may follow the name of a namespace, up to the size that names have.
+    // Zero bytes may follow the name of a namespace, up to the length limit of names.
     for (name, expected) in [
         (&b"test\0"[..], result::OK),
         (&[&b"test"[..], &[0; 27]].concat(), result::OK),

@@ -1,5 +1,5 @@
-//! Statistics are exact: each counter moves only by the requests that it counts, and figures agree with the written
-//! records.
+//! Statistics are exact: each counter changes only by the requests that it counts, and figures agree with the
+//! written records.
 
 use std::fs;
 use std::thread;
@@ -36,7 +36,7 @@ const OF_NO_SET: &[u8] = &[0x93, 1, 0x91, 70, 0xa1, 3];
 
 fn start() -> Server {
     let mut server = Server::start(&[BASICS, NAMESPACE].concat());
-    // The tests count requests that fail.
+    // The tests count failed requests.
     for text in ["(rw)", "(info)", "(tsvc)", "(proto)", "(batch)", "(query)"] {
         server.allow(text);
     }
@@ -89,7 +89,7 @@ fn each_outcome_of_a_single_record_request_is_counted() {
     moves(client, &filtered(Message::delete("c")), out, &["client_delete_filtered_out"]);
 }
 
-/// Steps of a multi-record transaction are neither applied nor counted, as in the C server.
+/// Steps of a multi-record transaction are neither applied nor counted, as on the C server.
 #[test]
 fn steps_of_transactions_are_refused() {
     const VERIFY_READ: u8 = 1;
@@ -135,7 +135,7 @@ fn read_touches_are_counted_by_how_they_end() {
     let write = Message { record_ttl: 100, ..put("a") };
     moves(client, &write, result::OK, &["client_write_success"]);
     let touch = Message { record_ttl: 100, ..Message::get("a") };
-    // In the second of the write there is nothing to renew.
+    // In the second of the write, the time to live needs no renewal.
     let before = figures(client, "namespace/test");
     assert_eq!(client.ask(&touch).unwrap().result, result::OK);
     let moved = changes(&before, &figures(client, "namespace/test"));
@@ -146,10 +146,11 @@ fn read_touches_are_counted_by_how_they_end() {
     thread::sleep(Duration::from_millis(1100));
     let before = client.ask(&Message::get("a")).unwrap();
     moves(client, &touch, result::OK, &["client_read_success", "read_touch_success"]);
-    // A read-touch renews the time to live and keeps the generation, which a writer may be about to check.
+    // A read-touch renews the time to live and keeps the generation, because a writer may be about to check
+    // that.
     let after = client.ask(&Message::get("a")).unwrap();
     assert!(after.record_ttl > before.record_ttl && after.generation == before.generation, "{after:?}");
-    // The first run of the ticker has reported it by then.
+    // By then the first run of the ticker has reported it.
     server.await_log("histogram dump: {test}-read-touch (");
     assert!(!client.info_value("latencies:").unwrap().contains("read-touch"), "only by its name");
 }
@@ -163,7 +164,7 @@ fn a_read_touch_that_cannot_be_stored_is_counted() {
     let client = &mut client;
     let write = Message { record_ttl: 100, ..put("a") };
     moves(client, &write, result::OK, &["client_write_success"]);
-    // In the second of the write there is nothing to renew.
+    // In the second of the write, the time to live needs no renewal.
     thread::sleep(Duration::from_millis(1100));
     fs::remove_file(server.folder().join("test.dat")).unwrap();
     server.await_log("the file was removed");
@@ -221,7 +222,7 @@ fn queries_are_counted_and_shown() {
     assert!(row.contains(":job-type=basic:net-io-bytes="), "{row}");
     assert_eq!(client.info_value("query-show").unwrap().split(';').count(), 1);
     assert_eq!(client.ask(&scan(77)).unwrap().result, result::PARAMETER, "a number is used once");
-    // Records without a set; then a bin that no record has.
+    // The first filter is for records without a set, the second for a bin that no record has.
     for (number, filter) in [(78, &[0x93, 1, 0x91, 70, 0xa1, 3][..]), (79, &[0x93, 81, 1, 0xa1, b'x'])] {
         assert_eq!(run(client, &scan(number).with_field(field::FILTER_EXPRESSION, filter)), (0, result::OK));
     }
@@ -229,7 +230,7 @@ fn queries_are_counted_and_shown() {
     let rows = [78, 79].map(&mut row);
     assert!(rows[0].contains(":recs-filtered-meta=50:recs-filtered-bins=0:recs-succeeded=0:"), "{}", rows[0]);
     assert!(rows[1].contains(":recs-filtered-meta=0:recs-filtered-bins=50:recs-succeeded=0:"), "{}", rows[1]);
-    // The last message counts.
+    // The last message is counted too.
     assert!(rows.iter().all(|row| row.contains(":net-io-bytes=30:")), "{rows:?}");
 
     // A query is counted when it has ended, which may be after its last message arrives.
@@ -245,11 +246,11 @@ fn queries_are_counted_and_shown() {
 }
 
 #[test]
-fn queries_that_nobody_takes_or_that_take_too_long_are_counted() {
+fn queries_with_absent_clients_or_timeouts_are_counted() {
     let server = start();
     let mut client = server.connect();
     let client = &mut client;
-    // More than all buffers on the way hold.
+    // This is more than all buffers on the way can hold.
     for number in 0..64 {
         assert_eq!(
             client.ask(&Message::put(&number.to_string(), vec![1; 1_000_000])).unwrap().result,
@@ -265,7 +266,7 @@ fn queries_that_nobody_takes_or_that_take_too_long_are_counted() {
         let before = figures(client, "namespace/test");
         let mut other = server.connect();
         other.send(&query.encode()).unwrap();
-        // The query has begun.
+        // The query has begun when this arrives.
         other.receive().unwrap();
         drop(other);
         expect_moved(client, &before, &[counter]);
@@ -295,7 +296,7 @@ fn queries_that_nobody_takes_or_that_take_too_long_are_counted() {
     let before = figures(client, "namespace/test");
     let mut other = server.connect();
     other.send(&short(3, 1).encode()).unwrap();
-    // No reply is read meanwhile, so the query takes longer than its millisecond.
+    // No reply is read meanwhile, so the query takes longer than one millisecond.
     thread::sleep(Duration::from_millis(10));
     assert_eq!(take_answer(&mut other).1, result::TIMEOUT);
     expect_moved(client, &before, &["pi_query_short_basic_timeout"]);
@@ -309,7 +310,7 @@ fn a_running_query_is_shown_and_can_be_aborted() {
         assert_eq!(client.ask(&put(&number.to_string())).unwrap().result, result::OK);
     }
     let before = figures(&mut client, "namespace/test");
-    // Twenty records per second: it would take ten seconds.
+    // At twenty records per second, the query would take ten seconds.
     let slow = scan(78).with_field(10, &20u32.to_be_bytes());
     other.send(&slow.encode()).unwrap();
     let start = Instant::now();
@@ -348,7 +349,7 @@ fn batches_and_their_rows_are_counted() {
     assert_eq!((moved("batch_index_complete"), moved("batch_index_error")), (1, 1));
 }
 
-/// A batch with `request` as its only row, on the record of `key`.
+/// A batch whose only row is `request`, for the record of `key`.
 fn batch_of_one(request: &Message, key: &str) -> Message {
     const ROW_HAS_INFO: u8 = 2;
     const ROW_HAS_GENERATION: u8 = 4;
@@ -360,7 +361,7 @@ fn batch_of_one(request: &Message, key: &str) -> Message {
     value.push(ROW_HAS_INFO | ROW_HAS_GENERATION);
     value.extend([request.info1, request.info2, request.info3]);
     value.extend((request.generation as u16).to_be_bytes());
-    // Fields and operations are those of a separate message, without the digest.
+    // Fields and operations are those of a single request, without the digest.
     let mut request = request.clone();
     request.fields.retain(|field| field.0 != field::DIGEST);
     value.extend(&request.body()[wire::MESSAGE_HEADER_SIZE - 4..]);
@@ -395,13 +396,13 @@ fn each_outcome_of_a_row_of_a_batch_is_counted() {
 }
 
 #[test]
-fn what_never_reaches_a_namespace_is_counted_for_the_server() {
+fn requests_that_reach_no_namespace_are_counted_for_the_server() {
     let server = start();
     let mut client = server.connect();
     let before = figures(&mut client, "statistics");
     let unknown = Message { info1: info1::READ | info1::GET_ALL, ..Message::on_record("nope", "s", "k") };
     assert_eq!(client.ask(&unknown).unwrap().result, result::NAMESPACE);
-    // A field that is longer than the message.
+    // The field is longer than the message.
     let mut body = Message::get("a").body();
     let at = wire::MESSAGE_HEADER_SIZE;
     body[at..at + 4].copy_from_slice(&u32::MAX.to_be_bytes());
@@ -455,7 +456,7 @@ fn storage_figures_add_up() {
     assert_eq!(now["data_total_bytes"], 256 << 20);
     assert!(now["data_used_bytes"] >= 200 * 1000 && now["data_used_bytes"] % 16 == 0);
     assert_eq!(stripes("used_bytes"), now["data_used_bytes"]);
-    // Four blocks per stripe: one for the header, one being filled.
+    // Each stripe has four blocks: one for the header, and one being filled.
     assert_eq!((stripes("free_wblocks"), now["data_avail_pct"]), (8 * 2, 50));
     let sets = client.info_value("sets/test/rig").unwrap();
     assert!(
@@ -466,7 +467,7 @@ fn storage_figures_add_up() {
 }
 
 #[test]
-fn figures_of_a_device_are_moved_by_what_is_written_and_read() {
+fn figures_of_a_device_follow_writes_and_reads() {
     let storage = ["file {dir}/test.dat", "filesize 256M", "flush-max-ms 10", "post-write-cache 8M"];
     let config = stored_config("test", "device", &storage);
     let server = Server::start(&config.replacen("service {", "service {\n    ticker-interval 1", 1));
@@ -480,7 +481,7 @@ fn figures_of_a_device_are_moved_by_what_is_written_and_read() {
     }
     assert_eq!(client.ask(&put("small")).unwrap().result, result::OK);
     await_figures(client, "namespace/test", |now| of_device(now, "partial_writes") > 0);
-    // Records in memory are read from there; the ticker computes how often.
+    // Records in memory are read there. The ticker computes how often.
     let start = Instant::now();
     while figures(client, "namespace/test")["cache_read_pct"] != 100 {
         assert_eq!(client.ask(&Message::get("small")).unwrap().result, result::OK);
@@ -488,12 +489,12 @@ fn figures_of_a_device_are_moved_by_what_is_written_and_read() {
         thread::sleep(Duration::from_millis(20));
     }
 
-    // Each turn replaces all records, so blocks become empty or worth emptying.
+    // Each turn replaces all records, so that blocks become empty or worth defragmenting.
     let free = of_device(&before, "free_wblocks");
     let (start, mut turn) = (Instant::now(), 0);
     loop {
         for key in 0..16 {
-            // Some records stay, so that there is something to move.
+            // Some records are not replaced, so that defrag has something to move.
             if key % 8 != 0 || turn == 0 {
                 let large = Message::put(&format!("large-{key}"), vec![turn; 1_000_000]);
                 // The test may have to wait for a slow disk.
@@ -515,6 +516,6 @@ fn figures_of_a_device_are_moved_by_what_is_written_and_read() {
     let used = of_device(&now, "used_bytes");
     assert!((16_000_000..17_000_000).contains(&used), "16 large records and a small one take {used} bytes");
     assert_eq!(used, now["data_used_bytes"]);
-    // There are no more writes, so everything reaches the disk.
+    // No more writes follow, so everything reaches the disk.
     await_figures(client, "namespace/test", |now| of_device(now, "write_q") == 0);
 }

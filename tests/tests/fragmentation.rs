@@ -1,8 +1,8 @@
-//! A namespace in which every write block is partly garbage accepts writes: as free blocks run low, defrag empties the
-//! emptiest ones whatever `defrag-lwm-pct` says, and writers wait for it. No write is refused, and write amplification
-//! stays low.
+//! A namespace in which every write block is partly garbage accepts writes: when few blocks are free, defrag
+//! empties the emptiest ones, whatever `defrag-lwm-pct` says, and writers wait for it. No write is refused,
+//! and write amplification stays low.
 //!
-//! The file has 768 MiB, or the size in `FRAGMENTATION_MB`, and is in memory if there is room.
+//! The file has 768 MiB, or the size in `FRAGMENTATION_MB`. It is in memory if there is room.
 #![expect(clippy::unwrap_used, reason = "a test")]
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -17,20 +17,20 @@ use ferrospike_tests::report;
 use ferrospike_tests::server::{Server, stored_config};
 use ferrospike_tests::wire::{self, Message, field, info1, result};
 
-/// Bytes of a value, and of its record in the file.
+/// Size of a value, and of its record in the file, in bytes.
 const VALUE_SIZE: usize = 1_400;
 const RECORD_SIZE: u64 = 1_456;
 const CONNECTIONS: u64 = 4;
 /// Requests that a connection sends before it reads answers.
 const WINDOW: usize = 32;
-/// Bytes updated, in sizes of the file.
+/// Amount of updated bytes, as a multiple of the file size.
 const FACTOR: u64 = 3;
 
 fn file_size_mb() -> u64 {
     std::env::var("FRAGMENTATION_MB").map_or(768, |size| size.parse().expect("a number"))
 }
 
-/// Whether a result is a refusal of the write.
+/// Whether a result means that the write was refused.
 fn is_refused(result: u8) -> bool {
     assert!(
         [result::OK, result::OUT_OF_SPACE, result::DEVICE_OVERLOAD, result::TIMEOUT].contains(&result),
@@ -43,7 +43,7 @@ fn put(id: u64, value: &[u8]) -> Message {
     Message::put(&id.to_string(), value.to_vec())
 }
 
-/// Writes records in the order of `ids`; returns how many were refused.
+/// Writes records in the order of `ids`. Returns the number of refused writes.
 fn write(client: &mut Client, value: &[u8], mut ids: impl Iterator<Item = u64>) -> u64 {
     let mut refused = 0;
     loop {
@@ -59,7 +59,7 @@ fn write(client: &mut Client, value: &[u8], mut ids: impl Iterator<Item = u64>) 
     }
 }
 
-/// The same in batches.
+/// As [`write`], in batches.
 fn write_by_batches(client: &mut Client, value: &[u8], mut ids: impl Iterator<Item = u64>) -> u64 {
     let mut refused = 0;
     loop {
@@ -123,8 +123,8 @@ fn filled(used_pct: u64) -> (tempfile::TempDir, Server, u64) {
     (folder, server, count)
 }
 
-/// Updates random records until `FACTOR` times the file is written; returns the number of refused writes, and the bytes
-/// written to the file per updated byte.
+/// Updates random records until `FACTOR` times the file size is written. Returns the number of refused
+/// writes, and the bytes written to the file per updated byte.
 fn update(server: &Server, count: u64) -> (u64, f64) {
     let each = (file_size_mb() << 20) * FACTOR / RECORD_SIZE / CONNECTIONS;
     let (refused, before, started) = (AtomicU64::new(0), written_bytes(server), Instant::now());
@@ -152,8 +152,8 @@ fn update(server: &Server, count: u64) -> (u64, f64) {
     (refused, amplification)
 }
 
-/// Fails if updates at `used_pct` are refused, or write more than `amplification_max` bytes per updated byte. All
-/// records exist then, and after a restart.
+/// Fails if updates at `used_pct` are refused, or write more than `amplification_max` bytes per updated byte.
+/// Also fails unless all records exist afterwards, and after a restart.
 fn check(used_pct: u64, amplification_max: f64) -> (tempfile::TempDir, Server, Figures) {
     let (folder, mut server, count) = filled(used_pct);
     let (refused, amplification) = update(&server, count);
@@ -187,7 +187,7 @@ fn nothing_is_refused_at_80_percent_of_use() {
     assert!(server.log().contains("defrag empties the emptiest ones, above defrag-lwm-pct too"));
 }
 
-/// Values of 4 MiB in a plain file, whose freed blocks need a sync: writers wait for the disk.
+/// The values have 4 MiB, in a plain file. Freed blocks need a sync there, so writers wait for the disk.
 #[test]
 fn large_records_are_not_refused() {
     let server = Server::start(

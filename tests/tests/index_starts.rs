@@ -1,5 +1,5 @@
-//! Secondary indexes after a start, which fills them while it reads the records: they match the newest copies of these, whatever
-//! else is on the disk, and follow later changes.
+//! Secondary indexes after a start, which fills them while it reads the records. They match the newest copies
+//! of the records, whatever else is on disk, and follow later changes.
 #![expect(clippy::unwrap_used, reason = "a test")]
 
 use std::collections::BTreeSet;
@@ -20,7 +20,7 @@ const LIST: u8 = 1;
 const LIST_PARTICLE: u8 = 20;
 const KEYS: u32 = 1_500;
 
-/// A write of the number `n`, and of a list of it and its successor.
+/// A write of the number `n`, and of a list of `n` and its successor.
 fn put(key: u32, n: u8) -> Message {
     Message::write(&key.to_string())
         .with_operation(Operation::integer(operation::WRITE, "n", n.into()))
@@ -41,7 +41,7 @@ fn send(client: &mut Client, requests: &[Message]) {
     }
 }
 
-/// The digests of the rows of a query.
+/// The digests of the rows that a query returns.
 fn rows(client: &mut Client, bin: &str, low: i64, high: i64) -> BTreeSet<Vec<u8>> {
     let query = Message::scan("test")
         .with_field(field::SET, b"rig")
@@ -60,7 +60,7 @@ fn rows(client: &mut Client, bin: &str, low: i64, high: i64) -> BTreeSet<Vec<u8>
     }
 }
 
-/// Compares the indexes with what a scan finds.
+/// Compares the indexes with the result of a scan.
 fn check(client: &mut Client) -> u64 {
     let (mut numbers, mut expected) = (Vec::new(), BTreeSet::new());
     for row in client.scan("test").unwrap() {
@@ -99,7 +99,7 @@ fn starts(engine: &str, lines: &[&str]) {
         server.connect()
     };
     send(&mut client, &(0..KEYS).map(|key| put(key, key as u8 % 20)).collect::<Vec<_>>());
-    // Further copies on the disk, with other values, or with the first one again.
+    // These are further copies on the disk, with other values, or with the first value again.
     send(&mut client, &(0..500).map(|key| put(key, 100 + key as u8 % 10)).collect::<Vec<_>>());
     send(&mut client, &(0..250).map(|key| put(key, key as u8 % 20)).collect::<Vec<_>>());
     let durable = |key: u32| {
@@ -113,7 +113,7 @@ fn starts(engine: &str, lines: &[&str]) {
     thread::sleep(Duration::from_millis(2_100));
     client = client_of(&mut server);
     assert_eq!(check(&mut client), u64::from(KEYS) - 200);
-    // Changes find the entries that the start has made.
+    // Changes find the entries that were made at the start.
     send(&mut client, &(100..900).step_by(2).map(|key| put(key, 101)).collect::<Vec<_>>());
     send(&mut client, &(900..1_000).map(durable).collect::<Vec<_>>());
     let count = check(&mut client);
@@ -132,7 +132,7 @@ fn in_memory_with_compressed_records() {
     starts("memory", &["compression lz4"]);
 }
 
-/// The place in the middle of the bytes of the record of `key`, of which `file` holds one copy.
+/// The place in the middle of the record of `key`. `file` has one copy of it.
 fn middle_of(file: &DataFile, key: &str) -> Range<u64> {
     let (bytes, digest) = (file.bytes(), digest("rig", key));
     let is_head = |at: &usize| {
@@ -145,8 +145,8 @@ fn middle_of(file: &DataFile, key: &str) -> Range<u64> {
     middle..middle + 8
 }
 
-/// A record that cannot be read when an index is made is counted, read again, and found by queries as soon
-/// as it can be read, or when it is replaced.
+/// A record that cannot be read when an index is made is counted and read again. Queries find it as soon as
+/// it can be read, or when it is replaced.
 #[test]
 fn records_that_cannot_be_read_are_added_later() {
     let lines =

@@ -1,11 +1,12 @@
 //! Info commands, compared with the recorded answers of the C server.
 //!
-//! `corpora/info.txt` holds one line for each request, in the order in which the requests were sent to a fresh server
-//! with the configuration below and 100 records in each namespace: the request, a tab, the answer. This server's
-//! answers must be equal, except for the entries of [`DIFFERENCES`], which have reasons.
+//! `corpora/info.txt` has one line for each request, in the order in which the requests were sent to a fresh
+//! server with the configuration below and 100 records in each namespace: the request, a tab, the answer.
+//! This server's answers must be equal, except for the entries of [`DIFFERENCES`], each with a reason.
 //!
-//! `corpora/info_forms.txt` has the same form. It holds every command with each of its parameters under each of its
-//! names, missing, empty, unknown, too long, wrong and given twice, with the answers of a fresh server without records.
+//! `corpora/info_forms.txt` has the same form. It holds every command with each of its parameters, under each
+//! of their names, missing, empty, unknown, too long, wrong and given twice. The answers are those of a fresh
+//! server without records.
 #![expect(clippy::unwrap_used, reason = "a test")]
 
 use std::collections::BTreeMap;
@@ -17,7 +18,7 @@ use ferrospike_tests::wire::{self, Message, Operation, info2, operation};
 
 const RECORDED: &str = include_str!("../corpora/info.txt");
 const FORMS: &str = include_str!("../corpora/info_forms.txt");
-/// Ports under which the answers were recorded: of clients, and as `PLACES` has them.
+/// Ports in the recorded answers: that of clients, and those at `PLACES`.
 const RECORDED_PORTS: [u16; 4] = [4800, 4801, 4802, 4803];
 /// The places of ports in the configuration.
 const PLACES: [&str; 3] = ["{fabric-port}", "{heartbeat-port}", "{info-port}"];
@@ -87,12 +88,12 @@ enum Difference {
     Values(&'static [&'static str]),
     /// Another answer.
     Answer(&'static str),
-    /// The same answer, or one that begins so.
+    /// The same answer, or an answer with this prefix.
     Begins(&'static str),
 }
 use Difference::{Answer, Begins, Values};
 
-/// Requests with different answers, how they differ, and why.
+/// Requests whose answers differ, how they differ, and why.
 static DIFFERENCES: &[(&[&str], Difference, &str)] = &[
     (
         &["statistics"],
@@ -193,7 +194,7 @@ fn start() -> Server {
     start_on(PLACES.map(|_| free_port()))
 }
 
-/// With these ports in `PLACES`.
+/// Starts a server with these ports at `PLACES`.
 fn start_on(ports: [u16; 3]) -> Server {
     let set = |config: String, (place, port): (&str, u16)| config.replace(place, &port.to_string());
     let mut server = Server::start(&PLACES.into_iter().zip(ports).fold(CONFIG.to_owned(), set));
@@ -221,11 +222,12 @@ fn as_recorded(answer: &str, server: &Server, [fabric, heartbeat, info]: [u16; 3
             text = text.replace(&format!("{before}{port}"), &format!("{before}{recorded}"));
         }
     }
-    // The configuration lets the system choose the port.
+    // In the configuration, the system chooses the port.
     text.replace("service.port=0", "service.port=4800")
 }
 
-/// Statistics that the C server lacks: it has no limit for replies that clients do not read, and counts no handshakes.
+/// Statistics that the C server lacks: it has no limit for replies that clients do not read, and does not
+/// count handshakes.
 const ADDED: &[&str] = &[
     "unread_reply_bytes",
     "unread_replies_put_off",
@@ -234,11 +236,12 @@ const ADDED: &[&str] = &[
     "tls_handshakes_failed",
     "tls_handshakes_timed_out",
 ];
-/// The same for a namespace: the C server's writers do not wait for defrag, which does not work above its threshold.
+/// Statistics of a namespace that the C server lacks: its writers do not wait for defrag, which does not work
+/// above its threshold.
 const ADDED_TO_NAMESPACE: &[&str] =
     &["defrag_above_lwm", "room_waits", "index_given_back_bytes", "data_given_back_bytes"];
 
-/// The pairs of an answer in order; a part without `=` has an empty key.
+/// The pairs of an answer, in order. A part without `=` has an empty key.
 fn pairs(answer: &str) -> Vec<(&str, &str)> {
     answer.split(';').map(|part| part.split_once('=').unwrap_or(("", part))).collect()
 }
@@ -286,8 +289,8 @@ fn every_command_answers_as_recorded() {
     assert!(failures.is_empty(), "{} answers differ:\n{}", failures.len(), failures.join("\n"));
 }
 
-/// Commands that the C server answers twice if they lack a valid index name: with that error, and with the result for
-/// an empty name.
+/// Commands to which the C server gives two answers if a valid index name is missing: that error, and the
+/// result for an empty name.
 const ANSWERED_TWICE: &[&str] = &["sindex-delete", "sindex-exists", "sindex-stat"];
 
 #[test]
@@ -304,10 +307,10 @@ fn every_form_of_parameters_is_answered_as_recorded() {
             && ours.starts_with(first)
             && recorded.starts_with(&ours)
             && ours.contains("'indexname'");
-        // Here everyone has TLS.
+        // TLS is available in every edition of this server.
         let is_of_tls =
             name.contains("-tls-") && recorded == "ERROR:25:enterprise only" && ours == "0,3000,[]";
-        // The same for racks.
+        // Racks are available too.
         let is_of_racks = ["rack-ids", "racks"].contains(&name)
             && recorded == "ERROR:25:enterprise only"
             && ours != "ERROR:4:unrecognized command";

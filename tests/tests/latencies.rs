@@ -1,4 +1,5 @@
-//! Latencies: measured, reported by `latencies` in the C server's format, and logged for the tools that read logs.
+//! Latencies: they are measured, reported by `latencies` in the C server's format, and logged for tools that
+//! read logs.
 
 use std::thread;
 use std::time::{Duration, Instant};
@@ -13,7 +14,7 @@ use ferrospike_tests::wire::{Message, Operation, field, info2, operation, result
 const PATIENCE: Duration = Duration::from_secs(60);
 /// Bit of `info1` in short queries.
 const SHORT_QUERY: u8 = 0x04;
-/// Unit, rate, and the percentages over 17 thresholds.
+/// Number of values: unit, rate, and the percentages over 17 thresholds.
 const VALUE_COUNT: usize = 19;
 
 fn start() -> Server {
@@ -25,7 +26,7 @@ fn start_on(config: &str) -> Server {
     Server::start(&config.replacen("service {", "service {\n    ticker-interval 1", 1))
 }
 
-/// Writes and reads a little until `latencies:hist=…` reports something; returns it.
+/// Writes and reads a little until `latencies:hist=…` reports something. Returns the report.
 fn measured(client: &mut Client, histogram: &str) -> Vec<String> {
     let started = Instant::now();
     loop {
@@ -45,7 +46,7 @@ fn measured(client: &mut Client, histogram: &str) -> Vec<String> {
 }
 
 #[test]
-fn latencies_are_told_and_logged() {
+fn latencies_are_reported_and_logged() {
     let server = start();
     let mut client = server.connect();
     assert_eq!(client.info_value("latencies:hist={test}-read").unwrap(), "{test}-read:");
@@ -100,7 +101,7 @@ fn batch() -> Message {
     Message::get_all(["key-1", "key-2"].into_iter())
 }
 
-/// Reads, writes and sends batches until the ticker has reported `group`; returns the steps that occurred.
+/// Reads, writes and sends batches until the ticker has reported `group`. Returns the steps that occurred.
 fn steps_that_happen(client: &mut Client, group: &str) -> Vec<String> {
     let started = Instant::now();
     loop {
@@ -160,7 +161,7 @@ fn steps_of_transactions_are_measured_on_demand() {
     assert!(answer.starts_with("ERROR:"), "what is measured would be torn: {answer}");
 }
 
-/// `message` with function `f` of module `m`, which changes its record.
+/// `message` with a call of function `f` of module `m`, which changes its record.
 fn with_function(message: Message) -> Message {
     message
         .with_field(field::UDF_FILE, b"m")
@@ -248,7 +249,7 @@ fn transfers_of_devices_are_measured_on_demand() {
 }
 
 #[test]
-fn transfers_of_a_shadow_are_measured_beside_those_of_its_file() {
+fn transfers_of_a_shadow_are_measured_apart_from_those_of_its_file() {
     let storage = ["file {dir}/test.dat {dir}/shadow.dat", "filesize 128M", "flush-max-ms 10"];
     let server = start_on(&stored_config("test", "device", &storage));
     let mut client = server.connect();
@@ -266,7 +267,7 @@ fn transfers_of_a_shadow_are_measured_beside_those_of_its_file() {
         total.parse::<u64>().unwrap()
     };
     let started = Instant::now();
-    // 10 MB make at least ten transfers, and each goes to both files.
+    // 10 MB need at least ten transfers, and each goes to both files.
     while last("shadow-write") < 10 || last("shadow-write") != last("write") {
         assert!(started.elapsed() < PATIENCE, "{} of {}", last("shadow-write"), last("write"));
         thread::sleep(Duration::from_millis(20));
@@ -274,7 +275,7 @@ fn transfers_of_a_shadow_are_measured_beside_those_of_its_file() {
 }
 
 #[test]
-fn health_of_devices_is_told_while_it_is_checked() {
+fn health_of_devices_is_reported_while_it_is_checked() {
     let storage = ["file {dir}/test.dat", "filesize 256M", "post-write-cache 0"];
     let server = start_on(&stored_config("test", "device", &storage));
     let mut client = server.connect();
@@ -346,7 +347,7 @@ fn tools_for_logs_know_the_lines() {
             assert!(lines.next().is_none_or(|buckets| buckets.contains("(hist.c:")), "{line}");
         }
     }
-    // Why an operation on a list was refused.
+    // The log says why the operation on a list was refused.
     let refused = Message::write("key-1").with_operation(Operation {
         code: 4,
         particle: 4,

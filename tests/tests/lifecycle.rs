@@ -1,4 +1,4 @@
-//! Starting, stopping, kills, signals, and refused starts.
+//! Starts, stops, kills, signals, and refused starts.
 
 use std::fs;
 use std::net::TcpListener;
@@ -105,9 +105,10 @@ fn stops_while_it_is_busy() {
     });
 }
 
-/// This happens when a terminal or a supervisor signals a whole group, and a program in it passes the signal on.
+/// This happens when a terminal or a supervisor sends a signal to a whole group, and a program in the group
+/// passes the signal on.
 #[test]
-fn signals_that_come_twice_stop_it_cleanly_all_the_same() {
+fn repeated_signals_stop_it_cleanly() {
     let folder = fast_folder(128 << 20);
     let file = format!("file {}", folder.path().join("test.dat").display());
     // Records that a clean stop does not flush stay in memory.
@@ -136,7 +137,7 @@ fn is_killed_and_starts_again() {
 }
 
 #[test]
-fn a_hangup_makes_it_open_its_log_anew() {
+fn a_hangup_makes_it_reopen_its_log() {
     let sinks = "console {\n        context any info\n    }\n    file {dir}/asd.log {\n        context any info\n    }";
     let config = usual_config().replacen("console {\n        context any info\n    }", sinks, 1);
     let server = Server::start(&config);
@@ -185,9 +186,9 @@ fn a_port_in_use_is_named() {
     assert!(printed(&output).contains(&port.to_string()), "{}", printed(&output));
 }
 
-/// The process that holds the ports may be a server with the same devices.
+/// The process that holds the ports may be a server that uses the same devices.
 #[test]
-fn a_port_in_use_is_told_before_devices_are_touched() {
+fn a_port_in_use_is_reported_before_devices_are_opened() {
     let taken = TcpListener::bind("127.0.0.1:0").expect("a port");
     let port = taken.local_addr().expect("an address").port();
     let storage = ["file {dir}/test.dat", "filesize 128M"];
@@ -198,10 +199,10 @@ fn a_port_in_use_is_told_before_devices_are_touched() {
     assert!(!folder.path().join("test.dat").exists());
 }
 
-/// The terminal that started the server gets the reason of a failed start, wherever the log goes; once, with the place
-/// of the log.
+/// The terminal from which the server was started shows the reason of a failed start, once, wherever the log
+/// goes, and the place of the log.
 #[test]
-fn why_it_does_not_start_is_told_at_the_terminal_too() {
+fn the_reason_of_a_failed_start_is_shown_at_the_terminal_too() {
     let taken = TcpListener::bind("127.0.0.1:0").expect("a port");
     let port = taken.local_addr().expect("an address").port();
     let config = usual_config().replacen("port 0", &format!("port {port}"), 1);
@@ -219,7 +220,7 @@ fn why_it_does_not_start_is_told_at_the_terminal_too() {
 }
 
 #[test]
-fn who_may_not_become_the_configured_user_is_told_how_to_do_without() {
+fn a_start_without_permission_for_the_configured_user_gives_advice() {
     let names = "service {\n    user no-such-user-here\n    group no-such-group-here";
     let config = usual_config().replacen("service {", names, 1);
     let (_folder, path) = file(&config);
@@ -258,7 +259,7 @@ fn a_configuration_is_refused_with_all_its_errors() {
 }
 
 #[test]
-fn a_good_configuration_is_found_good_and_nothing_started() {
+fn a_valid_configuration_passes_the_check_without_a_start() {
     let (_folder, path) = file(&usual_config());
     let output = run(&["--check-config", "--config-file", &path]);
     assert!(output.status.success(), "{}", printed(&output));
@@ -268,7 +269,7 @@ fn a_good_configuration_is_found_good_and_nothing_started() {
 }
 
 #[test]
-fn tells_its_version_and_how_it_is_used() {
+fn shows_its_version_and_its_usage() {
     let version = run(&["--version"]);
     assert!(version.status.success() && printed(&version).contains("8.0.0.7"), "{}", printed(&version));
     let help = run(&["--help"]);

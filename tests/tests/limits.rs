@@ -1,4 +1,4 @@
-//! Limits on connections: their number and idle time. Limits on what a small request may demand.
+//! Limits on the number and idle time of connections, and on what a small request may demand.
 
 use std::fs;
 use std::io::{Read, Write};
@@ -11,7 +11,7 @@ use ferrospike_tests::server::{NAMESPACES, Server, usual_config};
 use ferrospike_tests::wire::{Message, Operation, info1, operation, result};
 use socket2::{Domain, Socket, Type};
 
-/// The lowest configurable value.
+/// The lowest value that can be configured.
 const FD_MAX: usize = 1024;
 
 fn config(service: &str) -> String {
@@ -34,7 +34,7 @@ fn connections_beyond_the_limit_are_refused() {
     let refused = (0..50).filter(|_| !is_served(&mut server.connect())).count();
     assert!(refused >= 45, "only {refused} of 50 beyond the limit are refused");
 
-    // The next connections have room as soon as some have closed.
+    // There is room for further connections as soon as some have closed.
     clients.truncate(FD_MAX / 2);
     let start = Instant::now();
     while !is_served(&mut server.connect()) {
@@ -62,8 +62,8 @@ fn idle_connections_are_closed_and_busy_ones_are_not() {
     assert!(is_served(&mut busy));
 }
 
-/// The socket accepts more of a reply only once a third of its bytes were read, which takes longer here than a
-/// connection may be idle.
+/// The socket accepts more of a reply only when a third of its bytes has been read. Here that takes longer
+/// than a connection may be idle.
 #[test]
 fn a_client_that_reads_slowly_is_not_idle() {
     let server = Server::start(&config("proto-fd-idle-ms 1000"));
@@ -89,7 +89,7 @@ fn a_client_that_reads_slowly_is_not_idle() {
         left -= size;
         thread::sleep(Duration::from_millis(14));
     }
-    // Now it has nothing to read.
+    // By now it has nothing to read.
     assert_eq!(client.read(&mut part).expect("it is closed"), 0);
 }
 
@@ -101,7 +101,7 @@ fn without_a_limit_idle_connections_stay() {
     assert!(clients.iter_mut().all(is_served));
 }
 
-/// A low limit on open files breaks no promise: the server counts its own files.
+/// With a low limit on open files, the server accepts as many clients as it says: it counts its own files.
 #[test]
 fn as_many_clients_as_it_says_under_a_low_limit_on_files() {
     let launcher = ["bash", "-c", "ulimit -n 48 && exec \"$0\" \"$@\""];
@@ -109,7 +109,7 @@ fn as_many_clients_as_it_says_under_a_low_limit_on_files() {
     server.allow("proto-fd-max");
     let possible = server.connect().figure("get-config:context=service", "proto-fd-max").expect("a figure");
     assert!((8..48).contains(&possible), "{possible} clients");
-    // The connection that asked may still be counted.
+    // The connection that has asked may still be counted.
     let start = Instant::now();
     loop {
         let mut clients: Vec<Client> = (0..possible).map(|_| server.connect()).collect();
@@ -148,7 +148,7 @@ fn a_small_request_does_not_make_a_huge_reply() {
 fn a_small_request_does_not_make_huge_bins() {
     let server = Server::start(&usual_config());
     let mut client = server.connect();
-    // Each makes a bin of 100 MiB.
+    // Each request makes a bin of 100 MiB.
     let resize = |bin: usize| {
         let call = vec![0x92, 0, 0xce, 6, 0x40, 0, 0];
         Operation::blob(operation::BITS_MODIFY, &format!("bin-{bin}"), call)

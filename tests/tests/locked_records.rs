@@ -1,4 +1,5 @@
-//! A record whose lock a pool thread has: requests for it wait without a service thread, and all others go on.
+//! A pool thread holds the lock of a record. Requests for the record wait without a service thread, and all
+//! other requests continue.
 #![expect(clippy::unwrap_used, reason = "a test")]
 
 use std::time::{Duration, Instant};
@@ -14,7 +15,7 @@ const UNDER_LOCK: &str = "commit-under-lock";
 /// The pool writes records of this size.
 const LARGE: usize = 4 << 20;
 const OTHERS: [&str; 3] = ["a", "b", "c"];
-/// Longest time limit of a request.
+/// The longest time limit of a request.
 const MINUTE: u32 = 60_000;
 
 /// A server with one service thread and these records.
@@ -40,7 +41,7 @@ fn sent(server: &Server, requests: &[Message]) -> Client {
     client
 }
 
-/// Waits until a read of the large record has no answer; returns its client.
+/// Waits until a read of the large record gets no answer. Returns its client.
 fn await_lock(server: &Server) -> Client {
     let started = Instant::now();
     loop {
@@ -67,7 +68,7 @@ fn short_query() -> Message {
 }
 
 #[test]
-fn a_locked_record_holds_up_nobody_else() {
+fn a_locked_record_delays_no_other_requests() {
     if !cfg!(debug_assertions) || std::env::var_os("ASD").is_some() {
         return report("skipped: no faults can be injected into this build");
     }
@@ -90,7 +91,7 @@ fn a_locked_record_holds_up_nobody_else() {
     let mut toucher = sent(&server, &[Message { record_ttl: 100, ..get() }]);
     let mut batch = sent(&server, &[patient(Message::get_all(["a", "large", "b"].into_iter()))]);
     let mut query = sent(&server, &[short_query()]);
-    // The same thread serves all of them, and others meanwhile.
+    // The same thread serves all of them, and other requests meanwhile.
     for round in 0..50 {
         for key in OTHERS {
             let put = Message::put(key, vec![round; 10]);
@@ -129,10 +130,11 @@ fn a_panic_in_the_turn_of_a_request_costs_that_request_alone() {
         let patient = |message| Message { transaction_ttl: MINUTE, ..message };
         let mut writer = sent(&server, &[patient(Message::put("large", vec![8; LARGE]))]);
         let mut probe = await_lock(&server);
-        // The probe has the first turn; these wait behind it.
+        // The probe has the first turn. These requests wait behind it.
         server.inject_fault("lock-turn");
         let mut waiting = [(); 3].map(|()| sent(&server, &[patient(Message::get("large"))]));
-        // The only service thread has met the lock with them before it serves another connection twice.
+        // With these requests the only service thread has met the lock before it serves another connection
+        // twice.
         for _ in 0..2 {
             assert_eq!(other.ask(&Message::get("a")).unwrap().result, result::OK);
         }

@@ -1,5 +1,5 @@
-//! Requests that are too long for a service thread: they delay nobody, change a record exactly once, and end when
-//! nobody waits for them any more.
+//! Requests that are too long for a service thread: they delay no others, change a record exactly once, and
+//! end when no client waits for them any more.
 #![expect(clippy::unwrap_used, reason = "a test")]
 
 use std::time::{Duration, Instant};
@@ -31,7 +31,7 @@ fn count(server: &Server, key: &str) -> i64 {
     i64::from_be_bytes(record.bin("n").unwrap().try_into().unwrap())
 }
 
-/// The result of `ask`, repeated while the device cannot keep up.
+/// The result of `ask`. It is repeated while the device cannot keep up.
 fn until_not_overloaded(mut ask: impl FnMut() -> u8) -> u8 {
     loop {
         match ask() {
@@ -41,7 +41,7 @@ fn until_not_overloaded(mut ask: impl FnMut() -> u8) -> u8 {
     }
 }
 
-/// Every writer computes from a copy, and must not lose another's change.
+/// Every writer computes from a copy, and must not overwrite another writer's change.
 #[test]
 fn writers_of_a_large_record_count_exactly() {
     let mut server = start("device", &["file {dir}/data", "filesize 1G"]);
@@ -53,10 +53,10 @@ fn writers_of_a_large_record_count_exactly() {
                 let mut client = server.connect();
                 for _ in 0..WRITES {
                     let request = Message { transaction_ttl: 60_000, ..increment("large") };
-                    // Each write takes a block of its own, and the device may be slower than that.
+                    // Each write takes a whole block, and the device may be too slow for that.
                     let is_done = || client.ask(&request).unwrap().result;
                     assert_eq!(until_not_overloaded(is_done), result::OK);
-                    // A short request of the same connection, on a service thread.
+                    // A short request on the same connection is carried out by a service thread.
                     let is_done = || client.ask(&increment("small")).unwrap().result;
                     assert_eq!(until_not_overloaded(is_done), result::OK);
                 }
@@ -72,7 +72,7 @@ fn writers_of_a_large_record_count_exactly() {
     assert_eq!(record.bin("b").unwrap().len(), LARGE);
 }
 
-/// A create, a delete and a filtered request answer the same in the pool as on a service thread.
+/// A create, a delete and a filtered request have the same answers in the pool as on a service thread.
 #[test]
 fn the_pool_answers_as_a_service_thread_does() {
     let server = start("memory", &["data-size 1G"]);
@@ -128,7 +128,7 @@ fn a_stop_ends_reads_that_are_under_way() {
 
 /// A filter that takes minutes on the text of a large record.
 fn endless_filter() -> Vec<u8> {
-    /// Head of an array of 15 elements, the first of which is the operation `or`.
+    /// Head of an array of 15 elements: the operation `or` and 14 operands.
     const OR_OF_14: [u8; 2] = [0x9f, 17];
     let pattern = b"(a{0,100}){0,100}b";
     let regex = [&[0x94, 7, 1, 0xa0 | pattern.len() as u8][..], pattern, &[0x93, 81, 3, 0xa1, b'b']].concat();
@@ -136,7 +136,8 @@ fn endless_filter() -> Vec<u8> {
     [&OR_OF_14[..], &regex.repeat(14)].concat()
 }
 
-/// Sends requests that take minutes, each from its own client, and stops the server; returns how long the stop took.
+/// Sends requests that take minutes, each from its own client, and stops the server. Returns the duration of
+/// the stop.
 fn time_to_stop(requests: &[Message]) -> Duration {
     let mut server = start("memory", &["data-size 1G"]);
     let text = "a".repeat(LARGE);
@@ -158,7 +159,8 @@ fn time_to_stop(requests: &[Message]) -> Duration {
     stopping.elapsed()
 }
 
-/// For work that takes a fifth of a second on an idle machine; the requests have ten minutes.
+/// Longest time for work that takes a fifth of a second on an idle machine. The requests may take ten
+/// minutes.
 const SOON: Duration = Duration::from_secs(10);
 
 #[test]
@@ -173,11 +175,11 @@ fn a_stop_ends_a_long_read_and_a_query() {
 fn a_stop_leaves_a_long_write_the_time_that_it_has() {
     let write = Message { transaction_ttl: 3_000, ..increment("text") };
     let time = time_to_stop(&[write.clone(), write]);
-    // Part of its time was over when the stop came.
+    // A part of its time had passed when the stop came.
     assert!(time > Duration::from_secs(2) && time < SOON, "{time:?}");
 }
 
-/// Puts a text in `key` on which [`endless_filter`] takes minutes.
+/// Writes a text to `key` for which [`endless_filter`] takes minutes.
 fn put_text(client: &mut Client, key: &str) {
     let text = "a".repeat(LARGE);
     let put = Message::write(key).with_operation(Operation::string(operation::WRITE, "b", &text));
@@ -236,7 +238,8 @@ fn a_record_created_meanwhile_and_removed_does_not_come_back() {
     assert_eq!((record.result, record.bin("b").map(<[u8]>::len)), (result::OK, Some(LARGE)));
 }
 
-/// A stop that does not wait for a thread any longer says so, loses nothing, and has the next start check the device.
+/// A stop that gives up the wait for a thread says so, loses nothing, and makes the next start check the
+/// device.
 #[test]
 fn a_stop_with_a_thread_at_work_is_not_called_clean() {
     if !cfg!(debug_assertions) || std::env::var_os("ASD").is_some() {

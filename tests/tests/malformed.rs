@@ -1,5 +1,5 @@
-//! Answers to malformed requests: the result code or the end of the connection, as from the C server, while all
-//! other connections continue.
+//! Answers to malformed requests: the result code or the end of the connection, as on the C server. All other
+//! connections continue.
 
 use std::time::Duration;
 
@@ -11,15 +11,15 @@ use ferrospike_tests::wire::{
     operation, result,
 };
 
-/// Part of the log lines that malformed requests may cause.
+/// A part of the log lines that malformed requests may cause.
 const MENTIONED: &str = "WARNING";
 
 /// The server's reaction to a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Outcome {
-    /// It answers with this result code, and keeps the connection.
+    /// The server answers with this result code, and keeps the connection.
     Result(u8),
-    /// It closes the connection without an answer.
+    /// The server closes the connection without an answer.
     Closed,
 }
 
@@ -38,7 +38,8 @@ fn outcome(client: &mut Client) -> Outcome {
     }
 }
 
-/// Sends each case on its own connection and compares; a connection that stays open must still serve.
+/// Sends each case on its own connection and compares the outcome. A connection that stays open must still
+/// work.
 fn check(cases: &[(&str, Vec<u8>, Outcome)]) {
     let server = usual();
     let mut wrong = Vec::new();
@@ -57,7 +58,7 @@ fn check(cases: &[(&str, Vec<u8>, Outcome)]) {
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
 
-/// A valid request with its body changed.
+/// A valid request with a changed body.
 fn altered(change: impl FnOnce(&mut Vec<u8>)) -> Vec<u8> {
     let mut body = Message::get("malformed").body();
     change(&mut body);
@@ -72,7 +73,8 @@ fn counts(fields: u16, operations: u16) -> Vec<u8> {
     })
 }
 
-/// A read of one bin whose operation header is overwritten: its length and its name's length.
+/// A read of one bin in whose operation header two lengths are overwritten: that of the operation and that of
+/// its name.
 fn operation_sizes(size: u32, name_size: u8) -> Vec<u8> {
     let request = Message { info1: info1::READ, ..Message::on("malformed") };
     let mut body = request.with_operation(Operation::read("a")).body();
@@ -163,7 +165,7 @@ fn requests_that_name_no_record_are_refused() {
 }
 
 #[test]
-fn what_belongs_to_no_request_is_ignored() {
+fn superfluous_parts_of_a_request_are_ignored() {
     let missing = Outcome::Result(result::NOT_FOUND);
     let get = Message::get("malformed");
     let repeated = get.fields.iter().fold(get.clone(), |request, (t, value)| request.with_field(*t, value));
@@ -176,7 +178,7 @@ fn what_belongs_to_no_request_is_ignored() {
 }
 
 #[test]
-fn what_is_no_compressed_message_is_refused() {
+fn invalid_compressed_messages_are_refused() {
     let refused = Outcome::Result(result::PARAMETER);
     let claim =
         |size: u64| frame(kind::COMPRESSED, &[&size.to_be_bytes()[..], &[0x78, 0x9c, 1, 2, 3]].concat());
@@ -219,7 +221,7 @@ fn info_of_odd_shape() {
 }
 
 #[test]
-fn half_a_request_and_no_more() {
+fn half_a_request_closes_the_connection() {
     let server = usual();
     let request = Message::get("malformed").encode();
     for size in 0..request.len() {
@@ -236,7 +238,7 @@ fn half_a_request_and_no_more() {
 }
 
 #[test]
-fn promised_lengths_cost_nothing() {
+fn announced_lengths_reserve_no_memory() {
     let server = usual();
     let promise = frame_header(kind::MESSAGE, BODY_SIZE_MAX);
     let promisers: Vec<Client> = (0..200)
@@ -255,10 +257,10 @@ fn promised_lengths_cost_nothing() {
     drop(promisers);
 }
 
-/// Requests of the recorded random traffic with some bytes changed: each is answered or ends its connection, and
-/// the server continues. Every run changes the same bytes.
+/// Requests of the recorded random traffic, with some bytes changed. Each is answered or ends its connection,
+/// and the server continues. Every run changes the same bytes.
 #[test]
-fn mutated_requests_harm_nobody() {
+fn mutated_requests_do_no_harm() {
     let server = usual();
     let path = corpus::folder().join("random-kv.jsonl.gz");
     let requests: Vec<Vec<u8>> = corpus::open(&path)
@@ -273,7 +275,7 @@ fn mutated_requests_harm_nobody() {
     for request in requests {
         let mut mutated = request.clone();
         for _ in 0..1 + random.below(4) {
-            // The frame's header stays, so that each request is complete.
+            // The header of the frame stays, so that each request is complete.
             let at = 8 + random.below(mutated.len() - 8);
             mutated[at] = match random.below(3) {
                 0 => random.below(256) as u8,
@@ -281,8 +283,8 @@ fn mutated_requests_harm_nobody() {
                 _ => [0, 1, 0x7f, 0x80, 0xff][random.below(5)],
             };
         }
-        // A request that became a query may have further answers, so the connection is dropped unless there was a
-        // single answer.
+        // The changed request may be a query with further answers, so the connection is dropped unless there
+        // was only one answer.
         let answered = client.send(&mutated).and_then(|()| client.receive());
         if let Err(error) = &answered {
             assert_ne!(
@@ -299,7 +301,7 @@ fn mutated_requests_harm_nobody() {
     assert_eq!(connect().ask(&Message::delete("mutated")).expect("an answer").result, result::NOT_FOUND);
 }
 
-/// A key that differs from the one stored under the digest: forged, or a collision.
+/// The key differs from the one that is stored under the digest: it is forged, or a collision.
 #[test]
 fn a_key_that_is_not_the_stored_one_is_refused() {
     const KEY_MISMATCH: u8 = 19;
@@ -338,7 +340,7 @@ fn a_refused_write_changes_nothing() {
     assert_eq!((record.generation, record.bin("b")), (1, Some(&b"before"[..])));
 }
 
-/// A small random number generator (xorshift), so that a failure can be repeated.
+/// A small random number generator (xorshift), so that failures can be repeated.
 struct Random(u64);
 
 impl Random {
@@ -350,7 +352,7 @@ impl Random {
     }
 }
 
-/// The client of a batch reads until a message says that it is the last.
+/// The client of a batch reads until a message says that it is the last one.
 #[test]
 fn the_answer_to_a_malformed_batch_is_the_last_one() {
     let server = usual();

@@ -1,6 +1,6 @@
-//! Kills at random moments while an index is built, a module registered or a set truncated: afterwards the index has
-//! all records, the module is the old or the new one, and truncated records stay gone. A restart with indexes of many
-//! records gives the same answers.
+//! The server is killed at random moments while an index is built, a module is registered or a set is
+//! truncated. Afterwards the index has all records, the module is the old or the new one, and truncated
+//! records do not come back. A restart with indexes of many records gives the same answers.
 #![expect(clippy::unwrap_used, reason = "a test")]
 
 use std::collections::BTreeMap;
@@ -71,7 +71,7 @@ fn in_range(set: &str, low: i64, high: i64) -> Message {
     scan(set).with_field(field::INDEX_RANGE, &integer_range("n", low, high))
 }
 
-/// Digests and numbers of the records in an answer, each once.
+/// Digests and numbers of the records in an answer. Each record must occur once.
 fn rows(client: &mut Client, request: &Message) -> BTreeMap<Vec<u8>, Vec<u8>> {
     client.send(&request.encode()).unwrap();
     let mut found = BTreeMap::new();
@@ -93,7 +93,7 @@ fn an_index_is_complete_after_a_kill_while_it_was_built() {
         let mut server = Server::start(&config(engine));
         let mut client = server.connect();
         fill(&mut client, "s", 0..20_000);
-        // Everything is on disk after this.
+        // Everything is on disk after this pause.
         thread::sleep(Duration::from_millis(1_500));
         let mut random = Random::new(7);
         for round in 0..ROUNDS {
@@ -154,7 +154,7 @@ fn a_module_is_the_old_or_the_new_one_after_a_kill() {
             assert_eq!(ask(&mut client, &command), "ok");
             acknowledged = sent;
         }
-        // One more registration is under way.
+        // One more registration is in progress.
         sent += 1;
         let content = BASE64_STANDARD.encode(module(sent));
         let command = format!("udf-put:filename=m.lua;content-len={};content={content};", content.len());
@@ -173,7 +173,7 @@ fn a_module_is_the_old_or_the_new_one_after_a_kill() {
 }
 
 #[test]
-fn what_was_truncated_stays_gone_after_a_kill() {
+fn truncated_records_do_not_return_after_a_kill() {
     for engine in ["memory", "device"] {
         let mut server = Server::start(&config(engine));
         let mut random = Random::new(13);
@@ -207,7 +207,7 @@ fn what_was_truncated_stays_gone_after_a_kill() {
                 assert!(start.elapsed() < PATIENCE, "the truncation never ends");
             }
             assert_eq!(rows(&mut client, &scan("kept")).len(), (round as usize + 1) * 5_000);
-            // Later records are unaffected, also by a further start.
+            // Later records are not affected, not even by a further start.
             fill(&mut client, "s", 900_000..900_100);
             thread::sleep(Duration::from_millis(1_300));
             server.stop();

@@ -1,5 +1,5 @@
-//! Records that move between nodes: nodes that join, fail and come back, copies that differ, and the answers to clients
-//! meanwhile.
+//! Records that migrate between nodes: nodes that join, fail and come back, copies that differ, and the
+//! answers to clients meanwhile.
 #![expect(clippy::unwrap_used, reason = "a test")]
 
 use std::collections::BTreeMap;
@@ -26,7 +26,7 @@ const UNAVAILABLE: u8 = 11;
 const CONSISTENCY_LEVEL_ALL: u8 = 0x40;
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// A client of several nodes, which searches for the one that serves a record.
+/// A client of several nodes. It searches for the node that serves a record.
 struct Clients(Vec<Client>);
 
 impl Clients {
@@ -34,7 +34,7 @@ impl Clients {
         Clients(numbers.iter().map(|number| nodes.servers[*number].connect()).collect())
     }
 
-    /// Asks one node after the other until one serves the record in time.
+    /// Asks one node after another until one serves the record in time.
     fn ask(&mut self, request: &Message) -> Message {
         let began = Instant::now();
         while began.elapsed() < PATIENCE {
@@ -68,8 +68,8 @@ fn key(number: usize) -> String {
     format!("key-{number}")
 }
 
-/// Waits until nodes have equally many records of each partition as replicas, and none of other partitions. Returns the
-/// number of all copies.
+/// Waits until the nodes with replicas of a partition have the same number of its records, and other nodes
+/// have none. Returns the number of all copies.
 fn check_copies(nodes: &Nodes, numbers: &[usize]) -> u64 {
     let began = Instant::now();
     loop {
@@ -82,7 +82,7 @@ fn check_copies(nodes: &Nodes, numbers: &[usize]) -> u64 {
     }
 }
 
-/// The number of records of all nodes, or the reports about a wrong partition.
+/// The number of records on all nodes, or the reports about a wrong partition.
 fn count_copies(nodes: &Nodes, numbers: &[usize]) -> Result<u64, Vec<Vec<String>>> {
     let mut partitions = BTreeMap::<String, Vec<Vec<String>>>::new();
     for number in numbers {
@@ -111,7 +111,8 @@ fn sum(nodes: &Nodes, numbers: &[usize], figure: &str) -> u64 {
     numbers.iter().map(of).sum()
 }
 
-/// Adds 1 to one counter after the other until stopped; returns the number of acknowledgements for each.
+/// Adds 1 to one counter after another until stopped. Returns the number of acknowledgements for each
+/// counter.
 fn count_up(
     nodes: &Nodes,
     numbers: &[usize],
@@ -169,7 +170,7 @@ fn a_node_that_joins_gets_its_share_while_clients_write() {
         assert_eq!(sum(&nodes, &[0, 1, 2], &format!("migrate_{figure}")), 0, "{figure}");
     }
 
-    // Each node has its records: without one of the old nodes nothing is missing.
+    // Each node has its records: without one of the old nodes no record is missing.
     nodes.servers[0].kill9();
     nodes.await_members(&[1, 2]);
     let mut clients = Clients::of(&nodes, &[1, 2]);
@@ -231,7 +232,7 @@ fn check_return(namespaces: &str, forgets: bool) {
         }
     };
     check(&mut Clients::of(&nodes, &[0, 1, 2]));
-    // The node that came back has correct records too.
+    // The node that came back has the right records too.
     nodes.servers[2].kill9();
     nodes.await_members(&[0, 1]);
     check(&mut Clients::of(&nodes, &[0, 1]));
@@ -281,7 +282,7 @@ fn the_newest_of_several_copies_counts() {
         let answer = nodes.info(number, "set-config:context=service;migrate-threads=0");
         assert_eq!(answer, "ok");
     }
-    // Each node is a separate cluster, and writes the same records; the one with more writes counts.
+    // Each node is a separate cluster, and writes the same records. The record with more writes wins.
     let mut apart: Vec<Clients> = (0..2).map(|number| Clients::of(&nodes, &[number])).collect();
     for number in 0..KEYS {
         for (node, clients) in apart.iter_mut().enumerate() {
@@ -301,7 +302,7 @@ fn the_newest_of_several_copies_counts() {
     nodes.await_members(&[0, 1]);
     let mut clients = Clients::of(&nodes, &[0, 1]);
     for number in (0..KEYS).step_by(3) {
-        // The master has the older copy in about half of the cases.
+        // In about half of the cases the master has the older copy.
         let mut get = Message::get(&key(number));
         get.info1 |= CONSISTENCY_LEVEL_ALL;
         let answer = clients.ask(&get);
@@ -319,7 +320,7 @@ fn the_newest_of_several_copies_counts() {
 
     // Batches read the newest copies of all their records too.
     let option = "set-config:context=namespace;id=test;read-consistency-level-override=all";
-    // A node forwards requests that the other node serves, which uses its own option.
+    // A node forwards requests that another node serves, and that node uses its own option.
     for number in 0..2 {
         assert_eq!(nodes.info(number, option), "ok");
     }
@@ -354,7 +355,7 @@ fn secondary_indexes_follow_records_that_move() {
     let mut nodes = Nodes::start_some(3, 2, IN_MEMORY);
     let create = "sindex-create:ns=test;set=rig;indexname=i;indexdata=n,numeric";
     let create_on = |nodes: &Nodes, number: usize| {
-        // A node may have got the change from another node.
+        // A node may have received the change from another node.
         let answer = nodes.info(number, create);
         assert!(answer == "ok" || answer.contains("exists"), "{answer}");
     };

@@ -1,4 +1,5 @@
-//! Operating a server: the info port, the ticker, log levels, configuration changes that take effect at once.
+//! Operation of a server: the info port, the ticker, log levels, and configuration changes that take effect
+//! at once.
 #![expect(clippy::unwrap_used, reason = "a test")]
 
 use std::fs;
@@ -49,7 +50,7 @@ fn the_info_port_answers_lines_with_values() {
     assert_eq!(lines, ["ok\n", "8.0.0.7\n", "ERROR:4:unrecognized command\n"]);
     stream.write_all(b"ions\n").unwrap();
     assert_eq!(line(&mut reader), "4096\n");
-    // The connection counts as info, not as a client.
+    // The connection is counted as one for info, and not as a client's.
     stream.write_all(b"statistics\n").unwrap();
     let statistics = line(&mut reader);
     assert!(statistics.contains(";client_connections=0;"), "{statistics}");
@@ -58,10 +59,10 @@ fn the_info_port_answers_lines_with_values() {
 #[test]
 fn the_info_port_outlives_bad_guests() {
     let (_server, port) = start_with_info_port();
-    // One connection asks for much and reads nothing.
+    // One connection sends many requests and reads nothing.
     let mut deaf = dial(port);
     deaf.write_all("partition-info\n".repeat(200).as_bytes()).unwrap();
-    // One sends an interrupt from telnet, one never ends its line.
+    // One connection sends an interrupt from telnet, and one never ends its line.
     for bytes in [&b"status\xff\xf4\n"[..], &[b'x'; 70_000]] {
         let mut guest = dial(port);
         // The server may close the connection before everything is sent.
@@ -71,7 +72,7 @@ fn the_info_port_outlives_bad_guests() {
     let mut stream = dial(port);
     stream.write_all(b"status\n").unwrap();
     assert_eq!(line(&mut BufReader::new(stream)), "ok\n");
-    // The first connection is served once it reads.
+    // The first connection is served when it reads.
     let mut reader = BufReader::new(deaf);
     for _ in 0..200 {
         assert!(line(&mut reader).starts_with("namespace:partition:"));
@@ -79,7 +80,7 @@ fn the_info_port_outlives_bad_guests() {
 }
 
 #[test]
-fn the_ticker_tells_how_the_server_does() {
+fn the_ticker_reports_the_state_of_the_server() {
     let config = BASICS.replace("    work-directory", "    ticker-interval 1\n    work-directory");
     let server = Server::start(&[&config, NAMESPACES].concat());
     server.await_log("<><><><><><><><><><>  Aerospike Community Edition build 8.0.0.7 ");
@@ -158,14 +159,14 @@ fn the_log_says_why_an_operation_was_refused() {
     );
     server.await_log(") {test} bits_resize() on bin l refused with 12: it is for a blob; the bin is a list");
 
-    // A refusal that the flags request is no warning.
+    // A refusal that the flags ask for is not a warning.
     assert_eq!(client.ask(&Message::write("k").with_operation(add_unique.clone())).unwrap().result, 24);
     assert_eq!(client.info_value("log-set:id=0;particle=detail").unwrap(), "ok");
     assert_eq!(client.ask(&Message::write("k").with_operation(add_unique)).unwrap().result, 24);
     server.await_log(") {test} list_append() on bin l refused with 24: the element exists");
     assert_eq!(server.log().matches("the element exists").count(), 1);
 
-    // All lines at level debug are written, warnings at a limited rate.
+    // All lines at level debug are written, but warnings only at a limited rate.
     let mut refuse = |index: u8| {
         for _ in 0..20 {
             assert_eq!(client.ask(&read(&[0x92, 17, index])).unwrap().result, 26);
@@ -193,7 +194,7 @@ fn best_practices_can_be_enforced() {
     assert!(said.contains("the namespaces may take 109951699648512 bytes"), "{said}");
 }
 
-/// Superfluous service threads stay, with nothing to do.
+/// Surplus service threads stay, but have nothing to do.
 #[test]
 fn the_numbers_of_threads_follow_the_configuration() {
     let server = Server::start(&[BASICS, NAMESPACES].concat());
@@ -248,7 +249,7 @@ const SET_OTHERWISE: &[(&str, &str)] = &[
 ];
 
 #[test]
-fn what_changes_of_the_configuration_are_answered_and_logged() {
+fn configuration_changes_are_answered_and_logged() {
     let mut server = Server::start(&[BASICS, NAMESPACES].concat());
     server.allow("' refused: ");
     let mut client = server.connect();
@@ -275,7 +276,7 @@ fn requests_that_waited_too_long_are_answered_so() {
     for parameter in ["info-threads=1", "info-max-ms=500"] {
         assert_eq!(client.info_value(&format!("set-config:context=service;{parameter}")).unwrap(), "ok");
     }
-    // The single thread gives each a turn of two milliseconds before any gets its next one.
+    // The only thread gives each request a turn of two milliseconds before any request gets its next turn.
     let busy = wire::info_request(&"thread-traces\n".repeat(10));
     let mut clients: Vec<_> = (0..500).map(|_| server.connect()).collect();
     for client in &mut clients {

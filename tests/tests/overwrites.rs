@@ -1,10 +1,11 @@
-//! Overwriting for ever: a file filled to 80 % gets ten times its size in new values of its records. It always
-//! accepts writes, and loses no record and no write block.
+//! Overwrites without end: a file that is filled to 80 % gets ten times its size in new values of its
+//! records. It always accepts writes, and loses no record and no write block.
 //!
-//! The file has 640 MiB, hardly more than needed: of its 80 write blocks one is the header, 64 hold records, eight
-//! are for defrag and two are being filled, which leaves five. It is in memory if there is room, so that the test
-//! measures the server and not a disk. Most passes overwrite the records in one order, so that whole blocks become
-//! garbage; in one pass of random order defrag must make all the room by moving live records.
+//! The file has 640 MiB, which is hardly more than needed. Of its 80 write blocks one is the header, 64 hold
+//! records, eight are for defrag and two are being filled, which leaves five. It is in memory if there is
+//! room, so that the test measures the server and not a disk. Most passes overwrite the records in the same
+//! order, so that whole blocks become garbage. In one pass the order is random, and defrag must make all the
+//! room by moving live records.
 #![expect(clippy::unwrap_used, reason = "a test")]
 
 use std::net::SocketAddr;
@@ -21,23 +22,23 @@ use ferrospike_tests::wire::{Message, result};
 
 const FILE_SIZE: u64 = 640 << 20;
 const WBLOCK_SIZE: u64 = 8 << 20;
-/// The records' share of the file.
+/// The share of the file that the records fill.
 const FILL_PCT: u64 = 80;
-/// Overwritten bytes, in sizes of the file.
+/// Amount of overwritten bytes, as a multiple of the file size.
 const FACTOR: u64 = 10;
-/// Bytes of values, smallest and largest.
+/// Smallest and largest size of a value, in bytes.
 const SIZES: (u64, u64) = (100_000, 160_000);
 const CONNECTIONS: u64 = 2;
 /// Requests that a connection sends before it reads answers.
 const WINDOW: usize = 16;
-/// The pass in random order.
+/// The number of the pass in random order.
 const RANDOM_PASS: u64 = 6;
 /// Pause before a refused write is repeated.
 const PAUSE: Duration = Duration::from_millis(10);
 /// Longest time that a write may be refused while defrag makes room.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// Bytes from which values are cut: generating them would take longer than storing them.
+/// Bytes from which values are cut. To generate each value would take longer than to store it.
 fn noise() -> Vec<u8> {
     Random::new(1).bytes((1 << 20) + SIZES.1 as usize)
 }
@@ -74,7 +75,7 @@ struct Counts {
 }
 
 impl Writer {
-    /// Writes a new value of every record.
+    /// Writes a new value to every record.
     fn pass(&mut self, client: &mut Client, noise: &[u8], counts: &Counts, in_order: bool) {
         let mut order: Vec<usize> = (0..self.records.len()).collect();
         if !in_order {
@@ -99,7 +100,7 @@ impl Writer {
         }
     }
 
-    /// Writes records together; returns those that the server has no room for now.
+    /// Writes records together. Returns those for which the server currently has no room.
     fn write(&self, client: &mut Client, noise: &[u8], chosen: &[usize]) -> Vec<usize> {
         for at in chosen {
             let (id, number) = self.records[*at];
@@ -137,7 +138,7 @@ fn together(server: &Server, writers: &mut [Writer], work: impl Fn(&mut Writer, 
     });
 }
 
-/// Fails if the server reports before `is_done` that it accepts no writes.
+/// Fails if the server reports that it accepts no writes before `is_done`.
 fn watch_for_stop(server: &Server, is_done: &AtomicBool) {
     let mut client = server.connect();
     while !is_done.load(Relaxed) {
@@ -152,13 +153,14 @@ fn of_file(client: &mut Client, name: &str) -> u64 {
     client.figure("namespace/test", &format!("storage-engine.file[0].{name}")).unwrap()
 }
 
-/// Fails unless the server holds exactly the records, and they fill the file as expected.
+/// Fails unless the server has exactly the records, and they fill the file as expected.
 fn check_accounts(server: &Server, writers: &[Writer]) {
     let mut client = server.connect();
     let count: usize = writers.iter().map(|writer| writer.records.len()).sum();
     assert_eq!(client.figure("namespace/test", "objects").unwrap(), count as u64);
     let records = writers.iter().flat_map(|writer| &writer.records);
-    // 35 bytes of header, set, number of bins, name and type of the bin, end mark; in units of 16 bytes.
+    // There are 35 bytes of header, set, number of bins, name and type of the bin, and end mark; in units of
+    // 16 bytes.
     let stored = |(id, number): &(u64, u64)| (size(*id, *number) + 51).next_multiple_of(16);
     let expected: u64 = records.map(stored).sum();
     assert_eq!(of_file(&mut client, "used_bytes"), expected);
@@ -173,7 +175,7 @@ fn ten_times_the_file_is_overwritten_at_80_percent_without_a_stop_or_a_loss() {
     let storage =
         [&file, "filesize 640M", "stop-writes-used-pct 90", "stop-writes-avail-pct 0", "post-write-cache 0"];
     let mut server = Server::start(&stored_config("test", "device", &storage));
-    // Only briefly, until defrag has made room.
+    // This happens only briefly, until defrag has made room.
     server.allow("out of space");
     let count = FILE_SIZE * FILL_PCT / 100 / ((SIZES.0 + SIZES.1) / 2 + 60);
     let mut writers: Vec<Writer> = (0..CONNECTIONS)
@@ -213,7 +215,7 @@ fn ten_times_the_file_is_overwritten_at_80_percent_without_a_stop_or_a_loss() {
         check_accounts(&server, &writers);
     }
 
-    // Every block is free again when no record is left, except those being filled.
+    // When no record is left, every block is free again, except those being filled.
     let mut client = server.connect();
     for id in 0..count {
         assert_eq!(client.ask(&Message::delete(&name(id))).unwrap().result, result::OK);

@@ -1,5 +1,5 @@
-//! The contents of the installation and the packages, with stand-ins for the programs; and the man pages and
-//! completions that the programs generate for them.
+//! The contents of the installation and of the packages, with stand-ins for the programs, and the man pages
+//! and completions that the programs generate.
 //!
 //! `make test-deb` and `make test-rpm`, which need root and the network, test the packages in a real system.
 
@@ -41,7 +41,7 @@ fn make(arguments: &[&str]) -> Output {
     make_command(arguments).output().expect("run make")
 }
 
-/// Independent of a `make` that runs the tests.
+/// The command does not depend on a `make` that runs the tests.
 fn make_command(arguments: &[&str]) -> Command {
     let mut command = Command::new("make");
     command.current_dir(root()).env_remove("MAKEFLAGS").env_remove("MAKELEVEL");
@@ -67,7 +67,7 @@ fn run(command: &str, arguments: &[&str]) -> String {
     text_of(&Command::new(command).args(arguments).output().expect(command))
 }
 
-/// The file that `make` created in `folder`, with a name that begins with `start`.
+/// The file in `folder` that `make` created, with the prefix `start`.
 fn made(folder: &Path, start: &str) -> PathBuf {
     let files =
         fs::read_dir(folder.join("packages")).expect("packages").map(|entry| entry.expect("a file").path());
@@ -76,7 +76,7 @@ fn made(folder: &Path, start: &str) -> PathBuf {
     files.into_iter().find(named).unwrap_or_else(|| panic!("no {start}… in {}", folder.display()))
 }
 
-/// Files of a program, given the folder of zsh completions.
+/// The files of a program, for a folder of zsh completions.
 fn files_of(program: &str, zsh: &str) -> [String; 5] {
     let section = if program == "asd" { 8 } else { 1 };
     [
@@ -167,7 +167,7 @@ fn install_for_the_machine_has_the_user_wherever_it_is() {
     }
 }
 
-/// Whether `make install` with these arguments is an installation of one's own, for the user with this id.
+/// Whether `make install` with these arguments, by the user with this id, is a private installation.
 fn is_own(folder: &TempDir, user: u32, arguments: &[&str]) -> bool {
     let id = folder.path().join("id");
     fs::write(&id, format!("#!/bin/sh\necho {user}\n")).expect("write");
@@ -201,7 +201,7 @@ fn install_for_oneself_stays_in_its_folder() {
     text_of(&make(&["install", &programs, "OWN=yes", &format!("PREFIX={}", home.display())]));
     assert!(home.join("bin/asd").is_file() && home.join("etc/aerospike/aerospike.conf").is_file());
     assert!(!home.join("lib").exists(), "the machine's service is not that of a user");
-    // No file names a place of the machine, and the configuration needs nothing else.
+    // No file contains a path of the machine, and the configuration needs nothing else.
     let conf = home.join("etc/aerospike/aerospike.conf");
     let installed = [
         "etc/aerospike/aerospike.conf",
@@ -312,7 +312,7 @@ fn debian_packages() {
 }
 
 #[test]
-fn rpm_packages_or_a_word_of_what_is_missing() {
+fn rpm_packages_are_built_or_the_missing_tool_is_named() {
     if !has("rpmbuild") {
         let output = make(&["rpm", "BINARIES=/nonexistent"]);
         let said = String::from_utf8_lossy(&output.stderr);
@@ -360,8 +360,8 @@ fn programs_tell_their_man_pages_and_completions() {
     }
 }
 
-/// The command line with which the container image's entrypoint starts the server, and the configuration that it
-/// writes.
+/// The command line with which the entrypoint of the container image starts the server, and the configuration
+/// that it writes.
 fn entrypoint(folder: &TempDir, variables: &[(&str, &str)], arguments: &[&str]) -> (String, String) {
     let programs = stand_ins(folder);
     let script = format!(
@@ -380,7 +380,7 @@ fn entrypoint(folder: &TempDir, variables: &[(&str, &str)], arguments: &[&str]) 
     let made = Path::new(&programs).join("made.conf");
     let conf = fs::read_to_string(&made).unwrap_or_default();
     if made.exists() {
-        // With folders and free ports of this machine.
+        // The configuration gets folders and free ports of this machine.
         let mut here = conf.replace("address 2001:db8::1", "address 127.0.0.1");
         for there in ["/opt/aerospike/data", "/var/log/aerospike"] {
             here = here.replace(there, &programs);

@@ -1,5 +1,6 @@
-//! Permissions: `corpora/permissions.txt` has the result code of every request for every kind of user: nobody, a user
-//! without roles, or one with a predefined role everywhere or with its privilege only in a namespace or a set.
+//! Permissions: `corpora/permissions.txt` has the result code of every request for every kind of user:
+//! nobody, a user without roles, and a user with a predefined role everywhere or with its privilege only in a
+//! namespace or a set.
 #![expect(clippy::unwrap_used, reason = "a test")]
 
 use std::collections::BTreeSet;
@@ -19,7 +20,7 @@ use ferrospike_tests::wire::{
 };
 
 const TABLE: &str = include_str!("../corpora/permissions.txt");
-/// Places of the table's data requests.
+/// The places for the data requests of the table.
 const PLACES: [(&str, &str); 4] = [("test", "a"), ("test", "b"), ("test", ""), ("bar", "a")];
 const MODULE: &str = "
 function get(r) return r.n end
@@ -38,7 +39,7 @@ struct Subject<'t> {
     client: Client,
 }
 
-/// The role in the table's description of a user.
+/// The role that the table's description of a user names.
 fn role_of(description: &str) -> Option<&str> {
     description.strip_prefix("role ")
 }
@@ -56,7 +57,7 @@ fn privilege(role: &str, place: &str) -> Vec<u8> {
     data
 }
 
-/// Creates the user `name` of the table as described.
+/// Creates the user `name` of the table, with its description.
 fn make_user(admin: &mut Client, name: &str, description: &str) {
     let Some(role) = role_of(description) else {
         return assert_eq!(create_user(admin, name, PASS, &[]), 0);
@@ -102,7 +103,8 @@ fn with_function(message: Message, function: &str) -> Message {
         .with_field(field::UDF_ARGUMENTS, &[0x90])
 }
 
-/// A request for one record. `durable` and others that need more than one node or edition are left out.
+/// A request for one record. `durable` and other actions that need several nodes or another edition are left
+/// out.
 fn single(action: &str, place: (&str, &str)) -> Option<Message> {
     let read = |bits| Message { info1: info1::READ | bits, ..on(place, "k") };
     let write = |bits, key| Message { info1: bits, info2: info2::WRITE, ..on(place, key) };
@@ -130,7 +132,8 @@ fn batch(row: &Message) -> Message {
     let mut value = vec![0, 0, 0, 1, 4, 0, 0, 0, 0];
     value.extend(digest);
     value.extend([2, row.info1, row.info2, row.info3]);
-    // Counts of fields and operations, followed by these, as at the end of a message.
+    // The row has the counts of fields and operations, followed by fields and operations, as at the end of a
+    // message.
     value.extend(&body[18..]);
     Message { info1: info1::READ | info1::BATCH, ..Message::default() }.with_field(field::BATCH, &value)
 }
@@ -168,7 +171,8 @@ fn query(action: &str, place: (&str, &str)) -> Message {
     }
 }
 
-/// The result of a request for records: that of the first message with an error, else of the last one.
+/// The result of a request for records: that of the first message with an error, otherwise that of the last
+/// message.
 fn data_result(client: &mut Client, action: &str, place: &str) -> u8 {
     let place = place.split_once('/').map(|(namespace, set)| (namespace, set.trim_matches('-'))).unwrap();
     let row = action.strip_prefix("batch ").map(|action| batch(&single(action, place).unwrap()));
@@ -188,7 +192,7 @@ fn data_result(client: &mut Client, action: &str, place: &str) -> u8 {
     }
 }
 
-/// The result of an info command: the code in its answer, else 0.
+/// The result of an info command: the code in its answer, otherwise 0.
 fn info_result(client: &mut Client, request: &str) -> u8 {
     let answer = client.info(request).unwrap();
     let value = answer.strip_prefix(request).map_or(answer.as_str(), |rest| rest.trim_start_matches('\t'));
@@ -272,7 +276,7 @@ fn prepare(server: &Server, admin: &mut Client) {
 }
 
 #[test]
-fn everybody_may_do_what_the_table_says_and_nothing_else() {
+fn every_user_may_do_exactly_what_the_table_says() {
     let mut server = Server::start(&format!("{BASICS}{NAMESPACES}\nsecurity {{\nenable-quotas true\n}}\n"));
     server.allow("has the password that everybody knows").allow("answered with ERROR").allow("log-message");
     let mut admin = logged_in(&server, "admin", ADMIN);
@@ -305,7 +309,7 @@ fn everybody_may_do_what_the_table_says_and_nothing_else() {
     }
     assert!(wrong.is_empty(), "{} of the table:\n{}", wrong.len(), wrong.join("\n"));
 
-    // No command is left out.
+    // Every command must have a line.
     let name = |request: &str| request.split([':', '/', ';']).next().unwrap().to_owned();
     let listed: BTreeSet<String> =
         rows.iter().filter(|row| row[0] == "info").map(|row| name(row[1])).collect();

@@ -1,5 +1,5 @@
-//! Several requests on one connection before any answer is read: in one segment, cut at every byte, and of different
-//! kinds. Answers arrive whole and in the order of the requests.
+//! Several requests on one connection before any answer is read: in one segment, cut at every byte, and of
+//! different kinds. Answers arrive complete, in the order of the requests.
 
 use std::iter;
 use std::thread;
@@ -10,7 +10,7 @@ use ferrospike_tests::random::Random;
 use ferrospike_tests::server::{Server, stored_config};
 use ferrospike_tests::wire::{self, Frame, Message, info3, kind, result};
 
-/// Long enough for a segment to be on its way before the next is sent.
+/// Long enough for a segment to be under way before the next is sent.
 const APART: Duration = Duration::from_micros(500);
 
 fn key(number: usize) -> String {
@@ -106,9 +106,9 @@ fn an_error_does_not_disturb_its_neighbours() {
     assert_eq!(results, expected);
 }
 
-/// Values larger than any buffer that a server keeps for a connection.
+/// The values are larger than any buffer that a server keeps for a connection.
 #[test]
-fn large_values_among_small_ones() {
+fn large_values_between_small_ones_arrive_in_order() {
     let server = Server::usual();
     let mut client = server.connect();
     let large: Vec<u8> = (0..900_000_u32).map(|n| n as u8).collect();
@@ -136,7 +136,7 @@ enum Step {
     Put(u64),
     Get,
     Info,
-    /// A batch of this many reads; other threads process a large one.
+    /// A batch of this many reads. Other threads process a large batch.
     Batch(usize),
     /// A frame that the server reads, but refuses.
     Refused,
@@ -164,7 +164,7 @@ impl Step {
         }
     }
 
-    /// Receives the answer; `last` is the value of the record.
+    /// Receives the answer. `last` is the value of the record.
     fn check(&self, client: &mut Client, last: &mut Option<u64>) {
         if let Step::Info = self {
             let info = Frame { kind: kind::INFO, body: b"status\tok\n".to_vec() };
@@ -200,7 +200,8 @@ fn check_batch(client: &mut Client, rows: usize, last: Option<u64>) {
     }
 }
 
-/// Many clients at once, each with its own record and a pipeline of requests of all kinds, in pieces of any size.
+/// Many clients at once, each with its own record. Each sends a pipeline of requests of all kinds, in pieces
+/// of any size.
 fn many_conversations(server: &Server) {
     const CLIENTS: u64 = 40;
     const ROUNDS: u32 = 6;
@@ -229,7 +230,8 @@ fn many_conversations(server: &Server) {
     });
 }
 
-/// Replies are held while some requests behind them have not been carried out: the release must wake their thread.
+/// Replies are held before some of the requests behind them have been carried out. When they are released,
+/// their thread must be woken.
 #[test]
 fn requests_behind_held_replies_are_answered_at_once() {
     let storage = ["file {dir}/test.dat", "filesize 256M", "commit-to-device true"];
@@ -248,7 +250,7 @@ fn requests_behind_held_replies_are_answered_at_once() {
         }
         shortest = shortest.min(begun.elapsed());
     }
-    // A thread that nobody wakes looks once a second.
+    // A thread that is not woken checks once a second.
     assert!(shortest < Duration::from_millis(500), "{shortest:?}");
 }
 

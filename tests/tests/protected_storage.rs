@@ -1,5 +1,5 @@
-//! Compression and encryption of stored records: the saved space and the hidden bytes, records that stay readable under
-//! changed settings, and encrypted files that cannot be read or written without their key.
+//! Compression and encryption of stored records: space is saved and bytes are hidden, records stay readable
+//! when settings change, and encrypted files cannot be read or written without their key.
 #![expect(clippy::unwrap_used, reason = "a test")]
 
 use std::fs;
@@ -21,7 +21,7 @@ const KEY_OFFSET: u64 = 69_640;
 const WBLOCK_SIZE: u64 = 8 << 20;
 const METHODS: [&str; 4] = ["lz4", "snappy", "zstd", "none"];
 
-/// A value that is half text, so that it shrinks, and that no other record has.
+/// A value that no other record has. Half of it is text, so that it can be compressed.
 fn text(number: u32) -> Vec<u8> {
     let size = 500 + number as usize * 37 % 9_000;
     let noise = Random::new(number.into()).bytes(size / 2);
@@ -51,7 +51,7 @@ fn config(engine: &str, lines: &[&str]) -> String {
     stored_config("test", engine, lines)
 }
 
-/// A server with an encrypted file, whose key file exists before.
+/// A server with an encrypted file. Its key file is created first.
 fn start_encrypted(lines: &[&str]) -> Server {
     let mut server = Server::start(&config("device", &FILE));
     server.stop();
@@ -66,12 +66,12 @@ fn holds(bytes: &[u8], pattern: &[u8]) -> bool {
     bytes.windows(pattern.len()).any(|window| window == pattern)
 }
 
-/// Records of all methods in one namespace, rewritten until defrag has moved the remaining ones, and after each kind of
-/// end.
+/// Checks records of all methods in one namespace: after rewrites until defrag has moved the others, and after
+/// each kind of end.
 fn compress(engine: &str, lines: &[&str], is_stored: bool) {
     let mut server =
         Server::start(&config(engine, &[lines, &["compression lz4", "defrag-lwm-pct 70"]].concat()));
-    // Damage from the last kill.
+    // The last kill may have caused damage.
     server.allow("damaged and left out: ").allow("were not loaded");
     let mut client = server.connect();
     assert_eq!(ratio(&mut client), 1.0);
@@ -91,7 +91,7 @@ fn compress(engine: &str, lines: &[&str], is_stored: bool) {
         }
         check_texts(&mut client, 0..400 * (n + 1));
     }
-    // Makes garbage, so that blocks are emptied.
+    // This makes garbage, so that blocks are emptied.
     for round in 0..if is_stored { 14 } else { 4 } {
         for number in (0..2_000).filter(|number| number % 7 != 3) {
             put_text(&mut client, number);
@@ -101,7 +101,7 @@ fn compress(engine: &str, lines: &[&str], is_stored: bool) {
         assert_eq!(client.info_value(&set).unwrap(), "ok");
     }
     check_texts(&mut client, 0..2_000);
-    // Ops on compressed records.
+    // These ops are on compressed records.
     let scan = client.scan("test").unwrap();
     assert_eq!(scan.len(), 2_000);
     if !is_stored {
@@ -134,7 +134,7 @@ fn records_are_compressed_in_memory_with_a_file() {
 }
 
 #[test]
-fn the_ratio_of_compression_is_told() {
+fn the_ratio_of_compression_is_reported() {
     let server = Server::start(&config("memory", &["data-size 512M", "compression lz4"]));
     let mut client = server.connect();
     for number in 0..50 {
@@ -149,7 +149,7 @@ fn the_ratio_of_compression_is_told() {
 }
 
 #[test]
-fn what_does_not_shrink_is_stored_as_it_is() {
+fn records_that_do_not_shrink_are_stored_unchanged() {
     let server =
         Server::start(&config("memory", &["data-size 512M", "compression zstd", "compression-level 3"]));
     let mut client = server.connect();
@@ -159,7 +159,7 @@ fn what_does_not_shrink_is_stored_as_it_is() {
 }
 
 #[test]
-fn long_work_on_compressed_records_holds_up_nobody() {
+fn long_work_on_compressed_records_delays_no_others() {
     let server = Server::start(&config("memory", &["data-size 512M", "compression zstd"]));
     let mut client = server.connect();
     let large: Vec<u8> = text(77).into_iter().cycle().take(1_000_000).collect();
@@ -181,7 +181,7 @@ fn long_work_on_compressed_records_holds_up_nobody() {
 }
 
 #[test]
-fn nothing_of_a_record_is_on_an_encrypted_file() {
+fn an_encrypted_file_shows_no_part_of_a_record() {
     for strength in ["encryption aes-128", "encryption aes-256"] {
         let mut server = start_encrypted(&[strength, "post-write-cache 0"]);
         let mut client = server.connect();
@@ -238,7 +238,7 @@ fn without_its_key_a_file_is_refused_and_not_touched() {
     refused(&encrypted(&[KEY]), &[&name, "at offset 69640", "does not open the device", &place]);
     fs::write(&key, "").unwrap();
     refused(&encrypted(&[KEY]), &["it is empty"]);
-    // The right key, named in each way.
+    // The right key is given, in each way.
     fs::write(&key, "the key of the tests").unwrap();
     for way in [KEY, "encryption-key-file file:{dir}/key"] {
         server.configure(&encrypted(&[way]));
@@ -246,7 +246,7 @@ fn without_its_key_a_file_is_refused_and_not_touched() {
         check_all(&mut server.connect());
         server.stop();
     }
-    // A damaged key does not open the device, and an erased header is not taken for a new file.
+    // A damaged key does not open the device, and an erased header does not count as a new file.
     let header = file.header();
     file.flip(KEY_OFFSET + 40..KEY_OFFSET + 41);
     line_with(&server.refusal(), &[&name, "does not open the device"]);
@@ -280,7 +280,7 @@ fn a_clear_file_does_not_become_an_encrypted_one() {
 }
 
 #[test]
-fn another_key_takes_the_place_of_the_old_one() {
+fn a_new_key_replaces_the_old_one() {
     let mut server = start_encrypted(&["encryption aes-256"]);
     fill(&mut server.connect());
     server.stop();
@@ -313,7 +313,7 @@ fn a_changed_byte_costs_its_record_alone() {
         fill(&mut server.connect());
         server.stop();
         let file = DataFile::of(&server, "test.dat");
-        // In the values of three records, which have 20,000 bytes and more each.
+        // The offsets are in the values of three records, which have 20,000 bytes or more.
         for offset in [70_000, 250_000, 411_111] {
             file.flip(WBLOCK_SIZE + offset..WBLOCK_SIZE + offset + 1);
         }
@@ -325,7 +325,7 @@ fn a_changed_byte_costs_its_record_alone() {
         assert_eq!(missing.len(), 3, "{missing:?}");
         check_all_but(&mut client, &missing, result::NOT_FOUND);
         line_with(&server.log(), &["test.dat", "is damaged and left out", "checksum does not fit"]);
-        // A running server tells the reader.
+        // If the server is running, it informs the reader.
         let moved = 3 * 60_000;
         file.flip(WBLOCK_SIZE + moved..WBLOCK_SIZE + moved + 1);
         server.allow("the record is damaged");
@@ -350,7 +350,7 @@ fn shadows_are_encrypted_too() {
     fill(&mut server.connect());
     server.stop();
     assert!(!holds(&DataFile::of(&server, "shadow.dat").bytes(), &Random::new(7).bytes(20_000)[..64]));
-    // The disk is lost: it is restored from its shadow.
+    // The disk is lost and is restored from its shadow.
     fs::remove_file(server.folder().join("test.dat")).unwrap();
     server.restart();
     check_all(&mut server.connect());
@@ -361,7 +361,7 @@ fn shadows_are_encrypted_too() {
 }
 
 #[test]
-fn asd_inspect_says_what_it_sees() {
+fn asd_inspect_reports_the_protection() {
     let mut server = start_encrypted(&["compression zstd"]);
     let mut client = server.connect();
     for number in 0..50 {
@@ -387,7 +387,7 @@ fn asd_inspect_says_what_it_sees() {
 }
 
 #[test]
-fn what_the_configuration_must_not_say() {
+fn invalid_configurations_of_protection_are_refused() {
     let folder = tempfile::tempdir().unwrap();
     for (lines, words) in [
         (

@@ -1,4 +1,4 @@
-//! Queries: the request fields that count, the bins in answers, and the rate.
+//! Queries: the fields of requests that matter, the bins in answers, and the rate.
 #![expect(clippy::unwrap_used, reason = "a test")]
 
 use std::time::{Duration, Instant};
@@ -65,14 +65,15 @@ fn a_rate_is_kept_across_partitions() {
     }
 }
 
-/// A filter that accepts nothing does not lift the rate limit if each record is read from a device to evaluate it.
+/// A filter that accepts no record does not lift the rate limit if each record must be read from a device to
+/// evaluate it.
 #[test]
 fn records_that_are_read_only_to_be_filtered_out_count_for_the_rate() {
     let config = stored_config("test", "device", &["file {dir}/test.dat", "filesize 128M"]);
     let server = Server::start(&config);
     let mut client = server.connect();
     fill(&mut client, RECORDS);
-    // Bin `a`, an integer, equals a number that no record has.
+    // The filter: bin `a`, an integer, equals a number that no record has.
     let filter = [0x93, 0x01, 0x93, 0x51, 0x02, 0xa1, b'a', 0xcd, 0x7f, 0xff];
     let request = Message::scan("test")
         .with_field(RECORDS_PER_SECOND, &RECORDS.to_be_bytes())
@@ -84,7 +85,7 @@ fn records_that_are_read_only_to_be_filtered_out_count_for_the_rate() {
 }
 
 #[test]
-fn what_cannot_be_a_bin_name_is_passed_over() {
+fn invalid_bin_names_are_ignored() {
     let mut server = Server::usual();
     server.allow("ignoring bad bin name");
     let mut client = server.connect();
@@ -106,7 +107,7 @@ fn what_cannot_be_a_bin_name_is_passed_over() {
         assert_eq!((records.len(), last), (3, result::OK));
         assert!(records.iter().all(|record| names(record) == [b"b"]), "{records:?}");
     }
-    // A record is returned only with a requested bin.
+    // A record is returned only if it has a requested bin.
     assert_eq!(query(&mut client, &with_ops(&[long])).0.len(), 0);
     assert_eq!(query(&mut client, &with_list(&[])).0.len(), 0);
     let both = with_list(&["a"]).with_operation(Operation::read("b"));
@@ -139,7 +140,7 @@ fn a_query_that_is_refused_is_answered_as_a_record_is() {
         assert_ne!(answer.result, result::OK, "{name}");
         assert_eq!(answer.info3 & info3::LAST, 0, "{name}");
     }
-    // The length of a query's number is not checked.
+    // The length of the field with a query's number is not checked.
     let (_, last) = query(&mut client, &Message::scan("test").with_field(JOB_ID, &[1; 12]));
     assert_eq!(last, result::OK);
 }
@@ -149,13 +150,13 @@ fn a_batch_whose_field_lengths_reach_beyond_it_is_carried_out() {
     let server = Server::start(&usual_config());
     let mut client = server.connect();
     fill(&mut client, 2);
-    // The bin `b` is an integer equal to 7.
+    // The filter: bin `b` is an integer equal to 7.
     let filter = [0x93, 0x01, 0x93, 0x51, 0x02, 0xa1, b'b', 7];
     let batch = Message::get_all(["key-0", "none", "key-1"].into_iter());
     let mut request = batch;
     request.fields.insert(0, (field::FILTER_EXPRESSION, filter.to_vec()));
     let right = request.encode();
-    // Frame header, message header, the filter's length, type and value.
+    // The length is behind the frame header, the message header, and the filter's length, type and value.
     let length_at = 8 + 22 + 5 + filter.len();
     let length = u32::from_be_bytes(*right[length_at..].first_chunk().unwrap());
     for length in [length, length + 5 + filter.len() as u32, 5, u32::MAX, 0x7fff_ffff] {
@@ -164,7 +165,7 @@ fn a_batch_whose_field_lengths_reach_beyond_it_is_carried_out() {
         let results: Vec<u8> = answer(&mut client, &bytes).0.iter().map(|row| row.result).collect();
         assert_eq!(results, [result::OK, result::NOT_FOUND, result::OK], "a length of {length}");
     }
-    // Other messages must have the stated length.
+    // Messages of other kinds must have the stated length.
     let mut get = Message::get("key-0").encode();
     let length = u32::from_be_bytes(*get[30..].first_chunk().unwrap());
     get[30..34].copy_from_slice(&(length + 200).to_be_bytes());
@@ -176,7 +177,7 @@ fn a_batch_whose_field_lengths_reach_beyond_it_is_carried_out() {
     assert_eq!(client.receive_message().unwrap().result, result::PARAMETER);
 }
 
-/// A server with this many query threads in total and per query, and 400 large records.
+/// A server with this many query threads in total and for each query, and 400 large records.
 fn with_query_threads(limit: u32, of_one: u32) -> Server {
     let config =
         usual_config().replacen("service {", &format!("service {{\n    query-threads-limit {limit}"), 1);
@@ -202,7 +203,7 @@ fn stalled_scans(server: &Server, count: u32) -> Vec<Client> {
         let mut one = server.connect();
         one.send(&endless_scan()).unwrap();
         stalled.push(one);
-        // The scan counts until it waits for its client.
+        // A scan counts until it waits for its client.
         std::thread::sleep(Duration::from_millis(500));
     }
     stalled
@@ -214,8 +215,8 @@ fn is_scan_refused(server: &Server) -> bool {
     one.receive().unwrap().messages().unwrap().remove(0).result != result::OK
 }
 
-/// Only as many stalled scans have several threads as `query-threads-limit` allows, so many more of them fit before a
-/// further scan is refused.
+/// Stalled scans have several threads only up to `query-threads-limit`, so there is room for many more before
+/// a further scan is refused.
 #[test]
 fn stalled_scans_take_a_thread_each() {
     let server = with_query_threads(4, 4);
@@ -223,8 +224,8 @@ fn stalled_scans_take_a_thread_each() {
     assert!(!is_scan_refused(&server));
 }
 
-/// Scans whose clients read nothing, without a timeout of their own, do not use up others' threads; when there are very
-/// many, one that has read nothing for ten seconds is ended for the next.
+/// Scans without a timeout whose clients read nothing do not use up the threads of others. If there are very
+/// many, a scan whose client has read nothing for ten seconds is ended for the next one.
 #[test]
 fn stalled_scans_leave_room_for_others() {
     let mut server = with_query_threads(2, 1);
@@ -235,7 +236,7 @@ fn stalled_scans_leave_room_for_others() {
         assert!(started.elapsed() < Duration::from_secs(60), "the stalled scans keep all threads");
         std::thread::sleep(Duration::from_millis(500));
     }
-    // The remaining ones get all their records once they read.
+    // The remaining scans get all their records when their clients read.
     let mut complete = 0;
     for mut one in stalled {
         let mut records = 0;

@@ -1,6 +1,6 @@
-//! Queries of all kinds beside writers, deletes, expiry, truncation and indexes that come and go: a record that matches
-//! all the time is found once, and one that never matches is not found. `FERROSPIKE_QUERY_CHECK_SECONDS` sets the
-//! duration of each test, `FERROSPIKE_SOAK_SEED` its seed.
+//! Queries of all kinds beside writers, deletes, expiry, truncation and indexes that are dropped and created:
+//! a record that matches all the time is found once, and a record that never matches is not found.
+//! `FERROSPIKE_QUERY_CHECK_SECONDS` sets the duration of each test, `FERROSPIKE_SOAK_SEED` its seed.
 #![expect(clippy::unwrap_used, reason = "a test")]
 
 use std::collections::{HashMap, HashSet};
@@ -21,7 +21,7 @@ use ferrospike_tests::wire::{
 const SECONDS: u64 = 10;
 /// Number of records in each of the two sets.
 const RECORDS: usize = 3_000;
-/// Numbers of records are below this.
+/// The numbers of records are below this.
 const NUMBERS: i64 = 1_000;
 const WRITERS: usize = 2;
 const READERS: usize = 3;
@@ -29,7 +29,7 @@ const READERS: usize = 3;
 const PAGE: u64 = 200;
 
 const PAGES_MAX: u32 = 60;
-/// An unused result code.
+/// A result code that no server sends.
 const TOO_MANY_PAGES: u8 = 255;
 
 const DIGEST_ARRAY: u8 = 12;
@@ -64,7 +64,7 @@ enum Question {
     Text(i64),
     Element(i64),
     Elements(i64, i64),
-    /// Points in these columns.
+    /// Records with a point in these columns.
     Region(i64),
 }
 
@@ -111,7 +111,7 @@ impl Question {
         }
     }
 
-    /// Whether the query may use pages: a region's cells are no single range.
+    /// Whether the query may use pages: the cells of a region are not a single range.
     fn is_paged(self) -> bool {
         matches!(self, Question::All | Question::Numbers(..) | Question::Elements(..))
     }
@@ -143,7 +143,7 @@ fn elements(number: i64) -> [i64; 3] {
     [number % 20, number / 20 % 20, 20 + number % 7]
 }
 
-/// A write of a record with all the bins derived from `number`.
+/// A write of a record. All its bins are derived from `number`.
 fn write(set: &str, record: usize, number: i64) -> Message {
     let point = format!(r#"{{"type":"Point","coordinates":[{}.0,0.0]}}"#, number % COLUMNS);
     let list = [&[0x93][..], &elements(number).map(|element| element as u8)].concat();
@@ -168,14 +168,15 @@ struct Rig {
     histories: [Histories; SETS.len()],
     /// Number of a record, by digest.
     numbers: [HashMap<Vec<u8>, usize>; SETS.len()],
-    /// Writers hold it while they change a record of a set; the truncating thread holds it exclusively.
+    /// A writer holds it while it changes a record of a set. The truncating thread holds it exclusively.
     truncation: [RwLock<()>; SETS.len()],
-    /// Number of drops and creations of each index of the first set; odd while the index must not be used.
+    /// Number of drops and creations of each index of the first set. It is odd while the index must not be
+    /// used.
     switches: [AtomicU64; INDEXES.len()],
     is_over: AtomicBool,
     queries: AtomicU64,
     rows: AtomicU64,
-    /// Number of records that had to be found.
+    /// Number of records that queries had to find.
     needed: AtomicU64,
 }
 
@@ -196,9 +197,9 @@ impl Rig {
         }
     }
 
-    /// Changes its own records until the end.
+    /// Changes its own records until the test ends.
     fn write(&self, mut client: Client, writer: usize, mut random: Random) {
-        // Expiring records are left alone until they are gone.
+        // Records that expire are left alone until they have expired.
         let mut busy: HashMap<(usize, usize), Instant> = HashMap::new();
         while !self.is_over.load(Acquire) {
             let set = random.within(0..SETS.len() as u64) as usize;
@@ -208,7 +209,7 @@ impl Rig {
             }
             let _shared = self.truncation[set].read().unwrap();
             let histories = &self.histories[set];
-            // Small steps too: such a record moves within a range.
+            // Some steps are small: such a record moves within a range.
             let number = match histories.now(record) {
                 Some(now) if random.chance(50) => (now + 1) % NUMBERS,
                 _ => random.within(0..NUMBERS as u64) as i64,
@@ -224,7 +225,7 @@ impl Rig {
                 change.done();
                 continue;
             }
-            // A truncation would not know whether they still exist.
+            // A truncation could not know whether such records still exist.
             let expires = set == 0 && random.chance(2);
             let change = histories.begin(record, Some(number));
             let begun = Instant::now();
@@ -241,7 +242,7 @@ impl Rig {
         }
     }
 
-    /// Queries and judges until the end.
+    /// Sends queries and judges the answers until the test ends.
     fn read(&self, mut client: Client, mut random: Random) {
         while !self.is_over.load(Acquire) {
             let set = random.within(0..SETS.len() as u64) as usize;
@@ -276,7 +277,7 @@ impl Rig {
                 .map(|row| self.found(set, row, without_bins && !in_pages, question, (from, to)))
                 .collect();
             if in_pages && matches!(question, Question::Elements(..)) {
-                // A record appears on each page where it has an element.
+                // A record is on each page where it has an element.
                 let mut known = HashSet::new();
                 found.retain(|row| known.insert(*row));
             }
@@ -300,8 +301,8 @@ impl Rig {
         place.filter(|_| set == 0).map_or(0, |place| self.switches[place].load(Acquire))
     }
 
-    /// Record and number of a row, whose bins must all have the same number. For a row without bins, a number that it
-    /// may have had.
+    /// The record and number of a row. All bins of the row must have the same number. For a row without bins,
+    /// a number that the record may have had.
     fn found(
         &self,
         set: usize,
@@ -323,14 +324,14 @@ impl Rig {
         let same = write(SETS[set], record, number);
         for op in &same.operations {
             let value = row.bin(std::str::from_utf8(&op.name).unwrap()).unwrap();
-            // A stored point has its cells too.
+            // A stored point also has its cells.
             let is_same = if op.name == b"g" { value.ends_with(&op.value[3..]) } else { value == op.value };
             assert!(is_same, "record {record} is of two versions");
         }
         (record, number)
     }
 
-    /// Queries one page after the other.
+    /// Sends a query for one page after another.
     fn ask_in_pages(&self, client: &mut Client, set: usize, question: Question) -> Result<Vec<Message>, u8> {
         let mut rows: Vec<Message> = Vec::new();
         let mut last: HashMap<u16, Message> = HashMap::new();
@@ -365,11 +366,12 @@ impl Rig {
                 return Ok(rows);
             }
         }
-        // Records that move forward in the range appear again and again.
+        // Records that move forward in the range are found again and again.
         Err(TOO_MANY_PAGES)
     }
 
-    /// Drops and creates indexes of the first set, switches its set index, and truncates the other, until the end.
+    /// Until the test ends: drops and creates indexes of the first set, switches its set index, and truncates
+    /// the other set.
     fn disturb(&self, mut client: Client, mut random: Random) {
         let mut is_set_indexed = false;
         while !self.is_over.load(Acquire) {
@@ -394,7 +396,7 @@ impl Rig {
         }
     }
 
-    /// Truncates a set. Records of its last milliseconds stay, so nobody writes during them.
+    /// Truncates a set. Records of its last milliseconds stay, so no writer may change records during them.
     fn truncate(&self, client: &mut Client, set: usize) {
         let _alone = self.truncation[set].write().unwrap();
         thread::sleep(Duration::from_millis(3));
@@ -408,7 +410,7 @@ impl Rig {
     }
 }
 
-/// The records of an answer, or its final error.
+/// The records of an answer, or the error at its end.
 fn ask(client: &mut Client, request: &Message) -> Result<Vec<Message>, u8> {
     client.send(&request.encode()).unwrap();
     let mut rows = Vec::new();
@@ -488,11 +490,11 @@ fn check(engine: &str, storage: &[&str]) {
 }
 
 #[test]
-fn queries_in_memory_find_what_is_there_throughout() {
+fn queries_in_memory_find_all_records_that_exist_throughout() {
     check("memory", &["data-size 1G"]);
 }
 
 #[test]
-fn queries_on_a_device_find_what_is_there_throughout() {
+fn queries_on_a_device_find_all_records_that_exist_throughout() {
     check("device", &["file {dir}/test.dat", "filesize 1G"]);
 }

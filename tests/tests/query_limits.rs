@@ -51,7 +51,7 @@ fn short(message: Message) -> Message {
     Message { info1: message.info1 | info1::SHORT_QUERY, transaction_ttl: 10_000, ..message }
 }
 
-/// Number of records of an answer, and the last result.
+/// Number of records in an answer, and the last result.
 fn run(client: &mut Client, request: &Message) -> (u32, u8) {
     client.send(&request.encode()).unwrap();
     let mut count = 0;
@@ -82,7 +82,7 @@ fn short_queries_run_on_service_threads_where_that_is_wanted() {
     let (server, mut client) = start(100);
     let client = &mut client;
     of_service(client, "query-threads-limit=1");
-    // It keeps the only thread.
+    // The query keeps the only thread.
     let mut slow = server.connect();
     slow.send(&scan(5).with_field(RECORDS_PER_SECOND, &10u32.to_be_bytes()).encode()).unwrap();
     await_shown(client, 5, "status=active");
@@ -97,7 +97,7 @@ fn short_queries_run_on_service_threads_where_that_is_wanted() {
     let (count, last) = run(client, &one_partition);
     assert!(count >= 1 && last == result::OK);
     expect_moved(client, &before, &["pi_query_short_basic_complete"]);
-    // Twenty queries on one connection at once, and a read after them.
+    // Twenty queries are sent on one connection at once, and a read after them.
     let mut requests = one_partition.encode().repeat(20);
     requests.extend(Message::get("7").encode());
     client.send(&requests).unwrap();
@@ -111,7 +111,7 @@ fn short_queries_run_on_service_threads_where_that_is_wanted() {
     assert_eq!(client.receive_message().unwrap().result, result::OK);
     assert_eq!(client.info_value("query-abort:trid=5").unwrap(), "ok");
     await_shown(client, 5, "status=done");
-    // A query that is no short work goes to a thread, with the same answer.
+    // A query that is not short is carried out by a query thread, with the same answer.
     of_service(client, "query-threads-limit=128");
     for _ in 0..5 {
         assert_eq!(run(client, &short(scan(0))), (RECORDS, result::OK));
@@ -122,7 +122,8 @@ fn short_queries_run_on_service_threads_where_that_is_wanted() {
 
 #[test]
 fn a_query_has_as_many_threads_as_it_may() {
-    // More bytes than the sockets and the threads hold, so that all threads wait for the client.
+    // These are more bytes than the sockets and the threads can hold, so that all threads wait for the
+    // client.
     let (server, mut client) = start(200_000);
     let client = &mut client;
     for (id, threads) in [(1, 1), (2, 3)] {
@@ -140,7 +141,7 @@ fn a_query_has_as_many_threads_as_it_may() {
 }
 
 #[test]
-fn no_more_threads_are_at_work_than_there_may_be() {
+fn the_number_of_running_threads_is_limited() {
     let (server, mut client) = start(100);
     let client = &mut client;
     of_service(client, "query-threads-limit=2");
@@ -172,7 +173,7 @@ fn so_many_finished_queries_are_remembered() {
     }
     await_shown(client, 26, "status=done");
     assert_eq!(rows(client), 3);
-    // A number may be reused as soon as it is forgotten.
+    // A number may be used again as soon as it is forgotten.
     assert_eq!(run(client, &scan(25)).1, result::PARAMETER);
     assert_eq!(run(client, &scan(21)), (RECORDS, result::OK));
     of_service(client, "query-max-done=1");

@@ -1,10 +1,10 @@
-//! The on-device format: files of the C server are served as it served them, and this server writes the bytes that the
-//! C server would write.
+//! The on-device format: this server serves files of the C server as the C server did, and writes the bytes
+//! that the C server would write.
 //!
-//! `corpora/device` holds a file of a namespace with `storage-engine device` and one of a namespace in memory, each
-//! with 1,500 records of all particle types, and the C server's answers to a scan of them; also a file of this server
-//! that the C server had used. The tests read this server's files with their own reader, which follows the format's
-//! description.
+//! `corpora/device` has a file of a namespace with `storage-engine device` and one of a namespace in memory,
+//! each with 1,500 records of all particle types, and the C server's answers to a scan of them. It also has a
+//! file of this server that the C server has used. The tests read this server's files with their own reader,
+//! which follows the description of the format.
 #![expect(clippy::unwrap_used, reason = "a test")]
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -83,7 +83,7 @@ fn unpacked(name: &str) -> (tempfile::TempDir, PathBuf) {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join(format!("{name}.dat"));
     let packed = File::open(corpus::folder().join(format!("device/{name}.dat.gz"))).unwrap();
-    // Most of it is zeros, which need no disk space.
+    // Most of the file is zeros, which need no disk space.
     let mut file = SparseFile { file: File::create(&path).unwrap(), size: 0 };
     std::io::copy(&mut BufReader::with_capacity(1 << 20, GzDecoder::new(packed)), &mut file).unwrap();
     file.file.set_len(file.size).unwrap();
@@ -145,7 +145,7 @@ fn check_agreement(server: &Server, namespace: &str, expected: &BTreeMap<Vec<u8>
     assert!(found.keys().all(|digest| expected.contains_key(digest)));
     assert_eq!(client.figure(&format!("namespace/{namespace}"), "objects").unwrap(), found.len() as u64);
 
-    // Single reads agree too, and so do reads after the record is written back.
+    // Single reads must agree too, and so must reads after the record is written back.
     for (digest, record) in expected.iter().step_by(7).filter(|(digest, _)| found.contains_key(*digest)) {
         let get = Message { info1: Message::get("").info1, ..Message::default() }
             .with_field(field::NAMESPACE, namespace.as_bytes())
@@ -178,7 +178,7 @@ fn open_and_check(name: &str, engine: &str, size: &str) {
     check_agreement(&server, name, &expected);
 }
 
-/// Fails unless `asd-inspect` finds the recorded records in the file, expired or not.
+/// Fails unless `asd-inspect` finds the recorded records in the file, including expired ones.
 fn check_inspection(path: &Path, expected: &BTreeMap<Vec<u8>, Recorded>) {
     let document = inspect(path);
     assert_eq!(document["devices"][0]["damage"], Value::Array(vec![]));
@@ -219,8 +219,8 @@ fn file_of_a_device_namespace_is_served_from_memory() {
     open_and_check("bar", "memory", "128M");
 }
 
-/// A file of this server that the C server has used in between: it deleted and updated records, and erased the key of
-/// the end marks. Nothing is lost and no damage is reported, at the first start and at later ones.
+/// The C server has used a file of this server in between: it deleted and updated records, and erased the key
+/// of the end marks. Nothing may be lost and no damage reported, at the first start and at later ones.
 #[test]
 fn file_that_comes_back_from_the_c_server_is_whole() {
     let (_folder, path) = unpacked("returned");
@@ -231,7 +231,7 @@ fn file_that_comes_back_from_the_c_server_is_whole() {
     let mut server = Server::start(&stored_config("bar", "device", &[&file, "filesize 128M"]));
     for _ in 0..3 {
         let mut client = server.connect();
-        // Records from 200 on were deleted, which the C server forgets at its next start.
+        // The C server deleted the records from 200 on, and forgets such deletes at its next start.
         for number in 0..200u8 {
             let get = Message {
                 info1: Message::get("").info1,
@@ -249,8 +249,8 @@ fn file_that_comes_back_from_the_c_server_is_whole() {
     }
 }
 
-/// A client writes the records of the C server's file to this server; its file then holds the same bytes, except for
-/// the times and counts of writes.
+/// A client writes the records of the C server's file to this server. Its file then has the same bytes,
+/// except for the times and counts of writes.
 #[test]
 fn records_written_here_are_stored_as_the_c_server_stores_them() {
     let (_folder, path) = unpacked("bar");
@@ -326,11 +326,11 @@ fn records_written_here_are_stored_as_the_c_server_stores_them() {
     }
 }
 
-/// Version by partition, from `partition-info`.
+/// The version of each partition, from `partition-info`.
 fn told_versions(server: &Server) -> Vec<u64> {
     let info = server.connect().info_value("partition-info").unwrap();
     let version = |row: &str| {
-        // Cluster key, family 0, master, complete.
+        // The version consists of the cluster key, family 0, and marks for master and complete.
         let key = row.rsplit(':').next().unwrap().strip_suffix(".0.mp-").unwrap();
         assert!(row.ends_with(&format!(":{key}.0.mp-:{key}.0.mp-")), "{row}");
         u64::from_str_radix(key, 16).unwrap() | 1 << 61
@@ -340,8 +340,8 @@ fn told_versions(server: &Server) -> Vec<u64> {
     versions
 }
 
-/// Restarts of a single node: its cluster has a new key each time, as with the C server, and the headers have the key
-/// by the first answer; each partition keeps its tree id.
+/// A single node restarts. Its cluster has a new key each time, as on the C server, and the headers have the
+/// key by the first answer. Each partition keeps its tree id.
 #[test]
 fn partitions_live_on_over_restarts() {
     let expected = recorded("bar");
@@ -375,8 +375,8 @@ fn partitions_live_on_over_restarts() {
     }
 }
 
-/// A partition that the C server dropped: its records are in the file, but with an old tree id. They stay away at the
-/// first start and at all later ones, and new records have the next tree id.
+/// The C server has dropped a partition: its records are in the file, but with an old tree id. They stay away
+/// at the first start and at all later ones, and new records have the next tree id.
 #[test]
 fn records_of_a_partition_that_was_dropped_stay_away() {
     const DROPPED_WARNING: &str = "partitions are not here";
@@ -427,7 +427,7 @@ fn records_of_a_partition_that_was_dropped_stay_away() {
 }
 
 #[test]
-fn own_file_is_to_the_byte_what_the_format_says() {
+fn own_file_follows_the_format_to_the_byte() {
     let mut server = Server::start(&stored_config("bar", "device", &["file {dir}/bar.dat", "filesize 128M"]));
     let path = server.folder().join("bar.dat");
     let running = header(&fs::read(&path).unwrap());

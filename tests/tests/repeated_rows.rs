@@ -1,5 +1,5 @@
-//! How often queries take records that have several entries of an index in their range: elements of a list, for
-//! instance. The numbers of rows are those that the C server sends.
+//! How often queries return a record that has several index entries in their range, for instance elements of
+//! a list. The numbers of rows are those of the C server.
 #![expect(clippy::unwrap_used, reason = "a test")]
 
 use std::time::{Duration, Instant};
@@ -19,7 +19,7 @@ const LIST: u8 = 1;
 const LIST_PARTICLE: u8 = 20;
 /// All records are in this partition.
 const PARTITION: u16 = 16;
-/// Record `r` of these has a list of `VALUES` values: `r`, `r + RECORDS`, and so on.
+/// Number of records. Record `r` has a list of `VALUES` values: `r`, `r + RECORDS`, and so on.
 const RECORDS: u8 = 3;
 const VALUES: i64 = 70;
 
@@ -63,7 +63,7 @@ fn start(server: &Server) -> Client {
     client
 }
 
-/// A query for values from `low` to `high`, after a row of an earlier page.
+/// A query for values from `low` to `high`, that continues after a row of an earlier page.
 fn query(low: i64, high: i64, after: Option<Row>) -> Message {
     let head =
         Message { info1: info1::READ | info1::GET_ALL, info3: info3::PARTITION_DONE, ..Message::default() };
@@ -96,11 +96,11 @@ fn rows(client: &mut Client, request: &Message) -> Vec<Row> {
 }
 
 #[test]
-fn a_record_comes_once_of_each_hundred_entries() {
+fn a_record_is_sent_once_for_each_hundred_entries() {
     let server = Server::usual();
     let mut client = start(&server);
     let client = &mut client;
-    // 210 entries: those of the first hundred, of the second, and the rest.
+    // There are 210 entries: the first hundred, the second hundred, and the rest.
     let all = [(0, 0), (1, 1), (2, 2), (100, 1), (101, 2), (102, 0), (200, 2), (201, 0), (202, 1)];
     assert_eq!(rows(client, &query(0, 1_000, None)), all);
     assert_eq!(rows(client, &query(0, 99, None)), all[..3]);
@@ -111,7 +111,7 @@ fn a_record_comes_once_of_each_hundred_entries() {
         let sample = query(0, 1_000, None).with_field(SAMPLE_MAX, &max.to_be_bytes());
         assert_eq!(rows(client, &sample), all[..all.len().min(max as usize)], "{max}");
     }
-    // On the next page the hundreds begin behind the last row.
+    // On the next page the hundreds begin after the last row.
     let page = query(0, 1_000, Some((1, 1)));
     assert_eq!(
         rows(client, &page),

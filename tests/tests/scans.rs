@@ -1,4 +1,4 @@
-//! Scans beside writers: no writer waits for a scan, and records that exist throughout are found once.
+//! Scans beside writers: no writer waits for a scan, and records that exist all the time are found once.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -10,15 +10,15 @@ use ferrospike_tests::wire::{Message, Operation, field, info2, operation, result
 
 /// Number of records, all of them in one sprig.
 const RECORDS: u32 = 180_000;
-/// One of this many records stays; the others are deleted and rewritten.
+/// One in this many records stays. The others are deleted and rewritten.
 const STAYING: u32 = 3;
 /// Number of timed writes beside scans.
 const WRITES: usize = 600;
-/// Half of the writes take less, whatever else the machine does. A write that waited for the scan to pass its sprig,
-/// or some thousand records of it, would take far longer.
+/// Half of the writes must take less, whatever else the machine does. A write would take far longer if it
+/// waited for the scan to pass its sprig, or some thousand records of it.
 const WRITE_TIME_MAX: Duration = Duration::from_millis(3);
 
-/// A request about record `number`. The digests have the same beginning and are in scattered order.
+/// A request for record `number`. The digests have the same prefix, and their order is scattered.
 fn on(number: u32) -> Message {
     let mut digest = [0; 20];
     digest[3..7].copy_from_slice(&number.wrapping_mul(0x9E37_79B1).to_be_bytes());
@@ -62,7 +62,7 @@ fn scan(server: &Server) -> HashMap<u32, u32> {
 }
 
 #[test]
-fn writers_do_not_wait_for_a_scan_and_it_finds_all_that_stays() {
+fn writers_do_not_wait_for_a_scan_and_it_finds_all_remaining_records() {
     let server = Server::start(&stored_config("test", "device", &["file {dir}/test.dat", "filesize 256M"]));
     load(&server);
     let is_done = AtomicBool::new(false);

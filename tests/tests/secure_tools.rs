@@ -1,4 +1,5 @@
-//! The tools and the official Python client at a server with passwords and TLS, set up as README says.
+//! The tools and the official Python client with a server that has passwords and TLS, set up as described in
+//! README.
 #![expect(clippy::unwrap_used, reason = "a test")]
 
 use std::path::Path;
@@ -11,15 +12,15 @@ use ferrospike_tests::server::{Server, usual_config};
 use ferrospike_tests::tls::tls_address;
 use tempfile::TempDir;
 
-/// A server with a certificate of `asd-tls` for `cluster1`, and a user `app`; `rule` is the one for certificates of
-/// clients.
+/// A server with a certificate of `asd-tls` for `cluster1`, and a user `app`. `rule` is the rule for
+/// certificates of clients.
 fn start(rule: &str) -> (TempDir, Server) {
     let folder = tempfile::tempdir().unwrap();
     let dir = folder.path().to_str().unwrap();
     let made = run("asd-tls", &["--dir", dir, "node", "cluster1", "127.0.0.1"]);
     let said = String::from_utf8(made.stdout).unwrap();
     assert!(made.status.success(), "{said}");
-    // Its output is used as the file unchanged, except for the port and the rule.
+    // The output of `asd-tls` is used as the file without changes, except for the port and the rule.
     let lines = said.replace("tls-port 4333", "address 127.0.0.1\n        port 0\n        tls-port 0");
     let lines = lines.replace("tls-authenticate-client false", &format!("tls-authenticate-client {rule}"));
     let usual = usual_config();
@@ -60,7 +61,7 @@ fn tools_log_in_and_speak_tls() {
         vec!["-h", &clear],
         [&["-h", &by_name][..], &with_tls].concat(),
         [&["-h", &by_option, "--tls-name", "cluster1"][..], &with_tls].concat(),
-        // The certificate is valid for the address too.
+        // The certificate is valid for the address as well.
         [&["-h", &by_option][..], &with_tls].concat(),
     ] {
         let output = asinfo(&arguments);
@@ -77,7 +78,7 @@ fn tools_log_in_and_speak_tls() {
         let output = asinfo(&arguments);
         assert!(!output.status.success() && says(&output).contains(why), "{arguments:?}: {}", says(&output));
     }
-    // Without TLS on a port with it, and the reverse, with a login and without.
+    // Clients without TLS on a port with TLS, and the reverse, with and without a login.
     for (user, host, tls, why) in [
         (&user[..1], &by_option, &[][..], "this is a port with TLS: give --tls-enable"),
         (&user[..], &by_option, &[], "this is a port with TLS: give --tls-enable"),
@@ -130,8 +131,8 @@ fn tools_show_their_certificate() {
     assert!(!output.status.success(), "without a certificate: {}", says(&output));
 }
 
-/// The script that README gives for the official Python client: put and get over TLS, also large ones, a query, a
-/// batch, and info; then with only a certificate.
+/// The script in README for the official Python client: put and get over TLS, also of large values, a query,
+/// a batch, and info; then the same with only a certificate.
 const SCRIPT: &str = r#"
 import sys
 import aerospike
@@ -162,7 +163,7 @@ except aerospike.exception.RoleViolation:
 client.close()
 "#;
 
-/// Runs the script; its output, or `None` if the client is not installed.
+/// Runs the script. Returns its output; `None` if the client is not installed.
 fn python(arguments: &[&str]) -> Option<Output> {
     let checked = built("asd").unwrap();
     let python = checked.parent()?.parent()?.join("venv/bin/python");
@@ -174,7 +175,7 @@ fn python(arguments: &[&str]) -> Option<Output> {
 }
 
 #[test]
-fn the_python_client_connects_as_readme_says() {
+fn the_python_client_connects_as_described_in_readme() {
     let (folder, server) = start("false");
     let port = tls_address(&server).port().to_string();
     let dir = folder.path().to_str().unwrap();

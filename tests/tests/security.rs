@@ -68,11 +68,11 @@ fn roles_decide_and_change_at_once() {
         format!("{refused} 'set-config'")
     );
     assert_eq!(bob.info_value("truncate:namespace=test;set=rig").unwrap(), format!("{refused} 'truncate'"));
-    // This is the way in which clients look for it.
+    // Clients look for the error in this way.
     let own_form = format!("{refused} 'udf-admin';error=role_violation");
     assert_eq!(bob.info_value("udf-put:filename=m.lua;content-len=0;content=").unwrap(), own_form);
 
-    // The open connection loses a right, and gets another one.
+    // The open connection loses a right and gets another one.
     let revoked = [(field::USER, &b"bob"[..]), (field::ROLES, &names(&["read-write"])[..])];
     assert_eq!(result_of(&mut admin, command::REVOKE_ROLES, &revoked), 0);
     assert_eq!((put(&mut bob), get(&mut bob)), (81, 81));
@@ -83,7 +83,7 @@ fn roles_decide_and_change_at_once() {
     assert_eq!(result_of(&mut admin, command::GRANT_ROLES, &granted), 0);
     assert_eq!((put(&mut bob), get(&mut bob)), (81, 0));
     assert_eq!(bob.ask(&Message::on_record("test", "other", "key")).map(|reply| reply.result).unwrap(), 81);
-    // A row without a set name belongs to no set.
+    // A row without a set name is for no set.
     assert_eq!(bob.take_result_of_batch(), 81);
 
     assert_eq!(result_of(&mut admin, command::DROP_ROLE, &[(field::ROLE, b"read")]), 70, "predefined");
@@ -137,7 +137,7 @@ fn requests_in_one_packet_are_of_whoever_logged_in_before_them() {
     }
 }
 
-/// The roles that an administrator sees of a user, as the field holds them.
+/// The roles of a user that an administrator sees, in the form of the field.
 fn roles_of(admin: &mut Client, user: &str) -> Vec<u8> {
     let (result, fields) = ask(admin, command::QUERY_USERS, &[(field::USER, user.as_bytes())]);
     assert_eq!((result, admin.receive().unwrap().body[1]), (0, 50));
@@ -265,7 +265,7 @@ fn users_and_roles_survive_a_crash_and_nothing_secret_is_told() {
     ];
     assert_eq!(found, expected);
     assert_eq!(admin.receive().unwrap().body[1], 50);
-    // A user of a role with addresses may connect only from these.
+    // A user of a role with addresses may connect only from these addresses.
     let granted = [(field::USER, &b"user0"[..]), (field::ROLES, &names(&["office"])[..])];
     assert_eq!(result_of(&mut admin, command::GRANT_ROLES, &granted), 0);
     assert_eq!(login(&mut server.connect(), "user0", PASS).0, 82);
@@ -303,7 +303,7 @@ fn who_guesses_passwords_is_held_off() {
     let mut client = server.connect();
     let results: Vec<u8> = (0..8).map(|_| login(&mut client, "admin", PASS).0).collect();
     assert_eq!(results, [65; 8]);
-    // Even the right credential is not checked now, except from other addresses.
+    // Now even the right credential is not checked, except from other addresses.
     assert_eq!(login(&mut client, "admin", ADMIN).0, 65);
     let mut elsewhere = Client::connect_from([127, 0, 0, 2].into(), server.address()).unwrap();
     assert_eq!(login(&mut elsewhere, "admin", ADMIN).0, 0);
@@ -363,7 +363,7 @@ fn background(rate: u32, id: u64) -> Message {
         .with_operation(Operation::integer(operation::WRITE, "n", 1))
 }
 
-/// The first error of an answer, else its last result.
+/// The first error in an answer, or, if there is none, its last result.
 fn outcome(client: &mut Client, request: &Message) -> u8 {
     client.send(&request.encode()).unwrap();
     loop {
@@ -374,8 +374,8 @@ fn outcome(client: &mut Client, request: &Message) -> u8 {
     }
 }
 
-/// The figures of a user's reads or writes for administrators: quota, operations and records of queries per second,
-/// unlimited queries.
+/// The figures of a user's reads or writes, as an administrator sees them: quota, operations and records of
+/// queries per second, and unlimited queries.
 fn figures(admin: &mut Client, user: &str, of: u8) -> [u32; 4] {
     let (result, fields) = ask(admin, command::QUERY_USERS, &[(field::USER, user.as_bytes())]);
     assert_eq!(result, 0);
@@ -413,7 +413,7 @@ fn queries_take_their_rates_of_the_quota() {
     for key in 0..2_000 {
         assert_eq!(bob.ask(&Message::put(&key.to_string(), vec![1])).unwrap().result, 0);
     }
-    // Without a quota everything is counted and nothing refused.
+    // Without a quota every operation is counted and none is refused.
     let (of_reads, of_writes) = (field::READ_INFO, field::WRITE_INFO);
     await_figures(&mut admin, "bob", of_writes, |[quota, rate, ..]| quota == 0 && rate > 0);
     assert_eq!(outcome(&mut bob, &query(None)), 0);
@@ -427,7 +427,7 @@ fn queries_take_their_rates_of_the_quota() {
     bob.send(&query(Some(700)).encode()).unwrap();
     await_figures(&mut admin, "bob", of_reads, |[_, _, rate, limitless]| (rate, limitless) == (700, 0));
     assert_eq!(outcome(&mut second, &query(Some(301))), 83, "beside the other one");
-    // Reads get the rest of each second.
+    // Reads get what remains of each second.
     let start = Instant::now();
     let done = (0..1_000).filter(|_| get(&mut second) != 83).count();
     let seconds = start.elapsed().as_secs_f64().ceil() + 1.0;
@@ -435,7 +435,7 @@ fn queries_take_their_rates_of_the_quota() {
     drop(bob);
     await_figures(&mut admin, "bob", of_reads, |[_, rate, reserved, _]| (rate, reserved) == (0, 0));
 
-    // Background queries are writes.
+    // Background queries count as writes.
     assert_eq!(outcome(&mut second, &background(501, 70_001)), 83);
     assert_eq!(outcome(&mut second, &background(500, 70_002)), 0);
     assert_eq!(figures(&mut admin, "bob", of_writes)[2], 500);
@@ -485,7 +485,7 @@ fn the_first_password_may_come_from_a_file() {
     let mut server = Server::start(&format!("{BASICS}{NAMESPACES}\nsecurity {{\n{line}\n}}\n"));
     assert_eq!(login(&mut server.connect(), "admin", ADMIN).0, 65, "nobody knows this one");
     let mut admin = logged_in(&server, "admin", OTHER);
-    // Only the first start uses it.
+    // Only the first start reads the file.
     let set = [(field::USER, &b"admin"[..]), (field::PASSWORD, PASS.as_bytes())];
     assert_eq!(result_of(&mut admin, command::SET_PASSWORD, &set), 0);
     std::fs::remove_file(&path).unwrap();

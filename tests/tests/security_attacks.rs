@@ -1,5 +1,5 @@
-//! Access control under attack: replayed messages, hostile fields and names, addresses, and rights revoked in the
-//! middle of a request.
+//! Access control under attack: replayed messages, hostile fields and names, addresses, and rights that are
+//! revoked in the middle of a request.
 #![expect(clippy::unwrap_used, reason = "a test")]
 
 use std::io::Write;
@@ -20,7 +20,7 @@ use ferrospike_tests::wire::{self, Message, Operation, info1, info2, operation, 
 /// Fields that only queries use.
 const JOB_ID: u8 = 7;
 const RECORDS_PER_SECOND: u8 = 10;
-/// A right must be gone within this time; it is usually gone at once.
+/// Longest time until a revoked right is lost. Usually it is lost at once.
 const LOST_WITHIN: Duration = Duration::from_secs(5);
 
 const MODULE: &str = "function values(s) return s : map(function(r) return 1 end) end";
@@ -116,7 +116,7 @@ fn a_background_query_ends_with_the_right_of_its_user() {
         .with_operation(Operation::integer(operation::WRITE, "mark", 1));
     bob.send(&slow(change, 77).encode()).unwrap();
     assert_eq!(last_result(&mut bob), 0, "it has begun");
-    // The query continues without its connection.
+    // The query continues although its connection has gone.
     drop(bob);
     thread::sleep(Duration::from_millis(500));
     assert!(eve.info_value("query-show:id=77").unwrap().contains("status=active"));
@@ -136,10 +136,10 @@ fn a_batch_ends_with_the_right_of_its_user() {
         let (_server, mut admin, mut bob) = with_bob(100);
         let keys: Vec<String> = (0..30_000).map(|row| (row % 100).to_string()).collect();
         let mut batch = Message::get_all(keys.iter().map(String::as_str));
-        // An error of a row does not end the batch.
+        // A row with an error does not end the batch.
         batch.fields[0].1[4] = 4;
         bob.send(&batch.encode()).unwrap();
-        // Nobody reads, so the batch cannot finish.
+        // The client does not read, so the batch cannot finish.
         thread::sleep(Duration::from_millis(500));
         lose(&mut admin);
         let (mut done, mut refused) = (0, 0);
@@ -184,7 +184,8 @@ fn recorded_requests_are_of_no_use_to_others() {
     }
     assert_eq!(sent(&mut admin, &create), 61, "twice is once");
 
-    // A token ends with the password, and with the user, even if another user gets the name.
+    // A token becomes invalid when the password changes or the user is dropped, even if another user gets the
+    // name.
     let (_, token) = login(&mut server.connect(), "bob", PASS);
     let authenticate =
         request(command::AUTHENTICATE, &[(field::USER, b"bob"), (field::SESSION_TOKEN, &token)]);
@@ -251,7 +252,7 @@ fn oversized_and_broken_requests_are_refused_and_cost_nothing() {
         (command::CREATE_ROLE, vec![(field::ROLE, b"big"), (field::PRIVILEGES, &large)], 72),
         (command::CREATE_ROLE, vec![(field::ROLE, b"big"), (field::READ_QUOTA, b"\0\0\x01")], 55),
         (command::GRANT_ROLES, vec![(field::USER, b"admin"), (field::ROLES, &large)], 55),
-        // A name repeated as often as possible is one role.
+        // A name that is repeated as often as possible is one role.
         (command::GRANT_ROLES, vec![(field::USER, b"admin"), (field::ROLES, &many)], 0),
         (command::DROP_USER, vec![(0xee, &large), (field::USER, b"ghost")], 60),
     ];
@@ -274,7 +275,7 @@ fn oversized_and_broken_requests_are_refused_and_cost_nothing() {
         admin.send(&bytes).unwrap();
         assert_eq!(admin.receive().unwrap().body[1], expected);
     }
-    // Many clients that have not logged in announce much and send nothing.
+    // Many clients that have not logged in announce large bodies and send nothing.
     let announced = wire::frame_header(wire::kind::SECURITY, 128 << 20);
     let half_open: Vec<Client> = (0..1_000)
         .map(|number| {
@@ -296,14 +297,14 @@ fn a_right_for_one_set_opens_no_record_of_another() {
     let mut server = start();
     server.allow("set name mismatch");
     let mut admin = logged_in(&server, "admin", ADMIN);
-    // read-write-udf in set `a` of `test`.
+    // The privilege read-write-udf in set `a` of `test`.
     let privileges = [&[1, 12, 4][..], b"test", &[1], b"a"].concat();
     let role = [(field::ROLE, &b"of-a"[..]), (field::PRIVILEGES, &privileges[..])];
     assert_eq!(result_of(&mut admin, command::CREATE_ROLE, &role), 0);
     assert_eq!(create_user(&mut admin, "bob", PASS, &["of-a"]), 0);
     assert_eq!(create_user(&mut admin, "owner", PASS, &["read-write"]), 0);
     let (mut bob, mut owner) = (logged_in(&server, "bob", PASS), logged_in(&server, "owner", PASS));
-    // A record of set `b`, and one of no set, by their digests; a request may name any set.
+    // A record of set `b` and one without a set, by their digests. A request may name any set.
     for set in ["b", ""] {
         let named = |message: Message, name: &str| {
             let message = message.with_field(wire::field::NAMESPACE, b"test");
@@ -338,7 +339,7 @@ fn a_right_for_one_set_opens_no_record_of_another() {
     }
 }
 
-/// The server's port at an IPv6 address.
+/// The server's port on an IPv6 address.
 fn ipv6_address(server: &Server) -> SocketAddr {
     server.await_log(" client port [::1]:");
     let log = server.log();
@@ -384,7 +385,7 @@ fn a_whitelist_counts_for_ipv4_and_ipv6() {
         assert_eq!(list(&mut admin, addresses), 0, "{addresses}");
         let found = (from([127, 0, 0, 1]).0, from([127, 0, 0, 2]).0, from_ipv6());
         assert_eq!(found, (at_1, at_2, at_ipv6), "{addresses}");
-        // A token is not enough.
+        // A token alone is not enough.
         let fields = [(field::USER, &b"bob"[..]), (field::SESSION_TOKEN, &token[..])];
         let mut client = Client::connect_from([127, 0, 0, 2].into(), ipv4).unwrap();
         assert_eq!(result_of(&mut client, command::AUTHENTICATE, &fields), at_2, "{addresses}");
@@ -412,7 +413,7 @@ fn an_acknowledged_change_of_a_user_outlives_every_crash() {
     assert_eq!(create_user(&mut admin, "bob", PASS, &["read"]), 0);
     let mut is_pass = true;
     for round in 0..8u64 {
-        // The password alternates until the process is gone.
+        // The password alternates until the process has ended.
         let mut admin = logged_in(&server, "admin", ADMIN);
         let acknowledged = thread::scope(|scope| {
             let changes = scope.spawn(move || {
@@ -442,7 +443,7 @@ fn an_acknowledged_change_of_a_user_outlives_every_crash() {
     }
 }
 
-/// The source address of all connections that are not attackers.
+/// The source address of all connections except those of attackers.
 const ELSEWHERE: [u8; 4] = [127, 0, 0, 2];
 
 #[test]
@@ -460,7 +461,7 @@ fn a_whitelist_counts_on_open_connections() {
     let get = |client: &mut Client| client.ask(&Message::get("1")).unwrap().result;
     assert_eq!((get(&mut bob), get(&mut elsewhere)), (0, 0));
 
-    // In the middle of a query, and of a background query whose connection is gone.
+    // The rights are revoked in the middle of a query, and of a background query whose connection has gone.
     bob.send(&slow(Message::scan("test"), 5).encode()).unwrap();
     thread::sleep(Duration::from_millis(300));
     list(&mut admin, "127.0.0.2,::1");
@@ -474,18 +475,18 @@ fn a_whitelist_counts_on_open_connections() {
     assert_eq!(bob.info("namespaces\n").unwrap(), "ERROR:82:not whitelisted\n");
     assert_eq!(result_of(&mut bob, command::QUERY_USERS, &[(field::USER, b"bob")]), 82);
     assert_eq!(login(&mut bob, "bob", PASS).0, 82);
-    // It is valid again as before.
+    // The session is valid again.
     list(&mut admin, "127.0.0.0/30");
     assert_eq!((get(&mut bob), get(&mut elsewhere)), (0, 0));
     list(&mut admin, "127.0.0.1");
     assert_eq!((get(&mut bob), get(&mut elsewhere)), (0, 82));
-    // Without the role its addresses no longer count.
+    // When the role is dropped, its addresses no longer count.
     assert_eq!(result_of(&mut admin, command::DROP_ROLE, &[(field::ROLE, b"office")]), 0);
     assert_eq!((get(&mut bob), get(&mut elsewhere)), (0, 0));
 }
 
 #[test]
-fn who_guesses_over_many_connections_holds_up_nobody() {
+fn guesses_over_many_connections_delay_no_others() {
     let mut server = start();
     server.allow("too many failed logins");
     let mut admin = logged_in(&server, "admin", ADMIN);
@@ -493,7 +494,7 @@ fn who_guesses_over_many_connections_holds_up_nobody() {
         assert_eq!(create_user(&mut admin, user, PASS, &["read"]), 0);
     }
     let (_, token) = login(&mut server.connect(), "bob", PASS);
-    // Each login is for another user, so that none is refused without a check.
+    // Each login is for another user, so that every login is checked.
     let guesses = |number: usize| {
         let mut client = Client::connect_from([127, 0, 0, 3].into(), server.address()).unwrap();
         let name = format!("user{number}");
@@ -505,7 +506,7 @@ fn who_guesses_over_many_connections_holds_up_nobody() {
     let quick = |what: &str, act: &dyn Fn() -> u8| {
         let started = Instant::now();
         assert_eq!(act(), 0, "{what}");
-        // Any login of the flood takes longer than all of these together may.
+        // Any single login of the flood takes longer than all of these together may take.
         assert!(started.elapsed() < Duration::from_secs(2), "{what}: {:?}", started.elapsed());
     };
     let by_token = [(field::USER, &b"bob"[..]), (field::SESSION_TOKEN, &token[..])];
@@ -524,7 +525,7 @@ fn who_guesses_over_many_connections_holds_up_nobody() {
 }
 
 #[test]
-fn nothing_large_is_taken_before_a_login() {
+fn large_requests_are_refused_before_a_login() {
     let mut server = start();
     server.allow("bytes before a login");
     let large = vec![7; 1 << 20];

@@ -1,5 +1,5 @@
-//! Exchanges of the security protocol recorded with a server of the Enterprise edition: the same request bytes must get
-//! the same reply bytes. [`DIFFERENCES`] lists the exceptions, with reasons.
+//! Exchanges of the security protocol, recorded with a server of the Enterprise edition. The same request
+//! bytes must get the same reply bytes. [`DIFFERENCES`] lists the exceptions, with reasons.
 #![expect(clippy::unwrap_used, reason = "a test")]
 
 use std::collections::BTreeSet;
@@ -13,11 +13,11 @@ use ferrospike_tests::wire::FRAME_HEADER_SIZE;
 use serde_json::Value;
 
 const VECTORS: &str = include_str!("../corpora/security-vectors.json");
-/// The password `b`, as clients send it.
+/// The password `b`, in the form that clients send.
 const PASSWORD_B: &str = "$2a$10$7EqJtq98hPqEX7fNZaFWoObi7T3EgttdiPRlkqhOALhpE/VOPU7Oi";
 /// The lifetime of a token.
 const SESSION_TTL: u8 = 6;
-/// Roles of later versions than the recorded one.
+/// Roles of versions later than the recorded one.
 const NEWER_ROLES: [&str; 3] = ["sindex-admin", "truncate", "udf-admin"];
 
 /// Exchanges that may differ from the recording, by name.
@@ -61,7 +61,7 @@ fn messages(mut frames: &[u8]) -> (Vec<Reply>, usize) {
     (found, count)
 }
 
-/// Sends a request; returns as many frames of the answer as are recorded.
+/// Sends a request. Returns as many frames of the answer as were recorded.
 fn exchange(client: &mut Client, bytes: &[u8], frame_count: usize) -> Vec<u8> {
     client.send(bytes).unwrap();
     let mut frames = Vec::new();
@@ -134,7 +134,7 @@ fn prepare_all(server: &Server) {
     }
 }
 
-/// The comparable parts of messages of which parts may differ.
+/// The parts of messages that can be compared.
 fn comparable(mut messages: Vec<Reply>) -> Vec<Reply> {
     let is_newer = |fields: &[(u8, Vec<u8>)]| {
         let role = bytes_of(fields, field::ROLE);
@@ -184,7 +184,7 @@ fn recorded_exchanges_are_answered_as_recorded() {
         let (found, expected) = (messages(&found), messages(&recorded));
         assert_eq!(found.1, expected.1, "{name}: frames");
         if name == "login_ok" {
-            // The token, and its lifetime.
+            // These are the token and its lifetime.
             assert_eq!((&found.0[0].0[..3], found.0[0].0[3]), (&expected.0[0].0[..3], 2), "{name}");
             let ids: Vec<u8> = found.0[0].1.iter().map(|(id, _)| *id).collect();
             assert_eq!(ids, [field::SESSION_TOKEN, SESSION_TTL], "{name}");
@@ -211,7 +211,7 @@ fn one_quota_alone_is_changed_alone() {
     let (found, _) = messages(&shown);
     assert_eq!(bytes_of(&found[0].1, field::READ_QUOTA).unwrap(), number(7));
     assert_eq!(bytes_of(&found[0].1, field::WRITE_QUOTA).unwrap(), number(9));
-    // The official Python client sends -1 for "unchanged", and other negative numbers unchanged.
+    // The official Python client sends -1 for "unchanged", and other negative numbers as they are.
     let same =
         [(field::ROLE, &b"r"[..]), (field::READ_QUOTA, &number(u32::MAX)), (field::WRITE_QUOTA, &number(3))];
     assert_eq!(result_of(&mut admin, command::SET_QUOTAS, &same), 0);
@@ -221,14 +221,14 @@ fn one_quota_alone_is_changed_alone() {
     assert_eq!(bytes_of(&found[0].1, field::WRITE_QUOTA).unwrap(), number(3));
     let below_zero = [(field::ROLE, &b"r"[..]), (field::READ_QUOTA, &(-20i32).to_be_bytes()[..])];
     assert_eq!(result_of(&mut admin, command::SET_QUOTAS, &below_zero), 0);
-    // A change of a missing user's password is reported as such, even without the right to it.
+    // If the user is missing, a change of the password reports that, even without the right to change it.
     let password = [
         (field::USER, &b"ghost"[..]),
         (field::OLD_PASSWORD, ADMIN.as_bytes()),
         (field::PASSWORD, OTHER.as_bytes()),
     ];
     assert_eq!(result_of(&mut admin, command::CHANGE_PASSWORD, &password), 60);
-    // The error of a missing role precedes the errors of its privileges.
+    // The error of a missing role has precedence over errors of its privileges.
     let unknown_privilege = (field::PRIVILEGES, &[1, 255, 0, 0][..]);
     for (number, name, expected) in [
         (command::CREATE_ROLE, &b"r"[..], 71),

@@ -1,5 +1,5 @@
-//! Indexes of sets (`enable-index`): built beside clients and at a start, used by queries, correct after any change of
-//! records.
+//! Indexes of sets (`enable-index`): they are built beside clients and at a start, used by queries, and
+//! correct after any change of records.
 #![expect(clippy::unwrap_used, reason = "a test")]
 
 use std::collections::BTreeMap;
@@ -112,7 +112,7 @@ fn queries_use_the_index_of_a_set() {
     assert!(fast * 2 < slow, "{fast:?} by the index, {slow:?} without");
     expect(client, "few", 0..500);
 
-    // Updates, deletes, rewritten records, others.
+    // The changes are updates, deletes, rewritten records, and records of other sets.
     fill(client, "few", 100..600);
     for key in 0..50 {
         let delete = Message { info2: info2::WRITE | info2::DELETE, ..record("few", key) };
@@ -122,7 +122,7 @@ fn queries_use_the_index_of_a_set() {
     fill(client, "few", 10..20);
     expect(client, "few", (10..20).chain(50..600));
 
-    // Pages.
+    // The records are queried in pages.
     let partition = |digest: &[u8]| u16::from_le_bytes([digest[0], digest[1]]) & 0xFFF;
     let all: Vec<Vec<u8>> = rows(client, &query("few")).into_keys().collect();
     let one = all[0].clone();
@@ -133,7 +133,7 @@ fn queries_use_the_index_of_a_set() {
     let some = query("few").with_field(SAMPLE_MAX, &20u64.to_be_bytes());
     assert_eq!(rows(client, &some).len(), 20);
 
-    // Off: the records are still found, and the memory is freed.
+    // The index is switched off: the records are still found, and the memory is freed.
     switch(client, "few", false);
     assert_eq!(figures(client, "namespace/test")["set_index_used_bytes"], 0);
     expect(client, "few", (10..20).chain(50..600));
@@ -148,7 +148,7 @@ fn an_index_is_right_while_it_is_built_and_after_truncation_and_expiry() {
     fill(client, "s", 0..60_000);
     for round in 0..4 {
         switch(client, "s", true);
-        // Writes beside the builder.
+        // These writes run beside the builder.
         let (from, to) = (60_000 + round * 1_000, 61_000 + round * 1_000);
         fill(client, "s", from..to);
         let kept = rows(client, &query("s"));
@@ -208,7 +208,7 @@ fn an_index_is_there_after_a_start() {
     assert!(figures(&mut client, "namespace/test")["set_index_used_bytes"] > 2_000 * 6);
     expect(&mut client, "listed", 0..2_000);
     expect(&mut client, "other", 0..2_000);
-    // A change at run time does not persist.
+    // A change at run time is not kept over a restart.
     switch(&mut client, "other", true);
     await_populated(&mut client, "other");
     thread::sleep(Duration::from_millis(1_500));

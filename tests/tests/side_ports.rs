@@ -1,5 +1,5 @@
-//! Info requests and the ports besides that of clients: nobody is kept out by connections that stay silent, that send
-//! or read slowly, or that ask for much at once.
+//! Info requests and the ports other than the client port: connections that stay silent, that send or read
+//! slowly, or that ask for much at once keep no other client out.
 #![expect(clippy::unwrap_used, reason = "a test")]
 
 use std::io::{Read, Write};
@@ -11,10 +11,10 @@ use ferrospike_tests::ports::free_port;
 use ferrospike_tests::server::{Server, usual_config};
 use ferrospike_tests::wire::{Message, info_request, kind, result};
 
-/// A long time for an undelayed answer, on a machine with other work.
+/// Longest time for an answer that is not delayed, on a machine with other work.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// The usual configuration with an info port and a metrics port; their addresses.
+/// The usual configuration with an info port and a metrics port, and the addresses of these ports.
 fn with_ports() -> (String, SocketAddr, SocketAddr) {
     let (info, metrics) = (free_port(), free_port());
     let port = |name: &str, port: u16| format!("{name} {{\naddress 127.0.0.1\nport {port}\n}}\n");
@@ -46,14 +46,14 @@ fn is_healthy(port: SocketAddr) -> bool {
 }
 
 #[test]
-fn silent_connections_shut_nobody_out_of_the_info_port() {
+fn silent_connections_keep_no_client_out_of_the_info_port() {
     let (config, info, _) = with_ports();
     let server = Server::start(&config);
     let silent: Vec<TcpStream> = (0..400).map(|_| TcpStream::connect(info).unwrap()).collect();
     for _ in 0..5 {
         assert_eq!(status(info).unwrap(), "ok\n");
     }
-    // A client that asks now and then keeps its place.
+    // A client that asks from time to time keeps its place.
     let mut person = TcpStream::connect(info).unwrap();
     person.set_read_timeout(Some(PATIENCE)).unwrap();
     for _ in 0..3 {
@@ -65,11 +65,11 @@ fn silent_connections_shut_nobody_out_of_the_info_port() {
 }
 
 #[test]
-fn health_is_told_however_slowly_others_ask() {
+fn health_is_reported_however_slowly_others_ask() {
     let (config, _, metrics) = with_ports();
     let server = Server::start(&config);
     let mut slow: Vec<TcpStream> = (0..100).map(|_| TcpStream::connect(metrics).unwrap()).collect();
-    // Clients that have asked and do not read hold threads, of which there are a few.
+    // Clients that have asked and do not read hold threads, of which there are only a few.
     let unread: Vec<TcpStream> = (0..20)
         .map(|_| {
             let mut stream = TcpStream::connect(metrics).unwrap();
@@ -85,7 +85,8 @@ fn health_is_told_however_slowly_others_ask() {
     drop((unread, server));
 }
 
-/// A process that may open 100 files. Connections to the other ports take neither the last of them nor a processor.
+/// The process may open 100 files. Connections to the other ports must take neither the last of them nor a
+/// processor.
 #[test]
 fn few_descriptors_are_shared_fairly() {
     let (config, info, metrics) = with_ports();
@@ -138,7 +139,7 @@ fn requests_of_many_commands_take_turns() {
     }
     let grown = server.resident_megabytes().unwrap_or(0).saturating_sub(before);
     assert!(grown < 500, "{grown} MB more");
-    // There are limits.
+    // These requests are limited.
     let mut client = server.connect();
     client.send(&info_request(&"build\n".repeat(10_001))).unwrap();
     let answer = client.receive().unwrap();

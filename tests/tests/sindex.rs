@@ -1,4 +1,4 @@
-//! Secondary indexes: created, queried, kept up to date, and available again after a restart.
+//! Secondary indexes: they are created, queried, kept up to date, and available again after a restart.
 #![expect(clippy::unwrap_used, reason = "a test")]
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -58,7 +58,7 @@ fn fill(client: &mut Client, count: u32, value: impl Fn(u32) -> i64) {
     }
 }
 
-/// A memory limit stops writes; filling the index further would only use more memory.
+/// A memory limit stops writes, because filling the index further would only use more memory.
 #[test]
 fn an_index_for_which_there_is_no_memory_fails() {
     let mut server = Server::usual();
@@ -95,7 +95,7 @@ fn take_answer(client: &mut Client) -> (Vec<Message>, u8) {
     }
 }
 
-/// The records of an answer by digest, with how often each was returned; and the last result.
+/// The records of an answer by digest, with the number of times that each was returned, and the last result.
 fn rows(client: &mut Client, request: &Message) -> (HashMap<Vec<u8>, u32>, u8) {
     client.send(&request.encode()).unwrap();
     let (messages, last) = take_answer(client);
@@ -153,7 +153,7 @@ fn ranges_texts_lists_and_places_are_found() {
     expect(client, &query(&index_range("s", 3, &["text 3".as_bytes()])), (0..100).filter(|key| key % 7 == 3));
     let in_list = |low, high| query(&integer_range("l", low, high)).with_field(field::INDEX_TYPE, &[LIST]);
     expect(client, &in_list(50, 50), 0..100);
-    // Two or three elements of each are in the range.
+    // Each record has two or three elements in the range.
     expect(client, &in_list(0, 60), 0..100);
     expect(client, &in_list(3, 4), (0..100).filter(|key| (2..=4).contains(&(key % 10))));
     let circle = r#"{"type":"AeroCircle","coordinates":[[20.0,10.0],250000]}"#;
@@ -162,7 +162,7 @@ fn ranges_texts_lists_and_places_are_found() {
         &query(&index_range("g", GEOJSON, &[circle.as_bytes()])),
         (0..100).filter(|key| (18..=22).contains(&(key % 60))),
     );
-    // Values without an index.
+    // These values have no index.
     assert_eq!(client.ask(&query(&integer_range("other", 1, 2))).unwrap().result, INDEX_NOT_FOUND);
     assert_eq!(client.ask(&query(&integer_range("l", 1, 2))).unwrap().result, INDEX_NOT_FOUND);
     // The index follows changes.
@@ -181,7 +181,7 @@ fn pages_go_on_behind_the_last_record() {
     let server = Server::usual();
     let mut client = server.connect();
     let client = &mut client;
-    // All in few partitions, many with the same value.
+    // The records are in few partitions, and many have the same value.
     fill(client, 2_000, |key| i64::from(key % 5));
     create(client, "set=rig;indexname=n;indexdata=n,numeric");
     await_ready(client);
@@ -203,7 +203,8 @@ fn pages_go_on_behind_the_last_record() {
             let bval = i64::from_le_bytes(*message.field(BVAL_ARRAY).unwrap().first_chunk().unwrap());
             found.entry(partition_of(&digest)).or_default().push((bval, digest));
         }
-        // Partitions in progress continue after their last record, the others begin at their start.
+        // Partitions that were in progress continue after their last record. The others start at their
+        // beginning.
         let rest: Vec<u8> =
             (0..4096u16).filter(|id| !found.contains_key(id)).flat_map(u16::to_le_bytes).collect();
         let lasts: Vec<&(i64, Vec<u8>)> = found.values().filter_map(|rows| rows.last()).collect();
@@ -224,7 +225,8 @@ fn pages_go_on_behind_the_last_record() {
     assert_eq!((all.len(), once), (1_200, digests((0..2_000).filter(|key| (1..=3).contains(&(key % 5))))));
 }
 
-/// A record gets a value before the end of the last page. It was not on that page, although it looks so.
+/// A record gets a value before the end of the last page. It was not on that page, although its new value is
+/// within it.
 #[test]
 fn a_record_that_changes_between_pages_is_not_lost() {
     let server = Server::usual();
@@ -232,7 +234,7 @@ fn a_record_that_changes_between_pages_is_not_lost() {
     let client = &mut client;
     create(client, "set=rig;indexname=l;indextype=list;indexdata=l,numeric");
     await_ready(client);
-    // All in partition 16, in the order of their numbers.
+    // All records are in partition 16, in the order of their numbers.
     let digest_of = |record: u8| {
         let mut digest = [7u8; 20];
         digest[..3].copy_from_slice(&[16, 0, record]);
@@ -251,7 +253,7 @@ fn a_record_that_changes_between_pages_is_not_lost() {
             });
         assert_eq!(client.ask(&write).unwrap().result, result::OK);
     };
-    // Records of a page, each with the value under which it was returned.
+    // The records of a page, each with the value for which it was returned.
     let page = |client: &mut Client, last: Option<(u8, i64)>, max: u64| -> Vec<(u8, i64)> {
         let mut request = query(&integer_range("l", 0, 100)).with_field(field::INDEX_TYPE, &[LIST]);
         request.fields.retain(|(kind, _)| *kind != field::PARTITION_ID_ARRAY);
@@ -276,19 +278,19 @@ fn a_record_that_changes_between_pages_is_not_lost() {
     put(client, 2, &[30, 60]);
     assert_eq!(page(client, None, 1), [(0, 20)]);
     put(client, 1, &[10, 50]);
-    // Once on a page, and again on the next one if it has a value there.
+    // A record is once on a page, and again on the next page if it has a value there.
     assert_eq!(page(client, Some((0, 20)), 100), [(2, 30), (1, 50)]);
     assert_eq!(page(client, Some((1, 50)), 100), [(2, 60)]);
     assert_eq!(page(client, None, 100), [(1, 10), (0, 20), (2, 30)]);
 }
 
-/// Each query returns the records whose value is in the range all the time once, whatever else changes.
+/// Each query returns the records whose value stays in the range, once, whatever else changes.
 #[test]
 fn queries_beside_writers_are_exact() {
     const KEYS: u32 = 3_000;
     let server = Server::usual();
     let mut client = server.connect();
-    // Every third stays in the range; some of the others are never in it.
+    // Every third record stays in the range. Some of the others are never in it.
     fill(
         &mut client,
         KEYS,
@@ -306,9 +308,9 @@ fn queries_beside_writers_are_exact() {
                     n = n.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
                     let key = (n >> 8) % KEYS;
                     let request = match (key % 3, n >> 4 & 3) {
-                        // Changes to another value in the range.
+                        // The value changes to another one in the range.
                         (0, _) => put(key, i64::from(n >> 12)),
-                        // Enters and leaves the range; is deleted and rewritten.
+                        // The record enters and leaves the range, and is deleted and rewritten.
                         (1, 0) => Message::delete(&key.to_string()),
                         (1, 1) => put(key, 5),
                         _ => put(key, -7 - i64::from(n & 0xff)),
@@ -329,7 +331,7 @@ fn queries_beside_writers_are_exact() {
             assert_eq!(missing, 0, "round {round}: records that were there all the time");
             assert_eq!(never.iter().filter(|digest| found.contains_key(*digest)).count(), 0, "round {round}");
             if round % 8 == 7 {
-                // Dropped and rebuilt beside the writers, and while it is queried.
+                // The index is dropped and rebuilt beside the writers, and while it is queried.
                 let mut other = server.connect();
                 other.send(&query(&integer_range("n", 0, i64::MAX)).encode()).unwrap();
                 assert_eq!(client.info_value("sindex-delete:namespace=test;indexname=n").unwrap(), "ok");
@@ -367,11 +369,11 @@ fn indexes_are_there_again_after_a_stop_and_a_kill() {
         server.stop();
         server.restart();
         client = server.connect();
-        // All indexes are filled when clients are served.
+        // All indexes are filled before clients are served.
         assert_eq!(client.info_value("sindex-list:namespace=test").unwrap(), list);
     }
     expect(&mut client, &query(&integer_range("n", 99, 99)), (0..5_000).filter(|key| key % 100 == 99));
-    // Killed while another index is being filled, or just after.
+    // The server is killed while another index is being filled, or just after.
     create(&mut client, "set=rig;indexname=new;indextype=list;indexdata=n,numeric");
     create(&mut client, "set=rig;indexname=newer;indextype=mapvalues;indexdata=n,numeric");
     server.kill9();
@@ -383,7 +385,7 @@ fn indexes_are_there_again_after_a_stop_and_a_kill() {
         client.scan("test").unwrap().iter().map(|row| row.field(field::DIGEST).unwrap().to_vec()).collect();
     let (found, _) = rows(&mut client, &query(&integer_range("n", 0, 1_000)));
     assert_eq!(found.into_keys().collect::<BTreeSet<_>>(), stored);
-    // Without a set, in the other index.
+    // The query is without a set, by the other index.
     let mut of_all = query(&integer_range("n", 0, 1_000));
     of_all.fields.retain(|(kind, _)| *kind != field::SET);
     let (found, _) = rows(&mut client, &of_all);
@@ -391,7 +393,7 @@ fn indexes_are_there_again_after_a_stop_and_a_kill() {
 }
 
 #[test]
-fn commands_say_what_is_wrong() {
+fn errors_of_commands_name_the_cause() {
     let mut server = Server::usual();
     server.allow("sindex");
     let mut client = server.connect();
@@ -426,7 +428,7 @@ fn commands_say_what_is_wrong() {
     ] {
         assert_eq!(client.info_value(request).unwrap(), expected, "{request}");
     }
-    // The same index under another name is renamed.
+    // A second name for the same index renames it.
     create(&mut client, "set=rig;indexname=m;indexdata=n,numeric");
     let list = client.info_value("sindex-list:ns=test").unwrap();
     assert!(list.contains(":indexname=m:") && !list.contains(";"), "{list}");
@@ -454,7 +456,7 @@ fn indexes_and_their_queries_are_counted() {
     let short = Message { info1: all.info1 | SHORT_QUERY, ..all.clone() };
     assert_eq!(rows(client, &short).0.len(), 300);
     expect_moved(client, &before, &["si_query_short_basic_complete"]);
-    // Twenty records per second: it would take fifteen seconds.
+    // At twenty records per second, the query would take fifteen seconds.
     let slow = |id: u64| {
         all.clone().with_field(RECORDS_PER_SECOND, &20u32.to_be_bytes()).with_field(JOB_ID, &id.to_be_bytes())
     };
@@ -516,14 +518,14 @@ fn places_that_are_asked_for_are_counted() {
     assert_eq!(moved("geo_region_query_points"), found.len() as i64);
     // The cells cover more than the circle.
     assert!(found.len() >= 18 && moved("geo_region_query_falsepos") > 0);
-    // Those in lists do not count.
+    // Regions in lists do not count.
     let in_lists =
         query(&index_range("l", GEOJSON, &[circle.as_bytes()])).with_field(field::INDEX_TYPE, &[LIST]);
     assert_eq!(rows(client, &in_lists).0, found);
     let later = figures(client, "namespace/test");
     let counters = ["geo_region_query_points", "geo_region_query_falsepos", "geo_region_query_reqs"];
     assert_eq!(counters.map(|name| later[name] - after[name]), [0, 0, 1]);
-    // No filter removes records that are only in the cells, not in the circle.
+    // No filter removes records that are only in the cells and not in the circle.
     let change = background(&in_circle, Operation::integer(operation::INCR, "n", 1));
     assert_eq!(client.ask(&change).unwrap().result, result::OK);
     let after = await_figures(client, "namespace/test", |now| now["si_query_ops_bg_complete"] == 1);
@@ -559,12 +561,12 @@ fn operations_in_the_background_change_each_record_once() {
     );
     await_job(client, ":recs-succeeded=60:recs-failed=0:");
     await_job(client, ":job-type=background-ops:net-io-bytes=30:socket-timeout=10000:ops-active=0");
-    // All records, by the primary index; the filter accepts those that were counted.
+    // The query is for all records, by the primary index. Its filter accepts the records that were counted.
     let filter = [0x93, 0x01, 0x93, 0x51, 0x02, 0xa3, b's', b'u', b'm', 1];
     let base = Message::scan("test").with_field(field::FILTER_EXPRESSION, &filter);
     assert_eq!(client.ask(&background(&base, add())).unwrap().result, result::OK);
     await_job(client, ":recs-filtered-bins=240:recs-succeeded=60:");
-    // The bin is no number to add to.
+    // The bin is not a number, so nothing can be added to it.
     let text = Message::write("text").with_operation(Operation::string(operation::WRITE, "sum", "x"));
     assert_eq!(client.ask(&text).unwrap().result, result::OK);
     let none = background(&Message::scan("test"), add()).with_field(JOB_ID, &6u64.to_be_bytes());
@@ -580,7 +582,7 @@ fn operations_in_the_background_change_each_record_once() {
         let sum = if matches!(key % 10, 3 | 4) { 3i64 } else { 1 };
         assert_eq!(record.bin("sum"), Some(&sum.to_be_bytes()[..]), "{key}");
     }
-    // Slow ones are ended on request.
+    // A slow query is ended on request.
     let slow = |id: u64, base: &Message| {
         background(base, add())
             .with_field(RECORDS_PER_SECOND, &10u32.to_be_bytes())
@@ -594,7 +596,7 @@ fn operations_in_the_background_change_each_record_once() {
         assert_eq!(client.info_value("query-abort-all").unwrap(), "number-of-queries-killed:1");
         await_figures(client, "namespace/test", |figures| figures[counter] == 1);
     }
-    // The index goes away.
+    // The index is dropped.
     assert_eq!(client.ask(&slow(92, &query(&integer_range("n", 0, 9)))).unwrap().result, result::OK);
     assert_eq!(client.info_value("sindex-delete:namespace=test;indexname=n").unwrap(), "ok");
     await_figures(client, "namespace/test", |figures| figures["si_query_ops_bg_error"] == 1);
@@ -604,7 +606,7 @@ fn operations_in_the_background_change_each_record_once() {
     );
     create(client, "set=rig;indexname=n;indexdata=n,numeric");
     await_ready(client);
-    // Invalid names.
+    // These names are invalid.
     let read = Operation::read("n");
     let fast = background(&query(&integer_range("n", 1, 2)), add())
         .with_field(RECORDS_PER_SECOND, &20_000u32.to_be_bytes());

@@ -1,6 +1,6 @@
-//! Clients that read nothing, or send a byte now and then, cost the others only their connections.
+//! Clients that read nothing, or send a byte from time to time, cost the other clients nothing.
 //!
-//! The tests check that the others finish, within a time that no busy machine would need.
+//! The tests check that the other clients finish, within a time that no busy machine would need.
 
 use std::io::Write;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -12,11 +12,11 @@ use ferrospike_tests::figures::await_figures;
 use ferrospike_tests::server::{Server, usual_config};
 use ferrospike_tests::wire::{self, Message, Operation, info1, result};
 
-/// Requests of the clients that must not be delayed.
+/// Number of requests of the clients that must not be delayed.
 const REQUESTS: usize = 5_000;
-/// Longest time for these. Undisturbed they take well under a second.
+/// Longest time for these requests. Undisturbed they take well under a second.
 const TIME_MAX: Duration = Duration::from_secs(30);
-/// Most memory that a server may keep for unread replies, in megabytes.
+/// Maximum memory that a server may keep for unread replies, in megabytes.
 const KEPT_MAX: u64 = 600;
 
 /// Several connections, so that each service thread has some of them.
@@ -32,8 +32,8 @@ fn others_are_served(server: &Server) {
     assert!(start.elapsed() < TIME_MAX, "{REQUESTS} requests took {:?}", start.elapsed());
 }
 
-/// Sends `request` again and again until the server accepts no more; returns the number of accepted requests,
-/// and the accepted bytes of the next.
+/// Sends `request` again and again until the server accepts no more. Returns the number of accepted requests,
+/// and the accepted bytes of the next one.
 fn stuff(client: &Client, request: &[u8]) -> (usize, usize) {
     let mut socket = client.socket();
     socket.set_write_timeout(Some(Duration::from_millis(500))).expect("set a timeout");
@@ -67,7 +67,7 @@ fn clients_that_never_read() {
     let kept = server.resident_megabytes().unwrap_or(0).saturating_sub(before);
     assert!(kept < KEPT_MAX, "{kept} MB more are held for answers that nobody reads");
 
-    // When it finally reads, the first client gets every answer, unless the server has given it up.
+    // When the first client finally reads, it gets every answer, unless the server has closed its connection.
     let (client, whole, part) = &mut stuffed[0];
     assert!(*whole > 0, "not even one request was taken");
     for n in 0..(*whole).min(500) {
@@ -78,7 +78,8 @@ fn clients_that_never_read() {
     }
 }
 
-/// Many large records requested in one piece are read as the client takes them, not all at once.
+/// Many large records are requested in one piece. They are read as the client takes them, and not all at
+/// once.
 #[test]
 fn a_client_that_never_reads_a_pipeline_of_large_answers() {
     const REQUESTS: usize = 16;
@@ -96,7 +97,7 @@ fn a_client_that_never_reads_a_pipeline_of_large_answers() {
     while client.figure("namespace/test", "client_read_success").expect("a figure") == 0 {
         assert!(start.elapsed() < PATIENCE, "nothing was read");
     }
-    // The only service thread answers this once it has finished its earlier work.
+    // The only service thread answers this after it has finished its earlier work.
     assert_eq!(client.ask(&Message::get("none")).expect("an answer").result, result::NOT_FOUND);
     let read = client.figure("namespace/test", "client_read_success").expect("a figure");
     assert!(read < 8, "{read} records of 7 MiB were read for a client that takes none");
@@ -130,7 +131,7 @@ fn clients_that_send_a_byte_now_and_then() {
                 }
             });
         }
-        // The others take turns with the slow bytes for some seconds.
+        // The other clients take turns with the slow bytes for some seconds.
         for _ in 0..3 {
             others_are_served(&server);
             thread::sleep(Duration::from_millis(500));
@@ -139,8 +140,8 @@ fn clients_that_send_a_byte_now_and_then() {
     });
 }
 
-/// Connections that come and go as fast as they can, some without sending anything, some in the middle of a
-/// request.
+/// Connections are opened and closed as fast as possible, some without sending anything, some in the middle
+/// of a request.
 #[test]
 fn clients_that_hang_up() {
     let mut server = Server::usual();
@@ -159,11 +160,11 @@ fn clients_that_hang_up() {
 /// Number of reads of a bin of a megabyte in a request with a large reply.
 const LARGE_READS: usize = 100;
 const LARGE_SIZE: usize = 1_000_000;
-/// Clients with large replies: together more than the server keeps.
+/// Number of clients with large replies. Together the replies are more than the server keeps.
 const LARGE_CLIENTS: usize = 12;
 
 fn large_request() -> Vec<u8> {
-    // Some wait for room without a limit.
+    // Some clients wait for room without a limit.
     let read = Message { info1: info1::READ, transaction_ttl: 120_000, ..Message::on("large") };
     (0..LARGE_READS).fold(read, |read, _| read.with_operation(Operation::read("b"))).encode()
 }
@@ -193,7 +194,7 @@ fn large_replies_that_nobody_reads_have_a_budget() {
     others_are_served(&server);
     let grown = server.resident_megabytes().unwrap_or(0).saturating_sub(before);
     assert!(grown < 1000, "{grown} MB are kept for clients that do not read");
-    // Clients that read get everything, even if their requests were put off.
+    // Clients that read get everything, even if their requests had to wait.
     thread::scope(|scope| {
         for reader in &mut readers {
             scope.spawn(|| {

@@ -107,7 +107,7 @@ fn a_change_counts_on_from_what_the_file_says() {
     assert!(written.starts_with(start), "{written}");
     let item = format!("\"key\": \"test\",\n      \"value\": \"{ordered}\",\n      \"generation\": 3,\n");
     assert!(written.contains(&item) && written.contains(",\n      4\n   ],\n"), "{written}");
-    // An earlier one changes nothing.
+    // An earlier time changes nothing.
     order(client, 500);
     assert_eq!((void_time(client, "test"), text(&server, "evict.smd")), (ordered, written));
     let info = ask(client, "smd-info");
@@ -133,7 +133,7 @@ fn what_is_acknowledged_outlives_a_crash() {
             order(&mut client, 1000 * (1 + round) + n);
         }
         acknowledged = void_time(&mut client, "test").max(acknowledged);
-        // Killed during changes whose answers were not received.
+        // The server is killed during changes whose answers were not received.
         for (n, other) in others.iter_mut().enumerate() {
             let request =
                 format!("eviction-reset:namespace=test;ttl={}\n", 1000 * (1 + round) + 500 + n as u32);
@@ -245,7 +245,7 @@ fn refuses_what_it_cannot_store(server: &mut Server) {
     let client = &mut client;
     order(client, 1000);
     let ordered = void_time(client, "test");
-    // Not even root can overwrite a folder.
+    // Even root cannot overwrite a folder.
     let save = file(server, "evict.smd.save");
     fs::create_dir(&save).expect("a folder");
     server.allow("cannot store metadata of module evict");
@@ -274,11 +274,12 @@ fn files_have_the_usual_permissions() {
     assert_eq!(mode & 0o066, 0o060, "it is for the group too, not for others");
 }
 
-/// The C server's answers after a start on these files, as far as they concern records, truncation and eviction.
-/// Records that it had truncated and served again are not served here.
+/// The C server's answers after a start on these files, as far as they are about records, truncation and
+/// eviction. This server does not serve records that the C server had truncated and served again.
 #[test]
 fn a_device_of_the_c_server_is_served_with_its_metadata() {
-    // Records with a void-time are left out: the recording has their remaining time, not the moment.
+    // Records with a void-time are left out, because the recording has their remaining time and not the
+    // void-time.
     const REPLAYED: [&str; 8] = [
         "scan c",
         "smd-show",
@@ -321,7 +322,7 @@ fn a_device_of_the_c_server_is_served_with_its_metadata() {
     assert_eq!(figure(&mut client, "namespace/bar", "evict_void_time"), 633_609_292);
 }
 
-/// Evicted records stay gone over a restart, although their copies are still on the device.
+/// Evicted records stay away after a restart, although their copies are still on the device.
 #[test]
 fn what_was_evicted_stays_gone() {
     let device = "device {\n        file {dir}/test.dat\n        filesize 128M";
@@ -358,7 +359,7 @@ fn what_was_evicted_stays_gone() {
         assert_eq!(figure(&mut client, "namespace/test", "objects"), left);
         assert_eq!(figure(&mut client, "sets/test/kept", "objects"), 100);
     }
-    // Without the evict void-time they come back, as far as they are still on the device.
+    // Without the evict void-time they come back, if they are still on the device.
     assert_eq!(ask(&mut server.connect(), "eviction-reset:namespace=test"), "ok");
     server.stop();
     server.restart();

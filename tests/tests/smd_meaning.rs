@@ -1,5 +1,6 @@
-//! Files of system metadata that are well formed but damaged in their meaning: such an item has no effect, above all
-//! none that destroys data, is told once in the log, and stays in its file. The same holds for items from other nodes.
+//! Files of system metadata that are well formed, but whose meaning is damaged. Such an item has no effect,
+//! above all none that destroys data. The log reports it once, and it stays in its file. The same holds for
+//! items from other nodes.
 
 use std::fs;
 use std::path::PathBuf;
@@ -13,7 +14,7 @@ use serde_json::json;
 
 /// A part of the line about an item without effect.
 const NO_EFFECT: &str = "has no effect, because";
-/// Records of each set.
+/// Number of records in each set.
 const KEYS: u64 = 20;
 const YEAR_MS: u64 = 365 * 24 * 60 * 60 * 1_000;
 /// Seconds from 1970 to 2010.
@@ -169,7 +170,7 @@ fn items_without_meaning_are_kept_and_destroy_nothing() {
         }
     }
 
-    // A damaged item does not stand in the way of a good one.
+    // A damaged item does not prevent a valid one.
     std::thread::sleep(Duration::from_millis(2));
     for set in SETS {
         assert_eq!(ask(client, &format!("truncate:namespace=test;set={set}")), "ok");
@@ -348,7 +349,7 @@ fn repeated_items_are_told() {
     assert_eq!(ask(&mut server.connect(), "smd-show:module=truncate"), "test|a=5;test|b=6");
 }
 
-/// A node whose file is damaged joins another one.
+/// A node whose file is damaged joins another node.
 #[test]
 fn items_without_meaning_from_other_nodes_destroy_nothing() {
     let mut nodes = Nodes::start_apart(2, IN_MEMORY);

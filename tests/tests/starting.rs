@@ -1,5 +1,5 @@
-//! Starts with a given configuration and machine: what the server accepts, what it refuses, and that
-//! `--check-config` finds all of it before.
+//! Starts with a given configuration on a given machine: what the server accepts, what it refuses, and that
+//! `--check-config` finds all errors before a start.
 #![expect(clippy::unwrap_used, reason = "a test")]
 
 use std::fs;
@@ -36,7 +36,7 @@ fn lines(output: &Output) -> Vec<String> {
 
 #[test]
 fn an_interface_is_an_address_to_listen_on() {
-    // It also has an IPv6 address on most machines.
+    // On most machines it also has an IPv6 address.
     let config = usual_config().replace("address 127.0.0.1", "address lo\n        address 127.0.0.1");
     let server = Server::start(&config);
     let mut client = server.connect();
@@ -44,7 +44,7 @@ fn an_interface_is_an_address_to_listen_on() {
 }
 
 #[test]
-fn the_admin_port_takes_operators_when_clients_get_in_no_more() {
+fn the_admin_port_accepts_operators_when_clients_are_refused() {
     let port = free_port();
     let mut server = Server::start(&with_network(&format!("admin {{\naddress 127.0.0.1\nport {port}\n}}")));
     server.allow("refusing client connection").allow("refusing admin connection");
@@ -52,7 +52,7 @@ fn the_admin_port_takes_operators_when_clients_get_in_no_more() {
     let mut operator = Client::connect(admin).unwrap();
     assert_eq!(operator.info_value("status").unwrap(), "ok");
     assert_eq!(operator.ask(&Message::get("none")).unwrap().result, result::NOT_FOUND);
-    // Clients take all of their places.
+    // Clients take all places of clients.
     let set = "set-config:context=service;proto-fd-max=1024";
     assert_eq!(operator.info_value(set).unwrap(), "ok");
     let clients: Vec<TcpStream> = (0..1024).map(|_| TcpStream::connect(server.address()).unwrap()).collect();
@@ -66,7 +66,7 @@ fn the_admin_port_takes_operators_when_clients_get_in_no_more() {
     drop(clients);
 }
 
-/// A configuration of the 8.1 packages, with additions of later versions.
+/// The configuration is that of the 8.1 packages, with additions of later versions.
 #[test]
 fn a_configuration_of_a_later_version_is_taken() {
     let (info, admin, fabric) = (free_port(), free_port(), free_port());
@@ -90,11 +90,11 @@ fn a_configuration_of_a_later_version_is_taken() {
         server.allow(text);
     }
     let mut client = server.connect();
-    // It searches for other nodes first, and forms its own cluster when it has found none.
+    // The node searches for other nodes first, and forms its own cluster when it has found none.
     while client.info_value("partition-generation").unwrap() == "-1" {
         std::thread::sleep(Duration::from_millis(10));
     }
-    // Without reductions a record has the time to live that was set.
+    // Without reductions, a record keeps the time to live that was set first.
     let put = |ttl| Message { record_ttl: ttl, ..Message::put("key", vec![1]) };
     assert_eq!(client.ask(&put(1000)).unwrap().result, result::OK);
     let before = client.ask(&Message::get("key")).unwrap().record_ttl;
@@ -104,7 +104,7 @@ fn a_configuration_of_a_later_version_is_taken() {
     assert!(client.ask(&Message::get("key")).unwrap().record_ttl > before + 3000);
 }
 
-/// `build/cluster` with a folder of its own, from this port on.
+/// `build/cluster` with its own folder and with ports from this one on.
 fn cluster(folder: &Path, port: u16) -> Command {
     let mut command = Command::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../build/cluster"));
     command.arg(binary()).env("FOLDER", folder).env("PORT", port.to_string());
@@ -112,7 +112,7 @@ fn cluster(folder: &Path, port: u16) -> Command {
     command
 }
 
-/// A port with enough free ones after it.
+/// A port that is followed by enough free ones.
 fn port_of_cluster() -> u16 {
     std::iter::repeat_with(free_port).find(|port| *port < u16::MAX - 300).unwrap()
 }
@@ -145,7 +145,7 @@ fn a_cluster_ends_when_a_node_cannot_start() {
 }
 
 #[test]
-fn what_asks_for_protection_is_refused_in_one_line() {
+fn configurations_with_missing_protection_are_refused_in_one_line() {
     let folder = tempfile::tempdir().unwrap();
     let directory = usual_config() + "security {\nldap {\nserver ldaps://directory\n}\n}\n";
     let consistent =
@@ -163,7 +163,7 @@ fn what_asks_for_protection_is_refused_in_one_line() {
 }
 
 #[test]
-fn a_check_finds_all_that_would_stop_a_start_and_changes_nothing() {
+fn a_check_finds_all_obstacles_and_changes_nothing() {
     let folder = tempfile::tempdir().unwrap();
     let taken = free_port();
     let _holder = TcpListener::bind(("127.0.0.1", taken)).unwrap();
@@ -227,7 +227,8 @@ fn a_check_finds_all_that_would_stop_a_start_and_changes_nothing() {
     assert!(good.contains(NAMESPACES.trim()));
 }
 
-/// One port for all addresses and for one of them: to bind both succeeds, so the check and the start look beforehand.
+/// One port for all addresses and for one of them. Binding both succeeds, so the check and the start compare
+/// them beforehand.
 #[test]
 fn contexts_that_share_a_port_are_named() {
     let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
@@ -275,14 +276,14 @@ fn contexts_that_share_a_port_are_named() {
 }
 
 #[test]
-fn a_check_finds_files_in_use_and_files_whose_header_is_gone() {
+fn a_check_finds_files_in_use_and_files_without_a_header() {
     let config = usual_config()
         + "namespace kept {\nreplication-factor 1\nstorage-engine device {\nfile {dir}/kept.dat\nfilesize 128M\n}\n}\n";
     let mut server = Server::start(&config);
     let put = Message { info2: info2::WRITE, ..Message::on_record("kept", "s", "key") }
         .with_operation(Operation::integer(operation::WRITE, "n", 7));
     assert_eq!(server.connect().ask(&put).unwrap().result, result::OK);
-    // The running server gives free what it holds, when it is restarted.
+    // The running server frees what it holds when it is restarted.
     let config = config.replacen("port 0", &format!("port {}", server.address().port()), 1);
     let output = check(server.folder(), &config);
     let said = lines(&output);
@@ -294,14 +295,14 @@ fn a_check_finds_files_in_use_and_files_whose_header_is_gone() {
         kept.display()
     );
     assert!(said.len() == 1 && said[0].starts_with("note: ") && said[0].ends_with(&note), "{said:#?}");
-    // With another configuration it is another server.
+    // A server with another configuration is another server.
     let elsewhere = tempfile::tempdir().unwrap();
     let output = check(elsewhere.path(), &config.replace("{dir}", server.folder().to_str().unwrap()));
     let said = lines(&output);
     assert_eq!(output.status.code(), Some(1), "{said:#?}");
     assert!(said.iter().any(|line| line.contains("{kept} ") && line.contains("in use")), "{said:#?}");
     assert!(said.iter().any(|line| line.contains("another process uses this port")), "{said:#?}");
-    // So is the holder of what the configuration asks for anew.
+    // The holder of a newly configured port is another process.
     let holder = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = holder.local_addr().unwrap().port();
     let lines_of = format!("network {{\nmetrics {{\naddress 127.0.0.1\nport {port}\n}}");
@@ -315,16 +316,16 @@ fn a_check_finds_files_in_use_and_files_whose_header_is_gone() {
     assert!(output.status.success(), "{:#?}", lines(&output));
     server.restart();
     server.stop();
-    // Records whose header is gone.
+    // The file has records, but their header is gone.
     let file = fs::File::options().write(true).open(server.folder().join("kept.dat")).unwrap();
     file.write_all_at(&[0; 256 << 10], 0).unwrap();
     let said = lines(&check(server.folder(), &config));
     assert!(said.iter().any(|line| line.contains("{kept} ") && line.contains("header")), "{said:#?}");
 }
 
-/// A start goes on without syslog, whose lines are lost then, so the check accepts that and tells it.
+/// A start continues without syslog, whose lines are then lost. The check accepts that and reports it.
 #[test]
-fn a_check_tells_that_nobody_takes_the_log() {
+fn a_check_reports_that_no_daemon_accepts_the_log() {
     let folder = tempfile::tempdir().unwrap();
     let sink = "console {\n        context any info\n    }\n    syslog {\n        path {dir}/syslog\n    }";
     let config = usual_config().replacen("console {\n        context any info\n    }", sink, 1);

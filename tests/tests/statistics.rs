@@ -1,7 +1,7 @@
-//! Every statistic is true: `corpora/statistics.txt` names for each the test that makes it change to a known value, or
-//! its constant value with the reason. A statistic missing from that list fails here.
+//! Every statistic is true. For each, `corpora/statistics.txt` names the test that changes it to a known
+//! value, or its constant value with the reason. A statistic that is missing from that list fails here.
 //!
-//! Below are the tests of statistics about the server itself, its process and its machine.
+//! The tests of statistics about the server itself, its process and its machine are in this file.
 #![expect(clippy::unwrap_used, reason = "a test")]
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -37,7 +37,7 @@ namespace backed {
 }
 ";
 
-/// The key without the number in brackets: all devices have figures with the same names.
+/// The key without the number in brackets, because all devices have figures with the same names.
 fn of_any_device(key: &str) -> String {
     match (key.find('['), key.find(']')) {
         (Some(open), Some(close)) => format!("{}[]{}", &key[..open], &key[close + 1..]),
@@ -45,7 +45,7 @@ fn of_any_device(key: &str) -> String {
     }
 }
 
-/// All statistics of a server, without the parameters listed with them: the values by scope and key.
+/// All statistics of a server by scope and key, without the parameters listed among them.
 fn all_statistics(client: &mut Client) -> BTreeMap<(String, String), BTreeSet<String>> {
     let mut all: BTreeMap<(String, String), BTreeSet<String>> = BTreeMap::new();
     let mut add = |scope: &str, figures: BTreeMap<String, String>, parameters: &BTreeSet<String>| {
@@ -59,14 +59,15 @@ fn all_statistics(client: &mut Client) -> BTreeMap<(String, String), BTreeSet<St
         let parameters = texts(client, &request).into_keys().collect();
         add("namespace", texts(client, &format!("namespace/{namespace}")), &parameters);
     }
-    // The parameters of a set have hyphens in their names, its figures have none.
+    // Parameters of a set have hyphens in their names; its figures have none.
     let of_set = texts(client, "sets/test/rig");
     let parameters = of_set.keys().filter(|key| key.contains('-')).cloned().collect();
     add("sets", of_set, &parameters);
     all
 }
 
-/// The body of function `name` in a file of this folder. It is a test or belongs to one: every function here is used.
+/// The body of function `name` in a file of this folder. The function is a test or belongs to one, because
+/// every function here is used.
 fn body(file: &str, name: &str) -> Option<String> {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests").join(format!("{file}.rs"));
     let source = fs::read_to_string(path).ok()?;
@@ -74,7 +75,7 @@ fn body(file: &str, name: &str) -> Option<String> {
     Some(rest.split_once("\n}\n")?.0.to_owned())
 }
 
-/// Whether `text` contains `name`, not as a part of another name.
+/// Whether `text` contains `name`, but not as a part of another name.
 fn says(text: &str, name: &str) -> bool {
     let is_part = |letter: char| letter.is_ascii_alphanumeric() || letter == '_';
     text.match_indices(name)
@@ -118,7 +119,7 @@ fn every_statistic_has_its_test_or_its_reason() {
 }
 
 #[test]
-fn a_node_alone_is_a_cluster_of_its_own() {
+fn a_single_node_is_a_cluster_alone() {
     let server = Server::start(&usual_config());
     let mut client = server.connect();
     let node = client.info_value("node").unwrap();
@@ -180,24 +181,25 @@ fn times_count_from_the_start() {
 }
 
 #[test]
-fn the_process_and_the_machine_are_as_the_system_says() {
+fn figures_of_process_and_machine_equal_those_of_the_system() {
     let server = Server::start(&usual_config());
     let mut client = server.connect();
     let client = &mut client;
     let status = format!("/proc/{}/status", server.process_id().unwrap());
     await_figures(client, "statistics", |now| now["threads_joinable"] == system_figure(&status, "Threads"));
-    // The machine has other users, so figures are only near, and only now and then.
+    // Other processes use the machine, so figures are only close, and only at times.
     let total = system_figure("/proc/meminfo", "MemTotal");
     let distance = |of_server: i64, name: &str| of_server - system_figure("/proc/meminfo", name);
     await_figures(client, "statistics", |now| {
         let (free, pct) = (now["system_free_mem_kbytes"], now["system_free_mem_pct"]);
         let is_near = distance(free, "MemAvailable").abs() < total / 50 && pct == free * 100 / total;
-        // The process may have less memory than the machine, and then reports that.
+        // The memory of the process may be limited below that of the machine. The server then reports the
+        // limit.
         let is_limited = distance(free, "MemAvailable") < total / 50 && pct > free * 100 / total;
         (is_near || is_limited) && distance(now["system_thp_mem_kbytes"], "AnonHugePages").abs() < total / 50
     });
 
-    // An incomplete request is kept, and its memory is part of the heap.
+    // An incomplete request is kept. Its memory is part of the heap.
     let before = figures(client, "statistics");
     let size = 64 << 20;
     let mut large = server.connect();
@@ -214,18 +216,18 @@ fn the_process_and_the_machine_are_as_the_system_says() {
 }
 
 #[test]
-fn use_of_the_processors_is_told() {
+fn use_of_the_processors_is_reported() {
     let of_machine = fs::read_to_string("/proc/stat").unwrap();
     if of_machine.lines().next().unwrap().split(' ').skip(1).all(|time| matches!(time, "" | "0")) {
         return report("SKIPPED: this system does not tell how its processors are used");
     }
-    // A hundred for each processor.
+    // Each processor counts as a hundred.
     let most = 100 * (of_machine.lines().filter(|line| line.starts_with("cpu")).count() as i64 - 1);
     let server = Server::start(&usual_config());
     let mut client = server.connect();
     let start = Instant::now();
     loop {
-        // Work for the server, and thus for the machine.
+        // This is work for the server, and therefore for the machine.
         for _ in 0..1000 {
             assert_eq!(client.ask(&Message::get("none")).unwrap().result, result::NOT_FOUND);
         }
@@ -250,7 +252,7 @@ fn info_requests_that_wait_are_counted() {
     assert_eq!(client.info_value(one).unwrap(), "ok");
     let mut others: Vec<Client> = (0..50).map(|_| server.connect()).collect();
     let start = Instant::now();
-    // While one is answered, others wait: a request in the queue does not count itself.
+    // While one request is answered, others wait. A request in the queue does not count itself.
     loop {
         others.iter_mut().for_each(|other| other.send(&wire::info_request("statistics")).unwrap());
         let answers = others.iter_mut().map(|other| other.receive().unwrap().body);
@@ -285,7 +287,7 @@ fn batches_under_way_are_counted() {
     let queues = |client: &mut Client| texts(client, "statistics")["batch_index_queue"].clone();
     assert_eq!(queues(client), "0:0,0:0,0:0");
     assert_eq!(client.ask(&Message::put("a", vec![1; 1_000_000])).unwrap().result, result::OK);
-    // Nobody reads the replies, which exceed all buffers, so the batch stays under way.
+    // The client reads no replies, which exceed all buffers, so the batch stays in progress.
     let mut other = server.connect();
     other.send(&large_batch(300).encode()).unwrap();
     let start = Instant::now();
@@ -299,7 +301,7 @@ fn batches_under_way_are_counted() {
 }
 
 #[test]
-fn a_run_of_nsup_tells_what_it_removed() {
+fn a_run_of_nsup_reports_what_it_removed() {
     let lines = ["nsup-period 100000"];
     let config = stored_config_with("test", &lines, "memory", &["data-size 256M"]);
     let server = Server::start(&config);
@@ -310,7 +312,7 @@ fn a_run_of_nsup_tells_what_it_removed() {
         assert_eq!(client.ask(&put).unwrap().result, result::OK);
     }
     assert_eq!(texts(&mut client, "namespace/test")["nsup_cycle_deleted_pct"], "0.00");
-    // nsup runs for this, and not again.
+    // nsup runs for this command, and not again.
     assert_eq!(client.info_value("eviction-reset:namespace=test;ttl=2000").unwrap(), "ok");
     let start = Instant::now();
     while texts(&mut client, "namespace/test")["nsup_cycle_deleted_pct"] != "25.00" {
@@ -339,7 +341,7 @@ fn tombstones_and_shares_of_memory_are_counted() {
     }
     let now = figures(client, "namespace/test");
     assert_eq!((now["master_objects"], now["master_tombstones"]), (5, 3));
-    // A record takes 64 bytes here, as with the C server, and a tombstone 48; an element of the index takes 64.
+    // A record here takes 64 bytes, as on the C server, and a tombstone 48. An element of the index takes 64.
     assert_eq!(now["data_used_bytes"], 5 * 64 + 3 * 48);
     assert_eq!(figures(client, "sets/test/rig")["data_used_bytes"], 5 * 64 + 3 * 48);
     assert_eq!(now["index_used_bytes"], 8 * 64);
@@ -348,7 +350,7 @@ fn tombstones_and_shares_of_memory_are_counted() {
     assert_eq!(figures(client, "namespace/test")["indexes_memory_used_pct"], 25);
 }
 
-/// The records are gone at once, and soon the system has the memory back: pages of the index and write blocks.
+/// The records disappear at once. Soon the system has the memory back: pages of the index, and write blocks.
 #[test]
 fn memory_of_deleted_records_is_given_back() {
     const RECORDS: usize = 30_000;
@@ -375,7 +377,7 @@ fn memory_of_deleted_records_is_given_back() {
     assert!(resident_when_full >= resident_at_first + of_records, "{resident_at_first} {resident_when_full}");
     assert_eq!(client.info_value("truncate:namespace=test;set=rig").unwrap(), "ok");
     let now = await_figures(&mut client, "namespace/test", |now| {
-        // A page stays as long as it has a record, and each stripe keeps the block being filled.
+        // A page stays while it has a record, and each stripe keeps the block that is being filled.
         now["index_given_back_bytes"] >= (RECORDS * 64 * 9 / 10) as i64
             && now["data_given_back_bytes"] >= (RECORDS * VALUE_SIZE / 4) as i64
     });

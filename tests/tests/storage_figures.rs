@@ -1,8 +1,8 @@
-//! Figures of stripes, files and their write blocks are exact: writes, frees, emptied blocks and flushes are counted
-//! as they happen.
+//! Figures of stripes, files and their write blocks are exact: writes, frees, emptied blocks and flushes are
+//! counted when they happen.
 //!
-//! A record here takes 1,000,064 bytes, as with the C server, so that eight go into a write block. Nothing is
-//! flushed or emptied before the test says so.
+//! A record in these tests takes 1,000,064 bytes, as on the C server, so that a write block has room for
+//! eight. No block is flushed or emptied before the test says so.
 #![expect(clippy::unwrap_used, reason = "a test")]
 
 use ferrospike_tests::client::Client;
@@ -12,12 +12,12 @@ use ferrospike_tests::server::{Server, stored_config};
 use ferrospike_tests::wire::{Message, result};
 
 const WBLOCK_SIZE: i64 = 8 << 20;
-/// Bytes of a record's only bin, and of the record.
+/// Size of a record's only bin and of the record, in bytes.
 const VALUE_SIZE: usize = 1_000_000;
 const RECORD_SIZE: i64 = 1_000_064;
 /// Number of records in a write block.
 const RECORDS_OF_BLOCK: usize = 8;
-/// Keeps records in memory, and blocks as they are.
+/// Settings that keep records in memory, and blocks unchanged.
 const AT_REST: [&str; 2] = ["flush-max-ms 0", "defrag-queue-min 1000"];
 
 fn put(client: &mut Client, key: &str) -> u8 {
@@ -34,7 +34,8 @@ fn of_first(figures: &Figures, kind: &str, name: &str) -> i64 {
     figures[&format!("storage-engine.{kind}[0].{name}")]
 }
 
-/// Keys whose records are in the first stripe or file. Each had a record of 64 bytes there, too small to count.
+/// Keys whose records are in the first stripe or file. Each record there had 64 bytes before, which is too
+/// small to count.
 fn keys_of_first(client: &mut Client, kind: &str, count: usize) -> Vec<String> {
     let mut keys = Vec::new();
     let used = |client: &mut Client| of_first(&figures(client, "namespace/test"), kind, "used_bytes");
@@ -54,7 +55,7 @@ fn keys_of_first(client: &mut Client, kind: &str, count: usize) -> Vec<String> {
     keys
 }
 
-/// Writes, deletes, lets defrag run and, if `on_disk`, flushes; checks each figure at each step.
+/// Writes, deletes, lets defrag run and, if `on_disk`, flushes. Checks each figure at each step.
 fn check_blocks(kind: &str, config: &str, on_disk: bool) {
     let server = Server::start(config);
     let mut client = server.connect();
@@ -71,11 +72,11 @@ fn check_blocks(kind: &str, config: &str, on_disk: bool) {
         assert_eq!(now["data_used_pct"], expected[0] * 100 / now["data_total_bytes"]);
         let total: i64 =
             (0..8).filter_map(|at| now.get(&format!("storage-engine.{kind}[{at}].free_wblocks"))).sum();
-        // Each stripe or file knows its share; the smallest counts.
+        // Each stripe or file knows its share. The smallest share counts.
         assert!(now["data_avail_pct"] <= total * WBLOCK_SIZE * 100 / now["data_total_bytes"]);
     };
 
-    // Five blocks are full, one is being filled; it was opened for the small records.
+    // Five blocks are full, and one is being filled. It was opened for the small records.
     keys.iter().for_each(|key| assert_eq!(put(client, key), result::OK));
     let free = of(&start, "free_wblocks");
     let queues = ["write_q", "shadow_write_q", "backing_write_q"];
@@ -86,7 +87,7 @@ fn check_blocks(kind: &str, config: &str, on_disk: bool) {
     });
     check(&written, [41 * RECORD_SIZE, free - 5, 5, 0, 0, 0]);
 
-    // Hardly a third of four blocks is left.
+    // About a third of four blocks remains.
     for block in 0..4 {
         for key in &keys[block * RECORDS_OF_BLOCK..][..5] {
             assert_eq!(client.ask(&Message::delete(key)).unwrap().result, result::OK);
@@ -94,13 +95,13 @@ fn check_blocks(kind: &str, config: &str, on_disk: bool) {
     }
     check(&figures(client, "namespace/test"), [21 * RECORD_SIZE, free - 5, 5, 4, 0, 0]);
 
-    // Twelve records move: they fill a block and a half.
+    // Twelve records move. They fill a block and a half.
     set(client, "defrag-queue-min=0");
     let emptied = await_figures(client, "namespace/test", |now| of(now, "free_wblocks") == free - 3);
     check(&emptied, [21 * RECORD_SIZE, free - 3, 5, 0, 4, 1]);
     if on_disk {
         let partial = |now: &Figures| ["partial_writes", "defrag_partial_writes"].map(|name| of(now, name));
-        // Earlier blocks are written before a full one, full or not.
+        // Earlier blocks are written before a full one, whether they are full or not.
         await_figures(client, "namespace/test", |now| partial(now) == [1, 0]);
         set(client, "flush-max-ms=10");
         await_figures(client, "namespace/test", |now| partial(now) == [1, 1]);
@@ -127,19 +128,19 @@ fn blocks_of_a_file_with_a_shadow_are_counted() {
     check_blocks("file", &stored_config("test", "device", &storage), true);
 }
 
-/// Number of blocks of a file that hold something.
+/// Number of blocks of a file that have content.
 fn blocks_written(file: &DataFile) -> i64 {
     let bytes = file.bytes();
     let blocks = bytes.chunks(WBLOCK_SIZE as usize).skip(1);
     blocks.filter(|block| block.iter().any(|byte| *byte != 0)).count() as i64
 }
 
-/// Fills blocks that the system does not allow to be written; they wait, and the figure `queue` counts them.
+/// Fills blocks that the system does not allow to be written. They wait, and the figure `queue` counts them.
 fn check_queue(engine: &str, files: &str, kind: &str, queues: &[&str], failed: &str) {
     let file = format!("file {files}");
     let storage = [&[file.as_str(), "filesize 256M"], &AT_REST[..]].concat();
-    // Files have their full size already, and no byte after their first part can be written. The unit of the limit
-    // depends on the shell: 40 MiB or 80 MiB.
+    // Files already have their full size, and no byte after their first part can be written. The unit of the
+    // limit depends on the shell, so the limit is 40 MiB or 80 MiB.
     let script = format!("truncate -s 256M {files} && ulimit -S -f 81920 && exec \"$0\" \"$@\"");
     let config = stored_config("test", engine, &storage);
     let mut server = Server::start_under(&["sh", "-c", &script], &config);
@@ -148,7 +149,7 @@ fn check_queue(engine: &str, files: &str, kind: &str, queues: &[&str], failed: &
     let refused =
         (0..30 * RECORDS_OF_BLOCK).find(|number| put(&mut client, &number.to_string()) != result::OK);
     assert!(refused.is_some(), "more was written than may be");
-    // Writes are applied until the first that cannot be, whatever was refused before.
+    // Writes are applied until the first one that cannot be, even if some were refused before.
     server.await_log("writes are refused");
     let now = figures(&mut client, "namespace/test");
     server.await_log("bytes of records are in memory only");
@@ -174,7 +175,7 @@ fn blocks_that_cannot_be_written_wait() {
 
 #[test]
 fn records_that_cannot_be_read_are_counted() {
-    // Defrag would move the records elsewhere.
+    // Defrag would move the records.
     let storage = ["file {dir}/test.dat", "filesize 128M", "defrag-lwm-pct 1"];
     let mut server = Server::start(&stored_config("test", "device", &storage));
     damage::fill(&mut server.connect());

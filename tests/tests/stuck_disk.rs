@@ -1,5 +1,5 @@
-//! A disk that does not answer reads delays the batches, queries and long requests that need it, and no others: threads
-//! that hang have substitutes, and later requests wait without a thread.
+//! A disk that does not answer reads delays the batches, queries and long requests that need it, and no
+//! others. Threads that hang have substitutes, and later requests wait without a thread.
 #![expect(clippy::unwrap_used, reason = "a test")]
 
 use std::time::{Duration, Instant};
@@ -15,12 +15,12 @@ use ferrospike_tests::wire::{
 /// A point that every read of a record from a disk passes.
 const READ: &str = "read-record";
 const KEYS: usize = 200;
-/// Rows of a batch for the batch threads.
+/// Number of rows of a batch that batch threads process.
 const ROWS: usize = 3_000;
 /// Longest time for requests that need no disk. A disk counts as stuck after one second.
 const SOON: Duration = Duration::from_secs(8);
 
-/// A server with few threads, whose namespace `test` is on a disk that does not answer; `bar` is in memory.
+/// A server with few threads. Its namespace `test` is on a disk that does not answer; `bar` is in memory.
 fn start() -> Server {
     let config = stored_config("test", "device", &["file {dir}/data", "filesize 256M"]).replacen(
         "service {",
@@ -38,7 +38,8 @@ fn start() -> Server {
         }
     };
     fill(&server, b"test");
-    // After a start no buffer holds the records if other records have filled their block: the last block is continued.
+    // The last block is continued after a start. If other records have filled it, no buffer has these
+    // records.
     let mut client = server.connect();
     for key in 0..20 {
         let filler = Message::on_record("test", "fill", &format!("fill-{key}"));
@@ -58,7 +59,7 @@ fn start() -> Server {
     server
 }
 
-/// A batch that reads all of the records, some of them several times.
+/// A batch that reads all the records, some of them several times.
 fn batch(namespace: &str) -> Message {
     let mut value = (ROWS as u32).to_be_bytes().to_vec();
     value.push(0);
@@ -84,7 +85,8 @@ fn waiting(server: &Server, count: usize, request: &Message) -> Vec<Client> {
     clients
 }
 
-/// The answer to a client's scan: number of records and last result. A refused scan has no last message.
+/// The answer to a client's scan: the number of records, and the last result. A refused scan has no last
+/// message.
 fn scanned(client: &mut Client) -> (usize, u8) {
     let mut records = 0;
     loop {
@@ -120,17 +122,18 @@ fn batches_of_other_namespaces_go_on() {
         return;
     }
     let server = start();
-    // More than there are batch threads.
+    // There are more batches than batch threads.
     let stuck = waiting(&server, 6, &batch("test"));
     let (mut other, started) = (server.connect(), Instant::now());
-    // The first ones wait until the threads are known to hang, which takes longer than a batch may by default.
+    // The first batches wait until the threads are known to hang, which takes longer than a batch may take by
+    // default.
     let patient = Message { transaction_ttl: 10_000, ..batch("bar") };
     for _ in 0..10 {
         assert_eq!(run(&mut other, &patient), (ROWS, result::OK));
     }
     assert!(started.elapsed() < SOON, "{:?}", started.elapsed());
     server.await_log("the disk does not answer");
-    // Later ones hold no thread, and end at their deadline.
+    // Later batches hold no thread, and end at their deadline.
     let late = Message { transaction_ttl: 2_000, ..batch("test") };
     let late = waiting(&server, 6, &late);
     let started = Instant::now();
@@ -141,7 +144,7 @@ fn batches_of_other_namespaces_go_on() {
     assert_eq!(run(&mut other, &batch("bar")), (ROWS, result::OK));
     server.release(READ);
     for mut client in stuck {
-        // Rows after one that took so long are overdue.
+        // Rows after a row that took so long are overdue.
         let (records, last) = take_answer(&mut client);
         assert!(matches!(last, result::OK | result::TIMEOUT), "{records} records, result {last}");
     }
@@ -159,14 +162,14 @@ fn queries_of_other_namespaces_go_on() {
     server.await_log("the disk does not answer");
     let started = Instant::now();
     for _ in 0..5 {
-        // Other queries get a thread only once the hanging threads are detected.
+        // Other queries get a thread only when the server has detected the hanging threads.
         let mut last = (0, 0);
         while last != (KEYS, result::OK) {
             assert!(started.elapsed() < SOON, "{last:?}");
             last = scan(&server, "bar");
         }
     }
-    // Further scans of the disk get no thread, and others still do.
+    // Further scans of the disk get no thread, while other scans do.
     for mut client in waiting(&server, 8, &scan_of("test")) {
         assert_eq!(scanned(&mut client), (0, result::FORBIDDEN));
     }
@@ -182,7 +185,7 @@ fn queries_of_other_namespaces_go_on() {
     assert!(complete > 0, "a query that waited has found everything");
 }
 
-/// A record is read from the disk without its lock: a write of it need not wait for that.
+/// A record is read from the disk without its lock, so a write of it does not wait for the read.
 #[test]
 fn writers_of_records_that_are_being_read_go_on() {
     if !can_stall() {
@@ -190,7 +193,7 @@ fn writers_of_records_that_are_being_read_go_on() {
     }
     let server = start();
     let mut stuck = waiting(&server, 3, &scan_of("test"));
-    // They hang at the disk by then.
+    // By then the reads hang.
     server.await_log("the disk does not answer");
     let (mut client, started) = (server.connect(), Instant::now());
     for key in 0..KEYS {

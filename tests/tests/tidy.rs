@@ -1,8 +1,8 @@
 //! House rules that the compiler does not check: heads of files, their length, direction of imports, banned
 //! words.
 //!
-//! Lists of exceptions are ratchets: they hold today's measure and fail when it grows or could be tightened,
-//! so that they only shrink.
+//! Lists of exceptions are ratchets: they state the present measure, and fail when it grows or when they
+//! could be tightened, so that they only shrink.
 #![expect(clippy::unwrap_used, reason = "a test")]
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -12,19 +12,20 @@ use std::path::{Path, PathBuf};
 #[path = "tidy/circles.rs"]
 mod circles;
 
-/// Largest number of lines of a file outside of test modules. The aim is half of it.
+/// Largest number of lines in a file, without its test modules. The aim is half of it.
 const FILE_LINES_MAX: usize = 1200;
-/// The test's output names files above this length, to be split when next changed.
+/// Files above this length are listed in the test's output. They should be split when next changed.
 const FILE_LINES_AIM: usize = 600;
 /// Longer files, with their length.
 const LONG_FILES: &[(&str, usize)] = &[];
 
-/// Largest number of lines of a function, including its signature and closing brace.
+/// Largest number of lines in a function, including its signature and closing brace.
 const FUNCTION_LINES_MAX: usize = 100;
 /// Longer functions, with their length.
 const LONG_FUNCTIONS: &[(&str, &str, usize)] = &[];
 
-/// The crates, and the crates of ours that each may use. The tests know the server only from outside.
+/// The crates of the project, and the crates of the project that each may use. The tests know the server only
+/// from outside.
 const CRATES: &[(&str, &[&str])] = &[
     ("cf", &[]),
     ("as/proto", &["cf"]),
@@ -54,7 +55,7 @@ const LAYERS: &[&[&str]] = &[
     &["query"],
     &["service"],
     &["health"],
-    // The parts of the whole server, then the modules that report about it.
+    // These are the parts of the whole server; above them are the modules that report about it.
     &["node"],
     &["ticker", "info"],
     &["exporter"],
@@ -108,7 +109,7 @@ const SHARED_NAMES: &[(&str, &str)] = &[
     ("Request", "requests of two protocols, for records and for access control"),
 ];
 
-/// Banned words: open points belong in the tracker, and paths of one machine nowhere.
+/// Banned words. Open points belong in the tracker, and paths of one machine nowhere.
 const BANNED: &[(&str, &str)] = &[
     (concat!("TO", "DO"), "finish it, or open an issue"),
     (concat!("FIX", "ME"), "finish it, or open an issue"),
@@ -314,7 +315,8 @@ fn every_source_file_is_compiled() {
         if is_root {
             continue;
         }
-        // `a/b.rs` is declared in `a/mod.rs`, `a.rs` or the crate's root; `a/mod.rs` one folder higher.
+        // `a/b.rs` is declared in `a/mod.rs`, in `a.rs` or in the crate's root; `a/mod.rs` is declared one
+        // folder higher.
         let (folder, module) = match name {
             "mod.rs" => folder.rsplit_once('/').unwrap_or(("", folder)),
             _ => (folder, name.trim_end_matches(".rs")),
@@ -331,9 +333,9 @@ fn every_source_file_is_compiled() {
     none(&wrong);
 }
 
-/// A source file of ours.
+/// A source file of the project.
 struct RustFile {
-    /// Relative to the workspace.
+    /// Path relative to the workspace.
     path: String,
     text: String,
 }
@@ -345,7 +347,7 @@ impl RustFile {
         Some(path.split('/').next()?.trim_end_matches(".rs").to_owned())
     }
 
-    /// The text before the test module, which is by convention the last; nothing for a file of tests.
+    /// The text before the test module, which by convention is the last one. Empty for a file of tests.
     fn production(&self) -> &str {
         if self.path.ends_with("/tests.rs") || self.path.contains("/tests/") && !self.path.contains("/src/") {
             return "";
@@ -367,7 +369,7 @@ fn rust_files() -> Vec<RustFile> {
     sources.map(|path| RustFile { text: fs::read_to_string(root().join(&path)).unwrap(), path }).collect()
 }
 
-/// All files except built ones, relative to the workspace, sorted.
+/// All files except built ones, relative to the workspace and sorted.
 fn project_files() -> Vec<String> {
     let mut folders = vec![PathBuf::new()];
     let mut files = Vec::new();
@@ -391,7 +393,7 @@ fn project_files() -> Vec<String> {
     files
 }
 
-/// Fails with all lines if there are any.
+/// Fails if there are lines, and prints them.
 fn none(wrong: &[String]) {
     assert!(wrong.is_empty(), "\n{}", wrong.join("\n"));
 }
@@ -408,7 +410,7 @@ fn ratchet(found: &BTreeMap<String, usize>, listed: &BTreeMap<String, usize>, ma
     }
 }
 
-/// Functions and their lengths, found by rustfmt's indentation.
+/// Functions and their lengths. rustfmt's indentation marks their ends.
 fn functions(text: &str) -> Vec<(String, usize)> {
     let lines: Vec<&str> = text.lines().collect();
     let mut found = Vec::new();
@@ -463,7 +465,7 @@ fn crate_paths(text: &str) -> BTreeSet<String> {
     names
 }
 
-/// The types that `code` makes visible to all of its crate or to others.
+/// The types that `code` makes visible in its whole crate or to other crates.
 fn visible_types(code: &str) -> Vec<String> {
     let visible = code.lines().filter_map(|line| {
         let line = line.trim_start();
@@ -480,7 +482,7 @@ fn identifier(text: &str) -> String {
     text.chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect()
 }
 
-/// The text without comments and single-line strings, good enough for a search of words.
+/// The text without comments and single-line strings. It is good enough for a search for words.
 fn code(text: &str) -> String {
     let mut out = String::new();
     for line in text.lines() {
@@ -500,7 +502,7 @@ fn code(text: &str) -> String {
     out
 }
 
-/// Whether `word` occurs as a whole, without a letter, digit or underscore next to it.
+/// Whether `word` occurs as a whole word, without a letter, digit or underscore next to it.
 fn has_word(text: &str, word: &str) -> bool {
     let inner = |c: char| c.is_alphanumeric() || c == '_';
     text.match_indices(word).any(|(at, _)| {

@@ -1,5 +1,5 @@
-//! TLS: both kinds of port side by side, accepted certificates, hostile clients, and certificates that change while
-//! clients work.
+//! TLS: ports with and without TLS side by side, accepted certificates, hostile clients, and certificates
+//! that change while clients work.
 #![expect(clippy::unwrap_used, reason = "a test")]
 
 use std::fs;
@@ -26,7 +26,7 @@ use rustls::version;
 use rustls::{ClientConfig, HandshakeKind};
 use tempfile::TempDir;
 
-/// More time than the server gives a handshake.
+/// A longer time than the server gives a handshake.
 const HANDSHAKE_CUT_OFF: Duration = Duration::from_secs(20);
 
 /// An authority, and a server with its certificate for `node.test`.
@@ -37,7 +37,7 @@ struct Setup {
 }
 
 impl Setup {
-    /// `service` and `tls` are lines for the contexts of these names.
+    /// Starts a server. `service` and `tls` are lines for the contexts of these names.
     fn start(service: &str, tls: &str) -> Setup {
         let folder = tempfile::tempdir().unwrap();
         let authority = Authority::new("tests");
@@ -106,12 +106,12 @@ fn both_ports_serve_side_by_side() {
         assert!(client.info_value("get-config:context=network").unwrap().contains("service.tls-name=node;"));
     }
     await_figures(&mut clear, "statistics", |now| now["tls_handshakes"] == 2);
-    // A server whose certificate has another name, or another authority.
+    // The server's certificate has another name or another authority.
     let config = setup.authority.client(None);
     assert!(connect(&config, setup.address(), "other.test").is_err());
     assert!(setup.connect(&Authority::new("others").client(None)).is_err());
     await_figures(&mut clear, "statistics", |now| now["client_connections"] == 1);
-    // A client may use the wrong port; the server closes the connection.
+    // A client may use the wrong port. The server then closes the connection.
     let wrong = TcpStream::connect(setup.server.address()).unwrap();
     send_anyway(&wrong, &client_hello(&config));
     assert!(ends_within(&wrong, HANDSHAKE_CUT_OFF));
@@ -127,7 +127,7 @@ fn a_server_may_have_a_port_with_tls_only() {
     authority.write_files(folder.path(), &authority.issue(Wish::named("node.test")));
     fs::write(folder.path().join("blacklist"), "").unwrap();
     let config = config(&folder, "tls-authenticate-client false", "");
-    // The client port shows the start: the admin port is another one.
+    // The client port shows that the server has started, because the admin port is another one.
     let port = free_port();
     let config = config.replace("port 0\n        tls-port 0", &format!("tls-port {port}"));
     let path = folder.path().join("asd.conf");
@@ -163,7 +163,7 @@ fn large_replies_and_many_requests_at_once() {
         put(&mut client, &format!("large {n}"), 100_000);
     }
     assert_eq!(client.scan("test").unwrap().len(), 100);
-    // More than any socket holds, to a client that reads only after it has sent everything.
+    // The replies are more than any socket holds. The client reads only after it has sent everything.
     let get = Message::get("large 7").encode();
     let many: Vec<u8> = (0..2_000).flat_map(|_| get.iter().copied()).collect();
     thread::scope(|scope| {
@@ -182,7 +182,7 @@ fn large_replies_and_many_requests_at_once() {
     let rows = client.take_rows().unwrap();
     assert_eq!(rows.len(), 1_500);
     assert!(rows.iter().all(|row| row.operations[0].value.len() == 100_000));
-    // A request larger than all buffers, with small ones after it.
+    // One request is larger than all buffers, and small ones follow it.
     let large = Message::put("very large", vec![3; 900_000]).encode();
     let behind = Message::get("very large").encode();
     client.send(&[large, behind.clone(), behind].concat()).unwrap();
@@ -208,7 +208,7 @@ fn a_client_that_reads_nothing_takes_little_memory() {
     }
     let kept = setup.server.resident_megabytes().unwrap().saturating_sub(before);
     assert!(kept < 200, "{kept} MB more");
-    // They get everything when they read.
+    // These clients get everything when they read.
     for one in silent.iter_mut().take(3) {
         for _ in 0..64 {
             assert_eq!(one.receive_message().unwrap().operations[0].value.len(), 1_000_000);
@@ -218,7 +218,7 @@ fn a_client_that_reads_nothing_takes_little_memory() {
 
 #[test]
 fn clients_without_a_good_certificate_do_not_get_in() {
-    // The configuration does not mention clients, so a certificate is required.
+    // The configuration says nothing about clients, so a certificate is required.
     let mut setup = Setup::start("", "protocols TLSv1.2,TLSv1.3");
     setup.server.allow("TLS handshake with");
     let good = setup.authority.issue(Wish::named("alice"));
@@ -227,7 +227,7 @@ fn clients_without_a_good_certificate_do_not_get_in() {
     assert!(!setup.serves(Some(&Authority::new("others").issue(Wish::named("alice")))));
     let expired = Wish { is_expired: true, ..Wish::named("alice") };
     assert!(!setup.serves(Some(&setup.authority.issue(expired))));
-    // On the blacklist from the next reading on.
+    // The certificate is on the blacklist when the files are read the next time.
     let stolen = setup.authority.issue(Wish { serial: 0xAB_CDEF, ..Wish::named("alice") });
     assert!(setup.serves(Some(&stolen)));
     fs::write(setup.folder.path().join("blacklist"), "00abcdef # lost\n").unwrap();
@@ -249,7 +249,7 @@ fn clients_must_have_one_of_the_names() {
 }
 
 #[test]
-fn hostile_handshakes_are_cut_off_and_hold_nobody_up() {
+fn hostile_handshakes_are_cut_off_and_delay_no_others() {
     let mut setup = without_client_certificates();
     setup.server.allow("TLS handshake with");
     let hello = client_hello(&setup.authority.client(None));
@@ -260,23 +260,23 @@ fn hostile_handshakes_are_cut_off_and_hold_nobody_up() {
         socket
     };
     let before = setup.server.resident_megabytes().unwrap();
-    // Bytes that are not TLS, too long, or against the protocol are refused at once.
+    // Bytes that are not TLS, are too long, or violate the protocol are refused at once.
     let mut changed = hello.clone();
     changed[5] = 99;
     let refused: [Vec<u8>; 6] = [
         vec![0xA5; 5_000],
         Message::get("x").encode(),
         [&[0x16, 3, 3, 0xFF, 0xFF][..], &[0; 70_000]].concat(),
-        // Data before any key.
+        // This is data before any key.
         [&[0x17, 3, 3, 0, 16][..], &[0; 16]].concat(),
         changed,
-        // Pieces of an endless message.
+        // These are pieces of an endless message.
         [&[0x16, 3, 3, 0x40, 0, 1, 0xFF, 0xFF, 0xFF][..], &vec![0; 100_000]].concat(),
     ];
     for (n, bytes) in refused.iter().enumerate() {
         assert!(ends_within(&send(bytes), Duration::from_secs(4)), "number {n} is not refused");
     }
-    // A handshake that stops in the middle is closed when its time is over.
+    // A connection whose handshake stops in the middle is closed when its time is over.
     let mut half_open: Vec<TcpStream> = (0..300).map(|n| send(&hello[..n % hello.len()])).collect();
     half_open.push(send(&hello));
     let dripping = TcpStream::connect(address).unwrap();
@@ -300,7 +300,7 @@ fn hostile_handshakes_are_cut_off_and_hold_nobody_up() {
         is_over.store(true, Ordering::Relaxed);
     });
     assert!(half_open.iter().all(|socket| ends_within(socket, HANDSHAKE_CUT_OFF)));
-    // The same after a handshake.
+    // The same bytes are sent after a handshake.
     let client = setup.client();
     send_anyway(client.socket(), &[&[0x17, 3, 3, 0, 64][..], &[0; 64]].concat());
     assert!(ends_within(client.socket(), HANDSHAKE_CUT_OFF), "a forged record");
@@ -317,7 +317,7 @@ fn hostile_handshakes_are_cut_off_and_hold_nobody_up() {
 }
 
 #[test]
-fn a_storm_of_handshakes_holds_nobody_up() {
+fn a_storm_of_handshakes_delays_no_others() {
     let setup = without_client_certificates();
     let config = setup.authority.client(None);
     let (slowest, is_over) = (AtomicU64::new(0), AtomicBool::new(false));
@@ -332,7 +332,7 @@ fn a_storm_of_handshakes_holds_nobody_up() {
                 slowest.fetch_max(started.elapsed().as_millis() as u64, Ordering::Relaxed);
             }
         });
-        // All hellos at once: the server computes keys for each.
+        // All hellos are sent at once. The server computes keys for each.
         let hello = client_hello(&config);
         let storm: Vec<TcpStream> = (0..1_000)
             .map(|_| {
@@ -390,13 +390,13 @@ fn certificates_change_under_load_and_no_connection_is_lost() {
 /// Whether a new connection resumes an earlier session.
 fn is_resumed(setup: &Setup, config: &Arc<ClientConfig>) -> io::Result<bool> {
     let mut client = setup.connect(config)?;
-    // The ticket arrives with the first answer, or before it.
+    // The ticket arrives with the first answer or before it.
     assert_eq!(client.ask(&Message::get("none"))?.result, result::NOT_FOUND);
     Ok(client.channel().conn.handshake_kind() == Some(HandshakeKind::Resumed))
 }
 
 #[test]
-fn sessions_are_resumed_until_certificates_are_read_anew() {
+fn sessions_are_resumed_until_certificates_are_reloaded() {
     let mut setup = Setup::start("tls-authenticate-client any", "protocols TLSv1.2,TLSv1.3");
     setup.server.allow("TLS handshake with");
     let identity = setup.authority.issue(Wish { serial: 0xbad, ..Wish::named("client.test") });
@@ -407,14 +407,14 @@ fn sessions_are_resumed_until_certificates_are_read_anew() {
         assert!(is_resumed(&setup, config).unwrap());
         assert!(is_resumed(&setup, config).unwrap());
     }
-    // The keys of tickets are new then.
+    // After this, the keys of tickets are new.
     setup.server.signal(Signal::SIGHUP);
     setup.server.await_log("certificates are read anew");
     for config in &configs {
         assert!(!is_resumed(&setup, config).unwrap());
         assert!(is_resumed(&setup, config).unwrap());
     }
-    // A certificate that is no longer accepted cannot connect by its session.
+    // A client whose certificate is no longer accepted cannot connect by resuming its session.
     fs::write(setup.folder.path().join("blacklist"), "BAD\n").unwrap();
     let lines = setup.server.log().matches("certificates are read anew").count();
     setup.server.signal(Signal::SIGHUP);
@@ -440,7 +440,7 @@ fn changed_files_are_noticed() {
 }
 
 #[test]
-fn clients_that_go_in_the_middle_leave_nothing() {
+fn clients_that_disconnect_in_the_middle_leave_nothing() {
     let mut setup = without_client_certificates();
     let mut client = setup.client();
     put(&mut client, "large", 500_000);
@@ -526,7 +526,7 @@ fn a_certificate_logs_its_user_in() {
     assert_eq!(result, 0);
     put(&mut alice, "key", 10);
     let token = fields.iter().find(|(id, _)| *id == field::SESSION_TOKEN).unwrap().1.clone();
-    // Further connections use only the token, which is valid for the certificate's user.
+    // Further connections use only the token, which is for the certificate's user.
     let by_token: [Field<'_>; 1] = [(field::SESSION_TOKEN, &token)];
     let mut second = connect("alice");
     assert_eq!(result_of(&mut second, command::AUTHENTICATE, &by_token), 0);
@@ -534,7 +534,7 @@ fn a_certificate_logs_its_user_in() {
     let mut bob = connect("bob");
     assert_eq!(result_of(&mut bob, command::AUTHENTICATE, &by_token), 65, "a token of somebody else");
     assert_eq!(result_of(&mut bob, command::LOGIN, &[]), 60, "no such user");
-    // Without a certificate there is no user, and the user has no password.
+    // Without a certificate there is no user name, and the user has no password.
     assert_eq!(result_of(&mut server.connect(), command::LOGIN, &[]), 65);
     assert_eq!(security::login(&mut server.connect(), "alice", NO_PASSWORD).0, 65);
 }

@@ -1,4 +1,5 @@
-//! Ten thousand connections with unfinished TLS handshakes: they cost little memory, delay nobody, and are cut off.
+//! Ten thousand connections with unfinished TLS handshakes: they cost little memory, delay no other client,
+//! and are disconnected.
 
 use std::fs;
 use std::net::TcpStream;
@@ -14,9 +15,9 @@ use ferrospike_tests::wire::{Message, result};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
 const HALF_OPEN: usize = 10_000;
-/// Most memory for each of them, in bytes.
+/// Maximum memory for each of them, in bytes.
 const SIZE_MAX: u64 = 24 << 10;
-/// Longest time of a neighbour's request, on a machine with other work.
+/// Longest time for another client's request, on a machine with other work.
 const SLOWEST: Duration = Duration::from_secs(2);
 
 const CONFIG: &str = "
@@ -50,7 +51,7 @@ network {
 ";
 
 #[test]
-fn ten_thousand_half_open_handshakes_hold_up_nobody() {
+fn ten_thousand_half_open_handshakes_delay_no_others() {
     let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
     assert!(hard > 15_100, "the hard limit of open files ({hard}) is too low for this test and its server");
     let folder = tempfile::tempdir().unwrap();
@@ -86,7 +87,7 @@ fn ten_thousand_half_open_handshakes_hold_up_nobody() {
             }
             count
         });
-        // Each stops at another byte, a tenth of them after a whole hello.
+        // Each stops after a different number of bytes, a tenth of them after a whole hello.
         let half_open: Vec<TcpStream> = (0..HALF_OPEN)
             .map(|number| {
                 let socket = TcpStream::connect(address).unwrap();

@@ -1,5 +1,5 @@
-//! Truncation: records last updated before the moment are gone at once for every kind of reader and stay gone,
-//! also over a restart and a crash at any time; newer ones are unaffected.
+//! Truncation: records that were last updated before the moment disappear at once for every kind of reader
+//! and do not come back, not even after a restart or a crash at any time. Newer records are not affected.
 #![expect(clippy::unwrap_used, reason = "a test")]
 
 use std::fs;
@@ -15,7 +15,7 @@ use ferrospike_tests::server::{Server, stored_config_with, usual_config};
 use ferrospike_tests::wire::{Message, Operation, field, info1, info2, operation, result};
 
 const PATIENCE: Duration = Duration::from_secs(60);
-/// Thresholds spare records of their own millisecond.
+/// Thresholds do not remove records of their own millisecond.
 const NEXT_MILLISECOND: Duration = Duration::from_millis(3);
 /// Bit of `info2`.
 const CREATE_ONLY: u8 = 0x20;
@@ -87,7 +87,7 @@ fn unix_nanos() -> u128 {
 }
 
 #[test]
-fn a_set_is_gone_at_once_for_every_reader() {
+fn a_set_disappears_at_once_for_every_reader() {
     let server = Server::start(&usual_config());
     let mut client = server.connect();
     let client = &mut client;
@@ -114,7 +114,7 @@ fn a_set_is_gone_at_once_for_every_reader() {
     let update_only = Message { info2: info2::WRITE, info3: 8, ..request("rig", 7) }
         .with_operation(Operation::integer(operation::WRITE, "b", 5));
     assert_eq!(client.ask(&update_only).unwrap().result, result::NOT_FOUND);
-    // They can be created anew.
+    // The records can be created again.
     let create = Message { info2: info2::WRITE | CREATE_ONLY, ..write("rig", 8, 9) };
     assert_eq!(client.ask(&create).unwrap().result, result::OK);
     put(client, "rig", 9, 9);
@@ -198,7 +198,7 @@ fn a_time_separates_old_records_from_new_ones() {
 }
 
 #[test]
-fn what_is_wrong_is_refused() {
+fn wrong_parameters_are_refused() {
     let mut server = Server::start(&usual_config());
     server.allow("' answered with ERROR:");
     let mut client = server.connect();
@@ -227,7 +227,7 @@ fn what_is_wrong_is_refused() {
     let shown = ask(&mut client, "smd-show:module=truncate");
     assert!(shown.starts_with("test|s=1;nope|s=") && shown.contains(";test|nope="), "{shown}");
     server.await_log("{test|nope} truncate for nonexistent set");
-    // The truncation does not apply to a set created later.
+    // The truncation does not apply to a set that is created later.
     put(&mut client, "nope", 1, 1);
     assert_eq!(figure(&mut client, "nope", "truncate_lut"), "0");
 }
@@ -239,7 +239,7 @@ fn on_disk(data: &Path, lines: &[&str]) -> String {
 }
 
 #[test]
-fn what_is_truncated_stays_gone_over_a_restart() {
+fn truncated_records_do_not_return_after_a_restart() {
     let data = fast_folder(128 << 20);
     let mut server = Server::start(&on_disk(data.path(), &["nsup-period 1"]));
     for kills in [false, true, false, true] {
@@ -279,7 +279,7 @@ fn what_is_truncated_stays_gone_over_a_restart() {
             ("1".to_owned(), "1".to_owned())
         );
         assert_ne!(figure(client, "s", "truncate_lut"), "0");
-        // Records that came back from the disk are for the next round.
+        // Records that came back from the disk are truncated in the next round.
         assert_eq!(ask(client, "truncate-undo:namespace=test;set=t"), "ok");
         assert_eq!(get(client, "t", 1000).map(|found| found.1), Some(2));
     }
@@ -307,10 +307,10 @@ fn memory_without_files_keeps_the_threshold() {
     assert_eq!(get(&mut client, "s", 1), Some((1, 1)));
 }
 
-/// Writers continue while sets are truncated and the server is killed. A write acknowledged before an
-/// acknowledged truncation never comes back.
+/// Writers continue while sets are truncated and the server is killed. A write that was acknowledged before
+/// an acknowledged truncation never comes back.
 #[test]
-fn kills_during_truncation_bring_nothing_back() {
+fn kills_during_truncation_bring_no_record_back() {
     let data = fast_folder(128 << 20);
     let config =
         on_disk(data.path(), &[]).replace("filesize 128M", "filesize 128M\n        commit-to-device true");
@@ -348,7 +348,7 @@ fn kills_during_truncation_bring_nothing_back() {
         }
         assert!(found > 0, "round {round}: nothing is left to look at");
         for (number, set) in sets.iter().enumerate() {
-            // Existing records have survived all truncations; one more is known to be the last.
+            // Existing records have survived all truncations. One more value may have been written last.
             set.truncated.store(set.acknowledged.fetch_add(2, Relaxed) + 1, Relaxed);
             truncate(&mut client, &format!("s{number}"));
         }
@@ -357,7 +357,7 @@ fn kills_during_truncation_bring_nothing_back() {
 
 const KEYS: u32 = 200;
 
-/// A set with one writer, whose values increase.
+/// A set with one writer. Its values increase.
 #[derive(Default)]
 struct OneSet {
     /// The last acknowledged value.
@@ -367,7 +367,7 @@ struct OneSet {
 }
 
 impl OneSet {
-    /// Writes records until the server is gone.
+    /// Writes records until the server has ended.
     fn write(&self, address: SocketAddr, number: usize) {
         let mut client = Client::connect(address).unwrap();
         for key in (0..KEYS).cycle() {
@@ -379,7 +379,7 @@ impl OneSet {
     }
 }
 
-/// Truncates one set after the other until the server is gone.
+/// Truncates one set after another until the server has ended.
 fn truncate_on(address: SocketAddr, sets: &[OneSet]) {
     let mut client = Client::connect(address).unwrap();
     for (number, set) in sets.iter().enumerate().cycle() {
@@ -394,7 +394,7 @@ fn truncate_on(address: SocketAddr, sets: &[OneSet]) {
     }
 }
 
-/// A failed thread restarts after a tenth of a second; until then the walk must be reported as open.
+/// A thread that failed restarts after a tenth of a second. Until then the walk must be reported as open.
 #[test]
 fn a_walk_that_fails_begins_again() {
     let mut server = Server::start_with_faults(&usual_config());
@@ -424,7 +424,7 @@ fn a_walk_that_fails_begins_again() {
     }
 }
 
-/// Truncations of many sets one after the other share walks and threads.
+/// Truncations of many sets, one after another, share walks and threads.
 #[test]
 fn many_truncations_end_soon() {
     let server = Server::start(&usual_config());

@@ -1,5 +1,5 @@
-//! User-defined functions: modules are registered, listed and kept; functions work on records, alone and in batches;
-//! hostile programs harm nobody.
+//! User-defined functions: modules are registered, listed and kept; functions run on records, alone and in
+//! batches; hostile programs harm no other client.
 #![expect(clippy::unwrap_used, reason = "a test")]
 
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
@@ -174,9 +174,10 @@ fn a_function_reads_and_changes_its_record() {
     assert_eq!(client.ask(&parameter).unwrap().result, result::PARAMETER);
 }
 
-/// A list or map keeps its description in the bin or from the client, also inside of other lists: it is sorted when it
-/// is stored again, whatever the function did to it. A copy is new. Lists go to the client in Lua's order. The fields
-/// are the bin, its value, the function and its arguments, the client's answer and the stored value.
+/// A list or map keeps its description in the bin or from the client, also inside other lists: when it is
+/// stored again it is sorted, whatever the function did to it. A copy is new. Lists go to the client in Lua's
+/// order. The fields are the bin, its value, the function and its arguments, the client's answer and the
+/// stored value.
 type OrderCase = (&'static str, Vec<u8>, &'static str, Vec<u8>, Vec<u8>, Vec<u8>);
 
 #[test]
@@ -239,12 +240,12 @@ fn lists_and_maps_keep_their_order() {
 /// A batch with one row for each call.
 fn batch(rows: &[(&str, &str)]) -> Message {
     let mut value = (rows.len() as u32).to_be_bytes().to_vec();
-    // Every row is answered.
+    // The flag makes the server answer every row.
     value.push(4);
     for (row, (key, function)) in (0u32..).zip(rows) {
         value.extend(row.to_be_bytes());
         value.extend(digest("rig", key));
-        // With all three bytes of flags, 5 fields and no operation.
+        // The row has all three bytes of flags, 5 fields and no operation.
         value.extend([2 | 8, 0, info2::WRITE, 0]);
         value.extend(0u32.to_be_bytes());
         value.extend([0, 5, 0, 0]);
@@ -286,7 +287,7 @@ fn functions_are_rows_of_batches() {
     assert_eq!(run(&mut client, &filtered).0, 1);
     let moved = ["batch_sub_udf_complete", "batch_sub_lang_write_success", "batch_sub_udf_filtered_out"];
     expect_moved(&mut client, &before, &moved);
-    // Rows of one record, one after the other, among others.
+    // Rows of one record, one after another, are between rows of other records.
     let rows: Vec<(&str, &str)> = (0..300).map(|row| (if row % 3 == 0 { "c" } else { "d" }, "add")).collect();
     assert_eq!(run(&mut client, &batch(&rows)), (300, result::OK));
     assert_eq!(client.ask(&Message::get("c")).unwrap().bin("n"), Some(&500i64.to_be_bytes()[..]));
@@ -378,7 +379,7 @@ fn calls_that_are_filtered_out_aborted_or_late_are_counted() {
         assert_eq!(client.ask(&add(&format!("k{key}"))).unwrap().result, result::OK);
     }
     let get = background("get", &[0x91, 0xa2, 3, b'n']);
-    // All records have 5, and the query is for records with 7.
+    // All records have 5. The query is for records with 7.
     let filter = [0x93, 0x01, 0x93, 0x51, 0x02, 0xa1, b'n', 7];
     let filtered = get.clone().with_field(field::FILTER_EXPRESSION, &filter);
     assert_eq!(run(&mut client, &filtered), (0, result::OK));
@@ -389,7 +390,7 @@ fn calls_that_are_filtered_out_aborted_or_late_are_counted() {
     while client.info_value("sindex-list").unwrap().contains(":state=WO") {
         assert!(start.elapsed() < Duration::from_secs(30), "still being filled");
     }
-    // Ten records a second: each would take two seconds.
+    // At ten records per second, each query would take two seconds.
     let slow = get.with_field(RECORDS_PER_SECOND, &10u32.to_be_bytes());
     let by_index = slow.clone().with_field(field::INDEX_RANGE, &integer_range("n", 0, 9));
     for (query, counter) in [(slow, "pi_query_udf_bg_abort"), (by_index, "si_query_udf_bg_abort")] {
@@ -397,11 +398,11 @@ fn calls_that_are_filtered_out_aborted_or_late_are_counted() {
         assert_eq!(client.info_value("query-abort-all").unwrap(), "number-of-queries-killed:1");
         await_figures(&mut client, "namespace/test", |now| now[counter] == 1);
     }
-    // A value that takes longer to be stored than the call may, whatever the function does after that.
+    // Storing the value takes longer than the call may take, whatever the function does afterwards.
     for function in ["vast", "vast_and_more"] {
         let before = figures(&mut client, "namespace/test")["client_udf_timeout"];
         let late = Message { transaction_ttl: 300, ..call("late", function, &[0x90]) };
-        // On a busy machine the time may be over before the function has got as far as that.
+        // On a busy machine the time may be over before the function has come that far.
         let is_late = || match client.ask(&late).unwrap() {
             answer if answer.result == result::TIMEOUT => true,
             answer => {
@@ -414,7 +415,7 @@ fn calls_that_are_filtered_out_aborted_or_late_are_counted() {
     }
 }
 
-/// Calls on one record from several connections, with writes beside them, lose nothing.
+/// Calls on one record from several connections, with concurrent writes, lose no change.
 #[test]
 fn calls_on_one_record_add_up() {
     let (server, mut client) = start();
@@ -505,7 +506,8 @@ fn harm_in_lua_is_an_error_for_its_caller_alone() {
                 while !is_done.load(Relaxed) {
                     let request = Message { transaction_ttl: 300, ..call("hostile", function, &[0x90]) };
                     let answer = client.ask(&request).unwrap();
-                    // The module's calls share four threads once one has used up its time: the fifth may wait for too long.
+                    // The module's calls share four threads after one has used up its time, so the fifth may
+                    // wait too long.
                     if answer.result != result::TIMEOUT {
                         assert_eq!(answer.result, result::UDF_EXECUTION, "{function}");
                         assert!(!answer.bin("FAILURE").unwrap().is_empty());

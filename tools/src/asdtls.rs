@@ -64,7 +64,7 @@ pub fn command() -> clap::Command {
     Options::command()
 }
 
-/// Runs as `options` say.
+/// Runs with `options`.
 ///
 /// # Errors
 /// Only when `out` or `errors` cannot be written.
@@ -85,7 +85,8 @@ pub fn run(options: &Options, out: &mut impl Write, errors: &mut impl Write) -> 
 fn make(options: &Options) -> Result<String, String> {
     let folder = options.dir.as_path();
     fs::create_dir_all(folder).map_err(|error| format!("{}: {error}", folder.display()))?;
-    // A server that was started elsewhere finds the files by the lines that are printed.
+    // The paths are absolute, so that a server that is started in another folder finds the files by the
+    // printed lines.
     let folder = &fs::canonicalize(folder).map_err(|error| format!("{}: {error}", folder.display()))?;
     match &options.wish {
         Wish::Ca => {
@@ -94,7 +95,7 @@ fn make(options: &Options) -> Result<String, String> {
         }
         Wish::Node { name, others } => {
             let names = [std::slice::from_ref(name), others.as_slice()].concat();
-            // A node is also a client of other nodes.
+            // A node also connects to other nodes as a client.
             let uses = [ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
             issue(folder, name, names, &uses, options.days)?;
             let (ca, certificate) = (path(folder, AUTHORITY), path(folder, name));
@@ -119,11 +120,11 @@ fn make(options: &Options) -> Result<String, String> {
     }
 }
 
-/// Makes a certificate for node `name`, and an authority if there is none; returns the paths of the authority's
-/// certificate, of the node's, and of its key.
+/// Makes a certificate for node `name`, and an authority if there is none. Returns the paths of the
+/// authority's certificate, of the node's certificate, and of its key.
 ///
 /// # Errors
-/// A sentence for the user.
+/// A sentence for the user with the reason.
 pub fn make_node(folder: &Path, name: &str) -> Result<[PathBuf; 3], String> {
     let uses = [ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
     issue(folder, name, vec![name.to_owned()], &uses, 1)?;
@@ -142,7 +143,7 @@ fn sentence(error: impl std::fmt::Display) -> String {
     error.to_string()
 }
 
-/// Writes a new file; a key is readable by its owner only.
+/// Writes a new file. Only its owner can read a key.
 fn write_new(path: &Path, text: &str, mode: u32) -> Result<(), String> {
     let file = OpenOptions::new().write(true).create_new(true).mode(mode).open(path);
     file.and_then(|mut file| file.write_all(text.as_bytes())).map_err(|error| match error.kind() {
@@ -158,7 +159,7 @@ fn write_both(folder: &Path, name: &str, certificate: &str, key: &KeyPair) -> Re
     write_new(&path(folder, name), certificate, 0o644)
 }
 
-/// Parameters of a certificate that is valid from now on, and on clocks a day behind.
+/// Parameters of a certificate that is valid from now on, also on a clock that is a day behind.
 fn parameters(names: Vec<String>, common_name: &str, days: u32) -> Result<CertificateParams, String> {
     let mut params = CertificateParams::new(names).map_err(sentence)?;
     let now = SystemTime::now().duration_since(UNIX_EPOCH).map_err(sentence)?;
@@ -180,7 +181,7 @@ fn authority_parameters(common_name: &str) -> Result<CertificateParams, String> 
 
 fn make_authority(folder: &Path) -> Result<Issuer<'static, KeyPair>, String> {
     let key = KeyPair::generate().map_err(sentence)?;
-    // Two authorities for two clusters must have different names.
+    // The authorities of two clusters must have different names.
     let mark: String = key.public_key_raw().iter().rev().take(4).map(|byte| format!("{byte:02x}")).collect();
     let params = authority_parameters(&format!("Private CA {mark}"))?;
     let certificate = params.self_signed(&key).map_err(sentence)?;
@@ -188,7 +189,7 @@ fn make_authority(folder: &Path) -> Result<Issuer<'static, KeyPair>, String> {
     Ok(Issuer::new(params, key))
 }
 
-/// The authority of a directory, created if there is none.
+/// The authority of a directory. It is created if there is none.
 fn authority(folder: &Path) -> Result<Issuer<'static, KeyPair>, String> {
     let (certificate_path, key_path) = (path(folder, AUTHORITY), key_path(folder, AUTHORITY));
     if !certificate_path.exists() && !key_path.exists() {

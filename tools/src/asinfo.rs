@@ -1,7 +1,8 @@
-//! `asinfo`: asks one server info commands and prints the answers.
+//! `asinfo`: sends info commands to one server and prints the answers.
 //!
-//! With `-v` it prints the bare value; without it, everything of the server's default list, numbered. The exit
-//! code is 1 when the server cannot be asked or refuses a command, 2 when the options are wrong.
+//! With `-v` it prints the bare value; without it, it prints the values of the server's default list,
+//! numbered. The exit code is 1 when the server cannot be reached or refuses a command, 2 when the options
+//! are wrong.
 
 use std::ffi::OsString;
 use std::io::{self, Write};
@@ -77,7 +78,7 @@ pub struct Options {
 /// Reads the command line and configuration files.
 ///
 /// # Errors
-/// Clap's error, which prints itself; also for help and version.
+/// The error of clap, which prints itself; also for help and version.
 pub fn parse_arguments(arguments: impl Iterator<Item = OsString>) -> Result<Options, clap::Error> {
     Options::try_parse_from(astools::with_files(&command(), arguments.collect())?)
 }
@@ -88,7 +89,7 @@ pub fn command() -> clap::Command {
     Options::command()
 }
 
-/// Runs as `options` say.
+/// Runs with `options`.
 ///
 /// # Errors
 /// Only when `out` cannot be written.
@@ -142,7 +143,7 @@ pub fn run(options: &Options, out: &mut impl Write, errors: &mut impl Write) -> 
     Ok(if is_refused { ExitCode::FAILURE } else { ExitCode::SUCCESS })
 }
 
-/// The commands of all `-v`, without quotes around them. `stats` is an old name of `statistics`.
+/// The commands of all `-v`, without surrounding quotes. `stats` is an old name of `statistics`.
 fn commands(values: &[String]) -> Vec<String> {
     let unquoted = |text: &str| text.trim().trim_matches(|c| c == '\'' || c == '"').to_owned();
     let commands = values.iter().flat_map(|value| value.split('\n')).map(unquoted);
@@ -172,7 +173,7 @@ fn print(
     out.flush()
 }
 
-/// `value` with a line for each part.
+/// `value` with each part on a line of its own.
 fn in_lines(value: &str) -> String {
     let separator = [';', ':', ','].into_iter().find(|separator| value.contains(*separator));
     separator.map_or_else(|| value.to_owned(), |separator| value.replace(separator, "\n"))
@@ -185,7 +186,7 @@ mod tests {
 
     use super::*;
 
-    /// Runs asinfo with `arguments` against a server that answers everything with `answer`.
+    /// Runs asinfo with `arguments` against a server whose answer is always `answer`.
     fn asinfo(arguments: &[&str], answer: &'static str) -> (ExitCode, String, String, Vec<u8>) {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let host = format!("-h{}", listener.local_addr().unwrap());

@@ -1,9 +1,9 @@
 //! `astools.conf`: options of the tools in a file, as the official tools read it.
 //!
-//! `/etc/aerospike/astools.conf` is read first, then `~/.aerospike/astools.conf`, then the file of `--config-file`; of
-//! each the section `[cluster]`, which all tools share, and the section with the tool's name. With `--instance NAME`
-//! these are `[cluster_NAME]` and `[asinfo_NAME]`. Later values override earlier ones, and the command line overrides
-//! all.
+//! `/etc/aerospike/astools.conf` is read first, then `~/.aerospike/astools.conf`, then the file of
+//! `--config-file`; each provides the section `[cluster]`, which all tools share, and the section with the
+//! tool's name. With `--instance NAME` these are `[cluster_NAME]` and `[asinfo_NAME]`. Later values override
+//! earlier ones, and the command line overrides all.
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -39,11 +39,11 @@ pub struct FileOptions {
     instance: Option<String>,
 }
 
-/// `arguments` with the options of configuration files before them. `command` has [`FileOptions`]; its name is the
-/// tool's.
+/// `arguments`, preceded by the options of configuration files. `command` includes [`FileOptions`]; its name
+/// is that of the tool.
 ///
 /// # Errors
-/// Clap's error for the command line, which prints itself, or for an invalid file.
+/// The error of clap for the command line or for an invalid file. It prints itself.
 pub fn with_files(command: &Command, arguments: Vec<OsString>) -> Result<Vec<OsString>, clap::Error> {
     let matches = command.clone().try_get_matches_from(&arguments)?;
     let refuse = |what| command.clone().error(ErrorKind::InvalidValue, what);
@@ -61,7 +61,7 @@ pub fn with_files(command: &Command, arguments: Vec<OsString>) -> Result<Vec<OsS
     Ok(all)
 }
 
-/// The files to read, in order, and whether a missing one is an error.
+/// The files to read, in order. The flag says whether a missing file is an error.
 fn files(matches: &ArgMatches) -> Vec<(PathBuf, bool)> {
     if matches.get_flag("no_config_file") {
         return Vec::new();
@@ -75,8 +75,8 @@ fn files(matches: &ArgMatches) -> Vec<(PathBuf, bool)> {
     files
 }
 
-/// Adds the options that the text of a file has for `command` to `found`. Skips options that the command line gives,
-/// and those in the shared section that this tool lacks.
+/// Adds the options for `command` in the text of a file to `found`. Skips options that the command line
+/// gives, and options of the shared section that this tool lacks.
 fn take_from(
     text: &str,
     command: &Command,
@@ -113,7 +113,7 @@ fn is_called(arg: &Arg, name: &str) -> bool {
     arg.get_long() == Some(&*name) || aliases.into_iter().any(|alias| alias == name)
 }
 
-/// The argument for `arg` with this value; the inner `None` for a switch that is off.
+/// The argument for `arg` with this value. The inner `None` is a switch that is off.
 #[expect(clippy::option_option, reason = "a switch that is off is no mistake")]
 fn argument(arg: &Arg, value: &Value) -> Option<Option<OsString>> {
     let long = arg.get_long()?;
@@ -140,7 +140,7 @@ mod tests {
     use super::*;
     use crate::{asbench, asinfo};
 
-    /// The options that `text` gives the tool, whose command line is `line`.
+    /// The options that the tool takes from `text`, if its command line is `line`.
     fn taken(command: &Command, line: &str, text: &str) -> Result<Vec<String>, String> {
         let words = std::iter::once(command.get_name()).chain(line.split_whitespace());
         let matches = command.clone().try_get_matches_from(words).unwrap();

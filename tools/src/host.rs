@@ -1,4 +1,4 @@
-//! The address of a server: the `-h` and `-p` of every tool.
+//! The address of a server, from the options `-h` and `-p` of every tool.
 
 use std::fmt;
 use std::io;
@@ -15,13 +15,13 @@ pub struct Host {
     pub name: String,
     /// TCP port of the service.
     pub port: u16,
-    /// The name in the server's certificate, if it is given.
+    /// The name in the server's certificate, if it was given.
     pub tls_name: Option<String>,
 }
 
 impl Host {
-    /// Parses `host[:tls-name][:port]`, or a comma-separated list of them, of which the first counts: the tools talk to
-    /// one node. An IPv6 address is in brackets when a port follows it.
+    /// Parses `host[:tls-name][:port]`, or a comma-separated list of them, of which the first is used because
+    /// the tools talk to one node. An IPv6 address with a port must be in brackets.
     ///
     /// # Errors
     /// A sentence for the user when `text` is invalid.
@@ -42,8 +42,8 @@ impl Host {
         Host::with_rest(name, rest, default_port).ok_or_else(|| bad_port(first))
     }
 
-    /// A host called `name` followed by `:port`, `:tls-name:port`, `:tls-name` or nothing; `None` when the last part is
-    /// no port.
+    /// The host called `name` with the rest of its text, `:port`, `:tls-name:port`, `:tls-name` or nothing.
+    /// `None` when the last part is not a port.
     fn with_rest(name: &str, rest: &str, default_port: u16) -> Option<Self> {
         let host = |port, tls_name: Option<&str>| Host {
             name: name.to_owned(),
@@ -62,14 +62,14 @@ impl Host {
         }
     }
 
-    /// The name in its certificate, unless an option overrides it.
+    /// The expected name in the host's certificate, unless an option overrides it.
     #[must_use]
     pub fn certificate_name(&self) -> &str {
         self.tls_name.as_deref().unwrap_or(&self.name)
     }
 
-    /// The first address of the host, IPv4 before IPv6 because servers listen on IPv4 by default. `localhost` is this
-    /// machine even if no file says so, as in a bare container.
+    /// The first address of the host. IPv4 comes before IPv6, because servers listen on IPv4 by default.
+    /// `localhost` is this machine even if no file says so, as in a bare container.
     ///
     /// # Errors
     /// When the name does not resolve.

@@ -1,4 +1,4 @@
-//! The client side of the info protocol: named questions, text answers.
+//! The client side of the info protocol: named requests, text answers.
 //!
 //! ```text
 //! header  u8 version = 2, u8 type = 1, u48 big-endian length of the body
@@ -17,10 +17,10 @@ pub const HEADER_SIZE: usize = 8;
 const PROTO_VERSION: u8 = 2;
 const PROTO_TYPE_INFO: u8 = 1;
 
-/// Largest answer the tools read, in bytes. The server itself limits bodies to this.
+/// Largest answer that the tools read, in bytes. It is the server's own limit.
 pub const BODY_SIZE_MAX: usize = 128 << 20;
 
-/// Why an info request has no answer.
+/// The reason why an info request has no answer.
 #[derive(Debug)]
 pub enum InfoError {
     /// The server could not be reached.
@@ -45,7 +45,8 @@ impl std::fmt::Display for InfoError {
     }
 }
 
-/// Asks `host` for `names` (none: the server's default list) and returns `(name, value)` in the server's order.
+/// Asks `host` for `names` and returns `(name, value)` in the server's order. No names mean the server's
+/// default list.
 ///
 /// # Errors
 /// See [`InfoError`]. A command that the server refuses is an answer, not an error.
@@ -60,10 +61,10 @@ pub fn ask(
     exchange(&mut stream, names, timeout)
 }
 
-/// The same on an open connection.
+/// As [`ask`], on an open connection.
 ///
 /// # Errors
-/// Same errors as [`ask`].
+/// Those of [`ask`].
 pub fn exchange(
     stream: &mut Link,
     names: &[String],
@@ -157,7 +158,7 @@ mod tests {
     }
 
     #[test]
-    fn refusals_are_told_from_values() {
+    fn refusals_are_distinguished_from_values() {
         for refusal in ["ERROR:4:unrecognized command", "ERROR::no namespace", "error", "FAIL:4:bad", "fail"]
         {
             assert!(is_error(refusal), "{refusal}");

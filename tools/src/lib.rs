@@ -1,8 +1,8 @@
 //! The command-line tools: `asinfo`, `asbench`, `asd-bench`, which compares servers, `asd-inspect` and `asd-tls`.
 //!
-//! The binaries are a few lines each; the code is here, so that tests reach it. The tools have their own code for
-//! the wire protocol and share none with the server, so that a mistake in the server's codec cannot cancel itself
-//! out. Only `asd-inspect` shares code, because it reports what the server would read.
+//! The binaries are a few lines each; the code is in this crate, so that tests can call it. The tools have
+//! their own code for the wire protocol and share none with the server, so that a mistake in the server's
+//! codec cannot go unnoticed. Only `asd-inspect` shares code, because it reports what the server would read.
 
 #![deny(unsafe_code)]
 
@@ -28,7 +28,7 @@ pub mod report;
 pub mod tls;
 pub mod wall_clock;
 
-/// Prints the man page or completions of a tool if its arguments request them, see [`cf::manual`].
+/// Prints the man page or completions of a tool if its arguments request them; see [`cf::manual`].
 #[must_use]
 pub fn generated(command: impl FnOnce() -> clap::Command) -> Option<ExitCode> {
     const PAGE: Page = Page {

@@ -1,4 +1,4 @@
-//! A connection to a server: a socket, or TLS on one. Works with blocking and non-blocking sockets.
+//! A connection to a server: a socket, or TLS on a socket. The socket may be blocking or non-blocking.
 
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -12,7 +12,8 @@ use crate::tls::TlsClient;
 /// Approximate limit of encrypted bytes that wait for the socket.
 const UNSENT_SIZE_MAX: usize = 64 << 10;
 
-/// First byte of the alert with which a port with TLS answers bytes without it. No message of a server begins with it.
+/// First byte of the alert with which a TLS port answers bytes without TLS. No message of a server begins
+/// with it.
 const TLS_ALERT: u8 = 21;
 
 /// The requirements of a server for connections.
@@ -37,12 +38,13 @@ impl Access {
 pub struct Link {
     stream: TcpStream,
     tls: Option<Box<ClientConnection>>,
-    /// Whether it has received anything without TLS.
+    /// Whether a connection without TLS has received anything.
     has_received: bool,
 }
 
 impl Link {
-    /// Connects without Nagle's delay, and does TLS and login as required. Each step takes at most `timeout`.
+    /// Connects without Nagle's delay, and sets up TLS and logs in as required. Each step takes at most
+    /// `timeout`.
     ///
     /// # Errors
     /// When the server does not answer, its certificate is not accepted, or the login is refused.
@@ -81,13 +83,13 @@ impl Link {
         &self.stream
     }
 
-    /// Whether a read that returns less than requested means that the socket has no more.
+    /// Whether a read that returns less than requested means that the socket has no more bytes.
     #[must_use]
     pub fn is_clear(&self) -> bool {
         self.tls.is_none()
     }
 
-    /// Sends encrypted bytes as far as the socket takes them.
+    /// Sends encrypted bytes until none is left or the socket takes no more.
     fn send_encrypted(&mut self) -> io::Result<()> {
         let Some(tls) = &mut self.tls else { return Ok(()) };
         while tls.wants_write() {
@@ -108,7 +110,7 @@ impl From<TcpStream> for Link {
     }
 }
 
-/// An error of a handshake; a port without TLS just closes the connection.
+/// The error of a failed handshake. A port without TLS just closes the connection.
 fn without_handshake(error: io::Error) -> io::Error {
     match error.kind() {
         io::ErrorKind::UnexpectedEof | io::ErrorKind::ConnectionReset => {
@@ -139,7 +141,7 @@ impl Read for Link {
                 return Ok(0);
             }
             if let Err(error) = tls.process_new_packets() {
-                // The alert for the server does not matter here.
+                // It does not matter whether the alert reaches the server.
                 let _ = tls.write_tls(&mut self.stream);
                 return Err(io::Error::new(io::ErrorKind::InvalidData, error));
             }
@@ -148,7 +150,7 @@ impl Read for Link {
 }
 
 impl Write for Link {
-    /// Accepted bytes may wait for further writes, or for [`flush`](Self::flush).
+    /// Accepted bytes may wait for later writes, or for [`flush`](Self::flush).
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         if self.tls.is_none() {
             return self.stream.write(bytes);

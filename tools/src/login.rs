@@ -1,4 +1,4 @@
-//! Login to a server with access control, as official clients do it.
+//! Login to a server with access control, in the way of the official clients.
 //!
 //! ```text
 //! header   u8 version = 2, u8 type = 2, u48 big-endian length of the body
@@ -25,7 +25,7 @@ const FIELD_ROLES: u8 = 10;
 /// Longest answer to a login.
 const REPLY_SIZE_MAX: usize = 16 << 10;
 
-/// Login results with their own messages.
+/// Results of a login that have messages of their own.
 const RESULT_NOT_ENABLED: u8 = 52;
 const RESULTS: &[(u8, &str)] = &[
     (60, "there is no such user"),
@@ -41,7 +41,8 @@ pub struct Login {
 }
 
 impl Login {
-    /// A login as `user` with `password`. Takes some 50 ms: a slow hash is sent instead of the password.
+    /// Makes a login as `user` with `password`. This takes some 50 ms, because a slow hash is sent instead of
+    /// the password.
     ///
     /// # Errors
     /// When the password cannot be hashed.
@@ -53,15 +54,15 @@ impl Login {
         Ok(Login { request: request(COMMAND_LOGIN, &fields) })
     }
 
-    /// A login as `user`, if one is given; a missing password counts as empty.
+    /// Makes a login as `user`, if a user is given. A missing password counts as empty.
     ///
     /// # Errors
-    /// Same error as [`new`](Self::new).
+    /// Those of [`new`](Self::new).
     pub fn given(user: Option<&str>, password: Option<&str>) -> Result<Option<Self>, String> {
         user.map(|user| Login::new(user, password.unwrap_or_default())).transpose()
     }
 
-    /// Logs in on `stream`. A server without access control accepts everyone.
+    /// Logs in on `stream`. A server without access control accepts every client.
     ///
     /// # Errors
     /// When the server refuses, or does not answer.
@@ -132,7 +133,7 @@ mod tests {
     fn a_login_has_the_bytes_of_official_tools() {
         let login = Login::new("admin", "admin").expect("a login");
         let hex: String = login.request.iter().map(|byte| format!("{byte:02x}")).collect();
-        // Recorded; official clients send version 2, the recorded tool 0.
+        // The bytes are recorded. Official clients send version 2, the recorded tool sends 0.
         let recorded = "000200000000005b00001402000000000000000000000000000000060061646d696e0000003d0324326124313024\
                         3745714a74713938685071455837664e5a6146576f4f316d564f2f344d4c70477a73716f6a7a364539476566366958\
                         446a58644461";

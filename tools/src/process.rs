@@ -1,4 +1,4 @@
-//! Facts about processes from `/proc`: processor time, memory, and which process listens on a port.
+//! Facts about processes from `/proc`: processor time, memory, and the process that listens on a port.
 
 use std::io;
 use std::net::SocketAddr;
@@ -9,7 +9,7 @@ use procfs::process::{FDTarget, Process, all_processes};
 /// The resources that a process has used since its start.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Usage {
-    /// Processor time in user and system mode, in microseconds, to 10 ms.
+    /// Processor time in user and system mode, in microseconds. The resolution is 10 ms.
     pub cpu_us: u64,
     /// Resident memory in KiB.
     pub resident_kib: u64,
@@ -24,7 +24,7 @@ pub fn usage(pid: u32) -> io::Result<Usage> {
     let stat = process.stat().map_err(io::Error::other)?;
     let status = process.status().map_err(io::Error::other)?;
     let cpu_us = (stat.utime + stat.stime) * (1_000_000 / procfs::ticks_per_second());
-    // A process of the kernel has no memory.
+    // A kernel process has no memory.
     let resident_kib =
         status.vmrss.ok_or_else(|| io::Error::other(format!("process {pid} has no memory")))?;
     Ok(Usage { cpu_us, resident_kib })
@@ -36,7 +36,7 @@ fn process(pid: u32) -> procfs::ProcResult<Process> {
 
 /// The process on this machine that listens at `address`, if it can be found.
 ///
-/// Other users' processes stay unknown unless this one is privileged.
+/// Processes of other users are found only if this process is privileged.
 #[must_use]
 pub fn listener(address: SocketAddr) -> Option<u32> {
     if !address.ip().is_loopback() && std::net::UdpSocket::bind((address.ip(), 0)).is_err() {
@@ -76,7 +76,7 @@ mod tests {
         assert!(usage(u32::MAX).is_err());
         let socket = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = socket.local_addr().unwrap();
-        // A connection at the port is no listener.
+        // A connection at the port is not a listener.
         let _connection = std::net::TcpStream::connect(address).unwrap();
         assert_eq!(listener(address), Some(std::process::id()));
         drop(socket);

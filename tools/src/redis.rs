@@ -1,15 +1,16 @@
 //! Redis GET and SET as load, so that the same client measures both servers.
 //!
-//! Keys are `key:` and twelve digits, as those of `redis-benchmark`. The `redis` crate builds each request once; after
-//! that only the digits change, so that building takes no measured time. The crate can read partial replies only in its
-//! own connections, which hold one request at a time or a whole pipeline; so this module has its own reader.
+//! Keys are `key:` and twelve digits, as those of `redis-benchmark`. The `redis` crate builds each request
+//! once. After that only the digits change, so that building takes no measured time. The crate can read
+//! partial replies only in its own connections, which hold one request at a time or a whole pipeline, so this
+//! module has its own reader.
 
 use crate::load::random::Random;
 use crate::load::{Kind, Outcome, Protocol, Reply};
 
 /// The key in a new request.
 const KEY: &str = "key:000000000000";
-/// Number of digits at its end.
+/// Number of digits at the end of the key.
 const DIGITS: usize = 12;
 
 /// Requests for a Redis server.

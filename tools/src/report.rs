@@ -1,4 +1,4 @@
-//! The output of a load run: progress lines, the summary, and the same as JSON.
+//! The output of a load run: progress lines, and the summary as text or JSON.
 
 use std::fmt::Write as _;
 
@@ -10,10 +10,11 @@ use crate::load::{Kind, Progress, Run};
 use crate::record::reply::result_text;
 use crate::wall_clock::Moment;
 
-/// Percentiles of summaries, and by default of periodic latency lines.
+/// Percentiles of summaries, and the default of periodic latency lines.
 pub const PERCENTILES: [f64; 4] = [50.0, 90.0, 99.0, 99.9];
 
-/// The progress line of the official tool: rates since the previous line, for the kinds of request that occur.
+/// The progress line, in the format of the official tool: rates since the previous line, for the kinds of
+/// request that occur.
 #[must_use]
 pub fn progress_line(progress: &Progress, before: &Totals) -> String {
     let seconds = progress.interval.as_secs_f64().max(1e-9);
@@ -41,8 +42,8 @@ fn append_rates(line: &mut String, name: &str, (hits, misses, timeouts, errors):
     let _ = write!(line, "{name}(tps={tps} (hit={hits} miss={misses}) timeouts={timeouts} errors={errors})");
 }
 
-/// The latency lines of the official tool's `-L`, one for each kind of request: name, time, seconds of the run,
-/// number of requests, and then min, max and `percentiles` in microseconds.
+/// The latency lines, in the format of the official tool's `-L`, one for each kind of request: name, time,
+/// seconds of the run, number of requests, and then min, max and `percentiles` in microseconds.
 #[must_use]
 pub fn latency_lines(progress: &Progress, percentiles: &[f64]) -> Vec<String> {
     Kind::ALL
@@ -69,7 +70,7 @@ pub fn latency_lines(progress: &Progress, percentiles: &[f64]) -> Vec<String> {
         .collect()
 }
 
-/// Processor time and memory of a server over a run.
+/// Processor time and memory of a server during a run.
 #[derive(Clone, Copy, PartialEq, Debug)]
 pub struct ServerCost {
     /// Processor time per successful request, in microseconds.
@@ -102,8 +103,8 @@ impl Run {
         })
     }
 
-    /// Processor use of this program, in percent of one processor: near 100 for each thread means that it, not
-    /// the server, was the limit.
+    /// Processor use of this program, in percent of one processor. A use near 100 for each thread means that
+    /// this program, and not the server, was the limit.
     #[must_use]
     pub fn client_cpu_pct(&self) -> f64 {
         let cpu_us = self.client.1.cpu_us.saturating_sub(self.client.0.cpu_us);
@@ -264,7 +265,7 @@ mod tests {
     }
 
     #[test]
-    fn progress_is_what_happened_since() {
+    fn progress_covers_the_time_since_the_last_report() {
         let progress =
             Progress { elapsed: Duration::from_secs(9), interval: Duration::from_secs(2), totals: totals() };
         let line = progress_line(&progress, &Totals::sum(std::iter::empty()));
@@ -295,7 +296,7 @@ mod tests {
     }
 
     #[test]
-    fn json_has_the_same() {
+    fn json_has_the_same_figures() {
         let object = summary_json(&run());
         assert_eq!(object["read"]["hits"], 3);
         assert_eq!(object["result_codes"], json!({"0": 3, "2": 1, "8": 1}));

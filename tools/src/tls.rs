@@ -9,8 +9,8 @@ use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use rustls::{ClientConfig, ClientConnection, RootCertStore};
 
-/// The heading of these options in the help. Each of them has it, because a heading of the whole structure would also
-/// be that of the tool's options after it.
+/// The heading of these options in the help. Each option states it, because a heading of the whole structure
+/// would also apply to the tool's options after it.
 const HEADING: &str = "TLS";
 
 /// Options of a tool that supports TLS.

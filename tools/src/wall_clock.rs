@@ -1,4 +1,4 @@
-//! The time of day in the output of the tools: UTC.
+//! The time of day in the output of the tools, in UTC.
 
 use std::fmt;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -10,7 +10,7 @@ pub struct Moment {
 }
 
 impl Moment {
-    /// Now. A clock set before 1970 reads as 1970.
+    /// The current moment. A clock set before 1970 reads as 1970.
     #[must_use]
     pub fn now() -> Self {
         let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
@@ -31,7 +31,8 @@ impl fmt::Display for Moment {
 
 /// Year, month and day of the Gregorian calendar, `days` after 1970-01-01.
 ///
-/// Counted in eras of 400 years that begin on the first of March, so that the leap day is the last of a year.
+/// The count is in eras of 400 years that begin on the first of March, so that the leap day is the last day
+/// of a year.
 fn civil_from_days(days: u64) -> (u64, u64, u64) {
     let days = days + 719_468;
     let era = days / 146_097;

@@ -13,7 +13,7 @@ use x509_cert::name::Name;
 
 const COMMON_NAME: ObjectIdentifier = ObjectIdentifier::new_unwrap("2.5.4.3");
 const ORGANIZATIONAL_UNIT: ObjectIdentifier = ObjectIdentifier::new_unwrap("2.5.4.11");
-/// OpenSSL's names of a name's parts.
+/// OpenSSL's abbreviations for the parts of a name.
 const PART_NAMES: &[(ObjectIdentifier, &str)] = &[
     (COMMON_NAME, "CN"),
     (ObjectIdentifier::new_unwrap("2.5.4.4"), "SN"),
@@ -37,7 +37,7 @@ pub struct CertificateFacts {
     common_names: Vec<String>,
     /// The subject's last organizational unit.
     unit: Option<String>,
-    /// Further DNS names and IP addresses that it is for.
+    /// Further DNS names and IP addresses that the certificate is for.
     alternate_names: Vec<String>,
     /// In upper-case hexadecimal digits, without leading zeros.
     serial: String,
@@ -90,8 +90,8 @@ impl CertificateFacts {
         self.common_names.last().map(String::as_str)
     }
 
-    /// The user that it logs in: the subject's common name, and, after a dot, its organizational unit, if that is
-    /// wanted and exists.
+    /// The user that the certificate logs in: the subject's common name, and, after a dot, its organizational
+    /// unit, if `with_unit` asks for it and there is one.
     #[must_use]
     pub fn user_name(&self, with_unit: bool) -> Option<String> {
         let name = self.common_name()?;
@@ -101,13 +101,14 @@ impl CertificateFacts {
         })
     }
 
-    /// Whether it is for `name`: a common name or an alternate name, where `*.` stands for one label.
+    /// Whether the certificate is for `name`: a common name or an alternate name, where `*.` stands for one
+    /// label.
     #[must_use]
     pub fn is_for(&self, name: &str) -> bool {
         self.common_names.iter().chain(&self.alternate_names).any(|pattern| matches(pattern, name))
     }
 
-    /// All names that it is for, for messages.
+    /// All names that the certificate is for, for messages.
     #[must_use]
     pub fn names(&self) -> String {
         let mut names: Vec<&str> =
@@ -128,7 +129,7 @@ impl CertificateFacts {
         &self.issuer
     }
 
-    /// Why it is not valid at `now`.
+    /// The reason why the certificate is not valid at `now`; `None` if it is valid.
     #[must_use]
     pub fn fault_at(&self, now: SystemTime) -> Option<&'static str> {
         if now > self.not_after {
@@ -239,7 +240,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn a_star_stands_for_one_label() {
+    fn a_star_matches_one_label() {
         assert!(matches("*.example.com", "a.Example.com"));
         for name in ["example.com", "a.b.example.com", ".example.com", "*.com"] {
             assert!(!matches("*.example.com", name), "{name}");

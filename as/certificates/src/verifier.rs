@@ -20,9 +20,9 @@ use crate::facts::CertificateFacts;
 /// Conditions on certificates besides a valid chain.
 #[derive(Default, Debug)]
 pub struct Acceptance {
-    /// They are for one of these names; `None` accepts any.
+    /// Certificates must be for one of these names; `None` accepts any.
     pub names: Option<Vec<String>>,
-    /// No certificate of the chain is on this list.
+    /// No certificate of the chain may be on this list.
     pub blacklist: Blacklist,
 }
 
@@ -36,7 +36,7 @@ impl Acceptance {
     /// Checks certificates whose chain is valid.
     ///
     /// # Errors
-    /// Why they are not accepted.
+    /// The reason why they are not accepted.
     fn check(
         &self,
         end_entity: &CertificateDer<'_>,
@@ -55,7 +55,7 @@ impl Acceptance {
 }
 
 fn wrong_name(names: &[String], found: &CertificateFacts) -> CertificateError {
-    // Not all names can be reported in this form.
+    // This form of error has room for one name.
     let [name] = names else { return CertificateError::NotValidForName };
     match ServerName::try_from(name.clone()) {
         Ok(expected) => CertificateError::NotValidForNameContext { expected, presented: vec![found.names()] },

@@ -58,7 +58,7 @@ pub struct Committed {
     pub data: BTreeMap<NodeId, ExchangeData>,
 }
 
-/// Why a round was abandoned.
+/// The reason why a round was abandoned.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Unfit {
     /// A member is too old.

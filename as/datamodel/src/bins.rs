@@ -1,6 +1,6 @@
 //! The bins of one record while a request works on them.
 //!
-//! Order matters: it is the order of the stored record and of the reply to "all bins". A new bin goes to the end; the
+//! Their order is that of the stored record and of the reply to "all bins". A new bin goes to the end; the
 //! last bin takes the place of a deleted one.
 
 use std::borrow::Cow;
@@ -41,8 +41,8 @@ pub fn check_name(name: &[u8]) -> Result<(), ResultCode> {
 #[derive(Clone, Debug, Default)]
 pub struct Bins<'a> {
     bins: SmallVec<[Bin<'a>; INLINE_BINS]>,
-    /// Positions by name. The first lookup in a record of many bins makes the table; every change then keeps it up to
-    /// date.
+    /// Positions by name. The first lookup in a record with many bins makes the table, and every change then
+    /// updates it.
     positions: OnceCell<HashMap<&'a [u8], usize>>,
 }
 
@@ -73,7 +73,7 @@ impl<'a> Bins<'a> {
         let positions = self.positions.get_or_init(|| {
             let mut positions = HashMap::with_capacity(self.bins.len());
             for (position, bin) in self.bins.iter().enumerate() {
-                // Two bins of a damaged record may have the same name: the first is found.
+                // Two bins of a damaged record may have the same name. The first one is found.
                 positions.entry(bin.name).or_insert(position);
             }
             positions
@@ -145,7 +145,7 @@ impl<'a> Bins<'a> {
         self.bins.is_empty()
     }
 
-    /// Bytes of the values that are neither in the stored record nor in the request.
+    /// Size of the values that are neither in the stored record nor in the request, in bytes.
     #[must_use]
     pub fn made_size(&self) -> usize {
         let made = |bin: &Bin<'_>| match &bin.particle {
@@ -253,7 +253,7 @@ mod tests {
             bins.remove(name);
         }
         assert!(bins.is_empty());
-        // A search one by one takes several seconds.
+        // A search through all bins each time would take several seconds.
         assert!(start.elapsed().as_millis() < 1000, "{:?}", start.elapsed());
     }
 

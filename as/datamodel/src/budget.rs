@@ -1,9 +1,10 @@
-//! Budgets of work steps, which bound the time of one request.
+//! Budgets of work steps. They limit the time of one request.
 //!
-//! Work whose size a client chooses draws on a budget: in advance where the size is known, along the way where it is
-//! not. One step is about a nanosecond. A budget that runs out may ask its owner for more steps; without an owner, or
-//! if the owner refuses, the budget is exhausted and every further draw fails at once. The result of an operation is
-//! then meaningless: the caller that began the work asks [`Budget::is_exhausted`], or [`Budget::check`]s the result.
+//! Work whose amount a client chooses draws on a budget: in advance if the amount is known, otherwise while
+//! it is done. One step is about a nanosecond. A budget that runs out may ask its owner for more steps.
+//! Without an owner, or if the owner refuses, the budget is exhausted, and every further draw fails at once.
+//! The result of an operation is then meaningless: the caller that began the work asks
+//! [`Budget::is_exhausted`], or [`Budget::check`]s the result.
 //!
 //! This crate has no clock. The owner watches deadlines, the stop of the server and closed connections.
 
@@ -11,15 +12,15 @@ use std::cell::Cell;
 
 use proto::ResultCode;
 
-/// The steps left for some work, and the owner to ask for more. For one thread.
+/// The steps left for some work, and the owner that may grant more. It is for one thread.
 pub struct Budget<'a> {
-    /// The steps left plus one; 0 when exhausted, so that even an empty draw fails.
+    /// The steps left plus one; 0 if exhausted, so that even an empty draw fails.
     left: Cell<u64>,
     /// All steps granted so far.
     granted: Cell<u64>,
     /// Steps granted at once.
     portion: u64,
-    /// Decides after each portion whether to go on.
+    /// Decides after each portion whether to continue.
     may_go_on: Option<&'a dyn Fn() -> bool>,
 }
 
@@ -36,8 +37,8 @@ impl<'a> Budget<'a> {
         Self::of(steps, None)
     }
 
-    /// A budget that grants `steps` at a time, the first portion at once. `may_go_on` decides after each portion; it is
-    /// not asked again after a refusal.
+    /// A budget that grants `steps` at a time. The first portion is granted at once; `may_go_on` decides
+    /// after each portion, and is not asked again after a refusal.
     #[must_use]
     pub const fn with_refill(steps: u64, may_go_on: &'a dyn Fn() -> bool) -> Self {
         Self::of(steps, Some(may_go_on))
@@ -51,7 +52,7 @@ impl<'a> Budget<'a> {
     /// Takes `steps`.
     ///
     /// # Errors
-    /// `Timeout` if the budget is exhausted or this draw exhausts it: the caller must not do the work then.
+    /// `Timeout` if the budget is exhausted or this draw exhausts it. The caller must then not do the work.
     #[inline]
     pub fn draw(&self, steps: u64) -> Result<(), ResultCode> {
         let left = self.left.get();
@@ -65,16 +66,17 @@ impl<'a> Budget<'a> {
     /// Takes steps for `len` bytes that are walked over or compared, or for `len` other small pieces of work.
     ///
     /// # Errors
-    /// Same error as [`draw`](Self::draw).
+    /// Those of [`draw`](Self::draw).
     #[inline]
     pub fn draw_for(&self, len: usize) -> Result<(), ResultCode> {
         self.draw(len as u64)
     }
 
-    /// Takes steps for `len` bytes that are copied or compared in bulk: a processor does several in a step.
+    /// Takes steps for `len` bytes that are copied or compared in bulk. A processor does several bytes in a
+    /// step.
     ///
     /// # Errors
-    /// Same error as [`draw`](Self::draw).
+    /// Those of [`draw`](Self::draw).
     #[inline]
     pub fn draw_for_copy(&self, len: usize) -> Result<(), ResultCode> {
         self.draw(1 + (len as u64 >> COPIED_BYTES_LOG2))
@@ -97,7 +99,7 @@ impl<'a> Budget<'a> {
         Ok(())
     }
 
-    /// Ends the budget at once, for work that turns out to exceed it.
+    /// Exhausts the budget at once, for work that turns out to exceed it.
     #[cold]
     pub fn exhaust(&self) {
         self.left.set(0);
@@ -126,7 +128,7 @@ impl<'a> Budget<'a> {
     }
 }
 
-/// Walks over values and comparisons draw as they go.
+/// Walks over values and comparisons draw while they run.
 impl cf::msgpack::Meter for Budget<'_> {
     #[inline]
     fn draw(&self, steps: usize) -> Option<()> {
@@ -145,8 +147,8 @@ impl std::fmt::Debug for Budget<'_> {
 /// Binary logarithm of the bytes copied in a step.
 const COPIED_BYTES_LOG2: u32 = 3;
 
-/// The result of `work` with an unlimited budget. Checks that the steps it takes are enough for the same result, and
-/// that fewer give no result.
+/// The result of `work` with an unlimited budget. Checks that the steps it takes are enough for the same
+/// result, and that fewer steps give no result.
 #[cfg(test)]
 pub(crate) fn unlimited<T: std::fmt::Debug>(
     work: impl Fn(&Budget<'_>) -> Result<T, ResultCode>,
@@ -185,7 +187,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_too_much_at_once_exhausts_what_is_left() {
+    fn a_draw_that_is_too_large_exhausts_the_budget() {
         let budget = Budget::new(10);
         assert_eq!(budget.draw(11), Err(ResultCode::Timeout));
         assert_eq!(budget.draw(1), Err(ResultCode::Timeout));
@@ -195,7 +197,7 @@ mod tests {
     }
 
     #[test]
-    fn portions_are_granted_as_long_as_the_owner_says() {
+    fn portions_are_granted_until_the_owner_refuses() {
         let asked = Cell::new(0);
         let may_go_on = || {
             asked.set(asked.get() + 1);
@@ -223,7 +225,7 @@ mod tests {
     }
 
     #[test]
-    fn results_of_an_exhausted_budget_are_none() {
+    fn results_of_an_exhausted_budget_are_errors() {
         let budget = Budget::new(100);
         budget.exhaust();
         assert_eq!(budget.check(Ok(7)), Err(ResultCode::Timeout));

@@ -2,14 +2,14 @@
 
 use crate::Particle;
 
-/// The bin afterwards.
+/// The bin after an operation.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Change {
-    /// It stays as it is, or stays missing.
+    /// The bin does not change; a missing bin stays missing.
     Unchanged,
-    /// It gets this value; a missing bin is created.
+    /// The bin gets this value. A missing bin is created.
     Set(Particle<'static>),
-    /// It is deleted. Only expressions do that.
+    /// The bin is deleted. Only expressions do that.
     Removed,
 }
 

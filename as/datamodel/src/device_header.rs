@@ -30,10 +30,10 @@
 //! 200704 131072  scratch of atomic updates, unused
 //! 331776         zeros up to 8 MiB, where the first write block begins
 //! ```
-//! Prefix and partition entries are the same on all devices of a namespace. Each start draws a new signature; devices
-//! with different signatures were not used together last. Each start of this server also adds a random run number to
-//! the headers that it writes. If one copy of a device was used without the other, it still lists the other's newest
-//! run. This module converts bytes and does no I/O.
+//! Prefix and partition entries are the same on all devices of a namespace. Each start draws a new signature.
+//! If the signatures of two devices differ, they were not used together in the last run. Each start of this
+//! server also adds a random run number to the headers that it writes. If one copy of a device was used
+//! without the other, it still lists the newest run of the other. This module converts bytes and does no I/O.
 
 use std::fmt;
 use std::ops::Range;
@@ -45,7 +45,7 @@ use crate::partition_version::PartitionVersion;
 pub const MAGIC: u64 = 0x4349_7472_7573_0322;
 /// The version that this server writes and reads.
 pub const VERSION: u32 = 4;
-/// The version whose records lack the end mark; no server reads it any more.
+/// The version whose records lack the end mark. No server reads it any more.
 const VERSION_WITHOUT_END_MARKS: u32 = 3;
 /// Number of partitions of a namespace.
 pub const PARTITION_COUNT: usize = 4096;
@@ -55,7 +55,7 @@ pub const DEVICE_COUNT_MAX: u32 = 128;
 pub const WBLOCK_SIZE: u32 = 8 << 20;
 /// Space reserved for the header: the first write block begins after it.
 pub const HEADER_SPACE: u64 = 8 << 20;
-/// Bytes that decide whether a device is fresh; the header uses no others.
+/// Number of bytes that decide whether a device is fresh. The header uses no others.
 pub const HEADER_SIZE: usize = SCRATCH_OFFSET + SCRATCH_SIZE;
 /// Bytes of the header that may be other than zero; a multiple of every device's transfer size.
 pub const WRITTEN_SIZE: usize = UNIQUE_OFFSET + 4096;
@@ -65,7 +65,6 @@ const NAMESPACE_OFFSET: usize = 12;
 const NAMESPACE_SIZE: usize = 32;
 const DEVICE_COUNT_OFFSET: usize = 44;
 const SIGNATURE_OFFSET: usize = 48;
-/// Offset of the flags.
 pub const FLAGS_OFFSET: usize = 56;
 const WBLOCK_SIZE_OFFSET: usize = 60;
 const REGIME_OFFSET: usize = 64;
@@ -78,7 +77,6 @@ pub const PARTITION_ENTRY_SIZE: usize = 16;
 pub const PARTITION_GROUP_LEN: usize = 256;
 /// Offset of the part that differs between devices.
 pub const UNIQUE_OFFSET: usize = PARTITIONS_OFFSET + PARTITION_COUNT * PARTITION_ENTRY_SIZE;
-/// Offset of the pristine offset.
 pub const PRISTINE_OFFSET: usize = UNIQUE_OFFSET + 88;
 /// Offset of the key of encrypted data; its canary follows.
 pub const ENCRYPTED_KEY_OFFSET: usize = UNIQUE_OFFSET + 8;
@@ -101,9 +99,9 @@ const OWN_MAGIC: [u8; 8] = *b"FERRODEV";
 const OWN_SIZE_OFFSET: usize = OWN_OFFSET + 8;
 const OWN_KEY_OFFSET: usize = OWN_OFFSET + 16;
 const OWN_HASH_OFFSET: usize = OWN_OFFSET + 24;
-/// The second copy of the partition entries, with its seal.
+/// The second copy of the partition entries, with its checksum block (the seal).
 pub const COPY_BYTES: Range<usize> = 131_072..200_704;
-/// The seal of the copy, written with each change.
+/// The seal of the copy. It is written with each change.
 pub const COPY_SEAL_BYTES: Range<usize> = 196_608..200_704;
 /// The first bytes of the seal.
 pub const COPY_MAGIC: [u8; 8] = *b"FERROPAR";
@@ -129,7 +127,7 @@ impl Flags {
     pub const ENCRYPTED: Flags = Flags(0x04);
     /// The namespace was strongly consistent.
     pub const STRONG_CONSISTENCY: Flags = Flags(0x08);
-    /// Every write was on the device before its answer.
+    /// Every write was on the device before it was acknowledged.
     pub const COMMIT_TO_DEVICE: Flags = Flags(0x10);
 
     const NAMES: [(Flags, &str); 5] = [
@@ -158,12 +156,12 @@ impl Flags {
     }
 }
 
-/// The entry of a partition.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct PartitionEntry {
-    /// The records of the partition are loaded if the version says that it has data.
+    /// The version. The records of the partition are loaded if it says that the node has data.
     pub version: PartitionVersion,
-    /// Records with another tree id belong to a dropped copy; absent partitions have a tree id too.
+    /// The tree id. Records with another tree id belong to a dropped copy. Absent partitions have a tree id
+    /// too.
     pub tree_id: u8,
 }
 
@@ -211,9 +209,10 @@ pub struct DeviceHeader {
     pub partitions: Box<[PartitionEntry]>,
     /// The device's number in the set.
     pub device_id: u32,
-    /// No write block from here on was ever used; 0 when that was never recorded.
+    /// No write block from this offset on was ever used. It is 0 if that was never recorded.
     pub pristine_offset: u64,
-    /// The last starts of this server that wrote to the device, newest first; empty if another server wrote to it last.
+    /// The last starts of this server in which it wrote to the device, newest first. Empty if another server
+    /// wrote to it last.
     pub runs: Vec<u64>,
     /// Bytes of the device in use; 0 if another server wrote to it last.
     pub size: u64,
@@ -232,7 +231,7 @@ pub enum Found {
     Used(Box<DeviceHeader>),
 }
 
-/// Why a device cannot be used as it is.
+/// The reason why a device cannot be used as it is.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum HeaderError {
     /// Fewer bytes than a header; holds their number.
@@ -262,7 +261,7 @@ pub enum HeaderError {
 }
 
 impl HeaderError {
-    /// Whether it may be the header of a device with records, with a few changed bytes.
+    /// Whether these may be the bytes of a header, of a device with records, of which a few have changed.
     #[must_use]
     pub fn may_be_damage(&self) -> bool {
         match self {
@@ -300,7 +299,7 @@ impl HeaderError {
     }
 }
 
-/// The end of sentences about impossible content. The advice depends on what follows the header.
+/// The end of sentences about impossible content. The advice depends on the bytes after the header.
 const DAMAGED: &str = "the header is damaged";
 
 impl fmt::Display for HeaderError {
@@ -415,14 +414,14 @@ impl DeviceHeader {
         }
     }
 
-    /// The writes to the device in order of time, newest first, as far as known: the runs of this server, or the last
-    /// start of another one, which draws a signature each time.
+    /// What is known of the writes to the device in order of time, newest first: the runs of this server, or
+    /// the last start of another server, which draws a signature each time.
     #[must_use]
     pub fn lineage(&self) -> Vec<u64> {
         if self.runs.is_empty() { vec![self.signature] } else { self.runs.clone() }
     }
 
-    /// Checks that namespace `namespace` can use the device, of which `size` bytes exist.
+    /// Checks that namespace `namespace` can use the device, which has `size` bytes.
     ///
     /// # Errors
     /// The first fault in the order of the header.
@@ -508,14 +507,14 @@ fn encrypted_key(bytes: &[u8]) -> Option<WrappedKey> {
     Flags(le_u32(bytes, FLAGS_OFFSET)).contains(Flags::ENCRYPTED).then_some(WrappedKey { key, canary })
 }
 
-/// Whether `bytes`, the first [`HEADER_SIZE`] bytes of a device, hold only the second copy of the partition entries: an
-/// erasure removed what stood before it.
+/// Whether `bytes`, the first [`HEADER_SIZE`] bytes of a device, hold only the second copy of the partition
+/// entries, because an erasure removed everything else.
 fn is_copy_all_that_is_left(bytes: &[u8]) -> bool {
     let others = bytes[..COPY_BYTES.start].iter().chain(&bytes[COPY_BYTES.end..]);
     bytes[COPY_SEAL_BYTES].starts_with(&COPY_MAGIC) && others.into_iter().all(|byte| *byte == 0)
 }
 
-/// The run numbers in a header, if they exist and are intact.
+/// The run numbers in a header, if it has them and they are intact.
 fn parse_runs(bytes: &[u8]) -> Option<Vec<u64>> {
     let count = le_u32(bytes, RUN_COUNT_OFFSET) as usize;
     if !bytes.get(RUNS_OFFSET..)?.starts_with(&RUNS_MAGIC) || count > RUN_COUNT_MAX {
@@ -526,7 +525,7 @@ fn parse_runs(bytes: &[u8]) -> Option<Vec<u64>> {
         .then(|| (0..count).map(|at| le_u64(runs, 8 * at)).collect())
 }
 
-/// One of this server's own numbers; 0 if it is missing or damaged.
+/// A number that only this server writes; 0 if it is missing or damaged.
 fn own_field(bytes: &[u8], at: usize) -> u64 {
     let is_there = bytes[OWN_OFFSET..].starts_with(&OWN_MAGIC)
         && runs_hash(&bytes[OWN_SIZE_OFFSET..OWN_HASH_OFFSET]) == le_u32(bytes, OWN_HASH_OFFSET);
@@ -537,8 +536,8 @@ fn runs_hash(runs: &[u8]) -> u32 {
     cf::wyhash::hash64(runs) as u32
 }
 
-/// Whether a device and its shadow carry the same header, apart from the pristine offset, which only the device keeps.
-/// The device's data then need not be copied from the shadow.
+/// Whether a device and its shadow have the same header, apart from the pristine offset, which only the
+/// device has. The data of the device then need not be copied from the shadow.
 #[must_use]
 pub fn same_but_for_pristine_offset(a: &[u8], b: &[u8]) -> bool {
     let parts = |bytes: &[u8]| -> Option<[Box<[u8]>; 2]> {
@@ -547,7 +546,7 @@ pub fn same_but_for_pristine_offset(a: &[u8], b: &[u8]) -> bool {
     parts(a).is_some_and(|a| parts(b).is_some_and(|b| a == b))
 }
 
-/// Little-endian u32 at one of the constant offsets, all of which are inside a header.
+/// The little-endian u32 at one of the constant offsets, all of which are inside a header.
 fn le_u32(bytes: &[u8], at: usize) -> u32 {
     bytes[at..].first_chunk().map_or(0, |chunk| u32::from_le_bytes(*chunk))
 }

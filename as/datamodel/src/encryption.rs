@@ -1,28 +1,29 @@
-//! Encryption of devices: AES-XTS in units of 512 bytes, with a random key for each device. The device's header holds
-//! that key wrapped by the key of the configured file. The format is this server's own: that of the C server's other
-//! edition is not public.
+//! Encryption of devices: AES-XTS in units of 512 bytes, with a random key for each device. The device's
+//! header holds that key wrapped by the key of the configured file. The format is specific to this server,
+//! because the format of the C server's Enterprise Edition is not public.
 //!
 //! # Keys
-//! The key of a file is the SHA-256 (AES-128) or SHA-512 (AES-256) of all its bytes. The key of a device is random, 64
-//! bytes: 32 or 64 of them are the two keys of XTS. The header holds it encrypted by XTS with the file's key, and a
-//! canary beside it: the first 16 bytes of the HMAC-SHA-256, by the device's key, of a text that names the strength.
-//! The canary shows a wrong file, a wrong strength and a damaged header before anything is read or written. A change of
-//! the file rewrites only the header.
+//! The key of a file is the SHA-256 (AES-128) or SHA-512 (AES-256) of all its bytes. The key of a device is
+//! random, 64 bytes: 32 or 64 of them are the two keys of XTS. The header holds it encrypted by XTS with the
+//! file's key, and a canary beside it: the first 16 bytes of the HMAC-SHA-256, by the device's key, of a text
+//! that names the strength. By the canary, a wrong file, a wrong strength and a damaged header are detected
+//! before anything is read or written. If the file changes, only the header is rewritten.
 //!
 //! # Units
-//! Each unit of 512 bytes after the header is encrypted by itself, with its number on the device as the tweak. There is
-//! no nonce that could repeat. A unit written again (the end of a block being filled) shows an observer of both
-//! versions which of its 16-byte pieces changed, and nothing else; a record that moves is encrypted differently. A
-//! write that a crash cuts short leaves each unit old or new. A unit of zeros was never written and stays zeros, as
-//! reads of a hole in a file return them. XTS does not detect a change of the encrypted bytes, but any change turns 16
-//! bytes into noise, which the checksums of packed records detect.
+//! Each unit of 512 bytes after the header is encrypted separately, with its number on the device as the
+//! tweak. There is no nonce that could repeat. If a unit is written again (the end of a block that is being
+//! filled), an observer of both versions can see which of its 16-byte pieces changed, and nothing else. A
+//! record that moves is encrypted differently. After a crash during a write, each unit is old or new. A unit
+//! of zeros was never written and stays zeros, because a read of a hole in a file returns them. XTS does not
+//! detect a change of the encrypted bytes, but any change turns 16 bytes into noise, which the checksums of
+//! packed records detect.
 
 use aes::cipher::{Block, BlockDecrypt, BlockEncrypt, KeyInit};
 use aes::{Aes128, Aes256};
 use hmac::{Hmac, Mac};
 use sha2::{Digest as _, Sha256, Sha512};
 
-/// Bytes encrypted together.
+/// Number of bytes that are encrypted together.
 pub const UNIT_SIZE: usize = 512;
 /// Bytes of a device's key.
 pub const DEVICE_KEY_SIZE: usize = 64;
@@ -39,7 +40,6 @@ pub enum Strength {
 }
 
 impl Strength {
-    /// All strengths.
     pub const ALL: [Strength; 2] = [Strength::Aes128, Strength::Aes256];
 
     /// Its name in the configuration.
@@ -59,7 +59,6 @@ pub struct WrappedKey {
     pub canary: [u8; CANARY_SIZE],
 }
 
-/// A device's key.
 #[derive(Clone, PartialEq, Eq)]
 pub struct DeviceKey([u8; DEVICE_KEY_SIZE]);
 
@@ -70,7 +69,7 @@ impl std::fmt::Debug for DeviceKey {
 }
 
 impl DeviceKey {
-    /// A key of random bytes.
+    /// Makes a key of random bytes.
     #[must_use]
     pub const fn new(random: [u8; DEVICE_KEY_SIZE]) -> Self {
         DeviceKey(random)
@@ -94,7 +93,7 @@ impl DeviceKey {
         WrappedKey { key, canary: self.canary(strength) }
     }
 
-    /// The key in a header, if a file with `content` wrapped it.
+    /// The key in a header, if it was wrapped with a file that has `content`.
     #[must_use]
     pub fn unwrap(wrapped: &WrappedKey, content: &[u8], strength: Strength) -> Option<Self> {
         let mut key = wrapped.key;
@@ -152,7 +151,7 @@ impl UnitCipher {
         })
     }
 
-    /// Encrypts `bytes`, whole units for `offset` of the device.
+    /// Encrypts `bytes`, which are whole units for `offset` of the device.
     ///
     /// # Panics
     /// If they are not whole units.
@@ -162,7 +161,7 @@ impl UnitCipher {
         }
     }
 
-    /// Decrypts `bytes`, whole units read at `offset` of the device. Units of zeros stay zeros.
+    /// Decrypts `bytes`, which are whole units read at `offset` of the device. Units of zeros stay zeros.
     ///
     /// # Panics
     /// If they are not whole units.
@@ -191,8 +190,8 @@ fn units(offset: u64, bytes: &mut [u8]) -> impl Iterator<Item = (u64, &mut [u8])
     (offset / UNIT_SIZE as u64..).zip(bytes.chunks_exact_mut(UNIT_SIZE))
 }
 
-/// XTS as in IEEE 1619, of whole blocks. The blocks of a unit go through the cipher together, which makes good use of
-/// its pipeline.
+/// XTS as in IEEE 1619, for whole blocks. The blocks of a unit pass through the cipher together, which uses
+/// its pipeline well.
 fn crypt_unit<C>(data: &C, tweak_cipher: &C, number: u64, unit: &mut [u8], direction: Direction)
 where
     C: BlockEncrypt + BlockDecrypt + aes::cipher::BlockSizeUser<BlockSize = aes::cipher::consts::U16>,
@@ -207,7 +206,7 @@ where
     for ((bytes, block), kept) in bytes.iter().zip(&mut blocks).zip(&mut tweaks) {
         *block = (u128::from_le_bytes(*bytes) ^ tweak).to_le_bytes().into();
         *kept = tweak;
-        // Multiplies by x in the field of 2^128 elements.
+        // This multiplies by x in the field of 2^128 elements.
         tweak = tweak << 1 ^ if tweak >> 127 == 0 { 0 } else { 0x87 };
     }
     let used = &mut blocks[..bytes.len()];
@@ -253,7 +252,7 @@ mod tests {
 
     #[test]
     fn vectors_of_the_standard() {
-        // IEEE 1619-2007, vector 4, whose sector is as long as a unit.
+        // IEEE 1619-2007, vector 4. Its sector is as long as a unit.
         let key: [u8; 32] = std::array::from_fn(|at| {
             let digits: [u8; 16] = [
                 0x27, 0x18, 0x28, 0x18, 0x28, 0x45, 0x90, 0x45, 0x23, 0x53, 0x60, 0x28, 0x74, 0x71, 0x35,
@@ -277,7 +276,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_never_written_stays_zeros() {
+    fn units_that_were_never_written_stay_zeros() {
         let cipher = key(3).cipher(Strength::Aes128);
         let mut bytes = [0; 2 * UNIT_SIZE];
         cipher.decrypt(4096, &mut bytes);

@@ -1,4 +1,4 @@
-//! Explanations of refused ops: what the parts of the data model answer to [`crate::refusal`].
+//! Explanations of refused ops, which the parts of the data model return to [`crate::refusal`].
 
 use crate::particle::{BytesType, Particle};
 
@@ -7,7 +7,7 @@ pub(crate) struct Explanation {
     /// The operation's name, such as `list_append`.
     pub(crate) operation: String,
     pub(crate) reason: Option<String>,
-    /// Describes the value that the operation met, if more is known than the type of the bin.
+    /// A description of the value that the op was applied to, if more is known than the type of the bin.
     pub(crate) there: Option<String>,
 }
 

@@ -14,11 +14,13 @@
 //!               end mark u32: low 31 bits of the wyhash of digest and last-update-time
 //!               zeros up to a multiple of 16
 //! ```
-//! A record with the flag *compressed* is packed, in this server's own form: see [`packing`](crate::packing).
+//! A record with the flag *compressed* is packed, in a format that is specific to this server: see
+//! [`packing`](crate::packing).
 //!
-//! Between name and particle a bin may have metadata: a byte of flags, always with 0x80, and the data that they
-//! announce. A record that was created over a tombstone leaves one when it is deleted; the byte 0x80 alone in its first
-//! bin marks such a record. The C server ignores that byte and never writes it.
+//! Between name and particle a bin may have metadata: a byte of flags, always with 0x80, and the data that
+//! they announce. A record that was created over a tombstone leaves a tombstone when it is deleted. Such a
+//! record is marked by the byte 0x80 alone in its first bin. The C server ignores that byte and never writes
+//! it.
 //!
 //! A varying number has 7 bits a byte, most significant first; a set top bit means that more bytes follow.
 
@@ -62,10 +64,10 @@ pub struct FlatRecord<'a> {
     /// Milliseconds since 2010-01-01, 40 bits.
     pub last_update_time: u64,
     pub generation: u16,
-    /// Seconds since 2010-01-01; 0 = never.
+    /// Seconds since 2010-01-01; 0 means never.
     pub void_time: u32,
     pub tree_id: u8,
-    /// Empty when the record is in no set.
+    /// Empty if the record is in no set.
     pub set_name: &'a [u8],
     /// Particle type byte and bytes.
     pub key: Option<&'a [u8]>,
@@ -74,25 +76,26 @@ pub struct FlatRecord<'a> {
     pub leaves_tombstone: bool,
     /// Stored size in bytes, a multiple of 16.
     pub size: usize,
-    /// How its bins are packed, if they are. Compressed bins can be read only after the record is
-    /// [unpacked](crate::packing::Unpacker).
+    /// How the bins of the record are packed, if they are. Compressed bins can be read only after the record
+    /// is [unpacked](crate::packing::Unpacker).
     pub packing: Option<Packing<'a>>,
     /// The bytes of the bins, and everything after them.
     bins: &'a [u8],
 }
 
-// A move of more bytes is a call of memcpy, and each read moves the record.
+// A move of more bytes would call memcpy, and each read moves the record.
 const _: () = assert!(size_of::<FlatRecord<'_>>() <= 128);
 
 impl<'a> FlatRecord<'a> {
-    /// The size that the record at the start of `bytes` states, not verified; 16 bytes to 8 MiB.
+    /// The size that the record at the start of `bytes` states. It is between 16 bytes and 8 MiB, and not
+    /// verified.
     #[must_use]
     pub fn stated_size(bytes: &[u8]) -> Option<usize> {
         let flags = u32::from_le_bytes(*bytes.get(4..)?.first_chunk()?);
         Some(((flags & RBLOCKS_MASK) as usize + 1) * RBLOCK_SIZE)
     }
 
-    /// Reads the record at the start of `bytes` but not its bins.
+    /// Reads the record at the start of `bytes`, but not its bins.
     ///
     /// # Errors
     /// When there is no record, or this version cannot read it.
@@ -105,8 +108,8 @@ impl<'a> FlatRecord<'a> {
         Self::parse_whatever_magic(bytes)
     }
 
-    /// Same as [`parse`](Self::parse), but ignores the magic: for bytes that must be a record because of their
-    /// position. The caller must [verify](Self::verify) the record before using it.
+    /// Same as [`parse`](Self::parse), but ignores the magic. It is for bytes that must be a record because
+    /// of their position. The caller must [verify](Self::verify) the record before using it.
     ///
     /// # Errors
     /// The errors of [`parse`](Self::parse) except `Magic`.
@@ -115,14 +118,15 @@ impl<'a> FlatRecord<'a> {
         Self::parse_within(bytes, Self::stated_size(bytes).ok_or(FlatError::Size)?)
     }
 
-    /// Number of bytes that a check of the record at the start of `bytes` hashes, whatever the stated size.
+    /// Number of bytes that a check of the record at the start of `bytes` hashes, whatever size the record
+    /// states.
     pub(crate) fn hashed_size(bytes: &'a [u8]) -> usize {
         let record = Self::parse_within(bytes, bytes.len()).ok();
         record.and_then(|record| record.packing).map_or(0, |packing| packing.stored_size as usize)
     }
 
-    /// The record at the start of `bytes` in the form that nodes send: without end mark and padding, and with a stated
-    /// size for the remaining bytes. `None` if it is damaged.
+    /// The record at the start of `bytes` in the form that nodes send: without end mark and padding, and with
+    /// the size of the remaining bytes. `None` if it is damaged.
     #[must_use]
     pub fn without_end(bytes: &'a [u8]) -> Option<Vec<u8>> {
         let record = Self::parse(bytes).ok()?;
@@ -135,8 +139,8 @@ impl<'a> FlatRecord<'a> {
         Some(sent)
     }
 
-    /// The end of the record at the start of `bytes`, computed from its parts, whatever its magic and stated size.
-    /// `None` unless all parts can be read and the end mark fits.
+    /// The end of the record at the start of `bytes`, computed from its parts; magic and stated size are
+    /// ignored. `None` unless all parts can be read and the end mark fits.
     #[must_use]
     pub fn end_by_parts(bytes: &'a [u8]) -> Option<usize> {
         let record = Self::parse_within(bytes, bytes.len()).ok()?;
@@ -148,7 +152,7 @@ impl<'a> FlatRecord<'a> {
             .filter(|end| *end <= bytes.len())
     }
 
-    /// Reads the record in the first `size` of `bytes`.
+    /// Reads the record in the first `size` bytes of `bytes`.
     #[inline]
     fn parse_within(bytes: &'a [u8], size: usize) -> Result<Self, FlatError> {
         let header = bytes.first_chunk::<HEADER_SIZE>().ok_or(FlatError::Size)?;
@@ -247,7 +251,8 @@ impl<'a> FlatRecord<'a> {
         end_mark(&self.digest, self.last_update_time)
     }
 
-    /// The bytes after the bins. Checks each bin; the checksum covers those of a packed record.
+    /// The bytes after the bins. Each bin is checked; the bins of a packed record are checked by the
+    /// checksum.
     fn behind_bins(&self) -> Result<&'a [u8], FlatError> {
         if let Some(packing) = &self.packing {
             packing.check(self.bins)?;
@@ -290,7 +295,7 @@ impl<'a> FlatRecord<'a> {
         Ok(bins)
     }
 
-    /// Adds all bins to `bins`, in place: they are too large to move for each write.
+    /// Adds all bins to `bins` in place, because they are too large to be moved for each write.
     ///
     /// # Errors
     /// When one is damaged.
@@ -302,7 +307,7 @@ impl<'a> FlatRecord<'a> {
         Ok(())
     }
 
-    /// Checks every bin and the end mark. Cold start does this before it accepts a record.
+    /// Checks every bin and the end mark. A cold start does this before it accepts a record.
     ///
     /// # Errors
     /// The first part that is wrong.
@@ -317,12 +322,12 @@ impl<'a> FlatRecord<'a> {
         if u32::from_le_bytes(*mark) & 0x7FFF_FFFF != self.expected_end_mark() {
             return Err(FlatError::EndMark);
         }
-        // A damaged size that is too large would include the records after this one.
+        // If a damaged size is too large, the record would include the records after it.
         if behind.len() < END_MARK_SIZE + RBLOCK_SIZE { Ok(behind) } else { Err(FlatError::Size) }
     }
 
-    /// Same as [`verify`](Self::verify), and the bytes after the end mark must be zeros: then a client can hardly have
-    /// made the record.
+    /// Same as [`verify`](Self::verify), and also checks that the bytes after the end mark are zeros. A
+    /// client can then hardly have made the record.
     ///
     /// # Errors
     /// Same errors as [`verify`](Self::verify).
@@ -379,7 +384,7 @@ impl<'a> Iterator for FlatBins<'a> {
     }
 }
 
-/// A record about to be stored.
+/// A record that is about to be stored.
 #[derive(Clone, Copy, Debug)]
 pub struct NewRecord<'a> {
     pub digest: Digest,
@@ -389,12 +394,12 @@ pub struct NewRecord<'a> {
     pub tree_id: u8,
     pub set_name: &'a [u8],
     pub key: Option<&'a [u8]>,
-    /// See [`FlatRecord::leaves_tombstone`]; has no effect without bins.
+    /// See [`FlatRecord::leaves_tombstone`]. It has no effect without bins.
     pub leaves_tombstone: bool,
 }
 
 impl NewRecord<'_> {
-    /// Number of bytes including the end mark; the record size limit applies to it.
+    /// Number of bytes including the end mark. The record size limit applies to this number.
     #[must_use]
     pub fn size(&self, bins: &Bins<'_>) -> usize {
         let mut size = HEADER_SIZE + END_MARK_SIZE;
@@ -413,8 +418,8 @@ impl NewRecord<'_> {
         size + bins.iter().map(|bin| 1 + bin.name.len() + bin.particle.flat_size()).sum::<usize>()
     }
 
-    /// Writes the flat record with `bins`, end mark and padding to `out`, replacing its contents. `size` is the result
-    /// of [`size`](Self::size).
+    /// Writes the flat record with `bins`, end mark and padding to `out`, and replaces the content of `out`.
+    /// `size` is the result of [`size`](Self::size).
     ///
     /// # Panics
     /// If the record has more blocks than the format allows; the record size limit excludes that.
@@ -466,8 +471,8 @@ impl NewRecord<'_> {
     }
 }
 
-/// Sets in the header at the start of `record` whether the record is packed, and its `size` in bytes before padding;
-/// `None` if that exceeds the format.
+/// Sets in the header at the start of `record` whether the record is packed, and its `size` in bytes before
+/// padding. `None` if the format cannot express that size.
 pub(crate) fn set_packed(record: &mut [u8], size: usize, is_packed: bool) -> Option<()> {
     let rblocks =
         size.div_ceil(RBLOCK_SIZE).checked_sub(1).filter(|rblocks| *rblocks <= RBLOCKS_MASK as usize)?;
@@ -478,7 +483,7 @@ pub(crate) fn set_packed(record: &mut [u8], size: usize, is_packed: bool) -> Opt
     Some(())
 }
 
-/// Whether the first of `bins` has metadata flags without an announcement.
+/// Whether the first of `bins` has metadata flags that announce no data.
 #[inline]
 fn has_empty_metadata(bins: &[u8]) -> bool {
     bins.first().is_some_and(|name_size| bins.get(1 + usize::from(*name_size)) == Some(&BIN_HAS_METADATA))
@@ -527,7 +532,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_is_encoded_is_read_back(
+        fn encoded_records_are_read_back(
             digest: [u8; 20], last_update_time in 0u64..1 << 40, generation in 1u16.., void_time: u32,
             set in "[a-z]{0,63}", key in prop::option::of(prop::collection::vec(any::<u8>(), 1..300)),
             names in prop::collection::hash_set("[a-z]{0,15}", 0..20), value: Vec<u8>, tree_id in 0u8..64,

@@ -1,17 +1,17 @@
 //! Code shared by readers and writers of flat records: varying numbers, and errors.
 
-/// Why bytes are not a readable record.
+/// The reason why bytes are not a readable record.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum FlatError {
     /// The magic is missing.
     Magic,
-    /// The stated size goes beyond the bytes at hand, or the parts go beyond the stated size.
+    /// The stated size goes beyond the given bytes, or the parts go beyond the stated size.
     Size,
     /// Generation 0; or a set name, key, number of bins or bin name out of range.
     Metadata,
-    /// It has parts that only a newer or other version knows.
+    /// The record has parts that only another or newer version knows.
     Unsupported,
-    /// A packed record differs from what was stored.
+    /// The checksum shows that a packed record is not what was stored.
     Checksum,
     /// A bin's particle is damaged.
     Particle,

@@ -1,5 +1,6 @@
-//! Finds lists and maps in stored records whose header announces more elements than the bytes can hold: damage that
-//! record headers and end marks do not show. It reads only each bin's first bytes, so that a start can afford it.
+//! Finds lists and maps in stored records whose header announces more elements than the bytes can hold:
+//! record headers and end marks do not show this damage. Only the first bytes of each bin are read, so that
+//! the check is cheap enough for a start.
 
 use crate::flat::FlatRecord;
 use crate::particle::{BytesType, Particle};

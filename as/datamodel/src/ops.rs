@@ -1,7 +1,7 @@
 //! Applies a request's ops to the bins of one record, and writes their answers.
 //!
-//! [`WritePolicy`] has the rules about combinations of ops; [`apply`], [`read`] and [`read_expression`] apply one op
-//! each. An op that fails ends the request; the caller then drops the bins.
+//! [`WritePolicy`] has the rules for combinations of ops; [`apply`], [`read`] and [`read_expression`] apply
+//! one op each. An op that fails ends the request, and the caller then drops the bins.
 
 use proto::ResultCode;
 use proto::message::{Op, Request, info1, info2, info3, op_code};
@@ -16,8 +16,8 @@ use crate::{bits, cdt, exp, hll};
 
 /// Largest number of ops of a request.
 pub const OP_COUNT_MAX: u16 = 32_768;
-/// Most bytes that the bins made by one request's ops may have together at any time: a few times the size of a record.
-/// Small bins are not counted.
+/// Maximum size that the bins made by the ops of one request may have together at any time, in bytes: a few
+/// times the size of a record. Small bins are not counted.
 const MADE_SIZE_MAX: usize = 32 << 20;
 /// Base price of any op.
 const OP_STEPS: u64 = 20;
@@ -42,7 +42,7 @@ impl WritePolicy {
     /// Checks the flags and ops of a write request against each other.
     ///
     /// # Errors
-    /// `Parameter` for combinations without a meaning, `BinName` for a bad name.
+    /// `Parameter` for combinations without a meaning, `BinName` for an invalid name.
     pub fn of(request: &Request<'_>) -> Result<Self, ResultCode> {
         if request.op_count() == 0 || request.op_count() > OP_COUNT_MAX {
             return Err(ResultCode::Parameter);
@@ -158,7 +158,7 @@ pub fn apply<'a>(
         }
         op_code::EXP_MODIFY => modify_by_expression(op, bins, context)?,
         op_code::EXP_READ => {
-            // Answered even if there is no value.
+            // The op is answered even if there is no value.
             let metadata = (context.metadata)();
             let record = Record { metadata: &metadata, key: context.key, bins: &*bins };
             return read_expression(op, &record, true, op.code, budget, reply);
@@ -237,7 +237,7 @@ fn modify_by_expression<'a>(
     Ok(())
 }
 
-/// Applies an operation that changes the inside of a bin's value.
+/// Applies an operation that changes a part of a bin's value.
 fn modify<'a>(
     op: &Op<'a>,
     bins: &mut Bins<'a>,
@@ -270,7 +270,7 @@ fn set_made<'a>(
     check_made_size(bins, size, budget)
 }
 
-/// Checks the total size of the bins after one got `size` bytes.
+/// Checks the total size of the bins after one has grown to `size` bytes.
 fn check_made_size(bins: &Bins<'_>, size: usize, budget: &Budget<'_>) -> Result<(), ResultCode> {
     if size <= SMALL_BIN_SIZE {
         return Ok(());
@@ -280,12 +280,12 @@ fn check_made_size(bins: &Bins<'_>, size: usize, budget: &Budget<'_>) -> Result<
     if is_too_much { Err(ResultCode::RecordTooBig) } else { Ok(()) }
 }
 
-/// The payload of a bit operation, which must be a blob; the other operations ignore the type.
+/// The payload of a bit operation, which must be a blob. Other operations ignore the type.
 fn bits_payload<'a>(op: &Op<'a>) -> Result<&'a [u8], ResultCode> {
     if op.particle_type == type_number::BLOB { Ok(op.value) } else { Err(ResultCode::IncompatibleType) }
 }
 
-/// Adds to, appends to or prepends to a bin; a missing bin becomes the operand.
+/// Adds to, appends to or prepends to a bin. If the bin is missing, it gets the operand as its value.
 fn change_scalar<'a>(op: &Op<'a>, bins: &mut Bins<'a>, budget: &Budget<'_>) -> Result<(), ResultCode> {
     if !type_number::is_known(op.particle_type) {
         return Err(ResultCode::Parameter);
@@ -297,7 +297,7 @@ fn change_scalar<'a>(op: &Op<'a>, bins: &mut Bins<'a>, budget: &Budget<'_>) -> R
     match op.code {
         op_code::INCR => particle.increment(op.particle_type, op.value),
         code => {
-            // The old bytes are often copied too.
+            // The old bytes are often copied as well.
             budget.draw_for_copy(particle.flat_size() + op.value.len())?;
             particle.concatenate(op.particle_type, op.value, code == op_code::PREPEND)?;
             let size = particle.flat_size();
@@ -306,7 +306,7 @@ fn change_scalar<'a>(op: &Op<'a>, bins: &mut Bins<'a>, budget: &Budget<'_>) -> R
     }
 }
 
-/// Answers `op` with `value`; without a value only if every op is answered.
+/// Answers `op` with `value`. Without a value, the op is answered only if every op is.
 #[inline]
 pub fn answer(op: &Op<'_>, value: Option<&Particle<'_>>, respond_all: bool, reply: &mut ReplyWriter<'_>) {
     match value {

@@ -4,14 +4,14 @@ use cf::wyhash::hash64;
 
 use crate::flat_bytes::{FlatError, take_chunk, take_varying};
 
-/// No record has more bytes of bins than this.
+/// Maximum size of a record's bins, in bytes.
 const BINS_SIZE_MAX: usize = 8 << 20;
 /// Bytes of the checksum.
 pub(crate) const CHECKSUM_SIZE: usize = 8;
 const METHOD_MASK: u8 = 0x03;
 pub(crate) const LEAVES_TOMBSTONE: u8 = 0x80;
 
-/// How bins are compressed.
+/// The way in which bins are compressed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(u8)]
 pub enum Method {
@@ -50,8 +50,8 @@ pub struct Packing<'a> {
 }
 
 impl<'a> Packing<'a> {
-    /// Reads the packing at the start of `rest`, after the number of bins of `record`, and advances `rest` to the
-    /// stored bins. Also returns whether the record leaves a tombstone.
+    /// Reads the packing at the start of `rest`, which follows the number of bins of `record`, and advances
+    /// `rest` to the stored bins. Also returns whether the record leaves a tombstone.
     pub(crate) fn take(record: &'a [u8], rest: &mut &'a [u8]) -> Result<(Self, bool), FlatError> {
         let position = |rest: &[u8]| record.len() - rest.len();
         let start = position(rest) as u32;
@@ -84,7 +84,7 @@ impl<'a> Packing<'a> {
         Ok((packing, flags & LEAVES_TOMBSTONE != 0))
     }
 
-    /// Checks `stored` against the checksum; bytes after the bins are ignored.
+    /// Checks `stored` against the checksum. Bytes after the bins are ignored.
     pub(crate) fn check(&self, stored: &[u8]) -> Result<(), FlatError> {
         let stored = stored.get(..self.stored_size as usize).ok_or(FlatError::Size)?;
         let (checked, checksum) = self.head.split_last_chunk::<CHECKSUM_SIZE>().ok_or(FlatError::Size)?;

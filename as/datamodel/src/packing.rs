@@ -1,5 +1,6 @@
-//! Packed records: records whose bins are compressed, or have a checksum, or both. The C server marks its own
-//! compressed records with the same flag (`compressed`), in a format that is not public; this one is this server's own.
+//! Packed records: their bins are compressed, or have a checksum, or both. The C server marks its own
+//! compressed records with the same flag (`compressed`), in a format that is not public; the format here is
+//! specific to this server.
 //!
 //! ```text
 //! after the number of bins, in place of the bins:
@@ -10,9 +11,10 @@
 //!    8  checksum: wyhash of two wyhashes: of the record up to here, and of the stored bins
 //!    s  the stored bins
 //! ```
-//! Metadata, set and key stay readable; end mark and padding follow as in every record. The size in the header is that
-//! of the packed record. A record is compressed only if that saves a block of 16 bytes. Every record with bins on an
-//! encrypted device is packed: a changed byte there turns 16 bytes into noise, which the checksum detects.
+//! Metadata, set and key stay readable. End mark and padding follow as in every record. The size in the
+//! header is that of the packed record. A record is compressed only if that saves a block of 16 bytes. Every
+//! record with bins on an encrypted device is packed, because a changed byte there turns 16 bytes into noise,
+//! which the checksum detects.
 
 use crate::flat::{END_MARK_SIZE, FlatError, FlatRecord, RBLOCK_SIZE, set_packed};
 use crate::flat_bytes::write_varying;
@@ -23,7 +25,7 @@ pub use crate::packed::{Method, Packing};
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct PackSettings {
     pub method: Method,
-    /// The acceleration of LZ4: 1 and more.
+    /// The acceleration of LZ4, at least 1.
     pub acceleration: u32,
     /// The level of Zstandard: 1 to 9.
     pub level: u32,
@@ -44,19 +46,19 @@ impl PackSettings {
     }
 }
 
-/// Packs records, and reuses its memory.
+/// Packs records. Its memory is reused.
 #[derive(Default)]
 pub struct Packer {
     stored: Vec<u8>,
     packed: Vec<u8>,
     snappy: Option<snap::raw::Encoder>,
-    /// The compressor, with the level it is set to.
+    /// The compressor, with its current level.
     zstd: Option<(u32, zstd::bulk::Compressor<'static>)>,
 }
 
 impl Packer {
-    /// Packs the flat record `plain`, whose end mark ends at `size`. Returns whether it did; if not, the record stays
-    /// as it is.
+    /// Packs the flat record `plain`, whose end mark ends at `size`. Returns whether it was packed; otherwise
+    /// the record stays as it is.
     pub fn pack(&mut self, plain: &[u8], size: usize, settings: &PackSettings) -> bool {
         self.try_pack(plain, size, settings).is_some()
     }
@@ -99,7 +101,7 @@ impl Packer {
         Some(())
     }
 
-    /// Compresses `bins` to the start of `stored` if that makes them smaller; returns the new size.
+    /// Compresses `bins` to the start of `stored` if that makes them smaller. Returns the new size.
     fn compress(&mut self, bins: &[u8], settings: &PackSettings) -> Option<usize> {
         let size_max = match settings.method {
             Method::None => return None,
@@ -126,7 +128,7 @@ impl Packer {
                     self.zstd = Some((settings.level, made));
                 }
                 let (_, compressor) = self.zstd.as_mut()?;
-                // It fails if the room is too small.
+                // This fails if the room is too small.
                 compressor.compress_to_buffer(bins, room).ok()
             }
         };
@@ -134,7 +136,7 @@ impl Packer {
     }
 }
 
-/// Unpacks records, and reuses its memory.
+/// Unpacks records. Its memory is reused.
 #[derive(Default)]
 pub struct Unpacker {
     plain: Vec<u8>,
@@ -231,7 +233,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_packed_comes_back() {
+    fn packed_records_are_unpacked_unchanged() {
         let (mut packer, mut unpacker) = (Packer::default(), Unpacker::default());
         for method in METHODS {
             for (size, leaves) in [(10, false), (200, true), (5_000, false), (1 << 20, true)] {
@@ -260,7 +262,7 @@ mod tests {
     }
 
     #[test]
-    fn what_does_not_shrink_stays_as_it_is() {
+    fn records_that_do_not_shrink_stay_unchanged() {
         let noise: Vec<u8> = (0..100_u64).flat_map(|n| hash64(&n.to_le_bytes()).to_le_bytes()).collect();
         let (plain, end) = record(&noise, false);
         for method in METHODS {
@@ -271,7 +273,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn every_changed_byte_is_told(
+        fn every_changed_byte_is_detected(
             method in prop::sample::select(METHODS.to_vec()),
             at in any::<prop::sample::Index>(),
             change in 1..=255_u8,
@@ -299,7 +301,7 @@ mod tests {
             original_size in 0..70_000_usize,
             stored in prop::collection::vec(any::<u8>(), 0..300),
         ) {
-            // A record as the server packs it, with a valid checksum and invalid content.
+            // The record is packed as the server does it, with a valid checksum and invalid content.
             let (plain, _) = record(b"x", false);
             let bins_at = plain.len() - FlatRecord::parse(&plain).expect("a record").bins_size();
             let mut out = plain[..bins_at].to_vec();

@@ -1,7 +1,7 @@
 //! Values of bins: their types, and their form in a flat record. [`crate::particle_wire`] has their wire form.
 //!
-//! A particle borrows its bytes from a request or a stored record where it can. Byte-valued types hold their stored
-//! form; except for GeoJSON, that is the wire form too.
+//! A particle borrows its bytes from a request or a stored record if possible. Byte-valued types hold their
+//! stored form, which except for GeoJSON is also the wire form.
 //!
 //! Flat form, after one type byte:
 //! ```text
@@ -58,7 +58,7 @@ impl BytesType {
 
 /// Type numbers, on the wire and in flat records.
 pub mod type_number {
-    /// No value; in a write it deletes the bin.
+    /// No value. A write of it deletes the bin.
     pub const NULL: u8 = 0;
     pub const INTEGER: u8 = 1;
     pub const FLOAT: u8 = 2;
@@ -70,7 +70,7 @@ pub mod type_number {
     pub const LIST: u8 = 20;
     pub const GEOJSON: u8 = 23;
 
-    /// Whether values of this type exist; null is not one.
+    /// Whether values of this type exist. Null is not a value.
     #[must_use]
     pub const fn is_known(number: u8) -> bool {
         matches!(number, INTEGER | FLOAT | BOOL) || super::BytesType::from_number(number).is_some()
@@ -94,7 +94,7 @@ impl<'a> Particle<'a> {
         Particle::Bytes(bytes_type, Cow::Owned(bytes))
     }
 
-    /// The same particle, borrowing its bytes.
+    /// The same particle with borrowed bytes.
     #[inline]
     #[must_use]
     pub fn borrowed(&self) -> Particle<'_> {
@@ -106,7 +106,6 @@ impl<'a> Particle<'a> {
         }
     }
 
-    /// The type's number.
     #[inline]
     #[must_use]
     pub const fn type_number(&self) -> u8 {
@@ -119,7 +118,7 @@ impl<'a> Particle<'a> {
     }
 }
 
-/// A flat particle cannot be read: the stored bytes are damaged or of a newer format.
+/// A flat particle that cannot be read, because the stored bytes are damaged or have a newer format.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct DamagedParticle;
 
@@ -128,7 +127,7 @@ impl<'a> Particle<'a> {
     /// Splits `flat` into the particle at its start and the rest.
     ///
     /// # Errors
-    /// [`DamagedParticle`] when the bytes are no particle.
+    /// [`DamagedParticle`] when the bytes are not a particle.
     #[inline]
     pub fn split_flat(flat: &'a [u8]) -> Result<(Self, &'a [u8]), DamagedParticle> {
         let (&number, rest) = flat.split_first().ok_or(DamagedParticle)?;
@@ -174,8 +173,8 @@ impl<'a> Particle<'a> {
         }
     }
 
-    /// Appends the flat form. Byte-valued particles are below 4 GiB: they came in a frame, or the record size limit was
-    /// checked.
+    /// Appends the flat form. Byte-valued particles are smaller than 4 GiB, because they came in a frame or
+    /// the record size limit was checked.
     #[inline]
     pub fn write_flat(&self, out: &mut Vec<u8>) {
         out.push(self.type_number());

@@ -1,4 +1,4 @@
-//! The wire form of bin values, and operations with a client's operand.
+//! The wire form of bin values, and operations with an operand from a client.
 
 use std::borrow::Cow;
 
@@ -61,8 +61,8 @@ impl<'a> Particle<'a> {
     /// form: its first half is the operand, and a decrement stops at 0.
     ///
     /// # Errors
-    /// `IncompatibleType` unless this and the operand are numbers of the same type, `Unknown` when this is GeoJSON;
-    /// `Parameter` for an operand of a wrong size.
+    /// `IncompatibleType` unless this and the operand are numbers of the same type, `Unknown` if this is
+    /// GeoJSON; `Parameter` for an operand of a wrong size.
     pub fn increment(&mut self, number: u8, operand: &[u8]) -> Result<(), ResultCode> {
         match self {
             Particle::Integer(value) if number == type_number::INTEGER => {
@@ -86,12 +86,13 @@ impl<'a> Particle<'a> {
     /// Appends (or prepends) `operand` of type `number` to the bytes of this particle.
     ///
     /// # Errors
-    /// `IncompatibleType` unless both are of the same string or blob type, `Unknown` when this is GeoJSON.
+    /// `IncompatibleType` unless both have the same string or blob type, `Unknown` if this is GeoJSON.
     pub fn concatenate(&mut self, number: u8, operand: &[u8], before: bool) -> Result<(), ResultCode> {
         match self {
             Particle::Bytes(bytes_type, bytes) if bytes_type.can_grow() && *bytes_type as u8 == number => {
                 if let (Cow::Owned(bytes), false) = (&mut *bytes, before) {
-                    // Owned bytes grow in place, so that many appends in one request do not copy everything each time.
+                    // Owned bytes grow in place, so that many appends in one request do not copy all bytes
+                    // each time.
                     bytes.extend_from_slice(operand);
                     return Ok(());
                 }
@@ -109,7 +110,7 @@ impl<'a> Particle<'a> {
 }
 
 impl BytesType {
-    /// Whether append and prepend work on the type.
+    /// Whether bytes can be appended to values of the type and prepended to them.
     const fn can_grow(self) -> bool {
         !matches!(self, Self::Hll | Self::Map | Self::List | Self::GeoJson)
     }
@@ -140,7 +141,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_values_of_their_type_come_from_the_wire() {
+    fn values_that_do_not_fit_their_type_are_refused() {
         assert_eq!(
             Particle::from_wire(1, &[0xFF, 0xFF], &Budget::unlimited()),
             Ok(Particle::Integer(65_535))

@@ -12,12 +12,12 @@
 //! 196888      8  wyhash of the 280 bytes from the magic on
 //! 196896         zeros up to 200704
 //! ```
-//! The copy is written to the device before the entries themselves. A crash between the two writes leaves a group old
-//! or torn, and the copy has its new state. A group in any other state was damaged. The copy is valid only if the
-//! newest run of the header wrote it: it lacks the changes that another server wrote since. It also holds the key of
-//! end marks.
+//! The copy is written to the device before the entries themselves. After a crash between the two writes, a
+//! group is old or torn, and the copy has its new state. A group in any other state was damaged. The copy is
+//! valid only if it was written in the newest run of the header, because it lacks the changes that another
+//! server has written since. It also holds the key of end marks.
 //!
-//! Converts bytes only; no I/O.
+//! This module only converts bytes, and does no I/O.
 
 use std::ops::Range;
 
@@ -39,24 +39,24 @@ const HASH_OFFSET: usize = KEY_OFFSET + 8;
 const _: () = assert!(COPY_BYTES.start + PARTITION_COUNT * PARTITION_ENTRY_SIZE == COPY_SEAL_BYTES.start);
 const _: () = assert!(HASH_OFFSET == 196_888 && COPY_BYTES.end <= HEADER_SIZE);
 
-/// The repair of a header's partition entries by the copy.
+/// The result of a repair of a header's partition entries from the copy.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Mended {
-    /// First partitions of the groups that were damaged and were restored from the copy.
+    /// First partitions of the groups that were damaged and have been restored from the copy.
     pub restored: Vec<usize>,
-    /// First partitions of the groups that are damaged in both places; they are left as they are.
+    /// First partitions of the groups that are damaged in both places. These groups are left unchanged.
     pub lost: Vec<usize>,
 }
 
-/// The place of the copy of the group of entries at `main` of the header.
+/// The place of the copy of the group of entries that is at `main` of the header.
 #[must_use]
 pub fn copy_of_group(main: &Range<usize>) -> Range<usize> {
     let distance = COPY_BYTES.start - PARTITIONS_OFFSET;
     main.start + distance..main.end + distance
 }
 
-/// Writes the copy of the entries of `header` to its place in `bytes`, the first bytes of a device; `before` are the
-/// entries on the device now.
+/// Writes the copy of the entries of `header` to its place in `bytes`, the first bytes of a device. `before`
+/// are the entries that are on the device.
 ///
 /// # Panics
 /// If `bytes` are too short.
@@ -74,8 +74,8 @@ pub fn encode(header: &DeviceHeader, before: &[PartitionEntry], bytes: &mut [u8]
     bytes[HASH_OFFSET..HASH_OFFSET + 8].copy_from_slice(&hash.to_le_bytes());
 }
 
-/// Repairs the partition entries of `header`, which was read from `bytes`, by their copy, and its key of end marks if
-/// that is damaged.
+/// Repairs the partition entries of `header`, which was read from `bytes`, from their copy. Also repairs its
+/// key of end marks if that is damaged.
 #[must_use]
 pub fn mend(bytes: &[u8], header: &mut DeviceHeader) -> Mended {
     let mut mended = Mended::default();
@@ -128,7 +128,7 @@ fn hashes(entries: &[u8]) -> Vec<u8> {
     entries.chunks_exact(GROUP_SIZE).flat_map(|group| cf::wyhash::hash64(group).to_le_bytes()).collect()
 }
 
-/// The hash for the group of partition `first` in the list at `list`.
+/// The hash for the group of partition `first` in the list that begins at `list`.
 fn listed(bytes: &[u8], list: usize, first: usize) -> u64 {
     le_u64(bytes, list + 8 * (first / PARTITION_GROUP_LEN))
 }
@@ -146,7 +146,7 @@ mod tests {
         PartitionEntry { version: PartitionVersion(number), tree_id: 1 }
     }
 
-    /// A header whose entries have this number, with a copy; the entries on the device before have number 1.
+    /// A header whose entries have this number, with a copy. The entries on the device before had number 1.
     fn written(number: u64) -> (DeviceHeader, Vec<u8>) {
         let mut header = DeviceHeader::fresh(b"test", 1, 7, 0);
         (header.runs, header.end_mark_key) = (vec![9, 8], 77);
@@ -178,7 +178,7 @@ mod tests {
     }
 
     #[test]
-    fn damage_of_the_copy_alone_harms_nothing_and_of_both_is_told() {
+    fn damage_of_the_copy_is_harmless_and_damage_of_both_is_reported() {
         let (header, bytes) = written(2);
         for at in (COPY_BYTES.start..HASH_OFFSET + 8).step_by(97) {
             let mut damaged = bytes.clone();
@@ -200,7 +200,7 @@ mod tests {
         let mut torn = bytes.clone();
         torn[..COPY_BYTES.start].copy_from_slice(&old[..COPY_BYTES.start]);
         assert_eq!(read(&torn), (header, Mended::default()), "what was about to be written is in the copy");
-        // The write of the copy itself was cut short.
+        // The write of the copy itself was interrupted.
         torn[COPY_BYTES.start + 512..COPY_BYTES.start + GROUP_SIZE]
             .copy_from_slice(&old[COPY_BYTES.start + 512..COPY_BYTES.start + GROUP_SIZE]);
         let (found, mended) = read(&torn);
@@ -211,7 +211,7 @@ mod tests {
     }
 
     #[test]
-    fn what_another_server_wrote_since_is_not_taken_back() {
+    fn later_changes_of_another_server_are_kept() {
         let (_, bytes) = written(2);
         let mut other = DeviceHeader::fresh(b"test", 1, 7, 0);
         other.partitions = vec![entry(5); PARTITION_COUNT].into();

@@ -1,5 +1,5 @@
-//! The version of one partition's data on one node. Nodes compare versions to find out who has which data, and a
-//! device header stores them.
+//! The version of a partition's data on one node. Nodes compare versions to determine which node has which
+//! data. A device header stores them.
 //!
 //! ```text
 //! bits 0-47   cluster key of the last rebalance the data took part in; 0 = no data
@@ -25,7 +25,7 @@ const MASTER: u64 = 1 << 61;
 const SUBSET: u64 = 1 << 62;
 const EVADE: u64 = 1 << 63;
 
-/// A partition version; the default is the null version: no data.
+/// A partition version. The default is the null version: no data.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Default)]
 #[repr(transparent)]
 pub struct PartitionVersion(pub u64);
@@ -71,7 +71,7 @@ impl PartitionVersion {
         self.0 & EVADE != 0
     }
 
-    /// Whether untrusted data was accepted nevertheless.
+    /// Whether untrusted data was accepted all the same.
     #[must_use]
     pub const fn is_revived(self) -> bool {
         self.0 & REVIVED != 0
@@ -101,8 +101,8 @@ impl PartitionVersion {
         self.with(REVIVED, revived)
     }
 
-    /// The version of a node that has left the cluster that gave it, as after a restart: no longer master, and
-    /// perhaps without later writes of the others.
+    /// The version of a node that has left the cluster that gave it, as after a restart: the node is no
+    /// longer master, and may lack later writes of other nodes.
     #[must_use]
     pub const fn isolated(self) -> Self {
         if self.has_data() { self.with_master(false).with_subset(true) } else { self }
@@ -118,7 +118,7 @@ impl PartitionVersion {
         self.0 == 0
     }
 
-    /// Whether the node has data of the partition; only then are its records loaded from a device.
+    /// Whether the node has data of the partition. Only then are its records loaded from a device.
     #[must_use]
     pub const fn has_data(self) -> bool {
         self.cluster_key() != 0
@@ -150,7 +150,7 @@ impl fmt::Debug for PartitionVersion {
     }
 }
 
-/// The text is no partition version.
+/// The error for a text that is not a partition version.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct NotAVersion;
 

@@ -1,7 +1,7 @@
-//! Explains in words, for the log, why an op on a bin was refused.
+//! Explains for the log why an op on a bin was refused.
 //!
-//! A failed op returns only a result code, so that the usual path stays small. The reason is derived later from the op
-//! and its bin, when a log wants the line, within a budget of its own.
+//! A failed op returns only a result code, so that the usual path stays small. The reason is derived later
+//! from the op and its bin, if a log wants the line, within a separate budget.
 
 use std::fmt;
 
@@ -13,7 +13,7 @@ use crate::explanation::{Explanation, found};
 use crate::particle::Particle;
 use crate::{bits, cdt, hll};
 
-/// Most steps for finding a reason. Above it the line has only the result code.
+/// Maximum number of steps for finding a reason. Above it the line has only the result code.
 const STEPS_MAX: u64 = 2_000_000;
 
 /// A refused op, its bin, and its result code.
@@ -64,7 +64,7 @@ impl fmt::Display for RefusedOp<'_> {
 }
 
 impl RefusedOp<'_> {
-    /// The meaning of the result code, when nothing more is known.
+    /// The meaning of the result code, if nothing more is known.
     fn by_result(&self, found: &str) -> String {
         match self.result {
             ResultCode::Parameter => format!("an argument or the flags are not valid; {found}"),
@@ -81,7 +81,7 @@ impl RefusedOp<'_> {
     }
 }
 
-/// The name of an op with an op code of its own.
+/// The name of an op that has its own op code.
 const fn scalar_name(code: u8) -> &'static str {
     match code {
         op_code::READ => "read",
@@ -197,7 +197,7 @@ mod tests {
 
     #[test]
     fn a_context_that_leads_nowhere_says_where_it_ends() {
-        // A list in a map: {1: [7]}.
+        // The value is a list in a map: {1: [7]}.
         let map = Particle::owned(BytesType::Map, vec![0x81, 1, 0x91, 7]);
         check(
             op_code::CDT_READ,

@@ -25,7 +25,7 @@ use std::fmt::Write;
 
 use serde_json::Value;
 
-/// The version of a module's items: the `tid`th change under the cluster key.
+/// The version of a module's items: change number `tid` under the cluster key.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct SmdVersion {
     pub cluster_key: u64,
@@ -36,7 +36,7 @@ pub struct SmdVersion {
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct SmdItem {
     pub key: String,
-    /// `None` for a deleted item: other nodes learn of the deletion from it.
+    /// `None` for a deleted item, from which other nodes are informed of the deletion.
     pub value: Option<String>,
     /// Number of changes of the item, from 1.
     pub generation: u32,
@@ -45,14 +45,14 @@ pub struct SmdItem {
 }
 
 impl SmdItem {
-    /// Whether `other` is a later state of the same item: by timestamp, then by generation.
+    /// Whether `other` is a later state of the same item. The timestamp decides, then the generation.
     #[must_use]
     pub fn is_before(&self, other: &SmdItem) -> bool {
         (self.timestamp, self.generation) < (other.timestamp, other.generation)
     }
 }
 
-/// Why a file of metadata cannot be read.
+/// The reason why a file of metadata cannot be read.
 #[derive(Debug, thiserror::Error)]
 pub enum SmdFileError {
     #[error("it is not JSON: {0}")]
@@ -114,7 +114,7 @@ fn decode_item(at: usize, mut entry: Value) -> Result<SmdItem, SmdFileError> {
     Ok(SmdItem { key, value, generation: generation as u32, timestamp })
 }
 
-/// An integer in the C server's notation: it writes large ones as negative numbers.
+/// An integer in the C server's notation, in which large integers are negative numbers.
 fn integer(value: &Value) -> Option<u64> {
     value.as_u64().or_else(|| value.as_i64().map(i64::cast_unsigned))
 }
@@ -141,7 +141,7 @@ pub fn encode_file(version: SmdVersion, items: &[SmdItem]) -> Vec<u8> {
     out.into_bytes()
 }
 
-/// Appends a JSON string in ASCII only; other characters become escapes of their UTF-16 units.
+/// Appends a JSON string in ASCII only. Other characters are written as escapes of their UTF-16 units.
 fn push_string(out: &mut String, text: &str) {
     out.push('"');
     for character in text.chars() {

@@ -1,27 +1,30 @@
-//! Scans a write block on a device: finds where each record, whole or damaged, begins and ends.
+//! Scans a write block on a device: finds the beginning and the end of each record, whether whole or damaged.
 //!
-//! A block is filled from its start, record after record, and may have been used before. The block's *end mark* follows
-//! the last record, unless the block is full or zeros reach to its end. Bytes after an end mark are from the block's
-//! earlier use; the scan ignores them, so that bytes of an old value never become a record. The mark is computed from a
-//! key that only the device's header holds, the number of the block and the offset, so no client can store one. The C
-//! server ignores the mark, which is no record, and writes none.
+//! A block is filled from its start, record after record, and may have been used before. The block's *end
+//! mark* follows the last record, unless the block is full or zeros reach to its end. Bytes after an end mark
+//! are left from the block's earlier use. The scan ignores them, so that bytes of an old value never become a
+//! record. The mark is computed from a key that only the device's header holds, the number of the block and
+//! the offset, so no client can store one. The C server ignores the mark, because it is not a record, and
+//! writes none.
 //!
-//! A damaged record costs no other record. Its size is accepted if a record, a mark, zeros or the block's end are at
-//! its stated end, and no chain of whole records from within leads there. Otherwise, and after zeros in the middle of a
-//! block, the scan continues at the first whole record from which records lead to the end of the block, or which is the
-//! first of several in a row. A magic alone or a single record is not enough there: values may contain both.
+//! A damaged record does not affect other records. Its size is accepted if a record, a mark, zeros or the
+//! block's end are at its stated end, and no chain of whole records from within leads there. Otherwise, and
+//! after zeros in the middle of a block, the scan continues at the first whole record from which records lead
+//! to the end of the block, or which is the first of several in a row. A magic alone or a single record is
+//! not enough there, because values may contain both.
 //!
-//! Where a record must begin (at the block's start, and right after a whole one) without a magic, its start is damaged.
-//! If only magic and size are damaged, its parts show its end, and the mark at its end proves that.
+//! If there is no magic at a place where a record must begin (at the block's start, and directly after a
+//! whole record), the start of the record is damaged. If only magic and size are damaged, the end of the
+//! record follows from its parts, and the mark at its end proves that.
 
 use crate::flat::{FlatError, FlatRecord, MAGIC, RBLOCK_SIZE};
 
-/// This many whole records in a row are accepted as records at any place.
+/// Number of consecutive whole records that are accepted as records at any place.
 const RUN_BELIEVED: usize = 4;
-/// Most bins checked in the search for records after damage, in one block. Above it the rest of the block counts as
-/// damage.
+/// Maximum number of bins that are checked in one block in the search for records after damage. Above it the
+/// rest of the block counts as damage.
 const SEARCH_BINS_MAX: usize = 4 << 20;
-/// This many bytes of a checksum count as one bin.
+/// Number of bytes of a checksum that count as one bin.
 const HASHED_AS_BIN: usize = 256;
 /// First bytes of an end mark.
 const END_MARK_MAGIC: [u8; 8] = *b"ENDBLOCK";
@@ -40,7 +43,7 @@ pub struct EndMark {
 }
 
 impl EndMark {
-    /// The mark of block number `block` on a device with this key; a key of 0 gives a mark that no bytes match.
+    /// The mark of block number `block` on a device with this key. If the key is 0, no bytes match the mark.
     #[must_use]
     pub const fn new(key: u64, block: u32) -> Self {
         EndMark { key, block }
@@ -69,13 +72,14 @@ impl EndMark {
 /// A piece of a write block. Offsets and sizes are in bytes, multiples of 16.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Piece<'a> {
-    /// A record with every part checked.
+    /// A record of which every part has been checked.
     Record { offset: usize, record: FlatRecord<'a> },
     /// Bytes that must be a record by their magic or position, but cannot be read.
     Damage { offset: usize, size: usize, reason: FlatError },
-    /// Zeros, and the bytes after them up to the next record: a hole, or another server's end of the block's records.
+    /// Zeros, and the bytes after them up to the next record: a hole, or the end of the block's records as
+    /// another server left it.
     Gap { offset: usize, size: usize },
-    /// Bytes after the end of the block's records: left from earlier use.
+    /// Bytes after the end of the block's records, left from earlier use.
     Stale { offset: usize, size: usize },
 }
 
@@ -85,7 +89,7 @@ pub struct WblockScan<'a> {
     bytes: &'a [u8],
     mark: EndMark,
     at: usize,
-    /// The offset from which on all bytes are zero, once computed.
+    /// The offset from which on all bytes are zero, if it has been computed.
     zeros_from: Option<usize>,
     searched_bins: usize,
 }
@@ -119,12 +123,13 @@ impl<'a> WblockScan<'a> {
             || is_zero_unit(self.after(offset)) && offset >= self.zeros_from()
     }
 
-    /// Whether the block's records may end at `offset` and not earlier: a record never ends in nothing but zeros.
+    /// Whether the block's records may end at `offset` and not earlier. A record never ends with only zeros.
     fn is_first_end(&mut self, offset: usize) -> bool {
         self.is_end(offset) && (!is_zero_unit(self.after(offset)) || offset == self.zeros_from())
     }
 
-    /// Takes a piece here that is neither a record nor damage with its magic; `None` at the end of the block.
+    /// Takes a piece at the current offset that is neither a record nor damage with a magic; `None` at the
+    /// end of the block.
     fn take_other(&mut self) -> Option<Piece<'a>> {
         let start = self.at;
         if self.is_end(start) {
@@ -154,8 +159,8 @@ impl<'a> WblockScan<'a> {
         }
     }
 
-    /// Takes the piece after an end mark whose key is lost. The server that erased the key, most likely another one,
-    /// took the whole records after the mark for records, so they are records.
+    /// Takes the piece after an end mark whose key is lost. The server that erased the key, most likely
+    /// another server, accepted the whole records after the mark, so they are records.
     fn take_former_mark(&mut self) -> Option<Piece<'a>> {
         let offset = self.at + RBLOCK_SIZE;
         self.at = self.next_record(offset).unwrap_or(self.bytes.len());
@@ -163,7 +168,7 @@ impl<'a> WblockScan<'a> {
         if size > 0 { Some(Piece::Stale { offset, size }) } else { self.next() }
     }
 
-    /// The damage where a record must begin without a magic.
+    /// The damage at a place where a record must begin but has no magic.
     fn take_headless(&mut self) -> Piece<'a> {
         let offset = self.at;
         let end = FlatRecord::end_by_parts(self.after(offset));
@@ -171,7 +176,7 @@ impl<'a> WblockScan<'a> {
         Piece::Damage { offset, size: self.at - offset, reason: FlatError::Magic }
     }
 
-    /// The end of damage of unknown size that begins at `offset`: the next record, or the next zeros.
+    /// The end of damage of unknown size that begins at `offset`: the next record or the next zeros.
     fn damage_end(&mut self, offset: usize) -> usize {
         let start = offset + RBLOCK_SIZE;
         if let Some(record) = self.next_record(start) {
@@ -204,7 +209,7 @@ impl<'a> WblockScan<'a> {
             Some(end) if starts_with_record(self.after(end)) || self.is_first_end(end) => {
                 self.chain_to(offset + RBLOCK_SIZE, end).unwrap_or(end)
             }
-            // It extends into a hole, or its size is wrong.
+            // The record extends into a hole, or its size is wrong.
             Some(end) => self.next_record(offset + RBLOCK_SIZE).filter(|next| *next < end).unwrap_or(end),
             None => self.damage_end(offset),
         };
@@ -231,8 +236,8 @@ impl<'a> WblockScan<'a> {
         record.verify_with_padding().is_ok().then_some(record)
     }
 
-    /// The size of a possible damaged record at `offset`: from its parts, or as stated if the records continue or end
-    /// there.
+    /// The size of a possible damaged record at `offset`: as computed from its parts, or as stated if the
+    /// records continue or end there.
     fn damaged_record(&mut self, offset: usize) -> Option<usize> {
         let bytes = self.after(offset);
         if self.searched_bins > SEARCH_BINS_MAX {
@@ -246,10 +251,10 @@ impl<'a> WblockScan<'a> {
         })
     }
 
-    /// The start of the first chain of whole records, from `start` on and before `end`, that leads exactly to `end` or
-    /// to the end of the block.
+    /// The start of the first chain of whole records, at or after `start` and before `end`, that leads
+    /// exactly to `end` or to the end of the block.
     fn chain_to(&mut self, start: usize, end: usize) -> Option<usize> {
-        // An offset passed once leads nowhere: none is checked twice.
+        // An offset that was passed once leads nowhere, so no offset is checked twice.
         let mut passed = vec![false; 0];
         for offset in (start..end).step_by(RBLOCK_SIZE) {
             if !starts_with_record(self.after(offset)) {
@@ -268,7 +273,7 @@ impl<'a> WblockScan<'a> {
         None
     }
 
-    /// The offset, from `start` on, where the records continue.
+    /// The offset, at or after `start`, at which the records continue.
     fn next_record(&mut self, start: usize) -> Option<usize> {
         let mut first = None;
         for offset in (start..self.bytes.len()).step_by(RBLOCK_SIZE) {
@@ -304,15 +309,15 @@ impl<'a> Iterator for WblockScan<'a> {
     }
 }
 
-/// Whether `bytes` begin with a record's magic, as a write block in use does.
+/// Whether `bytes` begin with the magic of a record, as a write block in use does.
 #[inline]
 #[must_use]
 pub fn starts_with_record(bytes: &[u8]) -> bool {
     bytes.starts_with(&MAGIC.to_le_bytes())
 }
 
-/// Calls `visit` with every whole record at a multiple of 16 bytes of `block` and its offset, including those of the
-/// block's earlier uses and apparent records inside of values.
+/// Calls `visit` with every whole record at a multiple of 16 bytes of `block`, and its offset. These include
+/// records of the block's earlier uses, and apparent records inside values.
 pub fn visit_everything<'a>(block: &'a [u8], mut visit: impl FnMut(usize, FlatRecord<'a>)) {
     for offset in (0..block.len()).step_by(RBLOCK_SIZE) {
         let bytes = &block[offset..];
@@ -325,7 +330,7 @@ pub fn visit_everything<'a>(block: &'a [u8], mut visit: impl FnMut(usize, FlatRe
     }
 }
 
-/// Whether the unit at the start of `bytes` is zero, as far as it exists.
+/// Whether the unit at the start of `bytes` is zero. The bytes may be shorter than a unit.
 fn is_zero_unit(bytes: &[u8]) -> bool {
     is_zero(bytes.get(..RBLOCK_SIZE).unwrap_or(bytes))
 }
@@ -343,7 +348,7 @@ pub struct CopyAge {
     /// Milliseconds since 2010-01-01.
     pub last_update_time: u64,
     pub generation: u16,
-    /// Seconds since 2010-01-01; 0 = never.
+    /// Seconds since 2010-01-01; 0 means never.
     pub void_time: u32,
 }
 
@@ -358,8 +363,9 @@ impl CopyAge {
         }
     }
 
-    /// Whether this copy replaces `known`: a later update; at the same time a later generation, on the circle of 16
-    /// bits; with the same generation a later void-time. The known one of equal copies, which defrag leaves, stays.
+    /// Whether this copy replaces `known`. The later update wins; at the same time the later generation,
+    /// which wraps at 16 bits; with the same generation the later void-time. Of equal copies, which defrag
+    /// leaves, the known one stays.
     #[must_use]
     pub fn supersedes(self, known: CopyAge) -> bool {
         if self.last_update_time != known.last_update_time {

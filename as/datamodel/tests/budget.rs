@@ -1,7 +1,8 @@
-//! Work ends with its budget: each family of operations runs one long operation with a budget that is too small.
+//! Work ends with its budget: one long operation of each family runs with a budget that is too small.
 //!
-//! The time of the work is measured too, so that steps stay close to their stated time. Times are processor times of
-//! this thread, the shortest of some runs, and limits are many times those of an idle machine.
+//! The time of the work is measured too, so that the price of a step stays close to its stated time. Times
+//! are processor times of this thread, the shortest of several runs, and limits are many times those of an
+//! idle machine.
 
 use std::time::{Duration, Instant};
 
@@ -25,7 +26,7 @@ fn cpu_time_since(start: u64) -> Duration {
     Duration::from_nanos(thread_cpu_nanos() - start)
 }
 
-/// Checks that `work` exceeds [`STEPS`], ends when they are used up, and is priced correctly.
+/// Checks that `work` exceeds [`STEPS`], ends when they are used up, and has the right price.
 fn check<T>(what: &str, work: impl Fn(&Budget<'_>) -> Result<T, ResultCode>) {
     check_ends(what, &work);
     check_price(what, work);
@@ -106,7 +107,7 @@ fn blob(size: usize) -> Particle<'static> {
     Particle::owned(BytesType::Blob, vec![0x55; size])
 }
 
-/// A call with integer arguments and packed arguments after them.
+/// A call with integer arguments, followed by packed arguments.
 fn call(code: i64, numbers: &[i64], packed: &[&[u8]]) -> Vec<u8> {
     let mut call = Vec::new();
     put_list_header(&mut call, (1 + numbers.len() + packed.len()) as u32);
@@ -156,7 +157,7 @@ fn map_operations_end() {
 }
 
 #[test]
-fn what_is_written_is_checked_within_the_budget() {
+fn written_values_are_checked_within_the_budget() {
     let mut unsorted = Vec::new();
     put_map_header(&mut unsorted, 200_000);
     for key in shuffled(200_000) {
@@ -169,7 +170,7 @@ fn what_is_written_is_checked_within_the_budget() {
 }
 
 #[test]
-fn deep_containers_are_gone_into_within_the_budget() {
+fn deep_containers_are_entered_within_the_budget() {
     // Nested lists, each ordered, with a long text beside the inner one.
     let mut value = vec![0x92, 0xc7, 0, 1, 7];
     for _ in 0..500 {
@@ -278,13 +279,13 @@ fn back_references_end() {
 
 #[test]
 fn expressions_end() {
-    // Compares a long text with itself again and again.
+    // The filter compares a long text with itself again and again.
     let equal = [&[0x93, 1][..], &[0x93, 81, 3, 0xa1, b't'], &[0x93, 81, 3, 0xa1, b't']].concat();
     let mut all = vec![0xdc, 0x03, 0xe9, 16];
     (0..1000).for_each(|_| all.extend_from_slice(&equal));
     let bins = text_bin(vec![b'a'; 100_000]);
     check("comparisons", |budget| matches(&all, &bins, budget));
-    // Sorts the same list again and again, each time as part of a value.
+    // The filter sorts the same list again and again, each time as a part of a value.
     let mut sorted = vec![0x93, 81, 4, 0xa1, b't'];
     for _ in 0..20 {
         sorted = [&[0x95, 127, 4, 0x40, 0x92, 13, 0][..], &sorted].concat();
@@ -316,7 +317,7 @@ fn bins_are_looked_up_in_a_table() {
     let mut flat = Vec::new();
     new.encode(&bins, new.size(&bins), &mut flat);
     let record = FlatRecord::parse(&flat).expect("a record");
-    // Checks that each of 10,000 bins is 1.
+    // The filter checks that each of 10,000 bins is 1.
     let mut all = vec![0xdc, 0x27, 0x11, 16];
     for name in names.iter().rev().take(10_000) {
         all.extend_from_slice(&[0x93, 1, 0x93, 81, 2]);
@@ -331,7 +332,7 @@ fn bins_are_looked_up_in_a_table() {
     assert!(budget.drawn() < 10_000_000, "{budget:?}");
 }
 
-/// A polygon of many corners around a point, as text for bin `t`.
+/// A polygon with many corners around a point, as the text of bin `t`.
 fn polygon(corners: u32) -> String {
     let corner = |n: u32| {
         let angle = f64::from(n % corners) / f64::from(corners) * std::f64::consts::TAU;
@@ -342,7 +343,7 @@ fn polygon(corners: u32) -> String {
     format!(r#"{{"type":"Polygon","coordinates":[[{}]]}}"#, corners.join(","))
 }
 
-/// Many small triangles, none within another.
+/// Many small triangles. None is within another.
 fn triangles(count: u32) -> String {
     let triangle = |n: u32| {
         let (x, y) = (f64::from(n % 300) / 10.0, f64::from(n / 300) / 10.0);

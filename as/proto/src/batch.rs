@@ -13,11 +13,10 @@ use cf::digest::DIGEST_SIZE;
 
 use crate::message::{Request, RequestHead, field, info1, info3};
 
-/// Flags of a batch.
 pub mod batch_flag {
-    /// Rows for records in memory may run on the thread that read the batch.
+    /// Rows for records in memory may be carried out by the thread that read the batch.
     pub const ALLOW_INLINE: u8 = 1;
-    /// Rows for records on devices may run on the thread that read the batch.
+    /// Rows for records on devices may be carried out by the thread that read the batch.
     pub const ALLOW_INLINE_DEVICE: u8 = 2;
     /// A row's error does not end the batch.
     pub const RESPOND_ALL_KEYS: u8 = 4;
@@ -31,14 +30,14 @@ const ROW_HAS_GENERATION: u8 = 4;
 const ROW_HAS_RECORD_TTL: u8 = 8;
 const ROW_HAS_INFO4: u8 = 0x10;
 
-/// The bytes are no batch, or no valid row.
+/// The bytes are not a batch, or not a valid row.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct BadBatch;
 
 /// The head of a batch field.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Batch<'a> {
-    /// The client's number; the batch need not have that many rows.
+    /// Number of rows that the client states; the batch need not have that many.
     pub row_count: u32,
     pub flags: u8,
     pub rows: &'a [u8],
@@ -59,7 +58,7 @@ impl<'a> Batch<'a> {
 /// One row: a request for one record.
 #[derive(Clone, Debug)]
 pub struct Row<'a> {
-    /// The client's number of the row; the answer carries it.
+    /// The client's number of the row; the reply repeats it.
     pub index: u32,
     pub digest: Digest,
     pub request: Request<'a>,
@@ -79,14 +78,14 @@ pub struct RowPosition {
 pub struct Rows<'a> {
     bytes: &'a [u8],
     position: RowPosition,
-    /// Parameters of the last row that has its own; they cannot be repeated if a user key was among them.
+    /// The parameters of the last row that has its own. They cannot be repeated if they include a user key.
     parameters: Option<Request<'a>>,
     info3: u8,
     transaction_ttl_ms: u32,
 }
 
 impl<'a> Rows<'a> {
-    /// The rows in `bytes`. `parent` is the message that the batch came in.
+    /// The rows in `bytes`. `parent` is the message that holds the batch.
     #[must_use]
     pub fn new(bytes: &'a [u8], parent: &Request<'_>) -> Self {
         Rows {
@@ -104,10 +103,10 @@ impl<'a> Rows<'a> {
         self.position
     }
 
-    /// Continues at a position from another reader of the same rows.
+    /// Continues at a position that another reader of the same rows returned.
     ///
     /// # Errors
-    /// When the rows differ.
+    /// When the rows differ from those of the other reader.
     pub fn go_to(&mut self, position: RowPosition) -> Result<(), BadBatch> {
         if let Some(at) = position.parameters_at {
             self.position = RowPosition { at, parameters_at: None };
@@ -120,7 +119,7 @@ impl<'a> Rows<'a> {
     /// The next row.
     ///
     /// # Errors
-    /// When there is none, or it is malformed; the rows after it cannot be found then.
+    /// When there is none, or it is malformed. The rows after it can then not be found.
     pub fn read(&mut self) -> Result<Row<'a>, BadBatch> {
         let (index, digest) = self.pass()?;
         let request = self.parameters.clone().ok_or(BadBatch)?;
@@ -149,7 +148,7 @@ impl<'a> Rows<'a> {
         if repeats && request.key.is_some() {
             return Err(BadBatch);
         }
-        // A digest among the parameters counts; one of another size is the error of the row.
+        // If the parameters include a digest, that digest counts; if it has a wrong size, the row fails.
         let digest = request.record_digest().unwrap_or(Digest(*digest));
         Ok((u32::from_be_bytes(*index), digest))
     }
@@ -177,7 +176,7 @@ impl<'a> Rows<'a> {
         if flags & ROW_HAS_RECORD_TTL != 0 {
             head.record_ttl = u32::from_be_bytes(*take(&mut rest)?);
         }
-        // Older clients state zero fields and send the namespace.
+        // Older clients state zero fields although they send the namespace.
         let field_count = u16::from_be_bytes(*take(&mut rest)?).max(1);
         let op_count = u16::from_be_bytes(*take(&mut rest)?);
         let (request, after) = Request::split_from(head, rest, field_count, op_count).ok()?;

@@ -6,8 +6,8 @@
 //!      8     8  size of the original frame with its header, big-endian
 //!     16        the original frame, of type 3, as a zlib stream
 //! ```
-//! Both directions use the same form (`as_comp_proto` in the C server's proto.h). Inflation stops at the announced
-//! size, and the caller may give up between portions.
+//! Both directions use the same form (`as_comp_proto` in the C server's proto.h). Inflation stops at the
+//! announced size, and the caller may stop it between portions.
 
 use flate2::{Compress, Compression, Decompress, FlushCompress, FlushDecompress, Status};
 
@@ -22,7 +22,7 @@ const PORTION_SIZE: usize = 1024;
 /// Bytes by which the buffer for inflated bytes grows.
 const STEP_SIZE: usize = 64 << 10;
 
-/// Why a body is not a compressed message.
+/// The reason why a body is not a compressed message.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum CompressedError {
     /// It ends before the stream begins.
@@ -35,7 +35,7 @@ pub enum CompressedError {
     Stream,
     /// Its length differs from the announced one, or something follows it.
     Size,
-    /// The inflated bytes are no record message.
+    /// The inflated bytes are not a record message.
     Content,
 }
 
@@ -52,8 +52,8 @@ impl std::fmt::Display for CompressedError {
     }
 }
 
-/// The size that `body`, of a frame of type 4, announces for the original frame: a size that an uncompressed message
-/// may have.
+/// The size of the original frame that `body`, of a frame of type 4, announces. It is a size that an
+/// uncompressed message may have.
 ///
 /// # Errors
 /// `Short`, `Announced`, `StreamSize`.
@@ -78,7 +78,7 @@ fn split(body: &[u8]) -> Result<(usize, &[u8]), CompressedError> {
     Ok((announced, stream))
 }
 
-/// Inflates messages one after the other.
+/// Inflates messages one after another.
 #[derive(Debug)]
 pub struct Inflater(Decompress);
 
@@ -89,8 +89,8 @@ impl Default for Inflater {
 }
 
 impl Inflater {
-    /// Replaces `frame` by the original frame in `body`, a record message. Returns whether it finished: `go_on` is
-    /// asked repeatedly and may stop it.
+    /// Replaces `frame` by the original frame in `body`, a record message. Calls `go_on` repeatedly, and
+    /// stops when it returns false. Returns whether the message was finished.
     ///
     /// # Errors
     /// When `body` is not a compressed message.
@@ -103,7 +103,7 @@ impl Inflater {
         let (announced, mut stream) = split(body)?;
         self.0.reset(true);
         frame.clear();
-        // The buffer has room for one byte after the last, which must not come.
+        // The buffer has room for one more byte than announced, to detect a stream that is too long.
         let (mut size, mut beyond) = (0, [0]);
         loop {
             if !go_on() {
@@ -145,7 +145,8 @@ impl Inflater {
     }
 }
 
-/// Compresses messages one after the other. Fast, because a waiting reply needs time more than bytes.
+/// Compresses messages one after another. Its level is fast, because a reply that waits needs time more than
+/// bytes.
 #[derive(Debug)]
 pub struct Deflater(Compress);
 
@@ -201,7 +202,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_compressed_comes_back() {
+    fn compressed_messages_inflate_to_the_original() {
         let (mut inflater, mut out) = (Inflater::default(), Vec::new());
         for size in [150, 5_000, 64 << 10, 300_000, 3 << 20] {
             let frame = frame_of(&(0..size).map(|n| (n / 40) as u8).collect::<Vec<_>>());
@@ -228,7 +229,7 @@ mod tests {
     }
 
     #[test]
-    fn what_does_not_shrink_stays() {
+    fn messages_that_do_not_shrink_stay_unchanged() {
         let noise: Vec<u8> =
             (0..1000_u64).flat_map(|n| cf::wyhash::hash64(&n.to_le_bytes()).to_le_bytes()).collect();
         for frame in [frame_of(&noise), frame_of(&[]), frame_of(&[1; 10])] {
@@ -237,7 +238,7 @@ mod tests {
     }
 
     #[test]
-    fn lies_are_told_apart() {
+    fn wrong_compressed_messages_are_distinguished() {
         let frame = frame_of(&[7; 4000]);
         let small = compressed(&frame)[HEADER_SIZE..].to_vec();
         let announcing = |size: u64| [&size.to_be_bytes()[..], &small[SIZE_SIZE..]].concat();
@@ -289,7 +290,8 @@ mod tests {
             let mut small = compressed(&frame)[HEADER_SIZE..].to_vec();
             let at = change.0.index(small.len());
             small[at] ^= change.1;
-            // A changed bit may stand for the same bytes, such as another distance within a run; the checksum decides.
+            // A changed bit may still stand for the same bytes, such as another distance within a run. The
+            // checksum decides.
             if let Ok(whole) = inflated(&small) {
                 prop_assert_eq!(whole, frame);
             }

@@ -11,7 +11,7 @@
 pub const HEADER_SIZE: usize = 8;
 /// The only version of the protocol.
 pub const VERSION: u8 = 2;
-/// Largest body a client may send. A larger announcement ends the connection.
+/// Largest body that a client may send. If a larger one is announced, the connection is closed.
 pub const BODY_SIZE_MAX: u64 = 128 * 1024 * 1024;
 /// The same limit for info and security requests. The largest of them holds a UDF module in base64.
 pub const INFO_BODY_SIZE_MAX: u64 = 4 * 1024 * 1024;
@@ -38,10 +38,10 @@ impl FrameType {
     }
 }
 
-/// Why bytes are not a frame. The stream cannot be resynchronised after any of these.
+/// The reason why bytes are not a frame. The stream cannot be resynchronised after any of these errors.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum FrameError {
-    /// Looks like the start of a TLS handshake on a clear-text port.
+    /// The bytes look like the start of a TLS handshake on a clear-text port.
     Tls,
     /// A version other than 2 (security frames may have 0).
     Version(u8),
@@ -113,7 +113,7 @@ pub const fn header_bytes(frame_type: FrameType, body_size: usize) -> [u8; HEADE
     [VERSION, frame_type as u8, a, b, c, d, e, f]
 }
 
-/// Appends the reply to any security request: "security is not enabled here". Clients then continue without it.
+/// Appends the reply to any security request if security is off. Clients then continue without it.
 ///
 /// Its 16 body bytes are zero except for the result in the second.
 pub fn write_security_not_enabled(out: &mut Vec<u8>) {
@@ -138,7 +138,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_begin_a_frame_is_named() {
+    fn bytes_that_cannot_begin_a_frame_are_classified() {
         assert_eq!(FrameHeader::parse(&[2, 3, 0, 0, 0, 0, 0]), Ok(None));
         assert_eq!(FrameHeader::parse(&[1, 3, 0, 0, 0, 0, 0, 0]), Err(FrameError::Version(1)));
         assert_eq!(FrameHeader::parse(&[0, 3, 0, 0, 0, 0, 0, 0]), Err(FrameError::Version(0)));

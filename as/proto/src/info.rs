@@ -1,11 +1,13 @@
-//! Framing of info requests: lines of names as the request, lines of `name TAB value` as the reply.
+//! Framing of info requests. A request has a name on each line, a reply a line `name TAB value` for each
+//! name.
 
 use crate::frame::{self, FrameType};
 
 /// Longest name of an info command.
 pub const COMMAND_NAME_SIZE_MAX: usize = 31;
 
-/// The requests in the body of an info frame. An empty body holds none; a last line without a line feed counts.
+/// The requests in the body of an info frame. An empty body holds none; a last line counts even without a
+/// line feed.
 pub fn requests(body: &[u8]) -> impl Iterator<Item = &[u8]> {
     body.split(|&byte| byte == b'\n').filter(|line| !line.is_empty())
 }

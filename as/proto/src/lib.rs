@@ -1,5 +1,5 @@
-//! The client wire protocol, and the protocol between nodes (`peer`). Pure: no I/O, no clock, no locks; borrows the
-//! bytes it parses.
+//! The client wire protocol, and the protocol between nodes (`peer`). Pure: no I/O, no clock, no locks.
+//! Parsed messages borrow their bytes.
 //!
 //! All integers on the wire are big-endian unless a field says otherwise.
 #![cfg_attr(not(test), warn(clippy::cast_possible_truncation, clippy::indexing_slicing))]

@@ -21,7 +21,7 @@ use cf::Digest;
 pub const MESSAGE_HEADER_SIZE: usize = 22;
 /// Bytes of a field before its value.
 const FIELD_FIXED_SIZE: usize = 5;
-/// Bytes before an op's name that its size counts.
+/// Number of bytes before an op's name that the op's size includes.
 const OP_FIXED_SIZE: usize = 4;
 const OP_FLAG_LAST_UPDATE_TIME: u8 = 1;
 
@@ -120,7 +120,7 @@ pub mod op_code {
     pub const HLL_MODIFY: u8 = 16;
 }
 
-/// Why a body is not a record message; each is answered with a parameter error.
+/// The reason why a body is not a record message. The reply to each is a parameter error.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum MessageError {
     /// Shorter than the message header.
@@ -150,7 +150,7 @@ pub struct Op<'a> {
     pub code: u8,
     /// Number of the particle type of `value`.
     pub particle_type: u8,
-    /// Bin name; up to 255 arbitrary bytes until checked.
+    /// Bin name: up to 255 arbitrary bytes until it is checked.
     pub name: &'a [u8],
     pub value: &'a [u8],
 }
@@ -188,7 +188,7 @@ impl<'a> Iterator for Ops<'a> {
             return None;
         }
         self.left -= 1;
-        // `Request::parse` checked the whole request, so this succeeds `left` times.
+        // `Request::parse` has checked the whole request, so this succeeds `left` times.
         let (op, rest) = Op::split_from(self.bytes)?;
         self.bytes = rest;
         Some(op)
@@ -219,32 +219,32 @@ pub struct Request<'a> {
     pub info3: u8,
     pub info4: u8,
     pub generation: u32,
-    /// TTL to write: seconds, or a special value; on reads the read-touch percentage.
+    /// TTL to write, in seconds or as a special value. In a read it is the read-touch percentage.
     pub record_ttl: u32,
-    /// Milliseconds the client waits; 0 = the server's default.
+    /// Number of milliseconds that the client waits; 0 means the server's default.
     pub transaction_ttl_ms: u32,
     pub namespace: Option<&'a [u8]>,
     pub set: Option<&'a [u8]>,
     /// User key: particle type byte and bytes.
     pub key: Option<&'a [u8]>,
     pub digest: Option<&'a [u8]>,
-    /// Bit n is set if there is a field of type n.
+    /// Bit n is set if the request has a field of type n.
     field_bits: u64,
-    /// The fields, and behind them the ops or, in a batch message, the rest of the message.
+    /// The fields and the ops; in a batch message, the fields and the rest of the message.
     parts: &'a [u8],
     /// Bytes of the fields in `parts`.
     fields_size: u32,
     op_count: u16,
 }
 
-// A request is moved several times on its way from a connection, together with 16 other bytes. A move of more than 128
-// bytes is a call of memcpy.
+// A request is moved several times on its way from a connection, together with 16 other bytes. A move of more
+// than 128 bytes would call memcpy.
 const _: () = assert!(size_of::<Request<'_>>() <= 112);
 
-/// Bound of the name of a namespace, zero bytes after it included.
+/// Length limit (exclusive) of the name of a namespace together with the zero bytes after it.
 const PADDED_NAME_SIZE: usize = 32;
 
-/// The name of a namespace without the zero bytes after it: they are no part of it.
+/// The name of a namespace without the zero bytes after it, which are not part of it.
 #[inline]
 fn without_padding(mut name: &[u8]) -> &[u8] {
     if name.len() < PADDED_NAME_SIZE {
@@ -258,12 +258,12 @@ fn without_padding(mut name: &[u8]) -> &[u8] {
 impl<'a> Request<'a> {
     /// Checks the whole structure of `body` and finds its parts.
     ///
-    /// Fields of a batch need only start inside the body: clients write the filter before the batch field and count it
-    /// in the batch field's length, which then ends after the body. A batch message has no ops, and bytes after its
-    /// fields are ignored.
+    /// Fields of a batch need only start inside the body: clients write the filter before the batch field and
+    /// include it in the length of the batch field, so that this field ends beyond the body. A batch message
+    /// has no ops, and bytes after its fields are ignored.
     ///
     /// # Errors
-    /// When fields and ops do not fill the body exactly, or a field of a batch starts after its end.
+    /// When fields and ops do not fill the body exactly, or a field of a batch starts beyond its end.
     #[inline]
     pub fn parse(body: &'a [u8]) -> Result<Self, MessageError> {
         let Some((header, fields)) = body.split_first_chunk::<MESSAGE_HEADER_SIZE>() else {
@@ -310,7 +310,8 @@ impl<'a> Request<'a> {
         if rest.is_empty() { Ok(request) } else { Err(MessageError::TrailingBytes(rest.len())) }
     }
 
-    /// Takes `field_count` fields and `op_count` ops from the start of `bytes`; returns their request, and the rest.
+    /// Takes `field_count` fields and `op_count` ops from the start of `bytes`. Returns their request, and
+    /// the rest.
     #[inline]
     pub(crate) fn split_from(
         head: RequestHead,
@@ -361,7 +362,7 @@ impl<'a> Request<'a> {
         let mut rest = bytes;
         for n in 0..field_count {
             let (field_type, value, after) = split_loose_field(rest).ok_or(MessageError::Field(n))?;
-            // The rows may end before the length of their field; a filter must be complete.
+            // Rows may end before the length of their field; a filter must be complete.
             if field_type == field::FILTER_EXPRESSION && ends_behind(rest) {
                 return Err(MessageError::Field(n));
             }
@@ -372,7 +373,7 @@ impl<'a> Request<'a> {
         Ok(request)
     }
 
-    /// The first field of a type counts; further ones are ignored, as are unknown types.
+    /// Notes a field. The first field of each type counts; further ones and unknown types are ignored.
     #[inline]
     fn note_field(&mut self, field_type: u8, mut value: &'a [u8]) {
         let slot = match field_type {
@@ -396,14 +397,13 @@ impl<'a> Request<'a> {
         }
     }
 
-    /// Whether a field of this type was sent.
+    /// Whether the request has a field of this type.
     #[inline]
     #[must_use]
     pub fn has_field(&self, field_type: u8) -> bool {
         usize::from(field_type) < field::COUNT && self.field_bits & 1 << field_type != 0
     }
 
-    /// The type of the field that was sent first.
     pub(crate) fn first_field_type(&self) -> Option<u8> {
         split_field(self.fields()).map(|(field_type, ..)| field_type)
     }
@@ -414,7 +414,7 @@ impl<'a> Request<'a> {
         self.fields_of_type(wanted).next()
     }
 
-    /// The value of the last field of this type, which counts in a batch message.
+    /// The value of the last field of this type, which is the one that counts in a batch message.
     #[must_use]
     pub fn last_field(&self, wanted: u8) -> Option<&'a [u8]> {
         self.fields_of_type(wanted).last()
@@ -429,7 +429,7 @@ impl<'a> Request<'a> {
     #[must_use]
     pub fn batch(&self) -> Option<&'a [u8]> {
         let (mut rest, mut rows) = (self.parts, None);
-        // A field of length 0 has its type behind itself, so this looks at all parts.
+        // A field of length 0 has its type in the byte after it, so this searches all parts.
         while size_between(self.parts, rest) < self.fields_size {
             let Some((field_type, _, after)) = split_loose_field(rest) else { break };
             if matches!(field_type, field::BATCH | field::BATCH_WITH_SET) {
@@ -463,8 +463,8 @@ impl<'a> Request<'a> {
         self.op_count
     }
 
-    /// The body of the same request with a field of type and value `first` before the others, and without fields of
-    /// type `dropped`. Batches are not supported.
+    /// The body of the same request, with a field of type and value `first` before the others and without
+    /// fields of type `dropped`. Batches are not supported.
     #[must_use]
     pub fn to_body(&self, first: Option<(u8, &[u8])>, dropped: Option<u8>) -> Vec<u8> {
         let own = fields_in(self.fields()).filter(|(field_type, _)| Some(*field_type) != dropped);
@@ -483,7 +483,7 @@ impl<'a> Request<'a> {
         for number in [self.generation, self.record_ttl, self.transaction_ttl_ms] {
             body.extend(number.to_be_bytes());
         }
-        // The original message had no more fields than can be counted.
+        // The original message had no more fields than a u16 can count.
         body.extend(u16::try_from(fields.clone().count()).unwrap_or(u16::MAX).to_be_bytes());
         body.extend(self.op_count.to_be_bytes());
         for (field_type, value) in fields {
@@ -503,8 +503,9 @@ impl<'a> Request<'a> {
         self.set.unwrap_or_default()
     }
 
-    /// The set name as far as it counts for existing records: it ends at the first zero byte. A set with such a name
-    /// cannot be created. If nothing is before the zero byte, no record has this set, not even one without a set.
+    /// The part of the set name that counts for existing records: it ends at the first zero byte. A set with
+    /// such a name cannot be created. If the name begins with a zero byte, no record has this set, not even a
+    /// record without a set.
     #[must_use]
     pub fn set_name_of_record(&self) -> &'a [u8] {
         let name = self.set_name();
@@ -529,13 +530,14 @@ fn split_field(bytes: &[u8]) -> Option<(u8, &[u8], &[u8])> {
     Some((field_type, value, rest))
 }
 
-/// Bytes of `bytes` before their end `rest`. Frames are smaller than 128 MiB.
+/// Number of bytes in `bytes` before their end `rest`. Frames are smaller than 128 MiB.
 #[inline]
 fn size_between(bytes: &[u8], rest: &[u8]) -> u32 {
     u32::try_from(bytes.len() - rest.len()).unwrap_or(u32::MAX)
 }
 
-/// The types and values of `fields`, which [`Request::parse`] has checked as strictly as the kind of message requires.
+/// The types and values of `fields`, which [`Request::parse`] has checked as strictly as this kind of message
+/// requires.
 fn fields_in(mut fields: &[u8]) -> impl Iterator<Item = (u8, &[u8])> + Clone {
     std::iter::from_fn(move || {
         let (field_type, value, after) = split_loose_field(fields)?;
@@ -551,8 +553,9 @@ fn ends_behind(bytes: &[u8]) -> bool {
         .is_some_and(|(size, rest)| u64::from(u32::from_be_bytes(*size)) > rest.len() as u64)
 }
 
-/// Same as [`split_field`], for a field that need only start in `bytes`: its value ends with them if its length is
-/// larger, and a length of 0 gives a field without a value, whose type is the next field's first byte.
+/// Same as [`split_field`], for a field that need only start in `bytes`. If its length is larger, its value
+/// ends with them. A length of 0 gives a field without a value, whose type is the first byte of the next
+/// field.
 #[inline]
 fn split_loose_field(bytes: &[u8]) -> Option<(u8, &[u8], &[u8])> {
     let (size, rest) = bytes.split_first_chunk::<4>()?;

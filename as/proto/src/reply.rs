@@ -11,9 +11,9 @@ pub struct ReplyHeader {
     pub info3: u8,
     pub result: ResultCode,
     pub generation: u32,
-    /// Absolute, seconds since 2010-01-01; 0 = never.
+    /// Absolute, in seconds since 2010-01-01; 0 means never.
     pub void_time: u32,
-    /// Row index in batch replies, else 0.
+    /// Row index in batch replies, otherwise 0.
     pub transaction_ttl: u32,
 }
 
@@ -24,21 +24,21 @@ impl ReplyHeader {
         ReplyHeader { info1: 0, info3: 0, result, generation: 0, void_time: 0, transaction_ttl: 0 }
     }
 
-    /// The same, marked as the last of many replies.
+    /// A header with only `result`, marked as the last of many replies.
     #[must_use]
     pub const fn last(result: ResultCode) -> Self {
         ReplyHeader { info3: info3::LAST, ..Self::result(result) }
     }
 
-    /// The header that tells a query's client why partition number `partition` was not read to its end.
+    /// The header that tells a query's client why partition number `partition` was not read to the end.
     #[must_use]
     pub const fn partition_done(partition: u32, result: ResultCode) -> Self {
         ReplyHeader { info3: info3::PARTITION_DONE, generation: partition, ..Self::result(result) }
     }
 }
 
-/// Writes one message into `out`: header, then fields, then ops. [`finish`](Self::finish) fills in the parts that
-/// depend on the content; a writer dropped before that leaves `out` as it was.
+/// Writes one message into `out`: header, then fields, then ops. [`finish`](Self::finish) fills in the parts
+/// that depend on the content. A writer that is dropped before that leaves `out` unchanged.
 pub struct ReplyWriter<'a> {
     out: &'a mut Vec<u8>,
     start: usize,
@@ -49,7 +49,7 @@ pub struct ReplyWriter<'a> {
 }
 
 impl<'a> ReplyWriter<'a> {
-    /// Starts a message in a frame of its own.
+    /// Starts a message with its own frame.
     #[inline]
     #[must_use]
     pub fn framed(out: &'a mut Vec<u8>) -> Self {
@@ -78,9 +78,9 @@ impl<'a> ReplyWriter<'a> {
         self.field_count += 1;
     }
 
-    /// Adds an op; `write_value` writes its value of type `particle_type`.
+    /// Adds an op. `write_value` writes its value, of type `particle_type`.
     ///
-    /// `name` is a bin name, or the name in a request's op, so it has at most 255 bytes.
+    /// `name` is a bin name, or the name in an op of the request, so it has at most 255 bytes.
     #[inline]
     pub fn op(&mut self, code: u8, name: &[u8], particle_type: u8, write_value: impl FnOnce(&mut Vec<u8>)) {
         let start = self.out.len();
@@ -135,7 +135,7 @@ impl Drop for ReplyWriter<'_> {
     }
 }
 
-/// Appends a framed message without fields and ops.
+/// Appends a framed message without fields or ops.
 #[inline]
 pub fn write_header_only(out: &mut Vec<u8>, header: &ReplyHeader) {
     out.extend_from_slice(&frame::header_bytes(FrameType::Message, MESSAGE_HEADER_SIZE));
@@ -176,7 +176,7 @@ fn header_bytes(header: &ReplyHeader, field_count: u16, op_count: u16) -> [u8; M
     ]
 }
 
-/// The record size limit bounds sizes in a reply, far below 4 GiB.
+/// The record size limit keeps sizes in a reply far below 4 GiB.
 #[inline]
 fn size_be(size: usize) -> [u8; 4] {
     u32::try_from(size).unwrap_or(u32::MAX).to_be_bytes()
@@ -188,7 +188,7 @@ mod tests {
     use crate::message::{Request, op_code};
 
     #[test]
-    fn what_is_written_parses_as_a_message() {
+    fn a_written_reply_parses_as_a_message() {
         let mut out = b"before".to_vec();
         let mut reply = ReplyWriter::framed(&mut out);
         reply.field(0, b"test");

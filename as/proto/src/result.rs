@@ -9,7 +9,6 @@ macro_rules! result_codes {
         pub enum ResultCode { $($name = $number),+ }
 
         impl ResultCode {
-            /// The code with number `number`.
             #[must_use]
             pub const fn from_code(number: u8) -> Option<Self> {
                 match number {

@@ -1,4 +1,5 @@
-//! The security protocol: frames of type 2, with which clients log in and administrators manage users and roles.
+//! The security protocol: frames of type 2. With them clients log in, and administrators manage users and
+//! roles.
 //!
 //! The body of a frame is one message; only answers to queries have several:
 //!
@@ -23,9 +24,9 @@ use crate::frame::{self, FrameType};
 pub const MESSAGE_HEADER_SIZE: usize = 16;
 /// Longest name of a user or a role.
 pub const NAME_SIZE_MAX: usize = 63;
-/// Size of the credential that clients send in place of a password: bcrypt with a fixed salt, as text.
+/// Size of the credential that clients send instead of a password: bcrypt with a fixed salt, as text.
 pub const CREDENTIAL_SIZE: usize = 60;
-/// Most bytes of messages in one frame of a query's answer, not counting its last message.
+/// Maximum number of message bytes in one frame of a query's answer, without its last message.
 const FRAME_SIZE: usize = 4 << 10;
 
 /// Ids of fields.
@@ -109,7 +110,8 @@ numbers! {
 }
 
 numbers! {
-    /// The kind of a privilege. Each kind also names a predefined role that has just this privilege everywhere.
+    /// The kind of a privilege. Each kind is also the name of a predefined role that has only this privilege,
+    /// for all namespaces.
     PrivilegeCode {
         UserAdmin = 0 "user-admin",
         SysAdmin = 1 "sys-admin",
@@ -125,14 +127,14 @@ numbers! {
 }
 
 impl PrivilegeCode {
-    /// Whether a privilege of this kind has a namespace and a set, also on the wire.
+    /// Whether a privilege of this kind has a namespace and a set, on the wire as well.
     #[must_use]
     pub const fn is_scoped(self) -> bool {
         self.code() >= 10
     }
 }
 
-/// A privilege of a role, and its scope. An empty namespace stands for all namespaces, an empty set for the whole
+/// A privilege of a role, and its scope. An empty namespace means all namespaces, an empty set the whole
 /// namespace.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct Privilege {
@@ -149,10 +151,11 @@ impl Privilege {
     }
 }
 
-/// A request with its fields. Unknown fields are skipped. If a field is repeated, the last counts.
+/// A request with its fields. Unknown fields are skipped. If a field occurs several times, the last one
+/// counts.
 #[derive(Clone, PartialEq, Eq, Default, Debug)]
 pub struct Request<'a> {
-    /// Number of the command, possibly an unknown one.
+    /// Number of the command, which may be unknown.
     pub command: u8,
     pub user: Option<&'a str>,
     pub password: Option<&'a [u8]>,
@@ -162,14 +165,14 @@ pub struct Request<'a> {
     pub session_token: Option<&'a [u8]>,
     pub roles: Option<Vec<&'a str>>,
     pub role: Option<&'a str>,
-    /// The privileges, or their error `SecurityPrivilege`, which counts only if there is no other.
+    /// The privileges, or the error `SecurityPrivilege`, which counts only if the request has no other error.
     pub privileges: Option<Result<Vec<Privilege>, ResultCode>>,
     pub whitelist: Option<&'a str>,
     pub read_quota: Option<u32>,
     pub write_quota: Option<u32>,
 }
 
-/// Cuts `size` bytes off the front of `bytes`.
+/// Removes `size` bytes from the start of `bytes` and returns them.
 fn take<'a>(bytes: &mut &'a [u8], size: usize) -> Option<&'a [u8]> {
     let (taken, rest) = bytes.split_at_checked(size)?;
     *bytes = rest;
@@ -182,7 +185,7 @@ fn take_u8(bytes: &mut &[u8]) -> Option<u8> {
     Some(*first)
 }
 
-/// A text after its size in one byte.
+/// Removes a text and the byte with its size from the start of `bytes` and returns the text.
 fn take_text<'a>(bytes: &mut &'a [u8]) -> Option<&'a str> {
     let size = take_u8(bytes)?;
     str::from_utf8(take(bytes, size.into())?).ok()
@@ -196,14 +199,14 @@ fn name(data: &[u8], wrong: ResultCode) -> Result<&str, ResultCode> {
     str::from_utf8(data).map_err(|_| wrong)
 }
 
-/// Names of roles after their count.
+/// The names of roles that follow their count.
 fn roles(mut data: &[u8]) -> Option<Vec<&str>> {
     let count = take_u8(&mut data)?;
     let roles = (0..count).map(|_| take_text(&mut data)).collect::<Option<Vec<_>>>()?;
     data.is_empty().then_some(roles)
 }
 
-/// Privileges after their count.
+/// The privileges that follow their count.
 fn privileges(mut data: &[u8]) -> Result<Vec<Privilege>, ResultCode> {
     let count = take_u8(&mut data).ok_or(ResultCode::SecurityField)?;
     let mut privileges = Vec::new();
@@ -224,7 +227,7 @@ impl<'a> Request<'a> {
     /// Parses the body of a frame.
     ///
     /// # Errors
-    /// The result for the client: a scheme other than 0, or an invalid field.
+    /// The result for the client, if the scheme is not 0 or a field is invalid.
     pub fn parse(body: &'a [u8]) -> Result<Self, ResultCode> {
         let (header, mut rest) =
             body.split_first_chunk::<MESSAGE_HEADER_SIZE>().ok_or(ResultCode::SecurityField)?;
@@ -234,8 +237,8 @@ impl<'a> Request<'a> {
         }
         let mut request = Request { command, ..Request::default() };
         let mut found: u8 = 0;
-        // The official Go client states too few fields when it creates a role, so the fields up to the end of the body
-        // count.
+        // The official Go client states too few fields when it creates a role, so all fields up to the end of
+        // the body count.
         while found < field_count || !rest.is_empty() {
             let size = rest.split_first_chunk::<4>().ok_or(ResultCode::SecurityField)?;
             rest = size.1;
@@ -281,7 +284,7 @@ pub fn is_name(name: &str) -> bool {
         && !name.chars().any(|char| char.is_control() || char == ':' || char == ';')
 }
 
-/// The frame that answers a request with just a result.
+/// The frame that answers a request with only a result.
 #[must_use]
 pub fn result_frame(result: ResultCode) -> Vec<u8> {
     let mut replies = Replies::new();
@@ -320,7 +323,7 @@ impl Replies {
         Message { bytes: &mut self.frames, start }
     }
 
-    /// Ends the answer to a query with a separate frame.
+    /// Ends the answer to a query with a frame of its own.
     pub fn end_query(&mut self) {
         if self.body_size() > 0 {
             self.end_frame();
@@ -376,7 +379,7 @@ impl Message<'_> {
         self.bytes(id, &number.to_be_bytes())
     }
 
-    /// Adds a field of numbers after their count.
+    /// Adds a field with numbers after their count.
     pub fn numbers(&mut self, id: u8, numbers: &[u32]) -> &mut Self {
         let mut data = vec![count_of(numbers.len())];
         data.extend(numbers.iter().flat_map(|number| number.to_be_bytes()));

@@ -1,8 +1,8 @@
-//! Decodes every recorded message between C servers into its typed form, encodes it again and compares the bytes. No
-//! message, cut short or changed in a byte, makes a decoder panic.
+//! Decodes every recorded message between C servers into its typed form, encodes it again and compares the
+//! bytes. No message that is truncated or changed in one byte makes a decoder panic.
 //!
-//! The recordings are in `tests/corpora/cluster/wire`: gzipped lines of JSON, the first one the head, `bytes` of each other
-//! the base64 of a whole message.
+//! The recordings are in `tests/corpora/cluster/wire`: gzipped lines of JSON. The first line is the head; in
+//! each other line, `bytes` is the base64 of a whole message.
 #![expect(clippy::unwrap_used, reason = "a test")]
 
 use std::collections::BTreeMap;
@@ -125,7 +125,7 @@ fn damaged_messages_are_errors_or_other_messages() {
             let mut cut = message[..at].to_vec();
             assert!(again(&cut).is_err());
             if at >= 6 {
-                // The header is right, a field ends early.
+                // The header is right, but a field ends early.
                 let size = (at - 6) as u32;
                 cut[..4].copy_from_slice(&size.to_be_bytes());
                 refused += usize::from(again(&cut).is_err());

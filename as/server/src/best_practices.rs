@@ -1,5 +1,6 @@
-//! Settings of the machine and the configuration under which a server runs well. The server reports practices that are
-//! not followed at start, in `best-practices` and in statistics; with `enforce-best-practices` it does not start then.
+//! Recommended settings of the machine and of the configuration. The server reports practices that are not
+//! followed at start, in `best-practices` and in statistics; with `enforce-best-practices` it then refuses to
+//! start.
 
 use std::path::Path;
 
@@ -8,9 +9,9 @@ use cf::sys::facts::{self, HugePages, Memory, number_in};
 use crate::config::Config;
 use crate::config::model::Engine;
 
-/// Least memory in KiB that the kernel should keep for itself.
+/// Minimum memory in KiB that the kernel should keep for itself.
 const MIN_FREE_KBYTES: u64 = 100 << 10;
-/// Least length of the queue of connections to be accepted.
+/// Minimum length of the queue of connections to be accepted.
 const SOMAXCONN_MIN: u64 = 4096;
 
 /// A practice that is not followed.
@@ -57,7 +58,7 @@ static KERNEL_SETTINGS: &[KernelSetting] = &[
     },
 ];
 
-/// The practices that this machine and `config`, whose values are resolved, do not follow.
+/// The practices that this machine and `config`, which is resolved, do not follow.
 pub(crate) fn failures(config: &Config) -> Vec<FailedPractice> {
     let mut failures: Vec<FailedPractice> = KERNEL_SETTINGS
         .iter()

@@ -134,7 +134,7 @@ mod tests {
     }
 
     #[test]
-    fn no_option_changes_nothing() {
+    fn no_options_give_the_defaults() {
         assert_eq!(parse("asd"), Ok(Options::default()));
     }
 

@@ -1,7 +1,7 @@
 //! The health check: disks that are slower than comparable ones are outliers.
 //!
-//! It is on with `enable-health-check`. It compares the disks of each namespace by the average time of reading a
-//! record. It does not compare nodes.
+//! The check is on with `enable-health-check`. It compares the disks of each namespace by the average time of
+//! reading a record. It does not compare nodes.
 //!
 //! # Threads
 //! The ticker measures; info threads read its results.
@@ -17,11 +17,12 @@ use crate::namespace::Namespace;
 
 /// Time between two evaluations, and the interval of the averages.
 const INTERVAL: Duration = Duration::from_secs(60);
-/// An outlier lies above the third quartile by more than this many times the distance between the first and the third.
+/// An outlier exceeds the third quartile by more than this many times the distance between the first and the
+/// third.
 const SPREADS: f64 = 3.0;
-/// Least confidence, in percent, with which a disk counts as an outlier.
+/// Minimum confidence, in percent, with which a disk counts as an outlier.
 const CONFIDENCE_PCT_MIN: u32 = 50;
-/// Fewest disks of which one can be an outlier.
+/// Minimum number of disks for one to be an outlier.
 const COMPARED_MIN: usize = 3;
 
 /// Name of the averages.
@@ -88,7 +89,7 @@ pub(crate) struct HealthMonitor {
 }
 
 impl HealthMonitor {
-    /// Follows the configuration, and evaluates if it is time.
+    /// Follows the configuration, and evaluates the averages when it is time.
     pub(crate) fn check(&mut self, config: &Config, namespaces: &[Arc<Namespace>], health: &Health) {
         match (config.service.enable_health_check.get(), self.judged) {
             (true, None) => {
@@ -146,7 +147,7 @@ mod tests {
         assert!(found(&[]).is_empty());
     }
 
-    /// Numbers computed by hand from the C server's rule, just above and just below each bound.
+    /// The numbers are computed by hand from the C server's rule, just above and just below each bound.
     #[test]
     fn the_bounds_are_those_of_the_established_server() {
         let none: [(&str, u32); 0] = [];

@@ -24,7 +24,7 @@ use crate::smd::Module;
 use crate::tls::PeerDoor;
 use crate::transaction::{ProxyTraffic, ReplicaTraffic};
 
-/// Longest wait for the node's own cluster, should it not come about.
+/// Limit of the wait for the node's own cluster, in case it is not formed.
 const OWN_CLUSTER_MAX: Duration = Duration::from_secs(1);
 const OWN_CLUSTER_POLL: Duration = Duration::from_micros(200);
 
@@ -39,8 +39,8 @@ fn endpoints(clear: &[SocketAddr], tls: &[SocketAddr]) -> Vec<Endpoint> {
     [of(clear, false), of(tls, true)].concat()
 }
 
-/// Whether the node needs no wait for others before it serves: it is not told where any are, has never had company, and may
-/// be a cluster alone.
+/// Whether the node needs no wait for others before it serves: the configuration names none, it has never had
+/// company, and it may be a cluster alone.
 pub(crate) fn starts_alone(node: &Node) -> bool {
     let network = &node.config.network;
     let is_alone = |namespace: &Arc<Namespace>| are_of_node_alone(&namespace.storage.partition_entries());
@@ -51,7 +51,7 @@ pub(crate) fn starts_alone(node: &Node) -> bool {
         && node.namespaces.iter().all(is_alone)
 }
 
-/// Whether `min-cluster-size` allows no cluster of this node alone.
+/// Whether `min-cluster-size` forbids a cluster of this node alone.
 fn needs_others(node: &Node) -> bool {
     node.config.service.min_cluster_size.get() > 1
 }
@@ -64,7 +64,7 @@ pub(crate) fn await_own_cluster(node: &Node) {
     }
 }
 
-/// The addresses of this machine that heartbeats come to.
+/// The addresses of this machine that receive heartbeats.
 fn heartbeat_addresses(node: &Node) -> Vec<IpAddr> {
     let heartbeat = &node.config.network.heartbeat;
     if heartbeat.mode.get() == HeartbeatMode::Mesh {

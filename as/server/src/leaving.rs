@@ -1,8 +1,9 @@
-//! A node leaves its cluster: it makes other nodes take over its partitions, forwards requests that clients still send
-//! to it, and stops when the clients have noticed. So for clients a clean stop is a change of routes instead of a
-//! failure.
+//! A node leaves its cluster: it makes other nodes take over its partitions, forwards requests that clients
+//! still send to it, and stops when the clients have noticed. For clients a clean stop is therefore a change
+//! of routes instead of a failure.
 //!
-//! The cluster thread does the first part (`cluster::node`, `hand_over`); this file waits for it, for a bounded time.
+//! The cluster thread does the first part (`cluster::node`, `hand_over`); this file waits for that, for a
+//! bounded time.
 
 use std::time::{Duration, Instant};
 
@@ -12,22 +13,23 @@ use crate::fabric::DriverEvent;
 use crate::metrics::{Operation, Origin, Outcome};
 use crate::node::Node;
 
-/// A node that has the only copy of records may need long to send them; it stops all the same after this.
+/// Longest wait for other nodes to take the partitions. A node with the only copy of records may need longer
+/// to send them, and stops all the same.
 const HAND_OVER_MAX: Duration = Duration::from_secs(5);
 /// Clients read the partition map about once a second. When no request came for this time, they have read it.
 const CLIENTS_QUIET: Duration = Duration::from_millis(1200);
 /// Longest wait for clients. Clients that send requests to random nodes would never stop.
 const CLIENTS_MAX: Duration = Duration::from_millis(2500);
 const POLL: Duration = Duration::from_millis(10);
-/// How long a stop waits for the threads that serve clients: longer than any function may run.
+/// Longest wait of a stop for the threads that serve clients: longer than any function may run.
 const STOP_TIME_MAX: Duration = Duration::from_secs(15);
-/// The same for the threads of each kind when those of others have used that up.
+/// The wait for the threads of one kind, if those of other kinds have used up the whole time.
 const STOP_TIME_MIN: Duration = Duration::from_millis(500);
-/// Most threads that are named one by one.
+/// Maximum number of threads that are listed by name.
 const NAMED_MAX: usize = 8;
 
-/// Bounds how long a stop waits for the threads that serve clients: a function or an operation that does not end must not keep
-/// what is acknowledged from the disk.
+/// Bounds how long a stop waits for the threads that serve clients: a function or an operation that does not
+/// end must not keep acknowledged writes from the disk.
 pub(crate) struct StopPatience(Instant);
 
 impl StopPatience {
@@ -35,13 +37,13 @@ impl StopPatience {
         StopPatience(Instant::now() + STOP_TIME_MAX)
     }
 
-    /// Until when the next threads are waited for.
+    /// The end of the wait for the next threads.
     pub(crate) fn deadline(&self) -> Instant {
         self.0.max(Instant::now() + STOP_TIME_MIN)
     }
 }
 
-/// Ends the threads that serve clients, but for those of info commands. Returns the names of those that still run.
+/// Ends the threads that serve clients, except the info threads. Returns the names of those that still run.
 pub(crate) fn end_work(node: &Node, patience: &StopPatience) -> Vec<String> {
     let service = &node.service;
     let mut running = service.pool.stop_until(patience.deadline());
@@ -52,8 +54,8 @@ pub(crate) fn end_work(node: &Node, patience: &StopPatience) -> Vec<String> {
     running
 }
 
-/// Says which threads have not ended, and what a start does after that if there `are_devices`. No device is marked as
-/// stopped cleanly then: such a thread may still write.
+/// A sentence about threads that have not ended, and about the next start if there `are_devices`. No device
+/// is then marked as stopped cleanly, because such a thread may still write.
 pub(crate) fn still_at_work(running: &[String], are_devices: bool) -> String {
     let (named, others) = running.split_at(running.len().min(NAMED_MAX));
     let mut what = format!("threads were still at work ({}", named.join(", "));
@@ -67,7 +69,8 @@ pub(crate) fn still_at_work(running: &[String], are_devices: bool) -> String {
     what
 }
 
-/// Has other nodes take over what this one serves, for a bounded time. A single node does not wait.
+/// Makes other nodes take over the partitions that this node serves, for a bounded time. A single node does
+/// not wait.
 pub(crate) fn leave_others(node: &Node) {
     let Some(membership) = node.membership.get().filter(|_| node.cluster.size() > 1) else { return };
     if !membership.tell(DriverEvent::Leave) {
@@ -76,7 +79,7 @@ pub(crate) fn leave_others(node: &Node) {
     let began = Instant::now();
     let state = loop {
         let state = node.cluster.state().hand_over;
-        // At first the cluster thread has not received the request yet.
+        // At first the cluster thread may not have received the request.
         let is_over = matches!(state, HandOver::Impossible | HandOver::Done);
         if is_over || began.elapsed() > HAND_OVER_MAX {
             break state;
@@ -101,15 +104,15 @@ pub(crate) fn leave_others(node: &Node) {
     await_clients(node);
 }
 
-/// Waits until clients have noticed that others serve the partitions.
+/// Waits until clients have noticed that other nodes serve the partitions.
 fn await_clients(node: &Node) {
     let began = Instant::now();
     let (mut last_count, mut last_request) = (passed_on(node), began);
     while node.service.connection_count.get() != 0
         && last_request.elapsed() < CLIENTS_QUIET
         && began.elapsed() < CLIENTS_MAX
-        // If the nodes that took the partitions over have gone too, this node would soon be master again, without their
-        // writes.
+        // If the nodes that took the partitions over have left too, this node will soon be master again,
+        // without their writes.
         && node.cluster.state().hand_over != HandOver::Impossible
     {
         std::thread::sleep(POLL);

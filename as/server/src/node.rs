@@ -1,4 +1,4 @@
-//! The parts of a running server, for the code that answers questions about it. Made once at start.
+//! The parts of a running server, for code that answers questions about it. They are made once, at start.
 
 use std::net::SocketAddr;
 use std::sync::{Arc, OnceLock};
@@ -40,9 +40,9 @@ pub(crate) struct Node {
     /// Its membership in a cluster; empty on a single node, and until clustering has started.
     pub(crate) membership: OnceLock<Membership>,
     pub(crate) smd: Arc<Smd>,
-    /// `None` without access control: everything is allowed.
+    /// `None` without access control: every request is allowed.
     pub(crate) security: Option<Arc<AccessControl>>,
-    /// Addresses that clients are told for this node.
+    /// Addresses of this node that are reported to clients.
     pub(crate) advertised: Advertised,
     /// The same addresses for clients with TLS.
     pub(crate) advertised_tls: Advertised,
@@ -71,7 +71,7 @@ impl Node {
         self.membership.get().map(figures).unwrap_or_default()
     }
 
-    /// Requests that wait for other nodes: for their copies, or for a newer one of theirs.
+    /// Number of requests that wait for other nodes: for their copies, or for a newer copy of theirs.
     pub(crate) fn awaiting_count(&self) -> usize {
         let transactions = &self.service.transactions;
         transactions.replicas.count() + transactions.duplicates.count()
@@ -82,12 +82,11 @@ impl Node {
         self.namespaces.iter().map(|namespace| namespace.object_count()).sum()
     }
 
-    /// The unit of latencies.
     pub(crate) fn latency_unit(&self) -> Unit {
         Unit::configured(&self.config)
     }
 
-    /// Counts the time of an info request from `received` until now, if `enable-hist-info` asks for it.
+    /// Counts the time of an info request from `received` until now, if `enable-hist-info` is on.
     pub(crate) fn measure_info(&self, received: Instant) {
         if self.config.service.enable_hist_info.get() {
             let latency = self.metrics.latency(ServerLatency::Info);
@@ -95,7 +94,7 @@ impl Node {
         }
     }
 
-    /// Clears all latencies: their unit changes.
+    /// Clears all latencies, because their unit changes.
     pub(crate) fn clear_latencies(&self) {
         ServerLatency::ALL.iter().for_each(|latency| self.metrics.latency(*latency).clear());
         for namespace in self.namespaces.iter() {

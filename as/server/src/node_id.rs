@@ -11,7 +11,7 @@
 
 use cf::sys::interfaces::{HARDWARE_ADDRESS_SIZE, Interface, identifying_address, substitute_address};
 
-/// The id made of a port and a hardware address.
+/// The id that consists of a port and a hardware address.
 #[must_use]
 pub fn compose(fabric_port: u16, hardware_address: [u8; HARDWARE_ADDRESS_SIZE]) -> u64 {
     let [a, b, c, d, e, f] = hardware_address;
@@ -22,7 +22,7 @@ pub fn compose(fabric_port: u16, hardware_address: [u8; HARDWARE_ADDRESS_SIZE]) 
 /// The id of this machine with `fabric_port`. It uses the address of `interface` (`node-id-interface`), or of the
 /// interface that cluster nodes prefer.
 ///
-/// A machine without a suitable interface gets an id that stays the same there; that is logged.
+/// A machine without a suitable interface gets an id that stays the same on this machine; the log says so.
 ///
 /// # Errors
 /// When `interface` is given and does not exist.

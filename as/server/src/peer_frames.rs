@@ -1,7 +1,7 @@
 //! Splits the bytes of another node's TCP connection into whole messages.
 //!
-//! A length announced by a peer reserves no memory: the buffer grows with the received bytes. A message announced as
-//! larger than the limit breaks the connection before any of it is kept.
+//! A length announced by a peer reserves no memory: the buffer grows with the received bytes. A message with
+//! an announced size above the limit breaks the connection before any byte of it is kept.
 
 use std::io::{self, Read};
 use std::net::{IpAddr, SocketAddr};
@@ -9,12 +9,12 @@ use std::net::{IpAddr, SocketAddr};
 use proto::peer::nested::{Address, Endpoint};
 use proto::peer::{HEADER_SIZE, MessageHeader, PeerError};
 
-/// Least room for the next bytes.
+/// Minimum room for the next bytes.
 const ROOM_MIN: usize = 64 << 10;
 /// A buffer that grew beyond this for a large message is freed.
 const KEEP_SIZE_MAX: usize = 1 << 20;
 
-/// Received bytes of a connection that are not split yet.
+/// Received bytes of a connection that have not been split yet.
 pub(crate) struct PeerFrames {
     /// Received bytes up to `filled`, free room behind.
     bytes: Vec<u8>,
@@ -24,7 +24,7 @@ pub(crate) struct PeerFrames {
 }
 
 impl PeerFrames {
-    /// For a connection with messages of up to `size_max` bytes.
+    /// Frames of a connection with messages of up to `size_max` bytes.
     pub(crate) fn new(size_max: usize) -> Self {
         PeerFrames { bytes: Vec::new(), filled: 0, size_max }
     }
@@ -34,14 +34,13 @@ impl PeerFrames {
         self.size_max = size_max;
     }
 
-    /// Reads what is available, at most as much as there is room for. Returns the number of bytes; 0 if the peer has
-    /// closed.
+    /// Reads the available bytes, up to the free room. Returns their number; 0 if the peer has closed.
     ///
     /// # Errors
-    /// Those of the connection; `WouldBlock` if nothing is available.
+    /// Errors of the connection; `WouldBlock` if nothing is available.
     pub(crate) fn receive(&mut self, stream: &mut impl Read) -> io::Result<usize> {
         if self.bytes.len() - self.filled < ROOM_MIN {
-            // Doubling bounds the bytes copied in all by a constant factor of those received.
+            // Doubling limits the copied bytes to a constant factor of the received ones.
             self.bytes.resize(self.filled + self.filled.max(ROOM_MIN), 0);
         }
         let size = stream.read(&mut self.bytes[self.filled..])?;
@@ -49,15 +48,16 @@ impl PeerFrames {
         Ok(size)
     }
 
-    /// Whether the last read filled all the room that there was: more may be available.
+    /// Whether the last read filled all free room: more bytes may be available.
     pub(crate) fn is_full(&self) -> bool {
         self.filled == self.bytes.len()
     }
 
-    /// Passes each complete message to `each`, until that returns false. An incomplete message stays.
+    /// Passes each complete message to `each`, until that returns false. An incomplete message stays in the
+    /// buffer.
     ///
     /// # Errors
-    /// When a message is announced as too large. Those before it have been passed.
+    /// When the announced size of a message is too large. The messages before it have been passed.
     pub(crate) fn take_apart(&mut self, mut each: impl FnMut(&[u8]) -> bool) -> Result<(), PeerError> {
         let mut at = 0;
         let mut goes_on = true;
@@ -91,13 +91,13 @@ pub(crate) struct PeerPlace {
 /// How this node may connect to other nodes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct PeerReach {
-    /// Without TLS: the node accepts such connections itself.
+    /// Without TLS. The node itself accepts such connections.
     pub(crate) clear: bool,
     pub(crate) tls: bool,
 }
 
 impl PeerReach {
-    /// The places to connect to among another node's endpoints: with TLS if both use it.
+    /// The places to connect to among another node's endpoints. They use TLS if both nodes do.
     pub(crate) fn places(self, endpoints: &[Endpoint]) -> Vec<PeerPlace> {
         let all = || endpoints.iter().map(place_of);
         let with_tls: Vec<PeerPlace> = all().filter(|place| self.tls && place.is_tls).collect();
@@ -119,7 +119,6 @@ fn place_of(endpoint: &Endpoint) -> PeerPlace {
     }
 }
 
-/// The endpoint of a place.
 pub(crate) fn endpoint_of(place: PeerPlace) -> Endpoint {
     let address = match place.address.ip() {
         IpAddr::V4(ip) => Address::V4(ip.octets()),
@@ -172,7 +171,7 @@ mod tests {
     }
 
     #[test]
-    fn taking_apart_stops_when_told_to() {
+    fn splitting_stops_on_request() {
         let mut frames = PeerFrames::new(1000);
         let bytes = messages(2);
         frames.receive(&mut &*bytes).unwrap();
@@ -189,7 +188,7 @@ mod tests {
     }
 
     proptest::proptest! {
-        /// Any bytes are split or refused, and nothing is kept beyond the received bytes.
+        /// Any bytes are split or refused, and the buffer holds no more than the received bytes.
         #[test]
         fn any_bytes_are_taken_apart_or_refused(parts: Vec<Vec<u8>>) {
             let mut frames = PeerFrames::new(100);
@@ -205,7 +204,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_announced_sizes_nothing() {
+    fn announced_sizes_reserve_no_memory() {
         let mut header = (MESSAGE_SIZE_MAX as u32).to_be_bytes().to_vec();
         header.extend([0, 7, 1]);
         let mut frames = PeerFrames::new(HEADER_SIZE + MESSAGE_SIZE_MAX);

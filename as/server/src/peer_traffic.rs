@@ -1,10 +1,10 @@
-//! The connections with other nodes: numbers of opened and closed ones, and of bytes sent and received.
+//! Traffic on the connections with other nodes: connections opened and closed, bytes sent and received.
 //!
 //! Counters only grow. A rate is the difference between two turns of the ticker.
 //!
 //! # Threads
-//! Heartbeat and fabric threads count, the ticker measures, info threads read. One mutex for the rates, which only the
-//! last two take.
+//! Heartbeat and fabric threads count, the ticker measures, info threads read. The rates have one mutex,
+//! which only the ticker and info threads take.
 
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
@@ -32,13 +32,14 @@ impl ConnectionCounter {
     }
 
     pub(crate) fn figures(&self) -> ConnectionFigures {
-        // Closed connections are read before opened ones, so that none counts as closed only.
+        // Closed connections are read before opened ones, so that no connection counts as closed but not as
+        // opened.
         let closed = self.closed.load(Acquire);
         ConnectionFigures { opened: self.opened.load(Relaxed), closed }
     }
 }
 
-/// Connections that were made and ended since the start.
+/// Connections that were opened and closed since the start.
 #[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
 pub(crate) struct ConnectionFigures {
     pub(crate) opened: u64,
@@ -52,7 +53,7 @@ impl ConnectionFigures {
     }
 }
 
-/// Counts for the heartbeat.
+/// Counts of the heartbeat.
 #[derive(Default)]
 pub(crate) struct HeartbeatTraffic {
     pub(crate) connections: ConnectionCounter,
@@ -61,7 +62,7 @@ pub(crate) struct HeartbeatTraffic {
 }
 
 impl HeartbeatTraffic {
-    /// Counts a received pulse, of this node itself or of another one.
+    /// Counts a received pulse, from this node itself or another one.
     pub(crate) fn note_pulse(&self, is_own: bool) {
         let counter = if is_own { &self.received_self } else { &self.received_foreign };
         counter.fetch_add(1, Relaxed);
@@ -84,7 +85,7 @@ pub(crate) struct HeartbeatFigures {
     pub(crate) received_foreign: u64,
 }
 
-/// Bytes that were sent and received, or that are in a second.
+/// Numbers of bytes sent and received, in total or per second.
 #[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
 pub(crate) struct Bytes {
     pub(crate) sent: u64,
@@ -103,14 +104,14 @@ impl ByteCounter {
     }
 }
 
-/// Totals when the rates were last measured, and those rates, by channel.
+/// Totals at the last measurement of the rates, and those rates, by channel.
 #[derive(Default)]
 struct Measured {
     totals: [Bytes; CHANNEL_COUNT],
     rates: [Bytes; CHANNEL_COUNT],
 }
 
-/// Counts for the fabric.
+/// Counts of the fabric.
 #[derive(Default)]
 pub(crate) struct FabricTraffic {
     pub(crate) connections: ConnectionCounter,
@@ -156,7 +157,7 @@ pub(crate) struct FabricFigures {
 }
 
 impl FabricFigures {
-    /// Bytes a second of a channel.
+    /// Bytes per second of a channel.
     pub(crate) fn rate(&self, channel: Channel) -> Bytes {
         self.rates[channel as usize]
     }

@@ -1,5 +1,5 @@
-//! The ports of a server: all are bound before its devices are opened, because these may belong to a server that holds
-//! the ports; they are opened when the server can answer.
+//! The ports of a server. All are bound before the devices are opened, because another server that holds the
+//! ports may own these devices. They are opened when the server can answer.
 
 use std::io;
 use std::sync::Arc;
@@ -25,18 +25,18 @@ pub(crate) struct Ports {
     heartbeat_tls: Bound,
 }
 
-/// Ports open to connections.
+/// Ports that are open to connections.
 pub(crate) struct OpenPorts {
     /// Ports of clients and of operators.
     pub(crate) doors: Vec<Door>,
     pub(crate) info: Vec<Listener>,
     pub(crate) metrics: Vec<Listener>,
-    /// Ports of other nodes; none on a node that does not look for others.
+    /// Ports of other nodes; empty on a node that does not look for others.
     pub(crate) fabric: Vec<PeerDoor>,
     pub(crate) heartbeat: Vec<PeerDoor>,
 }
 
-/// Places of each kind of port; `None` if it is not configured.
+/// Places of each kind of port; `None` for a kind that is not configured.
 struct Places {
     clients: Option<ListenPlace>,
     clients_tls: Option<ListenPlace>,
@@ -50,8 +50,8 @@ struct Places {
     heartbeat_tls: Option<ListenPlace>,
 }
 
-/// The parameters of a port. Without addresses of its own it has those of its sibling: the port with TLS has those of the
-/// port without, and the reverse.
+/// The parameters of a port. If it has no addresses, those of its sibling apply: the port with TLS takes
+/// those of the port without, and the reverse.
 struct PortParams<'c> {
     context: &'static str,
     with_tls: bool,
@@ -141,7 +141,7 @@ impl Places {
         }
     }
 
-    /// In the order in which they are bound.
+    /// All places, in the order in which they are bound.
     fn all(&self) -> impl Iterator<Item = &ListenPlace> {
         let Places {
             clients,
@@ -160,7 +160,7 @@ impl Places {
             .flatten()
     }
 
-    /// The places that overlap with one before them. Both could be bound, and only to listen on both would fail.
+    /// The places that overlap with an earlier one. Both could be bound, but a listen on both would fail.
     fn overlaps(&self, config: &Config) -> Vec<Obstacle> {
         let overlap = |(position, place): (usize, &ListenPlace)| {
             let &ListenPlace { context, port_name, port, .. } = place;
@@ -177,7 +177,7 @@ impl Places {
     }
 }
 
-/// The obstacle that `error` at `place` is, with the line of the address or port that it is about.
+/// The obstacle for `error` at `place`, with the line of the address or port.
 fn obstacle(config: &Config, place: &ListenPlace, error: &ListenError) -> Obstacle {
     let (context, taken) = match error {
         ListenError::Bind(address, error) if error.kind() == io::ErrorKind::AddrInUse => {
@@ -194,7 +194,7 @@ fn obstacle(config: &Config, place: &ListenPlace, error: &ListenError) -> Obstac
     Obstacle { in_use, ..Obstacle::new(line, format!("'{name}' in {context}: {error}")) }
 }
 
-/// The obstacle that an access address of clients is.
+/// The obstacle for an error in an access address of clients.
 pub(crate) fn access_obstacle(config: &Config, error: &ListenError) -> Obstacle {
     let params = &config.network.service;
     let lists = [
@@ -261,7 +261,7 @@ impl Ports {
         })
     }
 
-    /// Tries to bind all ports of `config`, and returns the errors, each once.
+    /// Tries to bind all ports of `config`. Returns each error once.
     pub(crate) fn obstacles(config: &Config) -> Vec<Obstacle> {
         let mut obstacles: Vec<Obstacle> = Vec::new();
         let mut found = |obstacle| {
@@ -320,7 +320,7 @@ impl Ports {
     /// Opens the ports for connections. Ports with TLS use the settings of `tls`.
     ///
     /// # Errors
-    /// When another process listens there by now.
+    /// When another process has begun to listen there.
     pub(crate) fn open(self, tls: &TlsPorts) -> Result<OpenPorts, ListenError> {
         let mut doors = Vec::new();
         for (bound, entrance, tls) in [

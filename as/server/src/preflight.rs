@@ -1,5 +1,4 @@
-//! Checks that a start makes before it changes anything, and a report of everything that would prevent a start:
-//! `--check-config`.
+//! The checks before a start changes anything, and the report of all obstacles to a start: `--check-config`.
 
 use std::io;
 use std::path::Path;
@@ -17,7 +16,7 @@ use crate::smd::Smd;
 use crate::storage::{OpenError, check_backings, shared_backings};
 use crate::tls::{self, TlsError};
 
-/// Why the server did not start.
+/// The reason why the server did not start.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
     #[error("access control: {0}")]
@@ -50,8 +49,8 @@ impl From<ListenError> for StartError {
     }
 }
 
-/// Everything that would stop a start with `config` on this machine, as far as it can be found without changing
-/// anything. Ports are bound and released, files and devices opened and closed.
+/// All obstacles to a start with `config` on this machine that can be found without a change. Ports are bound
+/// and released, files and devices opened and closed.
 pub(crate) fn obstacles(config: &Config) -> Vec<Obstacle> {
     let mut found: Vec<Obstacle> = Vec::new();
     let line = |context, name| config.lines.last(context, name);
@@ -101,7 +100,7 @@ pub(crate) fn obstacles(config: &Config) -> Vec<Obstacle> {
     found
 }
 
-/// The obstacle that the groups of multicast heartbeats cannot be joined.
+/// The obstacle for groups of multicast heartbeats that cannot be joined.
 pub(crate) fn multicast_obstacle(config: &Config, error: &io::Error) -> Obstacle {
     let line = |name| config.lines.last("network.heartbeat", name);
     Obstacle::new(line("address").or_else(|| line("multicast-group")), error)
@@ -110,11 +109,11 @@ pub(crate) fn multicast_obstacle(config: &Config, error: &io::Error) -> Obstacle
 /// Names of the best practices that are not followed; each is logged.
 ///
 /// # Errors
-/// When there are any and they are enforced.
+/// When a practice is not followed and practices are enforced.
 pub(crate) fn check_best_practices(config: &Config) -> Result<Vec<&'static str>, StartError> {
     enforce_best_practices(config)?;
     let failures = best_practices::failures(config);
-    // A trial on a desktop does not need tuning first.
+    // A trial on a desktop needs no tuning.
     for failure in failures.iter().filter(|_| config.source != DEVELOPER_SOURCE) {
         cf::warning!(Config, "failed best-practices check {}: {}", failure.name, failure.advice);
     }

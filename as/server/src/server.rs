@@ -57,10 +57,10 @@ pub struct Server {
 }
 
 impl Server {
-    /// Starts a server: when this returns it accepts requests.
+    /// Starts a server. It accepts requests when this returns.
     ///
     /// # Errors
-    /// When a resource that it needs is not available. Nothing is left running then.
+    /// When a necessary resource is not available. No part of the server then runs.
     pub fn start(config: Config) -> Result<Self, StartError> {
         let started = Instant::now();
         let config = Arc::new(config);
@@ -73,7 +73,8 @@ impl Server {
         Heap::give_back_idle();
         let failed_best_practices = check_best_practices(&config)?;
 
-        // Ports are bound before devices are opened: the server that holds a port may own these devices.
+        // Ports are bound before devices are opened, because the server that holds a port may own these
+        // devices.
         let ports = Ports::bind(&config).map_err(|obstacle| StartError::Listen(obstacle.located(&config)))?;
         let addresses = ports.addresses();
         let params = &config.network.service;
@@ -81,10 +82,10 @@ impl Server {
         let advertised_tls = advertise(&config, &AccessParams::tls(params), &addresses.clients_tls)?;
         let tls = TlsPorts::open(&config)?;
 
-        // The metadata decides which records on the devices count.
+        // The metadata decides which records on the devices are valid.
         let smd = open_smd(&config, &cluster)?;
         let security = config.security.as_ref().map(|_| AccessControl::open(&config, &smd)).transpose()?;
-        // Namespaces with the records on their devices. Memory takes only address space until it is used.
+        // Namespaces, with the records on their devices. Their memory is only address space until it is used.
         let indexes = Arc::new(SecondaryIndexes::new(config.namespaces.len()));
         let replicas = ReplicaWrites::new();
         let namespaces: Arc<[Arc<Namespace>]> = (0..config.namespaces.len())
@@ -159,8 +160,8 @@ impl Server {
         Ok(server)
     }
 
-    /// Opens the ports to clients, and to other nodes if there are any. Clients that connect before the threads that accept
-    /// them run wait in the kernel's queue.
+    /// Opens the ports to clients, and, on a cluster node, to other nodes. The kernel queues clients that
+    /// connect before the accepting threads run.
     fn open_ports(&mut self, ports: Ports) -> Result<(), StartError> {
         let ports = ports.open(&self.node.tls)?;
         if self.node.config.network.is_clustered() {
@@ -318,7 +319,7 @@ impl Server {
         Ok(())
     }
 
-    /// Starts info threads, security threads, batch threads and those of the transaction pool.
+    /// Starts info threads, security threads, batch threads and the threads of the transaction pool.
     fn start_workers(&self) -> io::Result<()> {
         if let (Some(workers), Some(access)) = (&self.node.service.security, &self.node.security) {
             workers.start(access)?;
@@ -414,14 +415,14 @@ impl Server {
         Ok(())
     }
 
-    /// Stops everything; the first call reports how.
+    /// Stops everything. The first call reports the result.
     ///
     /// # Errors
-    /// When something is not on disk; the log says what.
+    /// When acknowledged data is not on disk; the log says which.
     fn stop_now(&mut self) -> Result<Ending, String> {
         leave_others(&self.node);
         self.stop_accepting.signal();
-        // Operations that only read are not waited for.
+        // The stop does not wait for operations that only read.
         self.node.service.transactions.stop();
         self.node.service.queries.begin_stop();
         if let Some(membership) = self.node.membership.get() {
@@ -446,7 +447,7 @@ impl Server {
         if std::mem::replace(&mut self.is_closed, true) {
             return Ok(Ending::Clean);
         }
-        // Threads that are still at work may write later, also to blocks that a clean header would exclude.
+        // Threads that still run may write later, also to blocks that a clean header would exclude.
         let close = |namespace: &Arc<Namespace>| {
             if running.is_empty() { namespace.storage.close() } else { namespace.storage.save() }
         };
@@ -501,7 +502,7 @@ impl Run for Server {
 
 impl Drop for Server {
     fn drop(&mut self) {
-        // What is lost has been logged.
+        // The log has reported any loss.
         let _ = self.stop_now();
     }
 }
@@ -511,7 +512,7 @@ fn executor(node: &Node) -> Executor {
     Executor::new(Arc::clone(&node.service.transactions))
 }
 
-/// The shared state of the service threads, before there are any.
+/// The shared state of the service threads, made before them.
 fn service_context(
     config: &Arc<Config>,
     metrics: &Arc<ServerMetrics>,
@@ -549,20 +550,20 @@ fn restarting(name: &str, body: impl Fn() + Send + 'static) -> io::Result<thread
     })
 }
 
-/// Waits for threads to end. A thread that panicked has logged it.
+/// Waits for threads to end. Panics of threads have been logged.
 fn join(threads: impl IntoIterator<Item = threads::Handle>) {
     for thread in threads {
         let _ = thread.join();
     }
 }
 
-/// The addresses that clients are told, for those bound.
+/// The addresses that clients are told, for the bound ones.
 fn advertise(config: &Config, access: &AccessParams, bound: &[SocketAddr]) -> Result<Advertised, StartError> {
     Advertised::new(access, bound)
         .map_err(|error| StartError::Listen(access_obstacle(config, &error).located(config)))
 }
 
-/// The cluster in which the node begins: without ports for others, a cluster of this node alone.
+/// The cluster in which the node begins: a cluster of this node alone if it has no ports for others.
 fn cluster_of(config: &Config) -> Result<Cluster, StartError> {
     let node_id = own_node_id(config)?;
     config.service.node_id.set(node_id);
@@ -575,7 +576,7 @@ fn cluster_of(config: &Config) -> Result<Cluster, StartError> {
     Ok(if is_clustered { Cluster::looking_for_others(node_id) } else { Cluster::alone(node_id) })
 }
 
-/// The system metadata from the work directory. A server with the developer configuration may have none.
+/// The system metadata from the work directory. With the developer configuration there may be none.
 fn open_smd(config: &Config, cluster: &Cluster) -> Result<Arc<Smd>, StartError> {
     let folder = config.work_folder();
     if folder.is_none() {
@@ -590,7 +591,7 @@ fn open_smd(config: &Config, cluster: &Cluster) -> Result<Arc<Smd>, StartError> 
     Ok(Arc::new(smd.map_err(StartError::SystemMetadata)?))
 }
 
-/// Registers the parts of the server that act on metadata: on present items, and on every change.
+/// Registers the parts of the server that act on metadata: on present items and on every change.
 fn listen_to_metadata(node: &Node) {
     smd::follow_eviction(&node.smd, &node.namespaces);
     smd::follow_truncation(&node.smd, &node.namespaces);

@@ -1,9 +1,9 @@
 //! A port other than the client port, such as the one for info requests in plain text: one thread serves all its
 //! connections.
 //!
-//! The number of connections is bounded. A silent connection is closed after a while, and at once when all places are
-//! taken and another client connects: so silent clients lock nobody out. If the process has no file descriptor left,
-//! the listeners pause for a moment.
+//! The number of connections is bounded. A silent connection is closed after a while. If all places are taken
+//! and another client connects, it is closed at once, so that silent clients do not lock others out. If the
+//! process has no file descriptor left, the listeners pause for a moment.
 
 use std::io;
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -15,7 +15,7 @@ use cf::sys::eventfd::EventFd;
 const STOP_TOKEN: u64 = u64::MAX;
 /// Connections accepted before other events are handled.
 const ACCEPTS_AT_ONCE: usize = 16;
-/// How long listeners pause without a file descriptor.
+/// Length of the listeners' pause when there is no file descriptor.
 const EXHAUSTED_PAUSE: Duration = Duration::from_millis(200);
 /// How often silent connections are checked.
 const SWEEP_PERIOD: Duration = Duration::from_secs(1);
@@ -23,19 +23,19 @@ const SWEEP_PERIOD: Duration = Duration::from_secs(1);
 /// Result of a connection's turn.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Turn {
-    /// The connection is done or broken.
+    /// The connection is finished or broken.
     Over,
-    /// It waits for its peer; in this turn it neither received a request nor sent anything.
+    /// The connection waits for its peer. In this turn it neither received a request nor sent anything.
     Waits,
-    /// It waits for its peer, after it received a request or sent something.
+    /// The connection waits for its peer, after it received a request or sent something.
     Served,
-    /// It can continue, after others had their turn.
+    /// The connection can continue after others had their turn.
     HasMore,
-    /// It continues elsewhere: see [`Guests::leave`].
+    /// Another part of the server takes the connection over: see [`Guests::leave`].
     Leaves,
 }
 
-/// The handling of a port's connections.
+/// The code that serves a port's connections.
 pub(crate) trait Guests {
     /// One connection.
     type Guest;
@@ -43,7 +43,7 @@ pub(crate) trait Guests {
     /// Makes the state of a new connection; its socket does not block. `None` refuses it.
     fn welcome(&mut self, stream: TcpStream, peer: SocketAddr) -> Option<Self::Guest>;
 
-    /// Its socket.
+    /// The socket of a connection.
     fn stream(guest: &Self::Guest) -> &TcpStream;
 
     /// Serves a connection that has received something, can send, or has more to do. The turn is short.
@@ -56,7 +56,7 @@ pub(crate) trait Guests {
 /// Limits of a port.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Bounds {
-    /// Most connections at a time.
+    /// Maximum number of connections at a time.
     pub(crate) connections: usize,
     /// Longest time for which a connection may be silent.
     pub(crate) idle: Duration,
@@ -64,7 +64,7 @@ pub(crate) struct Bounds {
 
 struct Slot<G> {
     guest: G,
-    /// Time of its last service.
+    /// Time of the last service.
     served: Instant,
 }
 
@@ -136,7 +136,7 @@ impl<G: Guests> Port<'_, G> {
         listeners.try_for_each(|(at, listener)| self.epoll.add(listener, at as u64, Trigger::Level))
     }
 
-    /// How long to wait for events.
+    /// The longest wait for events.
     fn patience(&self) -> Option<Duration> {
         if !self.ready.is_empty() {
             Some(Duration::ZERO)
@@ -158,7 +158,7 @@ impl<G: Guests> Port<'_, G> {
                     self.resting = Some(Instant::now());
                     return;
                 }
-                // The peer gave up before the connection was accepted.
+                // The peer closed the connection before it was accepted.
                 Err(_) => {}
             }
         }
@@ -180,7 +180,7 @@ impl<G: Guests> Port<'_, G> {
         self.slots[at] = Some(Slot { guest, served: Instant::now() });
     }
 
-    /// A slot for one more connection; if all are taken, that of the longest silent one.
+    /// A slot for one more connection. If all are taken, the one that has been silent longest is freed.
     fn free_place(&mut self) -> Option<usize> {
         if let Some(free) = self.slots.iter().position(Option::is_none) {
             return Some(free);

@@ -49,7 +49,7 @@ const REPLICA_WRITES_RESENT: [NamespaceCounter; 8] = [
     NamespaceCounter::RetransmitOpsSubReplWrite,
 ];
 
-/// Body of the ticker's thread; ends once `stopping` is set and the thread is unparked.
+/// Body of the ticker's thread. It ends once `stopping` is set and the thread is unparked.
 pub(crate) fn run(node: &Node, stopping: &AtomicBool) {
     let mut meter = CpuMeter::start();
     let mut last = Instant::now();
@@ -182,7 +182,7 @@ fn write_latencies(node: &Node) {
     }
 }
 
-/// Benchmarks logged after `latency`.
+/// Benchmarks that are logged after `latency`.
 fn benchmarks_behind(latency: Latency) -> &'static [Benchmark] {
     match latency {
         Latency::Read => &[Benchmark::Read],
@@ -244,9 +244,10 @@ fn write_server(node: &Node) {
     write_server_work(node);
 }
 
-/// Connections, and requests that concern no namespace or several.
+/// Connections, and requests about no namespace or several.
 fn write_server_work(node: &Node) {
-    // Closed connections are read before opened ones, so that none counts as closed only.
+    // Closed connections are read before opened ones, so that no connection counts as closed but not as
+    // opened.
     let closed = node.metrics.get(ServerCounter::ClientConnectionsClosed);
     let opened = node.metrics.get(ServerCounter::ClientConnectionsOpened);
     let (heartbeat, fabric) = node.peer_figures();
@@ -414,7 +415,7 @@ fn write_namespace(namespace: &Namespace) {
     }
 }
 
-/// Logs the number of tombstones, if there are any. All count as the master's, as in the statistics.
+/// Logs the number of tombstones, if there are any. All count as those of a master, as in the statistics.
 fn write_tombstones(namespace: &Namespace) {
     let count = namespace.tombstone_count();
     if count > 0 {
@@ -423,7 +424,8 @@ fn write_tombstones(namespace: &Namespace) {
     }
 }
 
-/// Logs how often this node asked others for newer copies of records, and answered them.
+/// Logs how often this node asked others for newer copies of records, and how often it answered such
+/// questions.
 fn write_questions(namespace: &Namespace) {
     let count = |counter| namespace.metrics.get(counter);
     let (asked, read, unread) = (
@@ -436,7 +438,7 @@ fn write_questions(namespace: &Namespace) {
     }
 }
 
-/// Logs the progress of migrations, and the number under way: to other nodes, to this one, signals.
+/// Logs the progress of migrations, and the number in progress: to other nodes, to this node, signals.
 fn write_migrations(namespace: &Namespace) {
     let (name, figures, load) =
         (namespace.name(), namespace.partitions.figures(), *namespace.migration_load.lock());
@@ -458,7 +460,7 @@ fn write_migrations(namespace: &Namespace) {
     );
 }
 
-/// `origin: group (count,…) …`, unless nothing was counted.
+/// `origin: group (count,…) …`, unless all counts are zero.
 fn transactions(namespace: &Namespace, origin: Origin, groups: &[&Group]) -> Option<String> {
     let mut line = format!("{}:", origin.name().replace('_', "-"));
     let mut total = 0;

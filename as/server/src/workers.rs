@@ -1,4 +1,5 @@
-//! Threads that take jobs from one queue. Their number follows the configuration while the server runs.
+//! A pool of threads that take jobs from one queue. The number of threads follows the configuration while the
+//! server runs.
 //!
 //! A panic in a job is a bug of ours and loses only that job: the thread continues with a new body.
 //!
@@ -15,7 +16,7 @@ use cf::threads::{self, Handle};
 use crossbeam::channel::{Receiver, RecvTimeoutError, Sender, unbounded};
 use parking_lot::Mutex;
 
-/// Most substitutes for threads that hang.
+/// Maximum number of substitutes for threads that hang.
 const SUBSTITUTES_MAX: usize = 64;
 /// How often a thread does its maintenance.
 const MAINTENANCE_PERIOD: Duration = Duration::from_secs(1);
@@ -25,8 +26,8 @@ pub(crate) trait Work<J>: Send {
     /// Does a job.
     fn run(&mut self, job: J);
 
-    /// Does maintenance: called after each job, and every second while there is some to do. Returns whether there is
-    /// more.
+    /// Does maintenance. It is called after each job, and every second while there is maintenance to do.
+    /// Returns whether there is more.
     fn maintain(&mut self) -> bool {
         false
     }
@@ -43,7 +44,7 @@ type NewBody<J> = Arc<dyn Fn() -> Option<Body<J>> + Send + Sync>;
 
 enum Message<J> {
     Job(J),
-    /// Ends the thread that takes it from the queue.
+    /// Ends the thread that receives it.
     End,
 }
 
@@ -57,8 +58,8 @@ struct Worker<J> {
 }
 
 impl<J> Worker<J> {
-    /// The thread's loop. Before it ends it finishes its maintenance, unless all threads end: then it does not do the
-    /// jobs that would result.
+    /// The thread's loop. Before it ends it finishes its maintenance, unless all threads end: the jobs that
+    /// would result are then not done.
     fn serve(mut self) {
         let mut must_maintain = false;
         loop {
@@ -89,8 +90,8 @@ impl<J> Worker<J> {
         }
     }
 
-    /// Replaces the body after a panic, which may have left the old one inconsistent; `false` if it is too
-    /// late for that.
+    /// Replaces the body after a panic, which may have left the old one inconsistent. Returns false if no new
+    /// body can be made any more.
     #[cold]
     fn renew(&mut self) -> bool {
         cf::critical!(Service, "a job of the {} threads failed on an internal error", self.name);
@@ -119,11 +120,11 @@ pub(crate) struct Workers<J> {
 }
 
 struct Threads<J> {
-    /// Makes the body of another thread; `None` before the start and after the end of all.
+    /// Makes the body of another thread; `None` before the start and after all threads have ended.
     new_body: Option<NewBody<J>>,
     /// Number of threads that should exist, without substitutes.
     wanted: usize,
-    /// Further threads, as some hang.
+    /// Number of additional threads, because some threads hang.
     substitutes: usize,
     /// Number of threads that were not told to end.
     count: usize,
@@ -132,7 +133,7 @@ struct Threads<J> {
 }
 
 impl<J: Send + 'static> Workers<J> {
-    /// A pool without threads yet; jobs may already be submitted.
+    /// A pool without threads. Jobs may already be submitted.
     pub(crate) fn new(name: &'static str) -> Self {
         Self::with_niceness(name, 0)
     }
@@ -150,13 +151,13 @@ impl<J: Send + 'static> Workers<J> {
         self.send(Message::Job(job));
     }
 
-    /// Jobs that no thread has taken yet.
+    /// Number of jobs that no thread has taken yet.
     pub(crate) fn queued_count(&self) -> usize {
         self.queue.len()
     }
 
-    /// Starts `count` threads. `new_body` makes the body of each, also of later ones and after a panic; `None` means
-    /// that it is too late.
+    /// Starts `count` threads. `new_body` makes the body of each thread, also of later ones and after a
+    /// panic. It returns `None` if the server ends.
     ///
     /// # Errors
     /// When the system refuses a thread.
@@ -226,10 +227,10 @@ impl<J: Send + 'static> Workers<J> {
         Ok(())
     }
 
-    /// Ends all threads and waits for them. Jobs submitted before are done.
+    /// Ends all threads and waits for them. Jobs that were submitted before are done.
     pub(crate) fn stop(&self) {
         for handle in self.tell_to_end() {
-            // A thread that panicked has logged it.
+            // A panic of the thread has been logged.
             let _ = handle.join();
         }
     }
@@ -250,7 +251,7 @@ impl<J: Send + 'static> Workers<J> {
     }
 
     fn send(&self, message: Message<J>) {
-        // The queue is open as long as this value lives.
+        // The queue is open as long as this value exists.
         let _ = self.sender.send(message);
     }
 }
@@ -287,7 +288,7 @@ mod tests {
         assert_eq!(workers.threads.lock().count, 0);
     }
 
-    /// Work that always has maintenance to do.
+    /// Work that always has more maintenance to do.
     struct Worried;
 
     impl Work<()> for Worried {
@@ -299,7 +300,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_to_maintain_keeps_all_from_ending() {
+    fn maintenance_does_not_prevent_the_end() {
         let workers = Workers::new("test");
         workers.start(2, || Some(Box::new(Worried))).expect("threads");
         workers.submit(());

@@ -1,7 +1,8 @@
 //! The life of the daemon's process, with a stand-in for the server.
 //!
-//! The test runs itself again as the daemon: with `ASD_TEST_SERVICE` set, `main` is that of `asd` with [`StandIn`] as
-//! its service. It has no test harness, because the harness's threads would take the signals.
+//! The test runs itself again as the daemon: if `ASD_TEST_SERVICE` is set, `main` is that of `asd` with
+//! [`StandIn`] as its service. The test has no harness, because the harness's threads would receive the
+//! signals.
 
 use std::fs;
 use std::io::Write;
@@ -139,7 +140,7 @@ impl Folder {
         fs::read_to_string(self.path("asd.log")).unwrap_or_default()
     }
 
-    /// Waits until the log has `text` in it.
+    /// Waits until the log contains `text`.
     fn wait_for(&self, text: &str) {
         wait_until(text, || self.log().contains(text));
     }
@@ -206,7 +207,7 @@ fn second_request_ends_at_once(folder: &Folder) {
     let start = Instant::now();
     send(&child, Signal::SIGINT);
     folder.wait_for("stand-in stops");
-    // The same request passed on by another program; then a second one from a person.
+    // Another program passes the same request on; then a person sends a second one.
     send(&child, Signal::SIGTERM);
     folder.wait_for("SIGTERM received again, already shutting down");
     wait_until("the end that was asked for again", || {
@@ -254,7 +255,7 @@ fn goes_on_in_the_background(folder: &Folder) {
     folder.configure("");
     let child = folder.daemon("good", &[]);
     let first_pid = child.id();
-    // The pipes are closed with the parent: the daemon does not hold the terminal.
+    // The pipes are closed when the parent ends: the daemon does not hold the terminal.
     assert_eq!(end_of(child), (Some(0), String::new(), String::new()));
     assert!(folder.log().contains("stand-in runs"), "it serves when the command returns");
     let pid = folder.pid();

@@ -6,14 +6,13 @@
 /// Declares [`Context`] and its names from one table.
 macro_rules! contexts {
     ($($variant:ident $name:literal,)+) => {
-        /// The part of the server a line comes from; every sink has a level for each.
+        /// The part of the server that a line comes from. Every sink has a level for each context.
         #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
         #[repr(u8)]
         pub enum Context {
             $(#[doc = concat!("`", $name, "`")] $variant,)+
         }
 
-        /// Number of contexts.
         pub const CONTEXT_COUNT: usize = [$($name),+].len();
 
         impl Context {
@@ -106,13 +105,13 @@ impl Context {
     }
 }
 
-/// The severity of a line; a sink writes a context's lines up to its level for it.
+/// The severity of a line. A sink writes the lines of a context up to its level for the context.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 #[repr(u8)]
 pub enum Level {
-    /// The server is about to end. Every sink writes these.
+    /// The server is about to end. Every sink writes such lines.
     Critical,
-    /// An operator should look at it.
+    /// An operator should examine it.
     Warning,
     /// The activity of the server, at a rate that a person can read.
     Info,
@@ -151,7 +150,6 @@ impl Level {
     }
 }
 
-/// One level for each context.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Levels([Level; CONTEXT_COUNT]);
 
@@ -162,7 +160,6 @@ impl Levels {
         Levels([level; CONTEXT_COUNT])
     }
 
-    /// The level of `context`.
     #[must_use]
     pub const fn get(&self, context: Context) -> Level {
         self.0[context as usize]
@@ -179,7 +176,7 @@ impl Levels {
     /// Applies a line `context <name> <level>` of a configuration file, where `any` names all contexts.
     ///
     /// # Errors
-    /// Which of the two words is unknown.
+    /// The error says which of the two words is unknown.
     pub fn set_by_name(&mut self, context: &str, level: &str) -> Result<(), SetLevelError> {
         let level = Level::from_name(level).ok_or(SetLevelError::UnknownLevel)?;
         if context.eq_ignore_ascii_case("any") {
@@ -191,10 +188,10 @@ impl Levels {
     }
 }
 
-/// Why a level could not be set.
+/// The reason why a level could not be set.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum SetLevelError {
-    /// There is no sink of this number.
+    /// No sink has this number.
     UnknownSink,
     /// No context has this name.
     UnknownContext,

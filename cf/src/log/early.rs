@@ -1,7 +1,7 @@
 //! Keeps log lines until the sinks are known.
 //!
 //! Memory is bounded: a full buffer only counts further lines. Lines that should not wait (warnings and
-//! worse; everything with `--early-verbose`) also go to standard error at once, and are not repeated there.
+//! above; all lines with `--early-verbose`) also go to standard error at once, and are not repeated there.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::SystemTime;
@@ -12,7 +12,7 @@ use super::context::{Context, Level};
 use super::line::{Line, TimeStyle};
 use super::sink::{Sink, write_whole};
 
-/// Most text the buffer keeps, in bytes.
+/// Maximum size of the text in the buffer, in bytes.
 const TEXT_SIZE_MAX: usize = 256 * 1024;
 
 struct EarlyLine {
@@ -41,7 +41,7 @@ impl EarlyLines {
         EarlyLines { verbose: AtomicBool::new(false), kept: Mutex::new(kept) }
     }
 
-    /// Sends all further lines to standard error too.
+    /// Sends all further lines to standard error as well.
     pub(super) fn show_all(&self) {
         self.verbose.store(true, Ordering::Relaxed);
     }
@@ -49,7 +49,7 @@ impl EarlyLines {
     pub(super) fn add(&self, time: SystemTime, context: Context, level: Level, line: &Line) {
         let shown = level <= Level::Warning || self.verbose.load(Ordering::Relaxed);
         if shown {
-            // If even standard error is closed, no output is left.
+            // If standard error is closed, there is no other output.
             let _ = write_whole(&std::io::stderr(), line.bytes());
         }
         let body = String::from_utf8_lossy(line.body()).into_owned();

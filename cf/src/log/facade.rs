@@ -1,4 +1,4 @@
-//! Passes lines of library crates (from the `log` crate) and panics to our log.
+//! Passes panics, and lines of library crates (from the `log` crate), to the server's log.
 
 use log::{LevelFilter, Log, Metadata, Record};
 
@@ -22,7 +22,7 @@ impl Log for Logger {
         }
     }
 
-    /// Lines are written at once.
+    /// Does nothing, because lines are written at once.
     fn flush(&self) {}
 }
 
@@ -31,7 +31,7 @@ fn context_of(target: &str) -> Context {
     Context::from_name(target).unwrap_or(Context::Misc)
 }
 
-/// A library's error does not end the server, so it is a warning.
+/// An error in a library does not end the server, so it is a warning.
 fn level_of(level: log::Level) -> Level {
     match level {
         log::Level::Error | log::Level::Warn => Level::Warning,
@@ -54,10 +54,10 @@ pub(super) fn filter_of(level: Level) -> LevelFilter {
 
 /// Makes the log the receiver of the `log` facade and of panics. Called once, by `main`.
 ///
-/// A panic becomes a WARNING (the thread may well continue with its next request) with the thread's name,
-/// followed by the frames if `RUST_BACKTRACE` asks for them.
+/// A panic becomes a WARNING, because the thread may continue with its next request. The line has the
+/// thread's name; the frames follow if `RUST_BACKTRACE` asks for them.
 pub fn install() {
-    // Fails if another logger was set before; then that one is wanted.
+    // This fails if another logger was set before; that logger then stays.
     if log::set_logger(logger()).is_ok() {
         logger().refresh_facade();
     }

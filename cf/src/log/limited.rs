@@ -1,8 +1,8 @@
-//! Rate limits for lines that a client, a peer or a disk can cause: a few per interval and place, the rest
-//! counted.
+//! Rate limits for lines that a client, a peer or a disk can cause: a place writes a few lines per interval
+//! and counts the others.
 //!
 //! Each use of a `*_limited!` macro owns one static [`CallSite`]. It writes the first [`LINES_PER_INTERVAL`]
-//! lines of an interval; it keeps the first of the others as a sample and counts them.
+//! lines of an interval, counts the others, and keeps the first of these as a sample.
 //! `Logger::report_suppressed` (called by the ticker) or the next line after the interval writes one line
 //! about them: `(file.rs:line) (repeated:K) sample`.
 //!
@@ -17,7 +17,7 @@ use super::context::{Context, Level};
 use super::line::Place;
 use super::{Logger, logger};
 
-/// Lines that a place may write per interval; further ones are counted.
+/// Number of lines that a place may write per interval; further lines are counted.
 pub const LINES_PER_INTERVAL: u32 = 5;
 /// The interval, the same as the default of `ticker-interval`.
 pub const INTERVAL_NANOS: u64 = 10_000_000_000;
@@ -38,7 +38,7 @@ struct Interval {
     started_nanos: u64,
     written: u32,
     suppressed: u64,
-    /// The first line suppressed.
+    /// The first suppressed line.
     sample: String,
     /// Whether this place is registered with the logger.
     registered: bool,
@@ -90,7 +90,7 @@ impl CallSite {
         }
     }
 
-    /// Counts a line; also returns the suppressed lines of an interval that has ended.
+    /// Counts a line. Also returns the suppressed lines of an interval that has ended.
     fn judge(&self, now_nanos: u64) -> (Verdict, Option<(u64, String)>) {
         let mut interval = self.interval.lock();
         let mut ended = None;
@@ -111,7 +111,7 @@ impl CallSite {
         (Verdict::KeepAsSample { register }, ended)
     }
 
-    /// Writes a line about those suppressed since the last report.
+    /// Writes a line about the lines that were suppressed since the last report.
     pub(super) fn report(&self, logger: &Logger) {
         let suppressed = self.interval.lock().take_suppressed();
         if let Some((count, sample)) = suppressed {

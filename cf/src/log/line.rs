@@ -1,7 +1,7 @@
 //! One line of the log, built on the stack.
 //!
 //! `Nov 20 2026 18:36:00.123 GMT: INFO (service): (accept.rs:42) text`. Control characters in the text (which
-//! may come from a client) are escaped, so that a line stays one line. It has at most [`LINE_SIZE_MAX`]
+//! may come from a client) are escaped, so that it stays one line. A line has at most [`LINE_SIZE_MAX`]
 //! bytes, so that a pipe takes it whole.
 
 use std::fmt::{self, Write};
@@ -9,13 +9,13 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use super::{Context, Level};
 
-/// Longest line in bytes with its newline: what Linux writes to a pipe in one piece.
+/// Longest line in bytes, with its newline: the size that Linux writes to a pipe in one piece.
 pub const LINE_SIZE_MAX: usize = 4096;
 
 /// The place in the source that wrote a line.
 #[derive(Clone, Copy, Debug)]
 pub struct Place {
-    /// Path of the file from the compiler.
+    /// Path of the file, from the compiler.
     pub file: &'static str,
     /// Line in that file.
     pub line: u32,
@@ -24,16 +24,16 @@ pub struct Place {
 /// The format of times.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct TimeStyle {
-    /// In the time zone of the machine instead of GMT.
+    /// Whether times are in the time zone of the machine instead of GMT.
     pub local: bool,
-    /// With milliseconds.
+    /// Whether times have milliseconds.
     pub millis: bool,
 }
 
 const MONTHS: [&str; 12] =
     ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"];
 
-/// The file's name without its folders; `mod.rs` keeps the last folder, because it says nothing alone.
+/// The file's name without its folders. `mod.rs` keeps the last folder, because the name alone says nothing.
 #[must_use]
 pub const fn file_name(path: &str) -> &str {
     let bytes = path.as_bytes();
@@ -100,7 +100,7 @@ impl Calendar {
     }
 }
 
-/// Seconds the machine's time zone is east of Greenwich at `unix_seconds`.
+/// The offset of the machine's time zone at `unix_seconds`, in seconds east of Greenwich.
 fn local_offset(unix_seconds: i64) -> i64 {
     // SAFETY: all-zero is a valid `tm`: numbers, and a null pointer to the zone's name.
     let mut fields: libc::tm = unsafe { std::mem::zeroed() };
@@ -125,7 +125,7 @@ pub(crate) fn date_of_days(days: i64) -> (i64, usize, i64) {
     (year, month, day)
 }
 
-/// A line under construction and then complete.
+/// A line that is being built, and then complete.
 pub(super) struct Line {
     bytes: [u8; LINE_SIZE_MAX],
     len: usize,
@@ -134,7 +134,7 @@ pub(super) struct Line {
 }
 
 impl Line {
-    /// A line of `time` with the text `body` after the time, complete with its newline.
+    /// A complete line: `time`, the text `body`, and a newline.
     pub(super) fn from_body(time: SystemTime, style: TimeStyle, body: &str) -> Self {
         let mut line = Line::with_time(time, style);
         line.push(body.as_bytes());
@@ -153,7 +153,7 @@ impl Line {
     ) -> Self {
         let mut line = Line::with_time(time, style);
         let (level, context, file) = (level.name(), context.name(), file_name(place.file));
-        // Both writes fail only for lack of room; the line then ends there.
+        // Both writes fail only if there is no room left; the line then ends there.
         let _ = write!(line, "{level} ({context}): (");
         // Log readers do not expect a slash in a place.
         for (n, part) in file.split('/').enumerate() {
@@ -193,7 +193,7 @@ impl Line {
         &self.bytes[self.body..self.len - 1]
     }
 
-    /// Appends as much as fits, in whole characters; one byte stays free for the newline.
+    /// Appends as much as fits, in whole characters. One byte stays free for the newline.
     fn push(&mut self, bytes: &[u8]) -> bool {
         let room = LINE_SIZE_MAX - 1 - self.len;
         let mut size = bytes.len().min(room);

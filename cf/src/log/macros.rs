@@ -8,7 +8,7 @@
 //! if cf::log_enabled!(RwClient, Detail) { /* costly preparations */ }
 //! ```
 //!
-//! A line that no sink wants costs one relaxed atomic load and a compare; its arguments are not evaluated.
+//! A line that no sink wants costs one relaxed atomic load and a comparison; its arguments are not evaluated.
 
 /// True when some sink wants lines of this context and level.
 #[macro_export]
@@ -63,7 +63,7 @@ macro_rules! log_line_limited {
     };
 }
 
-/// Writes a CRITICAL line: the server is about to end. It is on the disk on return.
+/// Writes a CRITICAL line: the server is about to end. The line is on disk on return.
 #[macro_export]
 macro_rules! critical {
     ($context:ident, $($rest:tt)+) => { $crate::log_line!(Critical, $context, $($rest)+) };

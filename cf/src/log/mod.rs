@@ -1,14 +1,15 @@
 //! The log: lines in the C server's format, written to sinks that each have a level per context.
 //!
-//! The path of a line: a macro (`cf::info!(Service, "…")`) compares its level with the most verbose one of any
-//! sink for the context (one relaxed load), formats the line once on the stack, and each sink that wants the
-//! line writes it by one `write`. Before [`Logger::configure`], lines wait in a buffer.
+//! The path of a line: a macro (`cf::info!(Service, "…")`) compares its level with the most verbose one of
+//! any sink for the context (one relaxed load), formats the line once on the stack, and passes it to each
+//! sink that wants it, which writes it with one `write`. Before [`Logger::configure`], lines wait in a
+//! buffer.
 //!
-//! There is one [`Logger`] per process, as for standard error; several servers in one process share it.
+//! A process has one [`Logger`], as it has one standard error; several servers in one process share it.
 //!
 //! # Locking
-//! Writers of lines hold `route` for reading, only `configure` holds it for writing. The lock of the call sites
-//! is taken alone. The log has no thread.
+//! Threads that write a line hold `route` for reading; only `configure` holds it for writing. The lock of the
+//! call sites is never held together with another lock. The log has no thread.
 
 mod context;
 mod early;
@@ -39,7 +40,6 @@ use early::EarlyLines;
 use line::Line;
 use sink::Sink;
 
-/// Largest number of sinks.
 pub const SINKS_MAX: usize = 8;
 
 /// The level before the sinks are known.
@@ -54,7 +54,7 @@ pub fn logger() -> &'static Logger {
     &LOGGER
 }
 
-/// True when some sink wants lines of `level` and `context`.
+/// Whether a sink wants lines of `level` and `context`.
 #[inline]
 #[must_use]
 pub fn enabled(context: Context, level: Level) -> bool {
@@ -76,7 +76,7 @@ pub struct Settings {
     pub time_style: TimeStyle,
 }
 
-/// Why the sinks could not be opened.
+/// The reason why the sinks could not be opened.
 #[derive(Debug)]
 pub struct ConfigureError {
     /// The sink's name in `logs`.
@@ -100,7 +100,7 @@ pub struct Logger {
     local_time: AtomicBool,
     millis: AtomicBool,
     route: RwLock<Route>,
-    /// Places that ever suppressed lines.
+    /// Places that have suppressed lines at some time.
     call_sites: Mutex<Vec<&'static CallSite>>,
 }
 
@@ -135,7 +135,7 @@ impl Logger {
     /// Replaces the sinks by those of `settings`, and writes the early lines to them.
     ///
     /// # Errors
-    /// When the file of a sink cannot be opened. Nothing has changed then.
+    /// When the file of a sink cannot be opened. The old sinks then stay.
     pub fn configure(&self, settings: &Settings) -> Result<(), ConfigureError> {
         let open = |sink: &SinkSettings| {
             Sink::open(sink).map_err(|error| ConfigureError { sink: sink.target.to_string(), error })
@@ -170,7 +170,7 @@ impl Logger {
         }
     }
 
-    /// True when some sink wants lines of `level` and `context`.
+    /// Whether a sink wants lines of `level` and `context`.
     #[inline]
     #[must_use]
     pub fn enabled(&self, context: Context, level: Level) -> bool {
@@ -212,11 +212,11 @@ impl Logger {
         })
     }
 
-    /// Sets a level of a sink from the words of `log-set`; the context `any` (in lower case only, unlike in
-    /// the configuration file) means all.
+    /// Sets a level of a sink from the words of `log-set`. The context `any` means all; it must be in lower
+    /// case, unlike in the configuration file.
     ///
     /// # Errors
-    /// Which of the three is unknown.
+    /// The error says which of the three is unknown.
     pub fn set_level(&self, sink: usize, context: &str, level: &str) -> Result<(), SetLevelError> {
         self.with_sinks(|sinks| {
             let sink = sinks.get(sink).ok_or(SetLevelError::UnknownSink)?;
@@ -233,7 +233,7 @@ impl Logger {
         Ok(())
     }
 
-    /// Reopens the files, so that lines go to new ones after a rename (SIGHUP).
+    /// Reopens the files, so that lines go to new files after a rename (SIGHUP).
     pub fn reopen(&self) {
         let failures: Vec<_> = self.with_sinks(|sinks| {
             let reopen = |sink: &Sink| sink.reopen().err().map(|error| (sink.name(), error));
@@ -247,7 +247,7 @@ impl Logger {
     }
 
     /// Writes one line for each place that suppressed lines since the last call. The ticker calls it, and the
-    /// server at its end.
+    /// server when it ends.
     pub fn report_suppressed(&self) {
         let call_sites = self.call_sites.lock().clone();
         for call_site in call_sites {
@@ -277,8 +277,8 @@ impl Logger {
         self.refresh_facade();
     }
 
-    /// Sets the level of the `log` facade, so that it drops lines that no sink wants. Only the logger of the process
-    /// does so.
+    /// Sets the level of the `log` facade, so that it drops lines that no sink wants. Only the process's
+    /// logger does this.
     fn refresh_facade(&self) {
         if std::ptr::eq(self, logger()) {
             let levels = self.levels.iter().map(|level| Level::from_byte(level.load(Ordering::Relaxed)));

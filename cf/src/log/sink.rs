@@ -1,9 +1,9 @@
 //! Destinations of lines: the console (standard error), files, syslog.
 //!
-//! Each line is one `write`, so lines of several threads never mix: files are opened for appending, and a line
-//! fits what a pipe takes in one piece. Rolling puts a fresh file under the descriptor already in use (`dup3`),
-//! so that writers need no lock. A failing sink is reported on standard error once, and again only after it has
-//! worked in between; the server continues.
+//! Each line is one `write`, so lines of several threads never mix: files are opened for appending, and a
+//! pipe takes a line in one piece. Rolling puts a fresh file under the descriptor in use (`dup3`), so writers
+//! need no lock. A sink that fails is reported on standard error once, and again only after it has worked in
+//! between. The server continues.
 
 use std::fmt;
 use std::fs::OpenOptions;
@@ -20,22 +20,22 @@ use parking_lot::Mutex;
 use super::context::{CONTEXT_COUNT, Context, Level, Levels};
 use super::line::{Line, TimeStyle, syslog_time};
 
-/// The socket of syslog unless configured otherwise.
+/// The socket of syslog, if not configured otherwise.
 pub const SYSLOG_PATH_DEFAULT: &str = "/dev/log";
-/// The tag of syslog lines unless configured otherwise.
+/// The tag of syslog lines, if not configured otherwise.
 pub const SYSLOG_TAG_DEFAULT: &str = "asd";
-/// The facility of syslog lines unless configured otherwise.
+/// The facility of syslog lines, if not configured otherwise.
 pub const SYSLOG_FACILITY_DEFAULT: &str = "local0";
 
 /// The console's name among the sinks.
 pub const CONSOLE: &str = "stderr";
 
-/// Readable by all as far as the umask allows, writable only by the server.
+/// All users may read the file as far as the umask allows; only the server may write to it.
 const FILE_MODE: u32 = 0o666;
 
 /// Longest wait of a line for a syslog daemon that accepts nothing.
 const SYSLOG_PATIENCE: Duration = Duration::from_millis(100);
-/// Longest wait of a line after one that the daemon did not accept.
+/// Longest wait of a line after one that the daemon has not accepted.
 const STUCK_SYSLOG_PATIENCE: Duration = Duration::from_millis(1);
 
 /// Facilities of syslog and their numbers (RFC 5424 §6.2.1).
@@ -62,12 +62,11 @@ pub const SYSLOG_FACILITIES: [(&str, u8); 20] = [
     ("local7", 23),
 ];
 
-/// The settings of a sink.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct SinkSettings {
     /// The destination of the lines.
     pub target: Target,
-    /// Most verbose level by context. Without any `context` line: only critical.
+    /// The most verbose level of each context. Without any `context` line, only critical lines are written.
     pub levels: Levels,
 }
 
@@ -76,7 +75,7 @@ pub struct SinkSettings {
 pub enum Target {
     /// Standard error.
     Console,
-    /// A file, appended to and created when missing.
+    /// A file. Lines are appended; a missing file is created.
     File(PathBuf),
     /// A syslog daemon.
     Syslog {
@@ -103,13 +102,13 @@ impl fmt::Display for Target {
 pub(super) struct Sink {
     output: Output,
     levels: [AtomicU8; CONTEXT_COUNT],
-    /// Whether the last write failed, which was reported.
+    /// Whether the last write failed; that has been reported.
     failing: AtomicBool,
 }
 
 enum Output {
     Console {
-        /// Set if the console is a terminal: lines are then short, and coloured if the terminal supports it.
+        /// Set if the console is a terminal. Lines are then short, and coloured if the terminal supports it.
         terminal: Option<Terminal>,
     },
     File {
@@ -119,10 +118,10 @@ enum Output {
     Syslog(Syslog),
 }
 
-/// Checks that somebody listens at the socket `path` of syslog.
+/// Checks that a process listens at the socket `path` of syslog.
 ///
 /// # Errors
-/// When nobody does now.
+/// When no process listens.
 pub fn check_syslog(path: &Path) -> io::Result<()> {
     let syslog = Syslog { path: path.to_owned(), tag: String::new(), facility: 0, link: Mutex::default() };
     syslog.connect(SYSLOG_PATIENCE).map(drop)
@@ -135,7 +134,7 @@ struct Terminal {
 }
 
 impl Terminal {
-    /// The terminal of standard error, if it is one. `NO_COLOR` and terminals without colours are respected.
+    /// The terminal, if standard error is one. `NO_COLOR` and terminals without colours are respected.
     fn of_console() -> Option<Self> {
         let is_dumb = std::env::var_os("TERM").is_some_and(|name| name == "dumb");
         let no_colours = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
@@ -184,7 +183,7 @@ impl Sink {
     /// Opens the sink.
     ///
     /// # Errors
-    /// When its file cannot be opened. A missing syslog daemon is tried again with each line.
+    /// When its file cannot be opened. A missing syslog daemon is no error: each line tries again.
     pub(super) fn open(settings: &SinkSettings) -> io::Result<Self> {
         let output = match &settings.target {
             Target::Console => Output::Console { terminal: Terminal::of_console() },
@@ -220,7 +219,7 @@ impl Sink {
         self.levels[context as usize].store(level as u8, Ordering::Relaxed);
     }
 
-    /// Writes `line`; a critical one is on the disk on return.
+    /// Writes `line`. A critical line is on disk on return.
     pub(super) fn write(&self, time: SystemTime, style: TimeStyle, level: Level, line: &Line) {
         let written = match &self.output {
             Output::Console { terminal: Some(terminal) } => {
@@ -230,7 +229,7 @@ impl Sink {
             Output::File { file, .. } => {
                 let written = write_whole(file, line.bytes());
                 if level == Level::Critical {
-                    // SAFETY: no memory is passed. Failing leaves the line where the write put it.
+                    // SAFETY: no memory is passed. If it fails, the line stays where the write put it.
                     unsafe { libc::fdatasync(file.as_raw_fd()) };
                 }
                 written
@@ -248,7 +247,7 @@ impl Sink {
     /// Reopens the file, so that lines go to a new one after a rename.
     ///
     /// # Errors
-    /// When the file cannot be opened; lines then still go to the old one.
+    /// When the file cannot be opened. Lines then still go to the old file.
     pub(super) fn reopen(&self) -> io::Result<()> {
         let Output::File { path, file } = &self.output else { return Ok(()) };
         let fresh = open_file(path)?;
@@ -270,7 +269,8 @@ pub(super) fn complain(text: fmt::Arguments<'_>) {
     let _ = io::stderr().write_all(format!("{text}\n").as_bytes());
 }
 
-/// One `write` of all bytes, continued only if the system took a part (a full disk, a signal).
+/// Writes all bytes with one `write`. Further calls follow only if the system took a part (a full disk, a
+/// signal).
 pub(super) fn write_whole(file: &impl AsRawFd, mut bytes: &[u8]) -> io::Result<()> {
     while !bytes.is_empty() {
         // SAFETY: `bytes` is readable over its length.
@@ -293,14 +293,15 @@ fn wait_writable(file: &impl AsRawFd) {
     // SAFETY: the descriptor stays open as long as `file` is borrowed.
     let borrowed = unsafe { BorrowedFd::borrow_raw(file.as_raw_fd()) };
     let mut poll = [nix::poll::PollFd::new(borrowed, nix::poll::PollFlags::POLLOUT)];
-    // The following write shows an error again.
+    // If this fails, the following write reports the error again.
     let _ = nix::poll::poll(&mut poll, 1000u16);
 }
 
-/// A connection to a syslog daemon, made on first use and again when lost.
+/// A connection to a syslog daemon. It is made on first use, and again when it was lost.
 ///
-/// A daemon that accepts nothing must not delay the threads that log: the first line that it does not accept waits for
-/// [`SYSLOG_PATIENCE`], and later lines wait hardly at all until it accepts one. Lines that it did not accept are lost.
+/// A daemon that accepts nothing must not delay the threads that log. The first line that it does not accept
+/// waits for [`SYSLOG_PATIENCE`], and later lines wait only [`STUCK_SYSLOG_PATIENCE`] until it accepts one.
+/// Lines that it has not accepted are lost.
 struct Syslog {
     path: PathBuf,
     tag: String,
@@ -311,7 +312,7 @@ struct Syslog {
 #[derive(Default)]
 struct SyslogLink {
     socket: Option<SyslogSocket>,
-    /// Whether the daemon did not accept the last line in time.
+    /// Whether the daemon has not accepted the last line in time.
     is_stuck: bool,
 }
 
@@ -329,7 +330,7 @@ impl SyslogLink {
             self.is_stuck = is_stuck;
             socket.set_patience(self.patience())?;
         }
-        // A stream may have accepted a part of the message, and the next message would be appended to it.
+        // A stream may have taken a part of the message, and the next message would follow that part.
         if sent.is_ok() || is_stuck && matches!(socket, SyslogSocket::Datagram(_)) {
             self.socket = Some(socket);
         }
@@ -375,7 +376,7 @@ impl Syslog {
         }
     }
 
-    /// Daemons listen for datagrams, some for a stream.
+    /// Connects by datagrams, or by a stream if the daemon listens for that.
     fn connect(&self, patience: Duration) -> io::Result<SyslogSocket> {
         let datagram = UnixDatagram::unbound()?;
         let socket = if datagram.connect(&self.path).is_ok() {
@@ -388,7 +389,7 @@ impl Syslog {
     }
 }
 
-/// Connects to a daemon that listens for a stream. The timeout is set before connecting, because connecting waits if
+/// Connects to a daemon that listens for a stream. The timeout is set first, because connecting waits while
 /// the daemon's queue of connections is full.
 fn connect_stream(path: &Path, patience: Duration) -> io::Result<UnixStream> {
     let socket = socket2::Socket::new(socket2::Domain::UNIX, socket2::Type::STREAM, None)?;
@@ -398,7 +399,7 @@ fn connect_stream(path: &Path, patience: Duration) -> io::Result<UnixStream> {
 }
 
 impl SyslogSocket {
-    /// Longest wait of a message for the daemon.
+    /// Sets the longest wait of a message for the daemon.
     fn set_patience(&self, patience: Duration) -> io::Result<()> {
         match self {
             SyslogSocket::Datagram(socket) => socket.set_write_timeout(Some(patience)),

@@ -1,4 +1,4 @@
-//! Tests of a whole logger with real files and sockets.
+//! Tests of a complete logger with real files and sockets.
 
 use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
@@ -16,7 +16,7 @@ fn settings(sinks: Vec<SinkSettings>) -> Settings {
     Settings { sinks, time_style: TimeStyle::default() }
 }
 
-/// A logger of its own with one file.
+/// A separate logger with one file.
 pub(super) fn logger_to_file(folder: &TempFolder, level: Level) -> (Logger, PathBuf) {
     let path = folder.join("aerospike.log");
     let logger = Logger::new();
@@ -181,7 +181,8 @@ fn a_syslog_daemon_that_takes_nothing_holds_nobody_up() {
     let mut buffer = [0; 1024];
     let mut take_all = || std::iter::from_fn(|| daemon.recv(&mut buffer).ok()).count();
 
-    // Few lines fit into the queue of the socket; without a bound the first that does not would wait for ever.
+    // The queue of the socket has room for few lines. Without a limit, the first line that does not fit would
+    // wait for ever.
     (0..LINES).for_each(|_| say(&logger, Context::As, Level::Info, "nobody reads"));
     let taken = take_all();
     assert!((1..LINES).contains(&taken), "{taken} of {LINES}");
@@ -203,7 +204,7 @@ fn macros_write_to_the_log_of_the_process() {
     ::log::warn!(target: "udf", "from a library");
     ::log::error!("from elsewhere");
 
-    // Other tests of this process may log as well.
+    // Other tests of this process may log too.
     let ours = |line: &String| line.contains(": (tests.rs:");
     let texts: Vec<_> = lines_of(&path).into_iter().filter(ours).collect();
     let ends = [

@@ -1,19 +1,19 @@
 //! The total order of values.
 //!
-//! Kinds first, in the order of [`Kind`]. Integers by value, doubles by value (a NaN equals every double), raw values
-//! by their bytes with a prefix before longer values, lists element by element with a prefix first, maps by their
-//! number of pairs and then pair by pair in their stored order. A wildcard ends the comparison: everything before it
-//! was equal, so the values are.
+//! The kind counts first, in the order of [`Kind`]. Integers and doubles are compared by value (a NaN equals
+//! every double), raw values by their bytes with a prefix before longer values, lists element by element with
+//! a prefix first, maps by their number of pairs and then pair by pair in their stored order. A wildcard ends
+//! the comparison: everything before it was equal, so the values are equal.
 
 use std::cmp::Ordering;
 
 use super::{Extension, Head, Kind, Meter, Reader, SEARCH, is_extension};
 
-/// Bit of a map's flags: its pairs are in the order of their keys.
+/// Bit of a map's flags: the pairs are in the order of their keys.
 const MAP_IS_ORDERED: u8 = 1;
 
-/// Compares the value at the start of `left` with the one at the start of `right`; `None` if either is invalid in the
-/// part that was read.
+/// Compares the value at the start of `left` with that at the start of `right`; `None` if either is invalid
+/// in the part that was read.
 #[inline]
 #[must_use]
 pub fn compare(left: &[u8], right: &[u8]) -> Option<Ordering> {
@@ -39,8 +39,8 @@ pub fn compare_metered(left: &[u8], right: &[u8], meter: &impl Meter) -> Option<
     compare_any(&mut Reader::new(left), &mut Reader::new(right), &mut false, meter)
 }
 
-/// Same as [`compare`], and tells whether it met a map whose pairs have no order. Such a map's result depends on its
-/// current order of pairs, so a caller may reject it.
+/// Same as [`compare`], and also returns whether it met a map whose pairs have no order. The result for such
+/// a map depends on the current order of its pairs, so a caller may reject it.
 #[must_use]
 pub fn compare_ordered(left: &[u8], right: &[u8]) -> Option<(Ordering, bool)> {
     compare_ordered_metered(left, right, &())
@@ -66,9 +66,9 @@ pub struct Probe<'a> {
 enum Sought<'a> {
     Unsigned(u64),
     Raw(&'a [u8]),
-    /// Another value that consists of its head.
+    /// Any other scalar value, which is all in its head.
     Scalar(Head<'a>),
-    /// A container or wildcard, or nothing.
+    /// A container or wildcard, or no value.
     Other,
 }
 
@@ -87,7 +87,7 @@ impl<'a> Probe<'a> {
         Self { bytes, sought }
     }
 
-    /// Compares the value with the one at the start of `other`, as [`compare`] does.
+    /// Compares the value with that at the start of `other`, as [`compare`] does.
     #[inline]
     #[must_use]
     pub fn compare(&self, other: &[u8]) -> Option<Ordering> {
@@ -130,8 +130,8 @@ fn is_wildcard(head: &Head<'_>) -> bool {
     matches!(head, Head::Extension(_)) && head.kind() == Kind::Wildcard
 }
 
-/// Compares two values by their heads: completely, except that two lists, or two maps, are equal. A wildcard must not
-/// occur.
+/// Compares two values by their heads. This is complete, except that two lists, or two maps, count as equal.
+/// A wildcard must not occur.
 #[inline]
 #[must_use]
 pub fn compare_heads(left: &Head<'_>, right: &Head<'_>) -> Ordering {
@@ -155,7 +155,7 @@ fn compare_any(
     has_unordered_map: &mut bool,
     meter: &impl Meter,
 ) -> Option<Ordering> {
-    // Pairs of values still to be compared, and the answer if all of them are equal.
+    // Number of pairs of values still to be compared, and the result if all of them are equal.
     let mut pending = 1u64;
     let mut otherwise = Ordering::Equal;
     while pending != 0 {
@@ -169,7 +169,7 @@ fn compare_any(
                 if a == b {
                     pending += u64::from(a);
                 } else {
-                    // The rest of the outer lists no longer matters.
+                    // The rest of the outer lists is no longer relevant.
                     pending = u64::from(a.min(b));
                     otherwise = a.cmp(&b);
                 }
@@ -192,10 +192,10 @@ fn compare_any(
     Some(otherwise)
 }
 
-/// Steps for a comparison of two heads.
+/// Number of steps for a comparison of two heads.
 #[inline]
 fn steps(left: &Head<'_>, right: &Head<'_>) -> usize {
-    /// Bytes compared in a step.
+    /// Number of bytes compared in a step.
     const BYTES_PER_STEP: usize = 16;
     match (left, right) {
         (Head::Raw(left), Head::Raw(right)) => 8 + left.len().min(right.len()) / BYTES_PER_STEP,
@@ -206,7 +206,7 @@ fn steps(left: &Head<'_>, right: &Head<'_>) -> usize {
     }
 }
 
-/// Whether `head`, just read, belongs to a nonempty map that is not described as ordered.
+/// Whether `head`, which was just read, belongs to a nonempty map that is not described as ordered.
 #[inline]
 fn is_unordered_map(head: &Head<'_>, reader: &Reader<'_>) -> bool {
     if !matches!(head, Head::Map(1..)) {
@@ -216,8 +216,8 @@ fn is_unordered_map(head: &Head<'_>, reader: &Reader<'_>) -> bool {
     !matches!(ahead.extension(), Some(Extension { kind, .. }) if kind & MAP_IS_ORDERED != 0)
 }
 
-/// The number of elements of the container whose header was just read, after skipping the extension that describes it
-/// (one value of a list, two of a map).
+/// The number of elements of the container whose header was just read, without the extension that describes
+/// it (one value of a list, two of a map), which is skipped.
 #[inline]
 fn elements(reader: &mut Reader<'_>, count: u32, description: u32, meter: &impl Meter) -> Option<u32> {
     if count == 0 || !is_extension(reader.marker()?) {

@@ -6,7 +6,7 @@ pub const TEXT: u8 = 3;
 pub const BLOB: u8 = 4;
 /// First byte of a raw value that is GeoJSON text.
 pub const GEOJSON: u8 = 23;
-/// Extension type of values that only searches use; they are never stored.
+/// Extension type of values that exist only in searches; they are never stored.
 pub const SEARCH: u8 = 0xff;
 
 /// The kind of a value. The order of the variants is the order of values of different kinds.
@@ -24,9 +24,9 @@ pub enum Kind {
     Double,
     GeoJson,
     Extension,
-    /// Equal to everything.
+    /// Equal to every value.
     Wildcard,
-    /// Greater than everything else.
+    /// Greater than every other value.
     Infinity,
 }
 

@@ -1,15 +1,16 @@
-//! Measures values: the walk over elements that all other functions use.
+//! Measures values. All other functions use this walk over elements.
 //!
-//! Lists and maps add their elements to the count of values still to be skipped, in saturating 64 bits, so a header
-//! that promises more than the bytes hold runs past their end.
+//! Lists and maps add their elements to the count of values still to be skipped, which saturates at 64 bits.
+//! If a header promises more than the bytes hold, the walk ends at the end of the bytes without a result.
 //!
-//! The length of a value comes from a branch on its marker rather than from a table: neighbours are mostly of one kind,
-//! and with a predicted branch the processor reads the next marker before this one has arrived. For values of one kind
-//! this takes a third of the time. Runs of numbers of one size are skipped several at a time.
+//! The length of a value comes from a branch on its marker rather than from a table: neighbours are mostly of
+//! one kind, and with a predicted branch the processor reads the next marker before this one has arrived. For
+//! values of one kind a walk takes a third of the time. Runs of numbers of one size are skipped several at a
+//! time.
 
 use super::{Meter, SEARCH};
 
-/// The end of `count` values that begin at `at`; `None` if they are invalid or cut short.
+/// The end of `count` values that begin at `at`; `None` if they are invalid or truncated.
 #[inline]
 #[must_use]
 pub fn end_of(bytes: &[u8], at: usize, count: u64) -> Option<usize> {
@@ -26,19 +27,19 @@ pub fn end_of_metered(bytes: &[u8], at: usize, count: u64, meter: &impl Meter) -
     Some(end)
 }
 
-/// Bytes of a walk between two draws on the meter.
+/// Number of bytes that a walk covers between two draws on the meter.
 const WINDOW_SIZE: usize = 4096;
 
-/// A walk over values that draws on a meter: a step for each byte, but few for the inside of a long value, which is
-/// skipped.
+/// A walk over values that draws on a meter: a step for each byte, but few steps for the inside of a long
+/// value, which is skipped.
 #[derive(Debug)]
 pub struct Walk<'b, 'm, M> {
     bytes: &'b [u8],
-    /// The bytes up to the next draw on the meter. Each value checks for the end of the bytes anyway, and so checks for
-    /// the end of these.
+    /// The bytes up to the next draw on the meter. Each value checks for the end of the window instead of the
+    /// end of the bytes, so the draw needs no check of its own.
     window: &'b [u8],
     at: usize,
-    /// The offset up to which steps were drawn, and the skipped bytes since, which cost none.
+    /// The offset up to which steps were drawn, and the number of bytes skipped since, which cost none.
     counted: usize,
     jumped: usize,
     meter: &'m M,
@@ -60,7 +61,8 @@ impl<'b, 'm, M: Meter> Walk<'b, 'm, M> {
         self.at
     }
 
-    /// Skips `count` values; returns their end, or `None` if they are invalid or cut short, or the meter is exhausted.
+    /// Skips `count` values and returns their end; `None` if they are invalid or truncated, or the meter is
+    /// exhausted.
     #[inline]
     pub fn pass(&mut self, count: u64) -> Option<usize> {
         let (mut at, mut pending) = (self.at, count);
@@ -128,8 +130,8 @@ impl<'b, 'm, M: Meter> Walk<'b, 'm, M> {
     }
 }
 
-/// The end, or an earlier position, of a run from `at` of values that begin with `marker` and have `SIZE` bytes each.
-/// They are skipped four at a time.
+/// The end, or an earlier position, of a run of values from `at` that begin with `marker` and have `SIZE`
+/// bytes each. They are skipped four at a time.
 #[inline(always)]
 fn behind_run<const SIZE: usize>(bytes: &[u8], mut at: usize, marker: u8, pending: &mut u64) -> usize {
     while *pending >= 4
@@ -145,7 +147,8 @@ fn behind_run<const SIZE: usize>(bytes: &[u8], mut at: usize, marker: u8, pendin
     at
 }
 
-/// The end, or an earlier position, of a run from `at` of integers from 0 to 127. They are skipped eight at a time.
+/// The end, or an earlier position, of a run of integers from 0 to 127 from `at`. They are skipped eight at a
+/// time.
 #[inline(always)]
 fn behind_small_integers(bytes: &[u8], mut at: usize, pending: &mut u64) -> usize {
     const OTHERS: u64 = 0x8080_8080_8080_8080;
@@ -197,7 +200,7 @@ fn end_of_long(bytes: &[u8], at: usize, pending: &mut u64) -> Option<usize> {
         }
         _ => return None,
     };
-    // Never past the end, so that adding the next step cannot overflow.
+    // The result is never past the end, so that adding the next step cannot overflow.
     Some(at + end).filter(|&end| end <= bytes.len())
 }
 
@@ -302,7 +305,7 @@ mod tests {
     }
 
     #[test]
-    fn lengths_that_lie_are_refused() {
+    fn wrong_lengths_are_refused() {
         assert_eq!(end_of(&[0xc1], 0, 1), None);
         assert_eq!(end_of(&[0xdf, 0x80, 0, 0, 0], 0, 1), None, "a count whose double overflows 32 bits");
         assert_eq!(end_of(&[0xdd, 0xff, 0xff, 0xff, 0xff, 1, 2], 0, 1), None);
@@ -356,7 +359,7 @@ mod tests {
     }
 
     #[test]
-    fn a_walk_stops_between_values_and_goes_on() {
+    fn a_walk_can_stop_between_values_and_continue() {
         let bytes = [&[0x92, 1, 0xa2, 3, b'a', 0xcd, 1, 2][..]; 2000].concat();
         let counter = Counter::new(usize::MAX);
         let mut walk = Walk::new(&bytes, 0, &counter);

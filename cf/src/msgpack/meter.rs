@@ -1,12 +1,12 @@
-//! Meters for work whose length is not known beforehand.
+//! Meters for work whose length is not known in advance.
 
 /// A meter that work draws on.
 pub trait Meter {
     /// Whether nothing is counted.
     const IS_FREE: bool = false;
 
-    /// Takes `steps` steps, each of about a nanosecond. `None` if they are used up: the work then ends without a
-    /// result.
+    /// Takes `steps` steps, each of about a nanosecond. `None` if no steps are left: the work then ends
+    /// without a result.
     fn draw(&self, steps: usize) -> Option<()>;
 }
 

@@ -1,13 +1,13 @@
-//! MessagePack as the server stores and compares it: reading, measuring, total order, writing.
+//! MessagePack in the form that the server stores and compares: reading, measuring, total order, writing.
 //!
 //! All functions work on byte ranges and build no trees. Bytes may be hostile: every reading function returns
 //! `None` for truncated or invalid bytes, allocates nothing, and does not recurse, so that deep nesting costs
 //! neither stack nor heap.
 //!
 //! The dialect: a raw value (the `str` and `bin` families alike) begins with a type byte: [`TEXT`],
-//! [`GEOJSON`], or anything else for bytes. A list or map may begin with an extension value (in a map a pair of
-//! one and a nil) whose type is the set of the container's flags; it is not an element. Extension type
-//! [`SEARCH`] marks values that only searches use: the wildcard and infinity.
+//! [`GEOJSON`], or anything else for bytes. A list may begin with an extension value, and a map with a pair
+//! of one and nil. The type of the extension is the set of the container's flags; the extension is not an
+//! element. Extension type [`SEARCH`] marks values that only searches use: the wildcard and infinity.
 
 mod compare;
 mod kind;

@@ -1,4 +1,4 @@
-//! Properties of reading, measuring and comparing, over random trees and random bytes.
+//! Properties of reading, measuring and comparing, tested with random trees and random bytes.
 
 use std::cmp::Ordering;
 
@@ -106,7 +106,7 @@ fn model_order(a: &Tree, b: &Tree) -> Ordering {
 
 proptest! {
     #[test]
-    fn what_is_written_is_measured_and_ordered_like_the_tree(a in tree(), b in tree()) {
+    fn written_values_are_measured_and_ordered_like_the_tree(a in tree(), b in tree()) {
         let (a_bytes, b_bytes) = (encoded(&a), encoded(&b));
         prop_assert_eq!(end_of(&a_bytes, 0, 1), Some(a_bytes.len()));
         prop_assert_eq!(end_of(&a_bytes[..a_bytes.len() - 1], 0, 1), None);

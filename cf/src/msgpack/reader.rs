@@ -2,7 +2,7 @@
 
 use super::{GEOJSON, Kind, Meter, SEARCH, TEXT, end_of, end_of_metered};
 
-/// The first part of a value: all of it for a scalar, the number of elements for a container.
+/// The first part of a value: the whole value if it is a scalar, the number of elements if it is a container.
 #[derive(Clone, Copy, PartialEq, Debug)]
 pub enum Head<'a> {
     Nil,
@@ -68,7 +68,7 @@ pub struct Reader<'a> {
 }
 
 impl<'a> Reader<'a> {
-    /// At the start of `bytes`.
+    /// A reader at the start of `bytes`.
     #[inline]
     #[must_use]
     pub const fn new(bytes: &'a [u8]) -> Self {
@@ -140,7 +140,7 @@ impl<'a> Reader<'a> {
         Some(head)
     }
 
-    /// Reads a rarer head.
+    /// Reads a head of one of the rarer forms.
     fn long_head(&mut self, marker: u8) -> Option<Head<'a>> {
         self.at += 1;
         Some(match marker {
@@ -176,7 +176,7 @@ impl<'a> Reader<'a> {
         Some(Extension { kind, data: self.take(len)? })
     }
 
-    /// Reads the next value if it is an extension; leaves it otherwise.
+    /// Reads the next value if it is an extension; otherwise leaves it.
     #[inline]
     pub fn extension(&mut self) -> Option<Extension<'a>> {
         let marker = self.marker().filter(|&marker| is_extension(marker))?;

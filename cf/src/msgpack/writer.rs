@@ -1,8 +1,7 @@
 //! Writes values in their shortest form to a vector, and computes the lengths of these forms.
 //!
-//! Raw values get headers of the `str` family, whatever they hold.
+//! Raw values always get headers of the `str` family.
 
-/// Appends nil.
 #[inline]
 pub fn put_nil(out: &mut Vec<u8>) {
     out.push(0xc0);
@@ -46,7 +45,6 @@ pub const fn integer_len(value: i64) -> usize {
     }
 }
 
-/// Appends a double.
 #[inline]
 pub fn put_double(out: &mut Vec<u8>, value: f64) {
     put(out, 0xcb, &value.to_bits().to_be_bytes());

@@ -1,8 +1,8 @@
-//! Block devices and files used as such: whole transfers between an [`AlignedBuf`] and a place.
+//! Block devices, and files used as block devices: whole transfers between an [`AlignedBuf`] and a place.
 //!
-//! A transfer either completes or returns an error with path, place and operation. Writes never extend anything: a
-//! place beyond the end is an error. The file offset is not used, so any number of threads may transfer at once; the
-//! owner decides who may access which place when.
+//! A transfer either completes or returns an error with path, place and operation. Writes never extend a
+//! file: a place beyond the end is an error. The file offset is not used, so any number of threads may
+//! transfer at once; the owner decides which thread may access which place at which time.
 
 use std::fmt;
 use std::fs::{File, OpenOptions, TryLockError};
@@ -14,11 +14,11 @@ use std::path::{Path, PathBuf};
 
 use crate::aligned::AlignedBuf;
 
-/// Smallest transfer that a device may support; the unit in which a torn write can tear.
+/// Smallest transfer that a device may support. A torn write tears between such units.
 pub const IO_SIZE_MIN: u32 = 512;
 /// Largest minimum transfer that this server supports.
 pub const IO_SIZE_MAX: u32 = 4096;
-/// Permissions of a created file: its owner only, because it holds everybody's data.
+/// Permissions of a created file. Only its owner has access, because it holds the data of all users.
 const FILE_PERMISSIONS: u32 = 0o600;
 
 /// The failed operation.
@@ -78,13 +78,13 @@ impl fmt::Display for BlockError {
 }
 
 impl BlockError {
-    /// Whether another process, or another user of this one, has the device or file.
+    /// Whether another process, or another part of this process, uses the device or file.
     #[must_use]
     pub fn is_in_use(&self) -> bool {
         self.source.kind() == io::ErrorKind::ResourceBusy
     }
 
-    /// How an operator can solve it.
+    /// Advice to an operator about the error.
     fn advice(&self) -> Option<&'static str> {
         use io::ErrorKind::*;
         Some(match self.source.kind() {
@@ -108,9 +108,9 @@ impl std::error::Error for BlockError {
     }
 }
 
-/// A medium for blocks: a device, a file, or a test's replacement.
+/// A medium for blocks: a device, a file, or a replacement in a test.
 pub trait BlockMedium: Send + Sync {
-    /// Its name in the log.
+    /// The medium's name in the log.
     fn path(&self) -> &Path;
 
     /// Usable bytes.
@@ -122,13 +122,13 @@ pub trait BlockMedium: Send + Sync {
     /// Reads the bytes at `offset` into `range` of `buffer`.
     ///
     /// # Errors
-    /// When not all of them could be read; the range's content is then undefined.
+    /// When not all of them could be read. The content of the range is then undefined.
     ///
     /// # Panics
     /// If offset or range are not multiples of [`io_size`](Self::io_size), or the range is not inside the buffer.
     fn read_at(&self, offset: u64, buffer: &mut AlignedBuf, range: Range<usize>) -> Result<(), BlockError>;
 
-    /// Same as [`read_at`](Self::read_at), if the caller will use only `needed`, a part of `range`.
+    /// Same as [`read_at`](Self::read_at), if the caller uses only `needed`, a part of `range`.
     ///
     /// # Errors
     /// Same as [`read_at`](Self::read_at).
@@ -149,7 +149,7 @@ pub trait BlockMedium: Send + Sync {
     /// Writes `range` of `buffer` to `offset`.
     ///
     /// # Errors
-    /// When not all of it could be written; any part may have been.
+    /// When not all of it could be written. Any part may have been written.
     ///
     /// # Panics
     /// Same as [`read_at`](Self::read_at).
@@ -161,7 +161,7 @@ pub trait BlockMedium: Send + Sync {
     /// When the system cannot confirm that.
     fn sync(&self) -> Result<(), BlockError>;
 
-    /// Extends a shorter file to the stated size, so that all of it can be read.
+    /// Extends a file that is shorter than the stated size, so that all of it can be read.
     ///
     /// # Errors
     /// When the system refuses.
@@ -169,8 +169,8 @@ pub trait BlockMedium: Send + Sync {
         Ok(())
     }
 
-    /// The first offset from `offset` on that may hold data: `offset` itself, or the end of a hole in a sparse file.
-    /// `None` if the rest is a hole.
+    /// The first offset at or after `offset` that may hold data: `offset` itself, or the end of a hole in a
+    /// sparse file. `None` if the rest is a hole.
     fn next_data(&self, offset: u64) -> Option<u64> {
         Some(offset)
     }
@@ -184,8 +184,8 @@ pub trait BlockMedium: Send + Sync {
     }
 }
 
-/// Panics unless `offset` and `range` are multiples of `io_size`: the device would answer this mistake of the caller
-/// with a bare "invalid argument".
+/// Panics unless `offset` and `range` are multiples of `io_size`. For this mistake of the caller, the device
+/// would only answer "invalid argument".
 pub fn assert_io_unit(io_size: u32, offset: u64, range: &Range<usize>) {
     let unit = io_size as usize;
     let fits = offset.is_multiple_of(u64::from(io_size))
@@ -203,13 +203,14 @@ pub struct BlockMode {
     pub data_sync: bool,
     /// Open without write access.
     pub read_only: bool,
-    /// Take the lock; refuse if another descriptor holds it. A second descriptor of a process that holds the lock must
-    /// not set this. A block device is also opened with `O_EXCL`: the system refuses that while the device is mounted
-    /// or another server without this lock has opened it so, and then keeps such a server out.
+    /// Take the lock; refuse if another descriptor holds it. A second descriptor of the process that holds
+    /// the lock must not set this. A block device is also opened with `O_EXCL`. The system then refuses the
+    /// open while the device is mounted, or while another server that does not use this lock has opened it
+    /// with `O_EXCL`; it also keeps such a server out afterwards.
     pub exclusive: bool,
 }
 
-/// An open block device, or a file used as one. The last descriptor's close releases the lock.
+/// An open block device, or a file used as one. The lock is released when the last descriptor is closed.
 #[derive(Debug)]
 pub struct BlockFile {
     file: File,
@@ -224,15 +225,15 @@ impl BlockFile {
     /// Opens an existing device or file with its current size.
     ///
     /// # Errors
-    /// When it does not exist, is neither device nor file, is in use, or cannot be opened in this mode.
+    /// When it does not exist, is neither a device nor a file, is in use, or cannot be opened in this mode.
     pub fn open(path: &Path, mode: BlockMode) -> Result<Self, BlockError> {
         let mut file = Self::prepare(path, mode, false)?;
         file.size = file.found_size;
         Ok(file)
     }
 
-    /// Opens or creates a file of `size` bytes, sparse. A file with content keeps its length, because only the content
-    /// can tell the right one: see [`found_size`](Self::found_size) and [`resize`](Self::resize).
+    /// Opens or creates a sparse file of `size` bytes. A file with content keeps its length, because only the
+    /// content can tell the right length: see [`found_size`](Self::found_size) and [`resize`](Self::resize).
     ///
     /// # Errors
     /// The errors of [`open`](Self::open), and when `size` is too large for the file system.
@@ -261,7 +262,7 @@ impl BlockFile {
         if mode.exclusive {
             file.try_lock().map_err(|error| fail(Operation::Lock)(lock_error(error)))?;
         }
-        // The end of a block device is its size, as it is for a file.
+        // The end of a block device is its size, as for a file.
         let found_size = (&file).seek(SeekFrom::End(0)).map_err(fail(Operation::Open))?;
         let io_size = if mode.direct || is_device { probe_io_size(&file, path)? } else { IO_SIZE_MIN };
         Ok(BlockFile { file, path: path.to_owned(), size: found_size, found_size, is_device, io_size })
@@ -288,7 +289,7 @@ impl BlockFile {
         self.size = size;
     }
 
-    /// Sets a file's length to the stated size; new bytes are zeros, bytes beyond it are lost.
+    /// Sets a file's length to the stated size. New bytes are zeros; bytes beyond the size are lost.
     ///
     /// # Errors
     /// When the system refuses; a device always does.
@@ -416,7 +417,7 @@ fn lock_error(error: TryLockError) -> io::Error {
     }
 }
 
-/// The smallest transfer that works. An empty file can be probed too.
+/// The smallest transfer that works. An empty file can be probed as well.
 fn probe_io_size(file: &File, path: &Path) -> Result<u32, BlockError> {
     let mut buffer = AlignedBuf::zeroed(IO_SIZE_MAX as usize);
     let mut size = IO_SIZE_MIN;
@@ -449,7 +450,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_written_is_read_back_in_every_mode() {
+    fn written_bytes_are_read_back_in_every_mode() {
         let folder = TempFolder::new("block-modes");
         for (n, (direct, data_sync)) in
             [(false, false), (true, false), (true, true), (false, true)].into_iter().enumerate()
@@ -505,7 +506,7 @@ mod tests {
     }
 
     #[test]
-    fn files_with_content_keep_their_length_until_told() {
+    fn files_with_content_keep_their_length_until_resized() {
         let folder = TempFolder::new("block-length");
         let path = folder.join("data");
         std::fs::write(&path, [5; 3000]).unwrap();

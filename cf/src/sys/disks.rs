@@ -6,11 +6,11 @@ use std::path::{Path, PathBuf};
 
 /// The folder in which the kernel lists block devices by number.
 const BY_NUMBER: &str = "/sys/dev/block";
-/// Levels of stacked devices that are followed.
+/// Number of levels of stacked devices that are followed.
 const DEPTH_MAX: usize = 8;
 
-/// The disks, as `/dev/…` and in order, that make up a device or hold a file or folder. Empty if the path does not
-/// exist, or is not on a disk that the kernel lists.
+/// The disks, as `/dev/…` and in order, that make up a device or hold a file or folder. Empty if the path
+/// does not exist, or if its disk is not listed by the kernel.
 #[must_use]
 pub fn physical_disks(path: &Path) -> Vec<String> {
     let Ok(metadata) = fs::metadata(path) else { return Vec::new() };
@@ -84,7 +84,7 @@ mod tests {
         assert_eq!(disks_of(&root.join("8:1")), ["/dev/sda"]);
         assert_eq!(disks_of(&root.join("9:0")), ["/dev/sda", "/dev/sdb"]);
         assert!(disks_of(&root.join("0:1")).is_empty());
-        // The search ends even if the devices form a ring, which does not happen in a kernel.
+        // The search ends even if the devices form a ring, which a kernel does not allow.
         let ring = device("ring");
         symlink(&ring, ring.join("slaves").join("ring")).unwrap();
         assert!(disks_of(&ring).is_empty());

@@ -68,14 +68,14 @@ impl Events {
     }
 }
 
-/// When a registered descriptor reports.
+/// The condition under which a registered descriptor reports.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Trigger {
     /// Whenever it is readable.
     Level,
     /// Each time it becomes readable or writable, or its peer hangs up.
     Edge,
-    /// Each time it is written to, for an eventfd: several signals before a wait are told once.
+    /// Each time it is written to, for an eventfd. Several signals before a wait are reported once.
     Signal,
 }
 
@@ -91,7 +91,7 @@ impl Epoll {
         Ok(Epoll(epoll::Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?))
     }
 
-    /// Watches `fd` under the number `token`; closing the descriptor ends it.
+    /// Watches `fd` under the number `token` until the descriptor is closed.
     ///
     /// # Errors
     /// When the system's limit of watches is reached.
@@ -106,7 +106,7 @@ impl Epoll {
         Ok(self.0.add(fd, EpollEvent::new(flags, token))?)
     }
 
-    /// Stops watching `fd`. An unwatched `fd` is no error.
+    /// Stops watching `fd`. It is no error if `fd` is not watched.
     pub fn remove(&self, fd: &impl AsFd) {
         let _ = self.0.delete(fd);
     }
@@ -132,7 +132,7 @@ impl Epoll {
 }
 
 impl AsFd for Epoll {
-    /// It is readable while there are events.
+    /// The descriptor is readable while there are events.
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.0.0.as_fd()
     }
@@ -147,7 +147,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_happens_on_a_descriptor_is_told_under_its_token() {
+    fn events_on_a_descriptor_have_its_token() {
         let (epoll, wake) = (Epoll::new().expect("a descriptor"), EventFd::new().expect("a descriptor"));
         let mut events = Events::with_capacity(4);
         epoll.add(&wake, 7, Trigger::Level).expect("room");
@@ -162,7 +162,7 @@ mod tests {
     }
 
     #[test]
-    fn signals_end_one_wait_each_though_nobody_reads_them() {
+    fn each_signal_ends_one_wait_without_being_read() {
         let (epoll, wake) = (Epoll::new().expect("a descriptor"), EventFd::new().expect("a descriptor"));
         let mut events = Events::with_capacity(4);
         epoll.add(&wake, 7, Trigger::Signal).expect("room");
@@ -174,7 +174,7 @@ mod tests {
     }
 
     #[test]
-    fn an_edge_is_told_once_and_a_hang_up_as_the_last_to_read() {
+    fn an_edge_is_reported_once_and_a_hang_up_as_the_last_to_read() {
         let (epoll, (ours, mut theirs)) =
             (Epoll::new().expect("a descriptor"), UnixStream::pair().expect("two"));
         let mut events = Events::with_capacity(4);

@@ -7,11 +7,12 @@ use nix::sys::eventfd::{self, EfdFlags};
 
 use crate::doorbell::Wake;
 
-/// Non-blocking eventfd. It is never read: an epoll instance watches it for [signals](super::epoll::Trigger::Signal).
+/// A non-blocking eventfd. It is never read: an epoll instance watches it for
+/// [signals](super::epoll::Trigger::Signal).
 pub struct EventFd(eventfd::EventFd);
 
 impl EventFd {
-    /// A quiet eventfd.
+    /// An eventfd without a signal.
     ///
     /// # Errors
     /// When the process has no file descriptor left.
@@ -19,7 +20,7 @@ impl EventFd {
         Ok(EventFd(eventfd::EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)?))
     }
 
-    /// Makes the fd readable, and wakes who waits for signals.
+    /// Makes the descriptor readable, and wakes the thread that waits for signals.
     pub fn signal(&self) {
         // The write fails only when the counter is full, after 2^64 signals.
         let _ = self.0.write(1);

@@ -1,8 +1,9 @@
 //! Facts about the machine and this process, from the kernel's `/proc` and `/sys`.
 //!
-//! No function fails: if a file is missing (a sandbox, another kernel), the fact is zero or `None`. The `procfs` crate,
-//! which the tools use, is not fit for that: it returns all fields of a file or none, so a sandbox or an old kernel
-//! with fewer fields would give nothing, and it cannot read from another root, which the tests need.
+//! No function fails: if a file is missing (a sandbox, another kernel), the fact is zero or `None`. The
+//! `procfs` crate, which the tools use, is not suitable here: it returns all fields of a file or none, so it
+//! returns nothing in a sandbox or on an old kernel with fewer fields. It also cannot read from another root,
+//! which the tests need.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -42,8 +43,8 @@ impl Memory {
             value.and_then(first_number).map(|value| value.saturating_mul(1024))
         };
         let total = kilobytes("MemTotal").unwrap_or(0);
-        // Old kernels do not report available memory; a machine that does not even report free memory counts as not
-        // full.
+        // Old kernels do not report available memory. A machine that does not even report free memory counts
+        // as not full.
         let about_available = || {
             let cached = [kilobytes("Buffers"), kilobytes("Cached")].into_iter().flatten();
             Some(cached.fold(kilobytes("MemFree")?, u64::saturating_add).min(total))
@@ -81,7 +82,7 @@ impl Memory {
 
 /// Paths and names of a version of control groups, for memory.
 struct GroupVersion {
-    /// The controller in the second field of a line of `/proc/self/cgroup`; version 2 has none there.
+    /// The controller in the second field of a line of `/proc/self/cgroup`; empty in version 2.
     controller: &'static str,
     mount: &'static str,
     /// Files with one number of bytes. "No limit" is a word in version 2, and a number larger than any machine's memory
@@ -109,8 +110,8 @@ const VERSION_1: GroupVersion = GroupVersion {
 };
 
 impl GroupVersion {
-    /// The folders of this process's control group and its parents, innermost first. In a container the outermost may
-    /// be its own, whatever path the kernel reports.
+    /// The folders of this process's control group and of its parents, innermost first. In a container the
+    /// outermost folder may be the container's own, whatever path the kernel reports.
     fn groups(&self, root: &Path) -> Vec<PathBuf> {
         let own = fs::read_to_string(root.join("proc/self/cgroup")).unwrap_or_default();
         let path = own.lines().find_map(|line| {
@@ -193,11 +194,11 @@ pub struct ThreadFacts {
     pub name: String,
     /// Its state: `R` running, `S` sleeping, `D` waiting for a device …
     pub state: String,
-    /// The kernel function that it waits in; empty when it runs or the kernel does not report it.
+    /// The kernel function in which it waits; empty if it runs or the kernel does not report it.
     pub waits_in: String,
 }
 
-/// The threads of this process, by id; none if the kernel does not report them.
+/// The threads of this process, by id. Empty if the kernel does not report them.
 #[must_use]
 pub fn threads() -> Vec<ThreadFacts> {
     let Ok(folder) = fs::read_dir("/proc/self/task") else { return Vec::new() };
@@ -207,7 +208,7 @@ pub fn threads() -> Vec<ThreadFacts> {
             let read = |file: &str| fs::read_to_string(entry.path().join(file)).unwrap_or_default();
             let status = read("status");
             if status.is_empty() {
-                // It ended after the folder was read.
+                // The thread ended after the folder was read.
                 return None;
             }
             let field = |name: &str| {
@@ -270,11 +271,11 @@ pub struct IdleMeter {
 }
 
 impl IdleMeter {
-    /// An older sample says nothing about the present.
+    /// An older sample is no longer meaningful.
     const STALE: Duration = Duration::from_millis(500);
 
-    /// The average number of idle processors since the last sample, if that was less than half a second ago; all
-    /// processors if the kernel does not report it.
+    /// The average number of idle processors since the last sample, if that was less than half a second ago.
+    /// All processors if the kernel does not report it.
     pub fn sample(&mut self) -> Option<f64> {
         let (now, times) = (Instant::now(), SystemTimes::now());
         if times.processors == 0 {
@@ -290,7 +291,7 @@ impl IdleMeter {
     }
 }
 
-/// Use of the processors between two samples, in percent of one processor (two busy ones make 200).
+/// Use of the processors between two samples, in percent of one processor: two busy processors make 200.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct CpuUsage {
     /// The machine's use outside the kernel.
@@ -308,7 +309,7 @@ pub struct CpuMeter {
     system: SystemTimes,
 }
 
-/// The unit of times in `/proc/stat`, the same on all of today's Linux machines.
+/// The unit of times in `/proc/stat`; it is the same on all current Linux machines.
 const TICK_MS: u64 = 10;
 
 /// Times of all processors in ticks.
@@ -372,7 +373,7 @@ impl SystemTimes {
         self.user.saturating_add(self.nice)
     }
 
-    /// Time that was available to others.
+    /// Time that was available to other processes.
     fn spare(&self) -> u64 {
         self.nice.saturating_add(self.idle).saturating_add(self.waiting)
     }
@@ -383,7 +384,7 @@ mod tests {
     use super::*;
     use crate::temp_folder::TempFolder;
 
-    /// A file tree in place of the machine's.
+    /// A file tree that replaces the machine's.
     fn machine(name: &str, files: &[(&str, &str)]) -> TempFolder {
         let root = TempFolder::new(name);
         for (path, text) in files {
@@ -446,7 +447,7 @@ mod tests {
         ];
         let memory = Memory::under(&machine("version-1", &files));
         assert_eq!((memory.total, memory.available), (100_000, 30_000));
-        // A container that does not see its parent groups.
+        // The files in a container that does not see its parent groups.
         let files = [
             ("proc/meminfo", MEMINFO),
             ("proc/self/cgroup", "4:memory:/docker/0123\n"),
@@ -467,14 +468,14 @@ mod tests {
     }
 
     #[test]
-    fn a_machine_that_tells_nothing_has_no_memory() {
+    fn memory_is_zero_if_the_machine_reports_nothing() {
         let root = machine("bare", &[("proc/meminfo", "MemTotal: ???\nnonsense")]);
         assert_eq!(Memory::under(&root), Memory::default());
         assert_eq!(Memory::under(Path::new("/no/such/machine")).available_pct(), 0);
     }
 
     #[test]
-    fn memory_that_is_half_told_is_not_full() {
+    fn memory_that_is_reported_in_part_is_not_full() {
         let told = |name: &str, text: &str| Memory::under(&machine(name, &[("proc/meminfo", text)]));
         let old = "MemTotal: 100 kB\nMemFree: 10 kB\nBuffers: 20 kB\nCached: 30 kB\n";
         assert_eq!(told("old", old).available_pct(), 60);
@@ -493,7 +494,7 @@ mod tests {
     }
 
     #[test]
-    fn this_machine_tells_about_itself() {
+    fn this_machine_reports_its_facts() {
         let memory = Memory::now();
         assert!(memory.total >= memory.available && memory.available > 0, "{memory:?}");
         assert!(resident_size() > 100_000);
@@ -528,7 +529,7 @@ mod tests {
         assert_eq!(meter.sample(), None);
         let idle = loop {
             std::thread::sleep(Duration::from_millis(20));
-            // `None` if this thread did not run for long.
+            // The result is `None` if this thread did not run for long.
             if let Some(idle) = meter.sample() {
                 break idle;
             }

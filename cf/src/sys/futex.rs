@@ -2,7 +2,7 @@
 
 use std::sync::atomic::AtomicU32;
 
-/// Sleeps while `word` holds `expected`, until woken. May return early without a reason.
+/// Sleeps while `word` holds `expected`, until woken. It may return early without a reason.
 pub(crate) fn wait(word: &AtomicU32, expected: u32) {
     // SAFETY: `word` is a live, aligned u32; a null timeout means none.
     unsafe {

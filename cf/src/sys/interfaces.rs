@@ -13,17 +13,16 @@ use ripemd::{Digest, Ripemd160};
 /// Number of bytes of a hardware address that identify a machine.
 pub const HARDWARE_ADDRESS_SIZE: usize = 6;
 
-/// Folder in which the kernel has a folder for each interface.
+/// The folder in which the kernel has a folder for each interface.
 const KERNEL_FOLDER: &str = "/sys/class/net";
 
 /// A network interface, or an alias of one (`eth0:1`) with its own addresses.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Interface {
-    /// Its name.
     pub name: String,
     /// Whether it is switched on and connected.
     pub is_up: bool,
-    /// Whether it leads back to this machine.
+    /// Whether packets to it stay on this machine.
     pub is_loopback: bool,
     /// Its addresses, in the kernel's order.
     pub addresses: Vec<IpAddr>,
@@ -106,8 +105,8 @@ fn shortened(bytes: &[u8]) -> [u8; HARDWARE_ADDRESS_SIZE] {
     digest.first_chunk().copied().unwrap_or_default()
 }
 
-/// The hardware address that identifies this machine: that of `wanted` if given, else of the first interface in
-/// the order of [`rank`] that has an IPv4 address (or, if none has, any address).
+/// The hardware address that identifies this machine: that of `wanted` if given, otherwise that of the first
+/// interface, in the order of [`rank`], with an IPv4 address, or, if none has one, with any address.
 #[must_use]
 pub fn identifying_address(
     interfaces: &[Interface],
@@ -117,7 +116,7 @@ pub fn identifying_address(
         return interfaces.iter().find(|interface| interface.name == wanted)?.hardware_address;
     }
     let best = |with_address: fn(&IpAddr) -> bool| {
-        // The first of equals wins: the kernel's order is by age.
+        // The first of equal interfaces wins: the kernel's order is by age.
         interfaces
             .iter()
             .filter(|interface| interface.identifies(with_address))
@@ -156,8 +155,8 @@ fn is_number(text: &str) -> bool {
     !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit())
 }
 
-/// Six bytes that stay the same on this machine if no interface identifies it, from the machine id or else from
-/// the host's name.
+/// Six bytes that stay the same on this machine, for a machine that no interface identifies. They are derived
+/// from the machine id, or, if there is none, from the host's name.
 #[must_use]
 pub fn substitute_address() -> [u8; HARDWARE_ADDRESS_SIZE] {
     let machine_id = fs::read_to_string("/etc/machine-id").unwrap_or_default();
@@ -206,7 +205,7 @@ mod tests {
     }
 
     #[test]
-    fn interfaces_that_say_nothing_are_passed_over() {
+    fn interfaces_that_do_not_identify_the_machine_are_skipped() {
         let mut loopback = interface("eth0", 1);
         loopback.hardware_address = Some([0; 6]);
         let mut unconnected = interface("eth1", 2);

@@ -4,13 +4,13 @@ use std::io;
 
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
-/// Raises the number of file descriptors that this process may open to `wanted`, or as near as the system allows, and
-/// returns the new number. Never lowers it.
+/// Raises the number of file descriptors that this process may open to `wanted`, or as near as the system
+/// allows, and returns the new number. The number is never lowered.
 ///
 /// Any user may raise the soft limit up to the hard one; root may raise both.
 ///
 /// # Errors
-/// When the limit cannot be read; it is then unknown.
+/// When the limit cannot be read. It is then unknown.
 pub fn raise_open_files(wanted: u64) -> io::Result<u64> {
     let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
     if soft >= wanted {
@@ -20,7 +20,7 @@ pub fn raise_open_files(wanted: u64) -> io::Result<u64> {
         return Ok(wanted);
     }
     let target = wanted.min(hard);
-    // Refused (by a sandbox, for instance): the soft limit stays.
+    // If this is refused (for instance by a sandbox), the soft limit stays.
     let raised = setrlimit(Resource::RLIMIT_NOFILE, target, hard).is_ok();
     Ok(if raised { target } else { soft })
 }
@@ -36,7 +36,7 @@ mod tests {
         let wanted = (soft + 1).min(hard);
         assert_eq!(raise_open_files(wanted).unwrap(), wanted);
         assert_eq!(getrlimit(Resource::RLIMIT_NOFILE).unwrap().0, wanted);
-        // More than the kernel gives to anyone.
+        // More descriptors than the kernel gives to any process.
         let most = raise_open_files(u64::MAX - 1).unwrap();
         assert!(most >= wanted);
         assert_eq!(getrlimit(Resource::RLIMIT_NOFILE).unwrap().0, most);

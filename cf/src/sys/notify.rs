@@ -1,7 +1,7 @@
 //! Reports this process's state to the service manager that started it, by the protocol of systemd's `Type=notify`.
 //!
-//! Lines of `NAME=value` go as one datagram to the socket that the environment variable `NOTIFY_SOCKET` names: a path,
-//! or after an `@` a name in the abstract namespace. Without the variable nothing is sent.
+//! Lines of `NAME=value` are sent as one datagram to the socket that the environment variable `NOTIFY_SOCKET`
+//! names: a path, or after an `@` a name in the abstract namespace. Without the variable nothing is sent.
 
 use std::ffi::OsStr;
 use std::io;
@@ -14,7 +14,7 @@ pub const READY: &str = "READY=1";
 /// The service is about to end.
 pub const STOPPING: &str = "STOPPING=1";
 
-/// Reports `state`, if a service manager wants to know.
+/// Reports `state`, if a service manager has asked for it.
 ///
 /// # Errors
 /// When the service manager cannot be reached.
@@ -31,7 +31,7 @@ fn notify_at(name: &OsStr, state: &str) -> io::Result<()> {
         _ => SocketAddr::from_pathname(name)?,
     };
     let socket = UnixDatagram::unbound()?;
-    // A service manager that hangs must not block us.
+    // A service manager that hangs must not block this process.
     socket.set_nonblocking(true)?;
     socket.send_to_addr(state.as_bytes(), &address).map(|_| ())
 }
@@ -62,7 +62,7 @@ mod tests {
     }
 
     #[test]
-    fn nobody_there_is_an_error_and_not_a_wait() {
+    fn a_missing_service_manager_is_an_error_without_a_wait() {
         assert!(notify_at(OsStr::new("/no/such/socket"), READY).is_err());
     }
 }

@@ -1,4 +1,4 @@
-//! Checks whether a file is writable, without changing anything.
+//! Checks whether a file is writable without changing it.
 
 use std::fs::OpenOptions;
 use std::io;

@@ -11,13 +11,13 @@ use nix::sys::stat::{Mode, umask};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::{ForkResult, Gid, Group, Pid, Uid, User, setgid, setgroups, setuid};
 
-/// Ends the process now, without the clean-up of `exit`: for the second request to stop.
+/// Ends the process at once, without the clean-up of `exit`. Used for the second request to stop.
 pub fn exit_now(code: i32) -> ! {
     // SAFETY: `_exit` touches no memory of ours and does not return.
     unsafe { libc::_exit(code) }
 }
 
-/// Makes further files accessible to the user alone, or to the group as well.
+/// Makes further files accessible only to the user, or to the user and the group.
 pub fn set_file_permissions(for_group: bool) {
     let others = Mode::S_IROTH | Mode::S_IWOTH;
     umask(if for_group { others } else { others | Mode::S_IRGRP | Mode::S_IWGRP });
@@ -44,10 +44,10 @@ fn find_user(found: nix::Result<Option<User>>, name: &str) -> io::Result<User> {
     found?.ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, format!("there is no user {name}")))
 }
 
-/// Runs the process as `user` and `group` from now on, without root's other groups.
+/// Runs the process as `user` and `group` from now on, without the supplementary groups of root.
 ///
-/// Without `group` it gets the user's first group. A process that is not root's cannot change its user. The
-/// process must have only one thread. Files that only root may open must be open before.
+/// Without `group` it gets the user's primary group. Only a process of root can change its user. The process
+/// must have only one thread. Files that only root may open must be open before.
 ///
 /// # Errors
 /// When the process may not change them.
@@ -78,35 +78,35 @@ pub fn switch_user(user: Option<u32>, group: Option<u32>) -> io::Result<()> {
     Ok(())
 }
 
-/// What [`fork`] returns in each of the two processes.
+/// The result of [`fork`] in each of the two processes.
 pub enum Forked {
-    /// In the process that somebody started: the one that continues in the background.
+    /// In the original process, which a user started: the process that continues in the background.
     Parent(Background),
-    /// In the process that continues in the background: the one that waits for it.
+    /// In the process that continues in the background: the process that waits for it.
     Child(Starter),
 }
 
-/// The process in the background, for the one that started it.
+/// The process in the background, as seen by the process that started it.
 pub struct Background {
     id: Pid,
     reports: UnixStream,
 }
 
-/// How far a start in the background has come.
+/// The progress of a start in the background.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Progress {
     Ready,
     Failed(String),
-    /// The process is gone without a report, or about to be; with a few words that say how it ends.
+    /// The process has ended without a report, or is about to; a few words say how it ends.
     Gone(String),
-    /// It has not reported yet.
+    /// The process has not reported yet.
     Starting,
 }
 
 /// The process that waits until this one, its child, is ready.
 pub struct Starter(UnixStream);
 
-/// How long a process that has closed its files may take until it is gone.
+/// Longest time between the moment when a process closes its files and its end.
 const ENDING_WAIT: Duration = Duration::from_secs(1);
 
 /// The report of a process that is ready.
@@ -115,7 +115,7 @@ const READY: &[u8] = &[0];
 /// Continues in a child process as well.
 ///
 /// # Errors
-/// The errors of the system calls. There is no child then.
+/// The errors of the system calls. The child does not exist then.
 ///
 /// # Panics
 /// When the process has more than one thread: the child would lack the others.
@@ -135,10 +135,10 @@ impl Background {
         self.id.as_raw()
     }
 
-    /// Waits until the process has reported or is gone, for at most about `patience`.
+    /// Waits until the process has reported or has ended, for at most about `patience`.
     pub fn await_report(mut self, patience: Duration) -> Progress {
         let mut report = Vec::new();
-        // The process reports at once, or not at all, so the time limits the first byte.
+        // The process sends its report at once or not at all, so the time limits only the first byte.
         let read = self.reports.set_read_timeout(Some(patience));
         match read.and_then(|()| self.reports.read_to_end(&mut report)) {
             Ok(0) => Progress::Gone(self.await_ending()),
@@ -149,7 +149,7 @@ impl Background {
         }
     }
 
-    /// How the process ends, which has closed its files.
+    /// How the process ends. It has closed its files.
     fn await_ending(&self) -> String {
         let limit = Instant::now() + ENDING_WAIT;
         loop {
@@ -182,7 +182,7 @@ fn is_dumping(status: &str) -> bool {
     value.is_some_and(|value| value.trim() == "1")
 }
 
-/// The reports are ignored if nobody waits for them any more.
+/// Reports are ignored if no process waits for them any more.
 impl Starter {
     pub fn report_ready(mut self) {
         let _ = self.0.write_all(READY);
@@ -209,7 +209,7 @@ pub fn leave_terminal() -> io::Result<()> {
         .create(true)
         .append(true)
         .mode(0o644)
-        // A link in the shared folder is not followed, because anyone may have made it.
+        // A link in the shared folder is not followed, because any user may have made it.
         .custom_flags(libc::O_NOFOLLOW)
         .open(console_file(nix::unistd::getpid().as_raw()))?;
     nix::unistd::dup2_stdin(File::open("/dev/null")?)?;
@@ -218,7 +218,7 @@ pub fn leave_terminal() -> io::Result<()> {
     Ok(())
 }
 
-/// A file with this process's id, locked while the process runs and removed at its clean end.
+/// A file with this process's id. It is locked while the process runs, and removed at a clean end.
 pub struct PidFile {
     path: PathBuf,
     /// Holds the lock.
@@ -266,7 +266,7 @@ pub fn check_pid_file(path: &Path) -> io::Result<()> {
 
 impl Drop for PidFile {
     fn drop(&mut self) {
-        // This may not be permitted (in a folder of root's); the file then stays, unlocked.
+        // This may not be permitted (in a folder of root's). The file then stays, unlocked.
         let _ = std::fs::remove_file(&self.path);
     }
 }
@@ -289,7 +289,7 @@ mod tests {
 
     #[test]
     fn a_process_that_closes_its_files_or_not_is_seen_to_end() {
-        // The files may stay open after the end, as others may have them too.
+        // The files may stay open after the end, because other processes may have them too.
         let (process, _starter) = background("kill -ABRT $$");
         assert_eq!(process.await_report(SHORT), Progress::Gone("SIGABRT".to_owned()));
         let (process, starter) = background("exit 3");
@@ -347,7 +347,7 @@ mod tests {
     }
 
     #[test]
-    fn staying_who_one_is_works_for_everyone() {
+    fn a_process_may_switch_to_its_own_user() {
         switch_user(None, None).unwrap();
         let own = nix::unistd::geteuid();
         if !own.is_root() {

@@ -1,6 +1,6 @@
 //! Receives signals in one thread, in order, as ordinary values.
 //!
-//! [`Signals::block`] is called before any thread is started, so that every thread inherits the mask and the
+//! [`Signals::block`] is called before any thread is started, so that every thread inherits the mask and
 //! signals wait for [`Signals::wait`]. No code runs in a signal handler.
 
 use std::io;
@@ -76,20 +76,21 @@ mod tests {
     use std::os::unix::process::CommandExt;
     use std::process::{Command, Stdio};
 
-    /// Set in the child process that really receives signals; blocking them in this process would affect other tests.
+    /// Set in a child process that receives the signals. If this process blocked them, other tests would be
+    /// affected.
     const CHILD: &str = "CF_TEST_SIGNALS_CHILD";
 
     #[test]
-    fn child_reports_what_it_is_sent() {
+    fn child_reports_the_signals_that_it_gets() {
         if std::env::var_os(CHILD).is_some() {
             return child();
         }
         let mut command = Command::new(std::env::current_exe().unwrap());
-        // SAFETY: blocking signals is allowed between fork and exec. The mask goes on to the child, so that its
-        // threads that are not ours have it too.
+        // SAFETY: blocking signals is allowed between fork and exec. The child inherits the mask, so that
+        // threads of its test harness have it too.
         unsafe { command.pre_exec(|| Signals::block().map(|_| ())) };
         let mut child = command
-            .args(["--exact", "sys::signals::tests::child_reports_what_it_is_sent", "--nocapture"])
+            .args(["--exact", "sys::signals::tests::child_reports_the_signals_that_it_gets", "--nocapture"])
             .env(CHILD, "1")
             .stdout(Stdio::piped())
             .spawn()

@@ -1,9 +1,10 @@
-//! Facts of the kernel about a socket.
+//! Facts about a socket from the kernel.
 
 use std::os::fd::{AsFd, AsRawFd};
 
-/// Bytes that the kernel holds for the peer of a TCP connection: not sent yet, or not acknowledged. Their number falls
-/// as the peer reads, long before the socket accepts more: that happens only once a third of them is gone.
+/// Bytes that the kernel holds for the peer of a TCP connection: not sent yet, or not acknowledged. Their
+/// number falls as the peer reads, long before the socket accepts more bytes, which happens only when a third
+/// of them is gone.
 pub fn held_bytes(socket: &impl AsFd) -> Option<u32> {
     let mut count: libc::c_int = 0;
     // SAFETY: the descriptor is open as long as it is borrowed, and TIOCOUTQ writes one `int` to where the pointer points.
@@ -20,7 +21,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_a_peer_does_not_read_is_held() {
+    fn unread_bytes_of_a_peer_are_held() {
         let listener = TcpListener::bind(("127.0.0.1", 0)).expect("a port");
         let mut ours = TcpStream::connect(listener.local_addr().expect("it has one")).expect("it listens");
         let mut theirs = listener.accept().expect("it was asked").0;

@@ -1,7 +1,7 @@
 //! Batches, processed by a whole server.
 //!
-//! Input: bits for the parts besides the batch; length of a filter, the filter; how often the rows are repeated;
-//! the value of the batch field.
+//! Input: bits for the parts other than the batch; length of a filter, the filter; how often the rows are
+//! repeated; the value of the batch field.
 
 use std::cell::RefCell;
 
@@ -17,12 +17,12 @@ thread_local! {
     static CLIENT: RefCell<Client> = RefCell::default();
 }
 
-/// Runs one input as the head of this file says.
+/// Runs one input as described at the top of this file.
 pub fn run(bytes: &[u8]) {
     let Some((&[bits, filter_size, repeats], rest)) = bytes.split_first_chunk() else { return };
     let (filter, batch) = rest.split_at(usize::from(filter_size).min(rest.len()));
     let mut value = batch.to_vec();
-    // Sometimes large enough for the batch threads.
+    // Some batches are large enough for the batch threads.
     for _ in 0..repeats / 16 {
         value.extend_from_slice(batch.get(HEAD_SIZE..).unwrap_or_default());
     }

@@ -1,4 +1,5 @@
-//! Compressed messages: the input is used as one, and as the content of one; a whole server processes both.
+//! Compressed messages: the input is used as a compressed message, and as the content of one. A whole server
+//! processes both.
 
 use std::cell::RefCell;
 
@@ -11,7 +12,7 @@ thread_local! {
     static CLIENT: RefCell<Client> = RefCell::default();
 }
 
-/// Runs one input as the head of this file says.
+/// Runs one input as described at the top of this file.
 pub fn run(bytes: &[u8]) {
     let mut frame = Vec::new();
     if let Ok(true) = Inflater::default().inflate(bytes, &mut frame, || true) {

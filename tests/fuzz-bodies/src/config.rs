@@ -2,7 +2,7 @@
 
 use asd::config;
 
-/// Runs `bytes`, if they are text, as the head of this file says.
+/// Runs `bytes`, if they are text, as described at the top of this file.
 pub fn run(bytes: &[u8]) {
     let text = match std::str::from_utf8(bytes) {
         Ok(text) => text,

@@ -1,7 +1,7 @@
-//! Device headers, as on a damaged or foreign device.
+//! Device headers, as found on a damaged or foreign device.
 //!
-//! The input is written over a valid header, so that the fuzzer need not find magic and version. It repeats: a byte for
-//! the place (see [`PLACES`]), a byte for the number of bytes, and these bytes.
+//! The input is written over a valid header, so that the fuzzer need not find magic and version. It consists
+//! of groups: a byte for the place (see [`PLACES`]), a byte for the number of bytes, and these bytes.
 
 use datamodel::device_header::{
     DeviceHeader, FLAGS_OFFSET, Found, HEADER_SIZE, PARTITIONS_OFFSET, PRISTINE_OFFSET, UNIQUE_OFFSET,
@@ -25,7 +25,7 @@ const PLACES: [usize; 12] = [
     HEADER_SIZE - 256,
 ];
 
-/// Runs one input as the head of this file says.
+/// Runs one input as described at the top of this file.
 pub fn run(input: &[u8]) {
     let mut bytes = vec![0; HEADER_SIZE];
     DeviceHeader::fresh(b"test", 2, 77, 1).encode(&mut bytes);
@@ -52,7 +52,7 @@ pub fn run(input: &[u8]) {
     if header.check(b"test", u64::MAX).is_err() {
         return;
     }
-    // A header that passes is used, and must read the same after it is written again.
+    // A header that passes is used by the server, and must be the same when it is written and read again.
     let mut again = vec![0; HEADER_SIZE];
     header.encode(&mut again);
     assert_eq!(DeviceHeader::parse(&again), Ok(Found::Used(header)));

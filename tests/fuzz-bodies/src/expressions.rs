@@ -23,7 +23,7 @@ const TYPES: [(u8, &[u8], &[u8]); 9] = [
 /// A new HyperLogLog value of 2^8 registers.
 const HLL_INIT: [u8; 4] = [0x93, 0, 8, 0xff];
 
-/// Runs one input as the head of this file says.
+/// Runs one input as described at the top of this file.
 pub fn run(bytes: &[u8]) {
     thread_local! {
         static BINS: OnceCell<Bins<'static>> = const { OnceCell::new() };
@@ -76,7 +76,7 @@ fn bins_of_every_type() -> Bins<'static> {
     bins
 }
 
-/// A filter's answer without bins is also its answer with them.
+/// If a filter has a result without the bins, the result with the bins is the same.
 fn filter(record: &Record<'_>, expression: &[u8]) {
     let Ok(filter) = Filter::compile(expression, &Budget::unlimited()) else { return };
     let matches = filter.matches(record, &Budget::unlimited());
@@ -87,7 +87,7 @@ fn filter(record: &Record<'_>, expression: &[u8]) {
     assert_eq!(filter.into_owned().matches(record, &Budget::unlimited()), matches);
 }
 
-/// A value that becomes a bin can be stored and read back, and operations on it end.
+/// Checks that a value that becomes a bin can be stored and read back, and that operations on it end.
 fn check(particle: &Particle<'_>, operation: &[u8]) {
     let mut flat = Vec::new();
     particle.write_flat(&mut flat);

@@ -1,11 +1,11 @@
-//! Flat records, as on a damaged device.
+//! Flat records, as found on a damaged device.
 //!
 //! Magic and end mark are corrected, because the fuzzer would not find them.
 
 use datamodel::flat::{FlatRecord, MAGIC, NewRecord};
 use datamodel::packing::Unpacker;
 
-/// Runs one input as the head of this file says.
+/// Runs one input as described at the top of this file.
 pub fn run(bytes: &[u8]) {
     let mut bytes = bytes.to_vec();
     if let Some(magic) = bytes.first_chunk_mut() {
@@ -30,7 +30,7 @@ pub fn run(bytes: &[u8]) {
         bin.particle.write_wire(&mut wire);
     }
 
-    // Written again, it is a valid record with the same content.
+    // When it is written again, it is a valid record with the same content.
     let new = NewRecord {
         digest: record.digest,
         last_update_time: record.last_update_time,

@@ -4,10 +4,10 @@ use proto::batch::{Batch, RowPosition, Rows};
 use proto::frame::{FrameHeader, HEADER_SIZE};
 use proto::message::Request;
 
-/// Largest number of rows read from a batch that announces more.
+/// Largest number of rows that are read from a batch that announces more.
 const ROWS_MAX: u32 = 10_000;
 
-/// Runs one input as the head of this file says.
+/// Runs one input as described at the top of this file.
 pub fn run(bytes: &[u8]) {
     let mut rest = bytes;
     while let Ok(Some(header)) = FrameHeader::parse(rest) {
@@ -41,7 +41,7 @@ fn read_batch(value: &[u8], parent: &Request<'_>) {
         assert_eq!(row.request.ops().count(), usize::from(row.request.op_count()));
         positions.push((position, row.index));
     }
-    // Another reader finds the same rows from the positions of the first one.
+    // Another reader finds the same rows from the first reader's positions.
     for (position, index) in positions.into_iter().step_by(7) {
         let mut again = Rows::new(batch.rows, parent);
         again.go_to(position).expect("a place of the same rows");

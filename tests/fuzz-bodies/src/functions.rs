@@ -1,4 +1,5 @@
-//! Arguments of user-defined functions, converted to Lua, changed there and returned, by a whole server.
+//! Arguments of user-defined functions. A whole server converts them to Lua, changes them there and returns
+//! them.
 //!
 //! Input: the function (one byte), packed arguments.
 
@@ -6,7 +7,7 @@ use std::cell::RefCell;
 
 use crate::server::{Client, udf_put};
 
-/// Each function of the module works differently on two values and an integer.
+/// Each function of the module does something different with two values and an integer.
 const MODULE: &str = "
 function f0(r, ...) return ... end
 function f1(r, a, b) return tostring(a) .. tostring(b) end
@@ -25,7 +26,7 @@ thread_local! {
     static CLIENT: RefCell<Option<Client>> = const { RefCell::new(None) };
 }
 
-/// Runs one input as the head of this file says.
+/// Runs one input as described at the top of this file.
 pub fn run(input: &[u8]) {
     let Some((&function, arguments)) = input.split_first() else { return };
     CLIENT.with_borrow_mut(|client| {
@@ -38,7 +39,7 @@ pub fn run(input: &[u8]) {
     });
 }
 
-/// A request that calls the function, with 200 ms for it.
+/// A request that calls the function and allows it 200 ms.
 fn call(function: u8, arguments: &[u8]) -> Vec<u8> {
     let mut body = vec![22, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
     body.extend(200u32.to_be_bytes());

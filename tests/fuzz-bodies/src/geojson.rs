@@ -5,11 +5,11 @@
 use datamodel::Budget;
 use datamodel::geojson::{self, Covering, EARTH_RADIUS_M, Geometry};
 
-/// Runs one input as the head of this file says.
+/// Runs one input as described at the top of this file.
 pub fn run(bytes: &[u8]) {
     let Some((&[high, low], rest)) = bytes.split_first_chunk() else { return };
     let (first, second) = rest.split_at(usize::from(u16::from_be_bytes([high, low])).min(rest.len()));
-    // A record on disk may hold bytes that are no valid value.
+    // A record on disk may hold bytes that are not a valid value.
     let mut wire = Vec::new();
     geojson::to_wire(first, &mut wire);
     let stored: Vec<_> = [first, second]
@@ -30,7 +30,7 @@ pub fn run(bytes: &[u8]) {
         let geometry = Geometry::parse(geojson::json(value), EARTH_RADIUS_M, &Budget::unlimited())
             .expect("it was one before");
         assert_eq!(geometry.is_region(), geojson::is_region(value));
-        // Regions may be empty, like a polygon without loops; the C server stores them without cells.
+        // Regions may be empty, like a polygon without loops. The C server stores them without cells.
         assert!(geometry.is_region() || cells.len() == 1, "a point has a cell");
         let coarse = Covering { level_min: 1, level_max: 12, level_step: 2, cells_max: 8 };
         if let Some(ranges) = geometry.query_ranges(&coarse, &Budget::unlimited()) {

@@ -1,8 +1,8 @@
-//! The bodies of the fuzz targets, one module for each, independent of the fuzzer: `fuzz/` runs them with
-//! generated inputs, and a test of this crate with the kept ones (`fuzz/corpus/`), with the ordinary
-//! toolchain.
+//! The bodies of the fuzz targets, one module for each target. They do not depend on the fuzzer: `fuzz/` runs
+//! them with generated inputs, and a test of this crate runs them with the kept inputs (`fuzz/corpus/`) and
+//! the ordinary toolchain.
 //!
-//! A body panics on a wrong result, and otherwise returns for every input.
+//! A body panics on a wrong result. Otherwise it returns, for every input.
 
 pub mod batch;
 pub mod compressed;

@@ -42,7 +42,7 @@ thread_local! {
     static CLIENT: RefCell<Client> = RefCell::default();
 }
 
-/// Runs one input as the head of this file says.
+/// Runs one input as described at the top of this file.
 pub fn run(input: &[u8]) {
     let Some((&command, parameters)) = input.split_first() else { return };
     let mut request = COMMANDS[usize::from(command) % COMMANDS.len()].as_bytes().to_vec();

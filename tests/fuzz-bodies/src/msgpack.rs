@@ -1,10 +1,10 @@
-//! MessagePack of clients: the walk, the reader and the order agree about which bytes are a value.
+//! MessagePack from clients: the walk, the reader and the comparison must agree on which bytes are a value.
 
 use std::cmp::Ordering;
 
 use cf::msgpack::{Reader, compare, end_of};
 
-/// Runs one input as the head of this file says.
+/// Runs one input as described at the top of this file.
 pub fn run(bytes: &[u8]) {
     let Some(end) = end_of(bytes, 0, 1) else {
         assert_eq!(Reader::new(bytes).value(), None, "measured as no value, read as one");

@@ -12,7 +12,7 @@ type Modify = fn(Option<&Particle<'_>>, &[u8], &Budget<'_>) -> Result<Modified, 
 const FAMILIES: [(Read, Modify); 3] =
     [(cdt::read, cdt::modify), (bits::read, bits::modify), (hll::read, hll::modify)];
 
-/// Runs one input as the head of this file says.
+/// Runs one input as described at the top of this file.
 pub fn run(bytes: &[u8]) {
     let Some((&[family, particle_type, high, low], rest)) = bytes.split_first_chunk() else { return };
     let size = usize::from(u16::from_be_bytes([high, low])).min(rest.len());
@@ -25,7 +25,7 @@ pub fn run(bytes: &[u8]) {
     if let Ok(Some(answer)) = read(bin.as_ref(), operation, &Budget::unlimited()) {
         wire(&answer);
     }
-    // Twice: the second operation works on the result of the first.
+    // The operation runs twice, the second time on the result of the first.
     let Ok(Modified { bin: Change::Set(changed), .. }) =
         modify(bin.as_ref(), operation, &Budget::unlimited())
     else {
@@ -39,7 +39,7 @@ pub fn run(bytes: &[u8]) {
     }
 }
 
-/// The value of a bin can be stored, read back, and written again by the client that received it.
+/// Checks that the value of a bin can be stored, read back, and written again by the client that received it.
 fn check(particle: &Particle<'_>) {
     let mut flat = Vec::new();
     particle.write_flat(&mut flat);
@@ -49,7 +49,7 @@ fn check(particle: &Particle<'_>) {
     assert_eq!(wire(&stored), wire(particle));
     if let Particle::Bytes(bytes_type, _) = particle {
         let wire = wire(particle);
-        // A context makes a pair with any key, as on the C server.
+        // A context can make a pair with any key, as on the C server.
         assert!(
             Particle::from_wire(*bytes_type as u8, &wire, &Budget::unlimited()).is_ok()
                 || has_odd_key(&mut Reader::new(&wire)),
@@ -58,14 +58,14 @@ fn check(particle: &Particle<'_>) {
     }
 }
 
-/// Whether the next value holds a pair whose key a client may not write.
+/// Whether the next value contains a pair with a key that a client may not write.
 fn has_odd_key(reader: &mut Reader<'_>) -> bool {
     match reader.head() {
         Some(Head::List(count)) => (0..count).any(|_| has_odd_key(reader)),
         Some(Head::Map(count)) => (0..count).any(|position| {
             let is_odd = match reader.head() {
                 Some(Head::Unsigned(_) | Head::Negative(_) | Head::Raw([TEXT | BLOB, ..])) => false,
-                // The description.
+                // The extension that describes the container.
                 Some(Head::Extension(_)) => position != 0,
                 _ => true,
             };

@@ -5,7 +5,7 @@
 use datamodel::exp::{Filter, Medium, Metadata, Record};
 use datamodel::{Bins, Budget};
 
-/// Runs one input as the head of this file says.
+/// Runs one input as described at the top of this file.
 pub fn run(bytes: &[u8]) {
     let Some((&[flags, size], rest)) = bytes.split_first_chunk() else { return };
     let (pattern, text) = rest.split_at(usize::from(size).min(rest.len()));

@@ -1,7 +1,8 @@
-//! Messages of other nodes: all bytes are either an error or a message that encodes and decodes to itself.
+//! Messages from other nodes: all bytes are either an error or a message that is the same after it is encoded
+//! and decoded.
 //!
-//! The first byte of the input selects the message type, the rest is the body, so that the fuzzer need not find a
-//! header.
+//! The first byte of the input selects the message type; the rest is the body, so that the fuzzer need not
+//! find a header.
 
 use proto::peer::clustering::Clustering;
 use proto::peer::exchange::Exchange;
@@ -27,7 +28,7 @@ const TYPES: [MessageType; 9] = [
     MessageType::Smd,
 ];
 
-/// Decodes, and encodes and decodes a message again.
+/// Decodes a message, encodes it and decodes it again.
 macro_rules! there_and_back {
     ($message:expr, $kind:ident) => {
         if let Ok(first) = $kind::decode($message) {
@@ -40,7 +41,7 @@ macro_rules! there_and_back {
     };
 }
 
-/// Runs one input as the head of this file says.
+/// Runs one input as described at the top of this file.
 pub fn run(input: &[u8]) {
     let Some((choice, body)) = input.split_first() else { return };
     let message_type = TYPES[usize::from(*choice) % TYPES.len()];

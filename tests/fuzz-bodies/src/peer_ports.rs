@@ -1,8 +1,8 @@
-//! Bytes from strangers on a node's fabric and heartbeat ports: whole streams, with and without a hello, split into
-//! messages or not. The node continues and answers its clients.
+//! Bytes that strangers send to a node's fabric and heartbeat ports: whole streams, with or without a hello,
+//! and split into messages or not. The node must continue and answer its clients.
 //!
-//! The first byte of the input selects the port and how the rest is sent. In a stream of messages, each begins with two
-//! bytes of the input: type and size.
+//! The first byte of the input selects the port and how the rest is sent. In a stream of messages, each
+//! message begins with two bytes of the input: type and size.
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
@@ -14,7 +14,7 @@ use asd::server::Server;
 use proto::peer::NodeId;
 use proto::peer::hello::{Channel, Hello};
 
-/// A slower answer is a finding.
+/// A slower answer counts as a finding.
 const PATIENCE: Duration = Duration::from_secs(10);
 const MESSAGE_TYPES: u16 = 16;
 
@@ -49,7 +49,7 @@ fn node() -> &'static Node {
     })
 }
 
-/// Runs one input as the head of this file says.
+/// Runs one input as described at the top of this file.
 pub fn run(input: &[u8]) {
     let Some((choice, rest)) = input.split_first() else { return };
     let node = node();
@@ -66,7 +66,7 @@ pub fn run(input: &[u8]) {
     }
     let address = if is_fabric { node.fabric } else { node.heartbeat };
     let mut stream = TcpStream::connect(address).expect("the port is open");
-    // The node may have closed the connection before everything is sent.
+    // The node may close the connection before everything is sent.
     let _ = stream.write_all(&bytes);
     let _ = stream.shutdown(Shutdown::Both);
     check_clients(node.clients);

@@ -1,14 +1,15 @@
-//! Queries by primary and secondary index, in the background and with functions, processed by a whole server with some
-//! records and indexes.
+//! Queries by primary and secondary index, background queries, and queries with functions. A whole server
+//! with some records and indexes processes them.
 //!
-//! Input: two bytes of flags, the number of operations, then fields, each with its type as an index into [`FIELDS`], a
-//! size of one byte, and its bytes. Without fields that name partitions the query is for those that have records.
+//! Input: two bytes of flags, the number of operations, then fields, each with its type as an index into
+//! [`FIELDS`], a size of one byte, and its bytes. Without fields that name partitions, the query is for the
+//! partitions with records.
 
 use std::cell::RefCell;
 
 use crate::server::{Client, udf_put};
 
-/// Types of the fields that queries may have, and one that they may not.
+/// Types of the fields that queries may have, and one type that they may not have.
 const FIELDS: [u8; 19] = [1, 7, 9, 10, 11, 12, 13, 15, 21, 22, 23, 26, 30, 31, 32, 33, 40, 43, 2];
 const PARTITIONS: u8 = 11;
 const DIGESTS: u8 = 12;
@@ -34,13 +35,14 @@ thread_local! {
     static CLIENT: RefCell<Option<Client>> = const { RefCell::new(None) };
 }
 
-/// Runs one input as the head of this file says.
+/// Runs one input as described at the top of this file.
 pub fn run(input: &[u8]) {
     CLIENT.with_borrow_mut(|client| {
         let client = client.get_or_insert_with(filled);
         if let Some(query) = query(input) {
             client.message(&query);
-            // Restores a record that operations and functions may have changed, for the next query.
+            // The record is restored for the next query, because operations and functions may have changed
+            // it.
             client.message(&record(query.len() as u8 % RECORDS));
         }
     });
@@ -106,7 +108,7 @@ fn query(input: &[u8]) -> Option<Vec<u8>> {
     let operation_count = operation_count % 4;
     let info2 = more & (WRITE | RELAX_LONG_QUERY);
     let mut body = header(flags, info2, fields.len() as u16, u16::from(operation_count));
-    // Partitions are answered one by one, as clients request.
+    // The answer marks the end of each partition, as clients request it.
     body[3] = 4;
     for (number, value) in fields {
         field(&mut body, number, value);

@@ -8,7 +8,7 @@ thread_local! {
     static CLIENT: RefCell<Client> = RefCell::default();
 }
 
-/// Runs one input as the head of this file says.
+/// Runs one input as described at the top of this file.
 pub fn run(body: &[u8]) {
     CLIENT.with_borrow_mut(|client| client.message(body));
 }

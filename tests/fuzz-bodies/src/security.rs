@@ -1,6 +1,6 @@
-//! Requests of the security protocol: the input is used as one, and as fields of one. A valid request is written again
-//! as an answer, which must be whole frames. A server with access control processes both, for a stranger, who must be
-//! refused, and for a user administrator.
+//! Requests of the security protocol: the input is used as a request, and as the fields of a request. A valid
+//! request is written again as an answer, which must be whole frames. A server with access control processes
+//! both, for a stranger, whom it must refuse, and for a user administrator.
 
 use std::cell::RefCell;
 
@@ -15,10 +15,10 @@ thread_local! {
     static ADMINISTRATOR: RefCell<Client> = RefCell::new(Client::of(Who::Administrator));
 }
 
-/// Runs one input as the head of this file says.
+/// Runs one input as described at the top of this file.
 pub fn run(bytes: &[u8]) {
     take(bytes);
-    // A header before the input, so that it begins with a field.
+    // The input gets a header, so that it begins with a field.
     let (count, fields) = bytes.split_first().map_or((0, bytes), |(count, rest)| (*count, rest));
     let mut message = vec![0; MESSAGE_HEADER_SIZE];
     message[3] = count % 8;
@@ -67,14 +67,14 @@ fn carry_out(bytes: &[u8]) {
     let is_login = matches!(command, Some(Command::Login | Command::Authenticate));
     let results = STRANGER.with_borrow_mut(|client| client.security(bytes));
     if is_login {
-        // It may be the right password.
+        // The request may contain the right password.
         STRANGER.set(Client::of(Who::Stranger));
     } else {
         let is_refused =
             |result: &u8| ![ResultCode::Ok, ResultCode::SecurityEnd].map(ResultCode::code).contains(result);
         assert!(results.iter().all(is_refused), "a stranger comes to {results:?}");
     }
-    // Without an administrator nothing more could be tested.
+    // Without the administrator no further input could be tested.
     if is_login || request.user == Some("admin") {
         return;
     }

@@ -1,8 +1,8 @@
-//! Code shared by targets that need a whole server: one in the process, or one with access control, and connections to
-//! it.
+//! Code shared by targets that need a whole server: a server in this process, with or without access control,
+//! and connections to it.
 //!
-//! The server runs with all its threads, so that the fuzzer covers each of them. It keeps its records from one input to
-//! the next; to repeat a finding that depends on them, run the corpus.
+//! The server runs with all its threads, so that the fuzzer covers each of them. It keeps its records from
+//! one input to the next. To repeat a finding that depends on them, run the corpus.
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -13,7 +13,7 @@ use asd::config;
 use asd::server::Server;
 use cf::log::{Level, Levels, Settings, SinkSettings, Target};
 
-/// A slower answer is a finding.
+/// A slower answer counts as a finding.
 const PATIENCE: Duration = Duration::from_secs(10);
 const INFO: u8 = 1;
 const SECURITY: u8 = 2;
@@ -51,16 +51,16 @@ security {
 /// The user of a connection.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
 pub(crate) enum Who {
-    /// Anyone, at a server without access control.
+    /// Any client of a server without access control.
     #[default]
     Anybody,
-    /// A client without a login, at a server with access control.
+    /// A client without a login at a server with access control.
     Stranger,
-    /// The user administrator, at the same server.
+    /// The user administrator at the same server.
     Administrator,
 }
 
-/// A connection to a server of this process, reopened whenever the server closes it.
+/// A connection to a server of this process. It is reopened whenever the server closes it.
 #[derive(Debug, Default)]
 pub(crate) struct Client {
     who: Who,
@@ -73,8 +73,8 @@ impl Client {
         Client { who, stream: None }
     }
 
-    /// Sends a record message, then waits until it is answered or the connection ends. An info request after it tells
-    /// which, because answers come in order.
+    /// Sends a record message, then waits until it is answered or the connection ends. Answers come in order,
+    /// so the answer to an info request that follows shows which.
     pub(crate) fn message(&mut self, body: &[u8]) {
         self.send_and_wait(&[frame(MESSAGE, body), frame(INFO, b"status\n")].concat());
     }
@@ -95,10 +95,10 @@ impl Client {
         self.send_and_wait(&frame(INFO, body));
     }
 
-    /// As [`info`](Self::info), with a command that what follows relies on.
+    /// As [`info`](Self::info), for a command that the following input relies on.
     ///
     /// # Panics
-    /// If the answer is anything but `ok`.
+    /// If the answer is not `ok`.
     pub(crate) fn prepare(&mut self, command: &[u8]) {
         let answer = self.send_and_wait(&frame(INFO, command)).info;
         assert!(answer.ends_with(b"\tok\n"), "{}", String::from_utf8_lossy(&answer));
@@ -115,7 +115,7 @@ impl Client {
     }
 }
 
-/// Answers up to one of an info request.
+/// The answers up to that of an info request.
 #[derive(Default)]
 struct Answers {
     /// The second byte of each frame of the security protocol: its result.
@@ -123,7 +123,7 @@ struct Answers {
     info: Vec<u8>,
 }
 
-/// Reads answers up to that of an info request; `None` when the connection ends before.
+/// Reads answers up to that of an info request; `None` if the connection ends before.
 fn receive_until_info(stream: &mut TcpStream) -> Option<Answers> {
     let mut results = Vec::new();
     loop {
@@ -149,7 +149,7 @@ fn receive_until_info(stream: &mut TcpStream) -> Option<Answers> {
 fn start(config: &str) -> Server {
     static LOG: Once = Once::new();
     LOG.call_once(|| {
-        // Lines are formatted, because that may fail too, but nobody reads them.
+        // Lines are formatted, because that may fail too, but are not written.
         let sink =
             SinkSettings { target: Target::File("/dev/null".into()), levels: Levels::all(Level::Detail) };
         let settings = Settings { sinks: vec![sink], ..Settings::default() };

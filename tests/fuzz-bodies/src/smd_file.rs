@@ -1,4 +1,4 @@
-//! Files of system metadata: each is either refused, or reads the same again after it is written.
+//! Files of system metadata: each is either refused, or is the same after it is written and read again.
 
 use datamodel::smd::{SmdFile, decode_file, encode_file};
 

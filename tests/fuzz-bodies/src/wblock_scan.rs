@@ -1,9 +1,10 @@
-//! Write blocks with records overwritten, cut short or damaged: a scan finds every intact record, or reports the damage
-//! that hides it, because bytes within damage may belong to a value. It finds nothing that is not intact, and nothing
-//! after an end mark.
+//! Write blocks with records that are overwritten, truncated or damaged. A scan must find every intact
+//! record, or report the damage that hides it, because bytes within damage may belong to a value. It must
+//! find no record that is not intact, and none after an end mark.
 //!
-//! The input fills the block as a server does, use after use: records of many sizes one after the other from the start,
-//! over the rest of the earlier use, the last one perhaps cut short. In between, bytes are changed anywhere.
+//! The input fills the block as a server does, use after use: records of many sizes one after another from
+//! the start, over the rest of the earlier use; the last record may be truncated. In between, bytes are
+//! changed anywhere.
 
 use std::collections::BTreeSet;
 
@@ -35,7 +36,7 @@ fn record(number: u8, size: usize) -> Vec<u8> {
     flat
 }
 
-/// Runs one input as the head of this file says.
+/// Runs one input as described at the top of this file.
 pub fn run(input: &[u8]) {
     let mut block = vec![0; BLOCK_SIZE];
     let (mut at, mut number) = (0, 0u8);

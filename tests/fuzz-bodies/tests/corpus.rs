@@ -1,4 +1,4 @@
-//! Runs every kept input of every fuzz target through its body, so that no finding comes back.
+//! Runs every kept input of every fuzz target through its body, so that fixed findings stay fixed.
 #![expect(clippy::unwrap_used, reason = "a test")]
 
 use std::collections::BTreeSet;
@@ -12,7 +12,7 @@ fn fuzz_folder() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fuzz")
 }
 
-/// The paths in a folder in the order of their names.
+/// The paths in a folder, in the order of their names.
 fn paths_in(folder: &Path) -> Vec<PathBuf> {
     let mut paths: Vec<PathBuf> = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect();
     paths.sort();

@@ -1,12 +1,13 @@
-//! Models of the lock-free parts of the server: loom runs each through all orders of its steps that the memory model
-//! allows.
+//! Models of the lock-free parts of the server. Loom runs each model through all orders of its steps that the
+//! memory model allows.
 //!
-//! The code under test is the server's, included file by file, with loom's atomics in place of the processor's. Those
-//! files use nothing else of the server, so this crate needs neither its dependencies nor its build: `make suite-loom`,
-//! or `RUSTFLAGS="--cfg loom" cargo test --release --manifest-path tests/loom/Cargo.toml`.
+//! The code under test is the server's. It is included file by file, with loom's atomics instead of the
+//! processor's. These files use no other part of the server, so this crate needs neither its dependencies nor
+//! its build: `make suite-loom`, or
+//! `RUSTFLAGS="--cfg loom" cargo test --release --manifest-path tests/loom/Cargo.toml`.
 //!
-//! The data that a lock or a state protects is a loom cell, which reports unsynchronised accesses. A thread that sleeps
-//! for ever is reported as a deadlock.
+//! The data that a lock or a state protects is a loom cell, which reports unsynchronised accesses. Loom
+//! reports a thread that sleeps for ever as a deadlock.
 #![cfg(loom)]
 #![allow(dead_code, reason = "the models use a part of what they include")]
 
@@ -33,7 +34,8 @@ mod section;
 #[cfg(test)]
 mod write_block;
 
-/// Runs `model` through the orders of its steps with at most `preemptions` switches between threads that need not wait.
+/// Runs `model` through the orders of its steps with at most `preemptions` switches away from threads that
+/// could continue.
 #[cfg(test)]
 fn explore(preemptions: usize, model: impl Fn() + Send + Sync + 'static) {
     let mut builder = loom::model::Builder::new();

@@ -31,13 +31,14 @@ impl Eventfd {
     }
 }
 
-/// A mailbox with a slot for each mail. The slots order nothing, so that only the doorbell can.
+/// A mailbox with a slot for each mail. Access to the slots imposes no order, so that only the doorbell does.
 struct Mailbox {
     slots: Vec<AtomicBool>,
     bell: Doorbell<Eventfd>,
 }
 
-/// `mails` has the number of mails of each sender, which it posts one after the other.
+/// Checks that every mail is seen. `mails` has the number of mails of each sender, which posts them one after
+/// another.
 fn every_mail_is_seen(mails: &'static [usize], preemptions: usize) {
     explore(preemptions, move || {
         let count = mails.iter().sum();

@@ -1,5 +1,5 @@
-//! Partitions: a thread that reserves one, or works on it in a section, keeps access to its records until it leaves. A
-//! thread that sees a published state also sees all changes made before it was published.
+//! Partitions: a thread that reserves a partition, or works on it in a section, keeps access to its records
+//! until it leaves. A thread that sees a published state also sees all changes made before the publication.
 
 use loom::cell::UnsafeCell;
 use loom::sync::Arc;
@@ -14,7 +14,7 @@ type ServedTable = crate::word::ServedTable<1, 2>;
 
 const SERVED: u64 = PartitionWord::READS | PartitionWord::WRITES;
 
-/// A word with these flags and this tree id.
+/// A partition word with these flags and this tree id.
 fn word(flags: u64, tree_id: u64) -> PartitionWord {
     PartitionWord(flags | tree_id << PartitionWord::TREE_ID_SHIFT)
 }
@@ -56,7 +56,7 @@ fn spawn<T: 'static>(of: &Arc<T>, act: impl FnOnce(&T) + 'static) -> thread::Joi
 }
 
 #[test]
-fn records_are_dropped_when_nobody_has_reserved_the_partition() {
+fn records_are_dropped_when_the_partition_is_not_reserved() {
     explore(3, || {
         let partition = Partition::new(word(SERVED, 1));
         let one = spawn(&partition, |partition| _ = partition.transact());
@@ -70,7 +70,7 @@ fn records_are_dropped_when_nobody_has_reserved_the_partition() {
 }
 
 #[test]
-fn reservations_outlast_what_is_published() {
+fn reservations_outlast_a_publication() {
     explore(4, || {
         let partition = Partition::new(word(SERVED, 1));
         let worker = spawn(&partition, |partition| {
@@ -84,9 +84,10 @@ fn reservations_outlast_what_is_published() {
     });
 }
 
-/// This happens when a partition gets data again: its next life begins with the records that were stored before.
+/// The case is a partition that gets data again: its next life begins with the records that were stored
+/// before.
 #[test]
-fn who_finds_a_partition_in_service_finds_what_was_done_before() {
+fn a_thread_that_finds_a_partition_in_service_sees_all_earlier_changes() {
     explore(4, || {
         let partition = Partition::new(word(PartitionWord::ISOLATED, 1));
         let worker = spawn(&partition, |partition| {
@@ -103,7 +104,7 @@ fn who_finds_a_partition_in_service_finds_what_was_done_before() {
     });
 }
 
-/// The table, the word of a thread that works on the partitions in it, and the records of these partitions.
+/// The table, the word of a thread that works on the table's partitions, and the records of these partitions.
 struct Shown {
     table: Box<ServedTable>,
     thread: SectionWord,
@@ -146,8 +147,8 @@ fn records_are_dropped_when_every_thread_has_left_its_section() {
     });
 }
 
-/// A partition is removed and added again with another tree id; the other partition in the same word of the bitmap does
-/// not change.
+/// The case is a partition that is removed and added again with another tree id. The other partition in the
+/// same word of the bitmap does not change.
 #[test]
 fn a_write_sees_the_tree_id_of_the_life_that_it_is_in() {
     explore(4, || {

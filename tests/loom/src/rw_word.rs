@@ -1,4 +1,4 @@
-//! `cf::sync::RwWord`: exclusion, no thread sleeps for ever, and readers let a writer in.
+//! `cf::sync::RwWord`: writers exclude all others, no thread sleeps for ever, and readers let a writer in.
 
 use loom::cell::UnsafeCell;
 use loom::sync::Arc;
@@ -26,7 +26,7 @@ fn write(guarded: &Guarded) {
     guarded.lock.unlock_exclusive();
 }
 
-/// Reads if the lock is free at once.
+/// Reads if the lock can be taken at once.
 fn read_soon(guarded: &Guarded) {
     if guarded.lock.lock_shared_soon() {
         guarded.data.with(|_| ());
@@ -34,7 +34,7 @@ fn read_soon(guarded: &Guarded) {
     }
 }
 
-/// Writes if the lock is free at once.
+/// Writes if the lock can be taken at once.
 fn write_soon(guarded: &Guarded) {
     if guarded.lock.lock_exclusive_soon() {
         guarded.data.with_mut(|_| ());
@@ -65,13 +65,13 @@ fn a_writer_is_alone() {
 }
 
 #[test]
-fn nobody_sleeps_for_ever() {
+fn no_thread_sleeps_for_ever() {
     run(&[read, write, write], 2);
     run(&[read, read, write], 2);
 }
 
 #[test]
-fn those_who_do_not_sleep_keep_to_the_lock_and_wake_those_who_do() {
+fn threads_that_do_not_sleep_respect_the_lock_and_wake_sleepers() {
     run(&[write_soon, write], 4);
     run(&[read_soon, write], 4);
     run(&[write_soon, read], 4);
@@ -80,7 +80,7 @@ fn those_who_do_not_sleep_keep_to_the_lock_and_wake_those_who_do() {
 }
 
 #[test]
-fn readers_and_writers_that_come_again_all_get_in() {
+fn readers_and_writers_that_return_all_enter() {
     let again: &[fn(&Guarded)] = &[
         |guarded| {
             read(guarded);
@@ -95,7 +95,7 @@ fn readers_and_writers_that_come_again_all_get_in() {
 }
 
 #[test]
-fn a_reader_that_comes_after_a_sleeping_writer_gets_in_after_it() {
+fn a_reader_after_a_sleeping_writer_enters_after_it() {
     explore(3, || {
         let guarded = Arc::new((Guarded::default(), AtomicBool::new(false)));
         guarded.0.lock.lock_shared();

@@ -1,4 +1,4 @@
-//! Sections: data hidden while a thread may be inside is not touched before the thread has left.
+//! Sections: when data is hidden while a thread may be inside, it is not touched before the thread has left.
 
 use loom::cell::UnsafeCell;
 use loom::sync::Arc;
@@ -24,7 +24,7 @@ fn partition() -> Arc<Partition> {
 }
 
 #[test]
-fn records_are_dropped_when_nobody_is_at_them() {
+fn records_are_dropped_when_no_thread_uses_them() {
     explore(3, || {
         let partition = partition();
         let at_work = Arc::clone(&partition);

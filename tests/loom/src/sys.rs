@@ -1,6 +1,6 @@
 //! The system calls of the code under test, modelled in loom.
 
-/// Models `cf::sys::futex`: the system compares and falls asleep in one step, here under one lock for all words.
+/// Models `cf::sys::futex`. The system compares and sleeps in one step, which is here one lock for all words.
 pub(crate) mod futex {
     use loom::sync::atomic::{AtomicU32, Ordering::Relaxed};
     use loom::sync::{Condvar, Mutex};

@@ -34,7 +34,7 @@ impl Block {
         }
     }
 
-    /// The steps of a thread whose record was replaced.
+    /// The steps of a thread that has replaced a record.
     fn free_record(&self, low_water_bytes: u32) {
         let before = self.state.free_bytes(SIZE);
         assert!(before >= SIZE);
@@ -132,7 +132,7 @@ fn a_late_look_does_not_free_a_block_that_was_taken_again() {
     explore(3, || {
         let block = filled(1);
         block.close();
-        // A second review of the emptied block, as by a thread that waited for the processor since.
+        // A second review of the emptied block, by a thread that did not get a processor until now.
         let late = spawn(&block, |block| {
             let after = block.state.review_seen(0, 0);
             block.note(after);

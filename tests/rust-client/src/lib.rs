@@ -1,6 +1,6 @@
 //! The official Rust client against the server at `ASD_ADDRESS` (host:port), namespace `test`.
 //!
-//! Each test uses its own records, so that neither their order nor the server's contents matter.
+//! Each test uses its own records, so that the order of tests and the server's contents do not matter.
 #![cfg(test)]
 
 use aerospike::operations::{self, scalar};

@@ -1,5 +1,6 @@
-//! Panics in the threads of a cluster: connections between nodes come back, migrations end, and nodes stay one cluster. The
-//! cluster thread and the metadata thread end the process: others take over.
+//! Panics in the threads of a cluster: connections between nodes are made again, migrations end, and the
+//! nodes stay one cluster. A panic in the cluster thread or the metadata thread ends the process, and other
+//! nodes take over.
 
 use std::thread;
 use std::time::{Duration, Instant};
@@ -26,7 +27,7 @@ namespace bar {
 }
 ";
 const RECORDS: usize = 400;
-/// Connections between two nodes: 12 of each.
+/// Number of connections between two nodes, 12 from each.
 const CONNECTIONS: u64 = 24;
 /// Time between checks whether a node has passed a point.
 const PAUSE: Duration = Duration::from_millis(10);
@@ -45,7 +46,7 @@ fn get(namespace: &str, number: usize) -> Message {
     Message { info1, ..record(namespace, number) }
 }
 
-/// Asks until the answer is this one. The first answer is, unless connections between the nodes are broken.
+/// Asks until the result is OK. The first one is, unless connections between the nodes are broken.
 fn ask(nodes: &Nodes, number: usize, request: &Message) {
     let (began, mut client) = (Instant::now(), nodes.servers[number].connect());
     loop {
@@ -78,8 +79,8 @@ fn await_figure(nodes: &Nodes, number: usize, (name, figure): (&str, &str), expe
     }
 }
 
-/// Makes node 0 panic at `point`, which it passes when records are written, or, with `breaker`, when a connection
-/// breaks: then node 1 panics at `breaker`, which breaks the connection.
+/// Makes node 0 panic at `point`, which it passes when records are written. With `breaker`, it passes the
+/// point when a connection breaks: node 1 then panics at `breaker`, which breaks the connection.
 fn panic_at(nodes: &mut Nodes, point: &str, breaker: Option<&str>) {
     nodes.servers[0].inject_fault(point);
     let mut number = 0;
@@ -106,7 +107,7 @@ fn a_cluster_goes_on() {
         ask(&nodes, 0, &put("test", number));
         ask(&nodes, 0, &put("bar", number));
     }
-    // Each panic happens while partitions move to the second node.
+    // Each panic happens while partitions migrate to the second node.
     let moving = [(0, "emigration"), (0, "hand-over"), (0, "tree-removal"), (1, "immigration")];
     for point in ["emigration", "hand-over", "tree-removal"] {
         nodes.servers[0].inject_fault(point);
@@ -120,7 +121,7 @@ fn a_cluster_goes_on() {
     let own = nodes.servers[1].connect().figure("namespace/bar", "objects").expect("a figure");
     await_figure(&nodes, 0, ("namespace/bar", "objects"), RECORDS as u64 - own);
 
-    // Each point is passed twice, because a thread that has ended passes no point.
+    // Each point must be passed twice, because a thread that has ended passes no point.
     for _ in 0..2 {
         for point in ["fabric-event", "fabric-message", "fabric-send", "replica-resend"] {
             panic_at(&mut nodes, point, None);

@@ -1,5 +1,5 @@
-//! Panics in threads of pools, and in threads that fill indexes or check settings: their cost, and that work which no
-//! other thread would repeat is not lost.
+//! Panics in threads of pools, and in threads that fill indexes or check settings: what they cost, and that
+//! no work is lost which no other thread would repeat.
 
 use std::net::TcpStream;
 use std::time::Instant;
@@ -63,7 +63,7 @@ fn a_panic_of_a_pool_costs_the_request_that_it_had() {
     }
 }
 
-/// A stream function releases its place, of which there are few.
+/// A stream function gives its place back, and there are only few places.
 #[test]
 fn a_panic_in_a_stream_function_ends_its_query() {
     if !can_inject() {
@@ -89,7 +89,7 @@ fn a_panic_in_a_stream_function_ends_its_query() {
 }
 
 #[test]
-fn an_index_is_filled_though_a_thread_of_it_panics() {
+fn an_index_is_filled_although_its_thread_panics() {
     if !can_inject() {
         return;
     }
@@ -148,7 +148,7 @@ fn access_control_goes_on() {
     let mut bob = logged_in(&server, "bob", PASS);
     let roles = names(&["read"]);
     let eve = [(login::USER, &b"eve"[..]), (login::PASSWORD, PASS.as_bytes()), (login::ROLES, &roles[..])];
-    // A user whose password was not verified by an earlier login.
+    // The password of this user was not verified by an earlier login.
     assert_eq!(create_user(&mut admin, "dan", PASS, &["read"]), 0);
     let dans = [(login::USER, &b"dan"[..]), (login::CREDENTIAL, PASS.as_bytes())];
     for (point, command, fields) in [
@@ -157,7 +157,7 @@ fn access_control_goes_on() {
         ("user-change", command::CREATE_USER, &eve[..]),
     ] {
         let request = security::request(command, fields);
-        // The panic is repeated more often than there are threads.
+        // There are more panics than threads.
         for _ in 0..3 {
             let mut client = logged_in(&server, "admin", ADMIN);
             server.inject_fault(point);

@@ -1,11 +1,11 @@
-//! All fault points and all threads of the server, with the cost of a panic in each. A test checks that no point and no
-//! thread is without a test.
+//! All fault points and all threads of the server, with the cost of a panic in each. A test checks that every
+//! point and every thread has a test.
 
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// The consequence of the end of a thread.
+/// The consequence of a panic in a thread.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Cost {
     /// The process ends.
@@ -17,7 +17,7 @@ enum Cost {
 }
 use Cost::{Process, Turn, Work};
 
-/// The threads by the beginnings of their names, the cost of a panic in one, and the points in their work.
+/// The threads, by the prefixes of their names, with the cost of a panic and the points in their work.
 const THREADS: &[(&str, Cost, &[&str])] = &[
     (
         "service",
@@ -102,10 +102,10 @@ const THREADS: &[(&str, Cost, &[&str])] = &[
     ("tls-refresh", Turn, &["tls-refresh"]),
 ];
 
-/// Points at which tests make threads wait, and never panic.
+/// Points at which tests make threads wait. They never panic there.
 const STALLED: &[&str] = &["commit-under-lock", "read-record"];
 
-/// Texts of all Rust files below a folder of the repository.
+/// The texts of all Rust files in a folder of the repository.
 fn sources(folder: &str) -> Vec<(PathBuf, String)> {
     let mut pending = vec![Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(folder)];
     let mut found = Vec::new();
@@ -122,8 +122,8 @@ fn sources(folder: &str) -> Vec<(PathBuf, String)> {
     found
 }
 
-/// The quoted texts that follow each `start` in `text` directly; of a text with placeholders, the part before the first
-/// one.
+/// The quoted texts that directly follow `start` in `text`. If a text has placeholders, the part before the
+/// first one.
 fn names<'t>(text: &'t str, start: &str) -> Vec<&'t str> {
     let quoted = |rest: &'t str| {
         let rest = rest.trim_start().trim_start_matches('&').trim_start_matches("format!(");
@@ -152,7 +152,8 @@ fn every_fault_point_is_in_the_table_and_in_a_test() {
 
 #[test]
 fn every_thread_is_in_the_table() {
-    // Threads of pools, and the plain threads that two files start: the code there states the cost of a panic.
+    // Threads of pools, and plain threads that two files start. The code in these files states the cost of a
+    // panic.
     let plain = ["query/threads.rs", "exporter/mod.rs"];
     for (path, text) in sources("as/server/src") {
         let is_plain = plain.iter().any(|plain| path.ends_with(plain));

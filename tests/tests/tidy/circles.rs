@@ -1,7 +1,7 @@
-//! Dependencies inside a crate: files that use each other, directly or through others, form a circle. None of them
-//! can be read or changed without the others, so circles are few, and each has a reason.
+//! Dependencies inside a crate. Files that use each other, directly or through other files, form a circle.
+//! None of them can be read or changed without the others, so circles are few, and each has a reason.
 //!
-//! A name that a `mod.rs` re-exports counts as use of the file that defines it. Tests are left out.
+//! If a `mod.rs` re-exports a name, its use counts as use of the file that defines it. Tests are left out.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -11,7 +11,7 @@ use super::{RustFile, code, none, rust_files};
 const SOURCES: &[&str] =
     &["cf/src/", "as/proto/src/", "as/datamodel/src/", "as/cluster/src/", "as/server/src/", "tools/src/"];
 
-/// Allowed circles: all files of one are below these paths.
+/// Allowed circles. All files of a circle are below its paths.
 const CIRCLES: &[(&[&str], &str)] = &[
     (&["cf/src/log/"], "the logger, and what the rest of the process reaches it through"),
     (
@@ -119,7 +119,7 @@ impl Modules {
         Modules(modules)
     }
 
-    /// By module, the modules that it uses.
+    /// For each module, the modules that it uses.
     fn edges(&self) -> BTreeMap<Path, BTreeSet<Path>> {
         let mut edges = BTreeMap::new();
         for (from, module) in &self.0 {
@@ -132,7 +132,7 @@ impl Modules {
         edges
     }
 
-    /// `path` as written in module `from`, from the root of the crate; `None` if it leads out of the crate.
+    /// The absolute path of `path`, as written in module `from`; `None` if it leads out of the crate.
     fn absolute(&self, from: &Path, path: &[String]) -> Option<Path> {
         let (first, rest) = path.split_first()?;
         match first.as_str() {
@@ -153,7 +153,7 @@ impl Modules {
         }
     }
 
-    /// The module that defines the target of `path`, through any re-exports.
+    /// The module that defines the target of `path`. Re-exports are followed.
     fn definer(&self, path: &Path, depth: usize) -> Option<Path> {
         let size = (0..=path.len()).rev().find(|size| self.0.contains_key(&path[..*size]))?;
         let module = path[..size].to_vec();
@@ -170,7 +170,7 @@ impl Modules {
     }
 }
 
-/// The module of the file `path` of the crate at `source`; `None` for tests, programs and other crates.
+/// The module of the file `path` in the crate at `source`; `None` for tests, programs and other crates.
 fn module_path(source: &str, path: &str) -> Option<Path> {
     let path = path.strip_prefix(source)?.strip_suffix(".rs")?;
     let mut parts: Path = path.split('/').map(str::to_owned).collect();
@@ -195,7 +195,7 @@ fn without_scopes(code: &str) -> String {
     out
 }
 
-/// The imports of a file, and its other code.
+/// The imports of a file, and the rest of its code.
 fn split_imports(code: &str) -> (Vec<Import>, String) {
     let (mut imports, mut body) = (Vec::new(), String::new());
     let mut rest = code;
@@ -262,7 +262,7 @@ fn paths_in(body: &str) -> Vec<Path> {
     words.map(|word| word.split("::").filter(|s| !s.is_empty()).map(str::to_owned).collect()).collect()
 }
 
-/// The sets of nodes that all reach each other.
+/// The sets of nodes that can all reach each other.
 fn circles(edges: &BTreeMap<Path, BTreeSet<Path>>) -> Vec<BTreeSet<Path>> {
     let reached: BTreeMap<&Path, BTreeSet<&Path>> = edges
         .keys()

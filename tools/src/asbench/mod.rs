@@ -1,8 +1,9 @@
 //! `asbench`: loads a server with record requests and reports the results.
 //!
-//! Options and progress lines are those of the official tool where both have them. It talks to one node over a
-//! fixed number of connections; a node of a cluster forwards requests for partitions that it does not own. The
-//! exit code is 1 when the server was lost or any request failed, 2 when the options are wrong.
+//! Options and progress lines are those of the official tool where both tools have them. The tool talks to
+//! one node over a fixed number of connections; a node of a cluster forwards requests for partitions that it
+//! does not own. The exit code is 1 when the connection to the server was lost or any request failed, 2 when
+//! the options are wrong.
 
 mod options;
 
@@ -15,8 +16,8 @@ use crate::report;
 
 pub use options::{Options, command, parse_arguments};
 
-/// Runs as `options` say. Progress and the summary go to `out`; with `--json` the object goes to `out` and
-/// everything else to `errors`.
+/// Runs with `options`. Progress and the summary go to `out`; with `--json` only the JSON object goes to
+/// `out`, and everything else to `errors`.
 ///
 /// # Errors
 /// Only when `out` or `errors` cannot be written.
@@ -78,7 +79,7 @@ fn measure(
         if options.quiet {
             return;
         }
-        // If the output is closed, the progress lines end and the measurement continues.
+        // If the output is closed, there are no further progress lines, but the measurement continues.
         drop(writeln!(progress_to, "{}", report::progress_line(progress, &before)));
         seconds += 1;
         if options.latency && seconds % options.output_period_s.max(1) == 0 {

@@ -23,8 +23,8 @@ const CONNECTIONS_DEFAULT: usize = 16;
 /// Connections in asynchronous mode, as in the official tool.
 const ASYNC_CONNECTIONS_DEFAULT: usize = 50;
 
-/// Options of the official tool that have no effect with one node and a fixed set of connections: name, short name,
-/// whether a value follows.
+/// Options of the official tool that have no effect with one node and a fixed set of connections: name, short
+/// name, and whether a value follows.
 const WITHOUT_EFFECT: &[(&str, Option<char>, bool)] = &[
     ("services-alternate", None, false),
     ("max-error-rate", None, true),
@@ -247,7 +247,7 @@ pub struct Options {
     #[command(flatten)]
     files: astools::FileOptions,
 
-    /// The given options of the official tool that have no effect here.
+    /// Options of the official tool that were given and have no effect here.
     #[arg(skip)]
     pub(super) without_effect: Vec<String>,
 }
@@ -271,7 +271,7 @@ enum ReadMode {
 /// Reads the command line and configuration files.
 ///
 /// # Errors
-/// Clap's error, which prints itself; also for `--help` and `--version`.
+/// The error of clap, which prints itself; also for `--help` and `--version`.
 pub fn parse_arguments(arguments: impl Iterator<Item = OsString>) -> Result<Options, clap::Error> {
     let arguments = astools::with_files(&command(), arguments.map(long_with_two_dashes).collect())?;
     let matches = command().try_get_matches_from(arguments)?;
@@ -440,7 +440,7 @@ mod tests {
     }
 
     #[test]
-    fn official_options_without_effect_are_told() {
+    fn official_options_without_effect_are_reported() {
         let options = parse("-h 127.0.0.1 -C master --max-retries 2 -S -w RUF -upn m -ufn f -ufv 1,2");
         assert_eq!(options.without_effect, ["shared", "replica", "max-retries"]);
         assert_eq!(options.records().unwrap().udf.unwrap().1, "f");

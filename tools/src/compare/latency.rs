@@ -1,7 +1,8 @@
 //! Latency by number of clients, with and without pauses between their requests.
 //!
-//! A client is a connection with one request in flight. Without pauses the servers are as busy as the clients can make
-//! them; with pauses of about a millisecond they are mostly idle, and the time to wake up decides.
+//! A client is a connection with one request in flight. Without pauses, the clients keep the servers as busy
+//! as they can; with pauses of about a millisecond, the servers are mostly idle, and the time to wake up
+//! dominates.
 
 use std::fmt::{self, Write as _};
 use std::io::Write;
@@ -31,7 +32,7 @@ impl fmt::Display for Clients {
     }
 }
 
-/// A server's results for a setup in one round.
+/// The results of a server for a setup in one round.
 #[derive(Clone, Copy, PartialEq, Debug)]
 struct Sample {
     p50_us: f64,
@@ -51,10 +52,10 @@ const FIGURES: [Figure; 5] = [
     ("requests per second", 0, |sample| Some(sample.ops_per_second)),
     ("server CPU per request, µs", 2, |sample| sample.cpu_us),
 ];
-/// The first figures, which must not be higher than the other server's.
+/// Number of figures, from the first on, that must not be higher than those of the other server.
 const BARRED_FIGURES: usize = 2;
 
-/// All measurements of a setup: by server, by round.
+/// All measurements of a setup, by server, then by round.
 struct Measured {
     setup: Clients,
     samples: Vec<Vec<Sample>>,
@@ -63,7 +64,7 @@ struct Measured {
 /// Measures and returns the table.
 ///
 /// # Errors
-/// When a server is lost, or a request fails.
+/// When the connection to a server is lost, or a request fails.
 pub(super) fn measure(options: &LatencyOptions, progress: &mut impl Write) -> Result<String, String> {
     let settings = options.settings();
     let targets = options.servers.targets()?;
@@ -132,7 +133,7 @@ impl fmt::Display for Sample {
     }
 }
 
-/// The table, followed by the figures in which the first server is behind another.
+/// The table. Below it are the figures in which the first server is behind another.
 fn render(labels: &[&str], all: &[Measured]) -> String {
     let mut text = String::new();
     append_header(&mut text, labels);
@@ -201,7 +202,7 @@ mod tests {
     }
 
     #[test]
-    fn the_table_has_a_line_for_each_figure_and_names_what_is_behind() {
+    fn the_table_has_a_line_for_each_figure_and_names_those_behind() {
         let pause = Some(Pause { mean: Duration::from_millis(1) });
         let all = [
             Measured {

@@ -1,11 +1,12 @@
-//! `asd-bench`: measures a server, beside another and beside Redis, and prints a table for the README: of throughput
-//! and cost ([`phase`]), of latency by number of clients ([`latency`]), of a hostile client's effect on others
-//! ([`neighbour`]), of queries and indexes ([`queries`]), of the cost of access control, TLS and encryption
-//! ([`protection`]).
+//! `asd-bench`: measures a server, optionally together with another server and with Redis, and prints tables
+//! for the README: throughput and cost ([`phase`]), latency by number of clients ([`latency`]), the effect of
+//! a hostile client on other clients ([`neighbour`]), queries and indexes ([`queries`]), the cost of access
+//! control, TLS and encryption ([`protection`]).
 //!
-//! All servers get the same load from the same client ([`crate::load`]) in turns: every round runs every phase on every
-//! server, and the order of the servers changes from round to round, so that other load on the machine affects all of
-//! them. A column shows the median over the rounds; a ratio is the median of the ratios within a round.
+//! All servers get the same load from the same client ([`crate::load`]) in turns: every round runs every
+//! phase on every server. The order of the servers changes from round to round, so that other load on the
+//! machine affects all of them. A column shows the median over the rounds; a ratio is the median of the
+//! ratios within a round.
 
 mod latency;
 mod neighbour;
@@ -34,7 +35,7 @@ use options::{Command, CompareOptions};
 /// Longest unmeasured run before the first measurement of a phase.
 const WARM_UP: Duration = Duration::from_millis(500);
 
-/// Runs as `options` say; the table goes to `out`, progress to `progress`.
+/// Runs with `options`. The table goes to `out`, progress to `progress`.
 ///
 /// # Errors
 /// Only when `out` or `progress` cannot be written.
@@ -108,7 +109,7 @@ fn compare(options: &CompareOptions, progress: &mut impl Write) -> Result<String
     Ok(table::render(&columns, &phases, &settings))
 }
 
-/// Fills `target` with the keys and starts its column.
+/// Writes the records of the keys to `target` and starts its column.
 fn load(target: &Target, settings: &Settings, progress: &mut impl Write) -> Result<Column, String> {
     let was_empty = phase::is_empty(target, settings)?;
     let run = Phase::Load.run(target, settings, Duration::MAX, None, 0)?;
@@ -129,7 +130,7 @@ fn load(target: &Target, settings: &Settings, progress: &mut impl Write) -> Resu
     })
 }
 
-/// Prints progress. A closed output is no error.
+/// Prints progress. A closed output is not an error.
 fn say(progress: &mut impl Write, line: &str) {
     drop(writeln!(progress, "{line}").and_then(|()| progress.flush()));
 }

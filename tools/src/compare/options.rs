@@ -14,7 +14,7 @@ use crate::load::Pause;
 use crate::login::Login;
 use crate::tls::TlsOptions;
 
-/// Concurrency of the load that writes records without measuring.
+/// Number of connections of the load that only writes the records.
 const LOADING_CONNECTIONS: usize = 16;
 const LOADING_DEPTH: usize = 16;
 /// Longest wait of an ordinary client for an answer.
@@ -353,13 +353,13 @@ impl NeighbourOptions {
     }
 }
 
-/// `seconds` as a duration, or `default` seconds if that is invalid.
+/// `seconds` as a duration; `default` seconds if it is invalid.
 fn seconds(seconds: f64, default: u64) -> Duration {
     Duration::try_from_secs_f64(seconds).unwrap_or(Duration::from_secs(default))
 }
 
 impl ServerOptions {
-    /// The servers to measure, the judged one first.
+    /// The servers to measure. The first is the server that is judged.
     pub(super) fn targets(&self) -> Result<Vec<Target>, String> {
         let host = |name: &str, port| Host::parse(name, port);
         let (namespace, set) = (&self.namespace, &self.set);

@@ -1,4 +1,4 @@
-//! The loads for the comparison of servers, and the results kept of each.
+//! The loads for the comparison of servers, and the results that are kept of each.
 
 use std::fmt;
 use std::time::Duration;
@@ -11,10 +11,10 @@ use crate::record::object_spec::{ObjectSpec, ValueSpec};
 use crate::record::workload::{Mix, Rest, Workload, Writes};
 use crate::redis::{RedisLoad, RedisWork};
 
-/// Silence after which a server counts as lost.
+/// Time without any reply after which a server counts as lost.
 const SILENCE_MAX: Duration = Duration::from_secs(20);
 
-/// Records sampled to find out whether a server is empty.
+/// Number of records that are read to find out whether a server is empty.
 const EMPTINESS_SAMPLE: u64 = 2000;
 
 /// Settings that all phases on all servers share.
@@ -29,7 +29,7 @@ pub(super) struct Settings {
     pub(super) threads: usize,
     /// Pause of each connection between an answer and its next request.
     pub(super) pause: Option<Pause>,
-    /// Longest wait for an answer; a longer one counts as a timeout.
+    /// Longest wait for an answer. A longer wait counts as a timeout.
     pub(super) timeout: Option<Duration>,
     pub(super) duration: Duration,
     pub(super) rounds: usize,
@@ -43,7 +43,7 @@ pub(super) enum Phase {
     Write,
     PipelinedRead,
     PipelinedWrite,
-    /// Equally many reads and writes.
+    /// As many reads as writes.
     Mixed,
     /// A load that Redis does not support.
     Scenario(Scenario),
@@ -64,7 +64,7 @@ impl Phase {
         Phase::Scenario(Scenario::Filter),
     ];
 
-    /// Whether it can run on `target`.
+    /// Whether the phase can run on `target`.
     pub(super) fn is_for(self, target: &Target) -> bool {
         !matches!(self, Phase::Scenario(_)) || !target.is_redis()
     }
@@ -94,10 +94,10 @@ impl Phase {
         }
     }
 
-    /// Prepares the records of the phase for the measurement, except for those of the load.
+    /// Prepares the records of the phase for the measurement, except those that the load phase writes.
     ///
     /// # Errors
-    /// When the server is lost, or a request fails.
+    /// When the connection to the server is lost, or a request fails.
     pub(super) fn prepare(self, target: &Target, settings: &Settings) -> Result<(), String> {
         let (Phase::Scenario(scenario), TargetKind::Aerospike { namespace, set }) = (self, &target.kind)
         else {
@@ -115,7 +115,7 @@ impl Phase {
     /// Runs the phase on `target` for `duration`, or until `requests_max` are sent.
     ///
     /// # Errors
-    /// When the server is lost, or a request fails.
+    /// When the connection to the server is lost, or a request fails.
     pub(super) fn run(
         self,
         target: &Target,
@@ -129,7 +129,7 @@ impl Phase {
         Ok(run)
     }
 
-    /// The same, even if requests failed.
+    /// As [`run`](Self::run), but also if requests fail.
     ///
     /// # Errors
     /// When the run could not start.
@@ -201,7 +201,7 @@ impl Phase {
         }
     }
 
-    /// One protocol for each thread; only the first thread does a load.
+    /// One protocol for each thread. Only the first thread writes the records of the load phase.
     fn redis_protocols(self, settings: &Settings, seed: u64) -> Vec<RedisLoad> {
         let (work, threads) = match self {
             Phase::Load => (RedisWork::Fill, 1),
@@ -213,10 +213,10 @@ impl Phase {
     }
 }
 
-/// Whether `target` has none of the load's records, judged by a sample.
+/// Whether `target` has no records of the load. A sample of keys decides.
 ///
 /// # Errors
-/// When the server is lost.
+/// When the connection to the server is lost.
 pub(super) fn is_empty(target: &Target, settings: &Settings) -> Result<bool, String> {
     let run = Phase::Read.run_unchecked(target, settings, SILENCE_MAX, Some(EMPTINESS_SAMPLE), 0)?;
     match run.failure {
@@ -225,7 +225,7 @@ pub(super) fn is_empty(target: &Target, settings: &Settings) -> Result<bool, Str
     }
 }
 
-/// A measurement is valid only if all requests were done and all records existed.
+/// Checks a measurement, which is valid only if all requests were done and all records existed.
 fn check(run: &Run) -> Result<(), String> {
     if let Some(failure) = &run.failure {
         return Err(failure.clone());

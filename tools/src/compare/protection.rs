@@ -1,5 +1,6 @@
-//! The cost of protection: the same loads on two servers of one program, one with access control, TLS or an encrypted
-//! device, the other without. This module starts both with the same records, and each round measures them in turns.
+//! The cost of protection. The same loads run on two servers of one program, one with access control, TLS or
+//! an encrypted device, the other without. This module starts both with the same records, and measures them
+//! in turns in each round.
 
 use std::fs;
 use std::io::{self, Write};
@@ -118,7 +119,7 @@ impl Protection {
     }
 }
 
-/// A server started for the measurement; its folder is removed with it.
+/// A server started for the measurement. Its folder is removed when it is dropped.
 struct Server {
     folder: PathBuf,
     process: Child,
@@ -173,12 +174,12 @@ impl Drop for Server {
     }
 }
 
-/// A port that is free now.
+/// A port that is currently free.
 fn free_port() -> io::Result<u16> {
     TcpListener::bind((HOST, 0))?.local_addr().map(|address| address.port())
 }
 
-/// Waits until the server accepts connections, including those of the loads.
+/// Waits until the server accepts connections, including the connections of the loads.
 fn await_target(
     process: &mut Child,
     protection: Protection,

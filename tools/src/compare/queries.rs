@@ -1,8 +1,8 @@
-//! Queries, secondary indexes and functions: the cost of a query's record, an index entry, a write of an indexed
-//! record, and a call.
+//! Queries, secondary indexes and functions: the cost of a record of a query, of an index entry, of a write
+//! of an indexed record, and of a call.
 //!
-//! Every round creates and drops the indexes anew, one server after the other. Costs are processor times of the
-//! server's process per record, entry or call; times are those of one query or build.
+//! Every round drops the indexes and creates them again, on one server after the other. Costs are processor
+//! times of the server's process per record, entry or call. Times are those of one query or one build.
 
 use std::fmt::Write as _;
 use std::io::{self, Read, Write};
@@ -28,7 +28,7 @@ const SILENCE_MAX: Duration = Duration::from_secs(60);
 const BUILD_TIME_MAX: Duration = Duration::from_secs(300);
 /// Requests in flight on a writing connection.
 const DEPTH: u64 = 200;
-/// Connections that call functions, each one call at a time.
+/// Number of connections that call functions. Each has one call at a time.
 const CALLERS: usize = 16;
 const OP_WRITE: u8 = 2;
 /// Bit of an answer's last message.
@@ -177,7 +177,7 @@ impl<'a> Server<'a> {
         Span { cpu_us, start: Instant::now() }
     }
 
-    /// Processor time since `span` began, for each of `count`, and the elapsed milliseconds.
+    /// Processor time per item since `span` began, for `count` items, and the elapsed milliseconds.
     fn since(&self, span: &Span, count: u64) -> (Option<f64>, Option<f64>) {
         let now = self.span();
         let cpu = now.cpu_us.zip(span.cpu_us).map(|(now, then)| (now - then) as f64 / count.max(1) as f64);
@@ -203,7 +203,7 @@ impl<'a> Server<'a> {
         request::Target { namespace: self.namespace, set: &self.set, send_key: false }
     }
 
-    /// The write of record `at`; `number` determines its numbers and text.
+    /// Appends the write of record `at`. `number` determines its numbers and text.
     fn append_write(&self, at: u64, number: u64, pad: Option<&[u8]>, out: &mut Vec<u8>) {
         let header = Header { info2: info::INFO2_WRITE, ..Header::default() };
         let write = Template::new(header, self.record_target())
@@ -217,7 +217,7 @@ impl<'a> Server<'a> {
         write.append(&self.keys.digest(at), 0, out);
     }
 
-    /// Writes records `0..count` with the numbers from `number`.
+    /// Writes records `0..count`. `number` returns the number of each.
     fn write(&mut self, count: u64, pad: Option<&[u8]>, number: impl Fn(u64) -> u64) -> Result<(), String> {
         let mut out = Vec::new();
         let mut at = 0;
@@ -274,7 +274,7 @@ impl<'a> Server<'a> {
         Ok(())
     }
 
-    /// A query for numbers in `range`, or for all; returns the number of records.
+    /// Runs a query for numbers in `range`, or for all. Returns the number of records.
     fn query(&mut self, range: Option<(u64, u64)>, without_bins: bool) -> Result<u64, String> {
         let mut request = Template::scan(self.record_target(), 10_000);
         if without_bins {
@@ -298,7 +298,7 @@ impl<'a> Server<'a> {
         }
     }
 
-    /// Cost per record of `times` queries, and the time of one query.
+    /// The cost per record of `times` queries, and the time of one query.
     fn measure_query(
         &mut self,
         range: Option<(u64, u64)>,
@@ -359,7 +359,7 @@ impl<'a> Server<'a> {
         (sample[7], sample[8]) = self.measure_query(Some((low, low + tenth - 1)), false, (tenth, 10))?;
         self.create_index("m", "numeric")?;
         self.create_index("s", "string")?;
-        // All values change.
+        // All values of these records change.
         let writes = (count / 4).max(1);
         let span = self.span();
         self.write(writes, None, |at| spread(at, count) + count * (1 + round) + 7 * (1 + round))?;
@@ -380,9 +380,9 @@ impl<'a> Server<'a> {
     }
 }
 
-/// Maps numbers below `count` to such numbers without order: neighbours are far apart.
+/// Maps each number below `count` to another one, so that neighbours are far apart.
 fn spread(at: u64, count: u64) -> u64 {
-    // An odd factor without a common factor with decimal counts.
+    // The factor is odd and has no common factor with a decimal count.
     at.wrapping_mul(7_368_787) % count
 }
 
@@ -418,7 +418,7 @@ fn read_frame(link: &mut Link, out: &mut Vec<u8>) -> io::Result<()> {
     link.read_exact(&mut out[start + PROTO_SIZE..])
 }
 
-/// The number of records in a frame's body, and the result of the last message, if it is there.
+/// The number of records in a frame's body, and the result of the last message if the frame has it.
 fn rows_of(mut body: &[u8]) -> Result<(u64, Option<u8>), String> {
     let cut = || "half a message".to_owned();
     let mut rows = 0;
@@ -468,7 +468,7 @@ mod tests {
     }
 
     #[test]
-    fn numbers_are_spread_and_none_comes_twice() {
+    fn numbers_are_spread_and_unique() {
         for count in [1, 10, 1_000, 30_000] {
             let mut all: Vec<u64> = (0..count).map(|at| spread(at, count)).collect();
             all.sort_unstable();

@@ -9,10 +9,11 @@ use crate::process;
 /// Number of requests of one measurement.
 const REQUESTS: u64 = 3_000_000;
 
-/// Runs pipelined GETs with `redis-benchmark`: a line with requests per second and server CPU for each.
+/// Runs pipelined GETs with `redis-benchmark`. Returns a line with requests per second and server CPU for
+/// each.
 ///
 /// # Errors
-/// When it is not installed or has unexpected output.
+/// When it is not installed or its output is unexpected.
 pub(super) fn measure(target: &Target, settings: &Settings) -> Result<String, String> {
     let usage = || target.pid.and_then(|pid| process::usage(pid).ok());
     let before = usage();

@@ -1,4 +1,4 @@
-//! Loads beyond single plain records: batches, operations on large lists and maps, filters.
+//! Loads other than single plain records: batches, operations on large lists and maps, filters.
 
 use std::sync::Arc;
 
@@ -27,13 +27,13 @@ const BATCH_READ_ROWS: usize = 100;
 const BATCH_WRITE_ROWS: usize = 50;
 const SMALL_CONTAINER: u64 = 1000;
 const LARGE_CONTAINER: u64 = 10_000;
-/// Number of different requests of a scenario that vary in more than their record.
+/// Number of different requests in a scenario whose requests differ in more than the record.
 const VARIANTS: u64 = 256;
 /// Name of the bin with the list or map.
 const BIN: &str = "b";
 const VARIANTS_SEED: u64 = 0xC3;
 
-/// A load, named after its request.
+/// A load. Its name is that of its request.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Scenario {
     BatchRead,
@@ -63,7 +63,7 @@ impl Scenario {
         }
     }
 
-    /// Number of its own records; none if it uses those that all phases share.
+    /// Number of the scenario's own records; 0 if it uses the records that all phases share.
     pub(super) fn own_records(self) -> u64 {
         match self {
             Scenario::BatchRead | Scenario::BatchWrite => 0,
@@ -132,7 +132,7 @@ fn list(count: u64) -> Vec<u8> {
     out
 }
 
-/// A map, ordered by keys, from the integers below `count` to others.
+/// A map, ordered by key, from each integer below `count` to another integer.
 fn map(count: u64) -> Vec<u8> {
     let mut out = Vec::new();
     put_map_header(&mut out, count as u32 + 1);
@@ -145,7 +145,7 @@ fn map(count: u64) -> Vec<u8> {
     out
 }
 
-/// An operation: a list of its code, optionally its return type, and arguments.
+/// An operation in MessagePack: a list of its code, optionally its return type, and its arguments.
 fn packed(codes: &[u8], arguments: &[i64]) -> Vec<u8> {
     let mut out = Vec::new();
     put_list_header(&mut out, (codes.len() + arguments.len()) as u32);
@@ -154,7 +154,7 @@ fn packed(codes: &[u8], arguments: &[i64]) -> Vec<u8> {
     out
 }
 
-/// number >= 10 and text = "between" and float < 2.5
+/// The filter: number >= 10 and text = "between" and float < 2.5
 fn filter() -> Vec<u8> {
     const AND: u8 = 16;
     const EQ: u8 = 1;
@@ -185,18 +185,18 @@ struct Shared {
     requests: Vec<Template>,
 }
 
-/// The requests of one thread, which write the records of a scenario or do its measured load.
+/// The requests of one thread. They write the records of a scenario, or are its measured load.
 #[derive(Debug)]
 pub(super) struct ScenarioLoad {
     shared: Arc<Shared>,
     random: Random,
-    /// Records still to be written, if that is its purpose.
+    /// Records that are still to be written, if that is the purpose.
     left: Option<std::ops::Range<u64>>,
     first_fault: Option<String>,
 }
 
 impl ScenarioLoad {
-    /// The load that writes the records of `scenario`; `set` is the one that all phases share.
+    /// The load that writes the records of `scenario`. `set` is the set that all phases share.
     pub(super) fn preparing(scenario: Scenario, namespace: &str, set: &str) -> Self {
         let set = own_set(scenario, set);
         let target = Target { namespace, set: &set, send_key: false };
@@ -308,7 +308,7 @@ mod tests {
     }
 
     #[test]
-    fn containers_are_as_large_as_they_are_said_to_be() {
+    fn containers_have_their_stated_sizes() {
         let mut list = cf::msgpack::Reader::new(&list(SMALL_CONTAINER)).list_header();
         assert_eq!(list.take(), Some(1000));
         assert!(

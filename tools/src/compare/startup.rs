@@ -17,7 +17,7 @@ use crate::record::object_spec::ObjectSpec;
 use crate::record::reply;
 use crate::record::request::{BinWrites, Header, KEY_TYPE_INTEGER, Target, Template, info};
 
-/// Pause between attempts, which bounds the error of the result.
+/// Pause between attempts. It limits the error of the result.
 const RETRY_EVERY: Duration = Duration::from_micros(500);
 
 /// Longest wait for one answer.
@@ -26,7 +26,7 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
 /// Starts the server several times and reports the times.
 ///
 /// # Errors
-/// When another server uses the port already, or the server does not start or end in time.
+/// When another server already uses the port, or the server does not start or end in time.
 pub(super) fn measure(options: &StartupOptions, progress: &mut impl Write) -> Result<String, String> {
     let host = Host::parse(&options.host, options.port)?;
     let address = host.resolve().map_err(|error| format!("{host}: {error}"))?;
@@ -54,7 +54,7 @@ pub(super) fn measure(options: &StartupOptions, progress: &mut impl Write) -> Re
     ))
 }
 
-/// A write of one small record.
+/// The request that writes one small record.
 fn write_request(namespace: &str) -> Result<Vec<u8>, String> {
     let writes = BinWrites::new(ObjectSpec::parse("1")?, vec!["a".to_owned()], vec![0]);
     let header = Header { info2: info::INFO2_WRITE, ..Header::default() };
@@ -102,7 +102,8 @@ fn first_write(
 /// is not ready.
 fn is_written(address: SocketAddr, request: &[u8]) -> bool {
     let Ok(mut stream) = TcpStream::connect_timeout(&address, ANSWER_TIMEOUT) else { return false };
-    // Without a listener, the system may choose this port for this connection's own end, which then echoes.
+    // Without a listener, the system may choose this port for the connection's own end, so that the
+    // connection is with itself.
     if stream.local_addr().is_ok_and(|local| local == address) {
         return false;
     }
@@ -127,7 +128,7 @@ fn is_written(address: SocketAddr, request: &[u8]) -> bool {
 
 /// Asks the server to end, and kills it if it does not.
 fn stop_server(server: &mut Child, timeout: Duration) -> Result<(), String> {
-    // A server that has ended already needs no signal.
+    // A server that has already ended needs no signal.
     let _ = kill(Pid::from_raw(server.id().cast_signed()), Signal::SIGTERM);
     let deadline = Instant::now() + timeout;
     while Instant::now() < deadline {

@@ -15,7 +15,8 @@ const REQUESTS: u64 = 20_000;
 /// Time for strace to attach to all threads.
 const ATTACH_TIME: Duration = Duration::from_secs(1);
 
-/// A line for reads and one for writes: calls per request by name, if more than one in a hundred requests.
+/// A line for reads and one for writes. Each has the calls per request by name, if there is more than one in
+/// a hundred requests.
 ///
 /// # Errors
 /// When strace cannot trace the server.
@@ -47,7 +48,7 @@ fn start(pid: u32) -> Result<Child, String> {
     }
 }
 
-/// Interrupts strace, which makes it detach and print its table.
+/// Interrupts strace. It then detaches and prints its table.
 fn stop(tracer: &mut Child) -> Result<String, String> {
     let pid = Pid::from_raw(tracer.id().cast_signed());
     kill(pid, Signal::SIGINT).map_err(|error| format!("cannot stop strace: {error}"))?;
@@ -59,7 +60,7 @@ fn stop(tracer: &mut Child) -> Result<String, String> {
     Ok(table)
 }
 
-/// The counts in a table of strace, divided by `done`, largest first.
+/// The counts in a table of strace, divided by `done`. The largest comes first.
 fn per_request(table: &str, done: u64) -> String {
     let mut counts: Vec<(f64, &str)> = table
         .lines()

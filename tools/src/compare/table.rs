@@ -10,7 +10,7 @@ pub(super) struct Column {
     pub(super) label: String,
     /// A line about the server.
     pub(super) about: String,
-    /// In the order of the measurements: the rounds of a phase are in order.
+    /// Samples in the order of the measurements, so the rounds of a phase are in order.
     pub(super) samples: Vec<(Phase, Sample)>,
     pub(super) memory: Option<Memory>,
     /// Lines below the table.
@@ -23,7 +23,7 @@ pub(super) struct Memory {
     pub(super) before_kib: u64,
     pub(super) after_kib: u64,
     pub(super) records: u64,
-    /// Whether there were no records before; otherwise the difference means nothing.
+    /// Whether there were no records before. Otherwise the difference is meaningless.
     pub(super) was_empty: bool,
 }
 
@@ -42,8 +42,8 @@ struct Row {
     phase: Phase,
 }
 
-/// The table with a column for each server, and, for each but the first, a column for the ratio of the first to
-/// it.
+/// The table with a column for each server. Each server except the first also has a column for the ratio of
+/// the first to it.
 pub(super) fn render(columns: &[Column], phases: &[Phase], settings: &Settings) -> String {
     let mut text = String::new();
     append_header(&mut text, &columns.iter().map(|column| column.label.as_str()).collect::<Vec<_>>());
@@ -100,7 +100,7 @@ fn append_row(text: &mut String, row: &Row, columns: &[Column]) {
     append_values(text, &row.name, row.decimals, &values);
 }
 
-/// The head of a table with a column for each of `labels`, and a ratio column for each but the first.
+/// The head of a table with a column for each of `labels`, and a ratio column for each except the first.
 pub(super) fn append_header(text: &mut String, labels: &[&str]) {
     text.push_str("| |");
     for (at, label) in labels.iter().enumerate() {
@@ -116,7 +116,8 @@ pub(super) fn append_header(text: &mut String, labels: &[&str]) {
     text.push('\n');
 }
 
-/// A row: the median over the rounds for each server, and the median of the ratios within a round to the first.
+/// A row: the median over the rounds for each server, and the median of the ratios to the first within a
+/// round.
 pub(super) fn append_values(text: &mut String, name: &str, decimals: usize, values: &[Vec<f64>]) {
     let _ = write!(text, "| {name} |");
     for (at, of_column) in values.iter().enumerate() {
@@ -162,7 +163,7 @@ fn resident_mib(column: &Column, _: Phase) -> Vec<f64> {
     column.memory.iter().map(|memory| memory.after_kib as f64 / 1024.0).collect()
 }
 
-/// The middle of `values`, or the mean of the two in the middle.
+/// The middle of `values`, or the mean of the two values in the middle.
 pub(super) fn median(mut values: Vec<f64>) -> Option<f64> {
     values.sort_by(f64::total_cmp);
     let middle = values.len() / 2;

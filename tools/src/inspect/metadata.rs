@@ -1,5 +1,5 @@
-//! Contents of system metadata files, `<work-directory>/smd/*.smd`, as text or JSON, without the secrets in them unless
-//! somebody asks for these.
+//! Contents of system metadata files, `<work-directory>/smd/*.smd`, as text or JSON. Secrets in them are
+//! hidden unless the user asks for them.
 
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
@@ -10,13 +10,12 @@ use serde_json::{Value, json};
 
 /// Longest part of a value shown in text.
 const VALUE_CHARACTERS: usize = 100;
-/// What is shown in place of a secret.
+/// Shown instead of a secret.
 const HIDDEN: &str = "hidden";
 
 /// The content of a file, or why it cannot be read.
 type Content = Result<SmdFile, String>;
 
-/// A file of metadata.
 pub(super) struct MetadataFile {
     path: PathBuf,
     content: Content,
@@ -24,7 +23,7 @@ pub(super) struct MetadataFile {
 }
 
 impl MetadataFile {
-    /// Whether `path` is a metadata file, perhaps under another name: a list in JSON.
+    /// Whether `path` is a metadata file, which is a list in JSON, possibly under another name.
     pub(super) fn is_meant_by(path: &Path) -> bool {
         let is_list = || {
             let mut first = [0];
@@ -54,7 +53,7 @@ impl MetadataFile {
         self.content.as_ref().is_ok_and(|content| !content.has_damaged_version)
     }
 
-    /// Prints as text.
+    /// Prints the file as text.
     pub(super) fn text(&self, out: &mut dyn Write) -> io::Result<()> {
         let path = self.path.display();
         let SmdFile { version, items, has_damaged_version } = match &self.content {
@@ -107,8 +106,8 @@ impl MetadataFile {
     }
 }
 
-/// The value of item `key` with its secrets hidden, if it has any: the hashes of users' passwords, and the keys that sign
-/// their sessions.
+/// The value of item `key` with its secrets hidden; `None` if it has none. Secrets are the hashes of users'
+/// passwords and the keys that sign their sessions.
 fn without_secrets(key: &str, value: &str) -> Option<String> {
     if !key.starts_with("user|") {
         let is_secret = key.starts_with("secret|") || value.starts_with('$');
@@ -119,7 +118,7 @@ fn without_secrets(key: &str, value: &str) -> Option<String> {
     Some(user.to_string())
 }
 
-/// A value as shown in text.
+/// A value in the form for text.
 fn shown(value: &str) -> String {
     let start: String = value.chars().take(VALUE_CHARACTERS).collect();
     let end = if start.len() < value.len() { "..." } else { "" };

@@ -1,8 +1,9 @@
-//! `asd-inspect`: reports the contents of a namespace's devices or files, or of system metadata files, without a server
-//! and without changing them.
+//! `asd-inspect`: reports the contents of a namespace's devices or files, or of system metadata files. It
+//! needs no server and changes nothing.
 //!
-//! Unlike the other tools it shares code with the server: the readers of header, write blocks and records that decide
-//! at a start which records are loaded. The exit code is 1 when something is damaged or cannot be read.
+//! Unlike the other tools it shares code with the server: the readers of header, write blocks and records,
+//! which decide at a start which records are loaded. The exit code is 1 when something is damaged or cannot
+//! be read.
 
 mod metadata;
 mod report;

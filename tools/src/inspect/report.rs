@@ -11,9 +11,9 @@ use serde_json::{Value, json};
 use super::metadata::MetadataFile;
 use super::scan::{Device, Inspection, Stored};
 
-/// 2010-01-01, from which times of records count.
+/// 2010-01-01, the zero of times in records.
 const EPOCH: Duration = Duration::from_secs(1_262_304_000);
-/// Most damaged places listed in text.
+/// Maximum number of damaged places listed in text.
 const DAMAGE_LINES: usize = 50;
 
 #[derive(Default)]
@@ -65,7 +65,8 @@ fn partitions_with_data(header: &DeviceHeader) -> usize {
     header.partitions.iter().filter(|entry| entry.version.has_data()).count()
 }
 
-/// Numbers of write blocks with live records, with only garbage, and without records; live bytes and garbage.
+/// Numbers of write blocks with live records, with only garbage, and without records, and the bytes of live
+/// records and of garbage.
 struct Usage {
     live: u64,
     garbage: u64,
@@ -101,7 +102,7 @@ fn set_name(inspection: &Inspection, id: usize) -> String {
     String::from_utf8_lossy(&inspection.sets[id]).into_owned()
 }
 
-/// Prints as text.
+/// Prints the inspection as text.
 pub(super) fn text(inspection: &Inspection, list: bool, out: &mut dyn Write) -> io::Result<()> {
     for device in &inspection.devices {
         device_text(device, out)?;

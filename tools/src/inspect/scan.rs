@@ -1,4 +1,4 @@
-//! Reads devices from beginning to end and keeps the facts about each record's newest copy.
+//! Reads devices from the beginning to the end, and keeps the facts about the newest copy of each record.
 
 use std::collections::HashMap;
 use std::fs::File;
@@ -14,7 +14,7 @@ use datamodel::encryption::{DeviceKey, Strength, UnitCipher};
 use datamodel::flat::{FlatError, FlatRecord};
 use datamodel::wblock_scan::{CopyAge, EndMark, Piece, WblockScan, starts_with_record};
 
-/// Number of consecutive unused write blocks that ends a scan.
+/// Number of consecutive unused write blocks that end a scan.
 const UNUSED_MAX: u32 = 10;
 
 /// The newest copy of a record.
@@ -23,7 +23,7 @@ pub struct Stored {
     pub age: CopyAge,
     /// Index of its device.
     pub device: usize,
-    /// Place on the device in bytes.
+    /// Offset on the device in bytes.
     pub offset: u64,
     /// Its size in bytes.
     pub size: u32,
@@ -58,21 +58,21 @@ pub struct Wblock {
     pub live_bytes: u64,
 }
 
-/// Whether a device's encryption allows reading it.
+/// Whether a device's encryption allows a read.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Lock {
-    /// It is not encrypted.
+    /// The device is not encrypted.
     None,
     /// No key was given.
     Closed,
-    /// The given key is not the device's.
+    /// The given key does not belong to the device.
     WrongKey,
-    /// The key opens it.
+    /// The given key belongs to the device.
     Open(Strength),
 }
 
 impl Lock {
-    /// A message about it, if there is one.
+    /// A message about the encryption, if there is one.
     #[must_use]
     pub const fn text(self) -> Option<&'static str> {
         match self {
@@ -92,7 +92,7 @@ pub struct Device {
     pub size: u64,
     /// `None` for a fresh device.
     pub header: Result<Option<DeviceHeader>, HeaderError>,
-    /// What it is instead of a device: it has neither a header nor a record.
+    /// The kind of file, if it is not a device: it has neither a header nor a record.
     pub other_kind: Option<String>,
     pub lock: Lock,
     /// The write blocks read.
@@ -103,7 +103,7 @@ pub struct Device {
     pub copies: u64,
     /// Copies in partitions that the header marks as absent, or with an old tree id.
     pub dropped: u64,
-    /// Nonzero bytes without a record's magic: from earlier use, or damaged.
+    /// Nonzero bytes without a record's magic. They are left from earlier use, or damaged.
     pub stale_bytes: u64,
     pub damage: Vec<Damage>,
 }
@@ -113,16 +113,16 @@ pub struct Device {
 pub struct Inspection {
     pub devices: Vec<Device>,
     pub records: HashMap<Digest, Stored>,
-    /// Names; the first belongs to records without a set.
+    /// Names of sets. The first belongs to records without a set.
     pub sets: Vec<Vec<u8>>,
     set_ids: HashMap<Vec<u8>, usize>,
 }
 
 impl Inspection {
-    /// Reads `paths`; with `all` also the blocks after a run of unused ones.
+    /// Reads `paths`. With `all`, also reads the blocks after a run of unused ones.
     ///
     /// # Errors
-    /// When one cannot be opened, or its beginning cannot be read.
+    /// When a file cannot be opened, or its beginning cannot be read.
     pub fn of(paths: &[PathBuf], all: bool, key_file: Option<&Path>) -> io::Result<Self> {
         let fail = |path: &Path, error| io::Error::other(format!("{}: {error}", path.display()));
         let key = key_file.map(|path| std::fs::read(path).map_err(|error| fail(path, error))).transpose()?;
@@ -152,7 +152,7 @@ impl Inspection {
             let what = "is a folder; name devices, data files, or the .smd files in a folder smd";
             return Err(io::Error::new(io::ErrorKind::IsADirectory, what));
         }
-        // The end of a block device is its size, as it is for a file.
+        // The end of a block device is its size, as for a file.
         let size = file.seek(SeekFrom::End(0))?;
         let mut first_bytes = vec![0; size.min(HEADER_SIZE as u64) as usize];
         file.read_exact_at(&mut first_bytes, 0)?;
@@ -223,7 +223,7 @@ impl Inspection {
         for piece in WblockScan::new(bytes, mark) {
             match piece {
                 Piece::Record { offset, record } => self.add(&record, wblock_offset + offset as u64),
-                // Perhaps no server ever wrote to the block.
+                // A server may never have written to the block.
                 Piece::Damage { offset: 0, size, reason: FlatError::Magic }
                     if !is_known && !holds_records(bytes, mark) =>
                 {
@@ -286,7 +286,7 @@ impl Inspection {
     }
 }
 
-/// The cipher for a device with `header`, given the content of a key file.
+/// The cipher for a device with `header`, from the content of a key file.
 fn open(header: Option<&DeviceHeader>, key: Option<&[u8]>) -> (Lock, Option<UnitCipher>) {
     let Some(wrapped) = header.and_then(|header| header.encrypted_key.as_ref()) else {
         return (Lock::None, None);
@@ -301,10 +301,10 @@ fn open(header: Option<&DeviceHeader>, key: Option<&[u8]>) -> (Lock, Option<Unit
     }
 }
 
-/// Most characters of a text that are repeated.
+/// Maximum number of characters of a text that are repeated.
 const BEGINNING_SIZE: usize = 40;
 
-/// What a file is that begins with `bytes` and is no device.
+/// The kind of a file that begins with `bytes` and is not a device.
 fn kind_of(bytes: &[u8]) -> String {
     let beginning = &bytes[..bytes.len().min(BEGINNING_SIZE)];
     let line = beginning.split(|byte| *byte == b'\n').next().unwrap_or_default();
@@ -317,7 +317,7 @@ fn kind_of(bytes: &[u8]) -> String {
     }
 }
 
-/// Whether a write block holds any whole record.
+/// Whether a write block has at least one whole record.
 fn holds_records(bytes: &[u8], mark: EndMark) -> bool {
     WblockScan::new(bytes, mark).any(|piece| matches!(piece, Piece::Record { .. }))
 }
@@ -357,7 +357,7 @@ mod tests {
         flat
     }
 
-    /// A file of two write blocks: old copies in the first, one of them damaged, new ones in the second.
+    /// A file of two write blocks. The first has old copies, one of them damaged; the second has new ones.
     fn image() -> Vec<u8> {
         let mut header = DeviceHeader::fresh(b"bar", 1, 5, 0);
         header.partitions.fill(PartitionEntry { version: PartitionVersion::new(0xABC, 0), tree_id: 1 });
@@ -373,7 +373,7 @@ mod tests {
     }
 
     #[test]
-    fn newest_copies_garbage_and_damage_are_told_apart() {
+    fn newest_copies_garbage_and_damage_are_distinguished() {
         let path = std::env::temp_dir().join(format!("asd-inspect-test-{}", std::process::id()));
         std::fs::write(&path, image()).unwrap();
         let inspection = Inspection::of(std::slice::from_ref(&path), false, None);
@@ -401,7 +401,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_never_written_is_no_damage_and_a_lost_beginning_is() {
+    fn unwritten_blocks_are_no_damage_but_a_lost_start_is() {
         let path = std::env::temp_dir().join(format!("asd-inspect-start-{}", std::process::id()));
         for (has_records, damage) in [(true, 1), (false, 0)] {
             let mut image = image();

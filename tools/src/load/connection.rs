@@ -1,4 +1,4 @@
-//! A non-blocking connection of the load generator and the requests in flight on it.
+//! A non-blocking connection of the load generator, with its requests in flight.
 //!
 //! Replies come in the order of the requests, so the requests in flight are a queue.
 
@@ -12,10 +12,10 @@ use crate::link::Link;
 /// Smallest buffer space for a read, in bytes.
 const READ_SIZE_MIN: usize = 64 << 10;
 
-/// A request whose reply is awaited.
+/// A request that waits for its reply.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct InFlight {
-    /// When it was encoded, on the monotonic clock.
+    /// Time at which it was encoded, on the monotonic clock.
     pub(super) start_ns: u64,
     pub(super) kind: Kind,
 }
@@ -23,7 +23,7 @@ pub(super) struct InFlight {
 /// The result of one read.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Received {
-    /// The scratch buffer begins with this many bytes; `drained` when the kernel had no more.
+    /// The scratch buffer begins with this many bytes. `drained` says whether the kernel has no more.
     Bytes { filled: usize, drained: bool },
     /// No bytes are available yet.
     Nothing,
@@ -32,18 +32,18 @@ pub(super) enum Received {
 #[derive(Debug)]
 pub(super) struct Connection {
     link: Link,
-    /// Encoded requests; the kernel has those before `sent`.
+    /// Encoded requests. The kernel has taken those before `sent`.
     pub(super) out: Vec<u8>,
     sent: usize,
     /// The beginning of an incomplete reply.
     partial: Vec<u8>,
     pub(super) in_flight: VecDeque<InFlight>,
-    /// Whether it is in its thread's queue until the pace allows a request.
+    /// Whether the connection is in its thread's queue until the pace allows a request.
     pub(super) is_held_back: bool,
 }
 
 impl Connection {
-    /// Takes over `link`, with at most `depth` requests in flight.
+    /// Makes a connection of `link`, with at most `depth` requests in flight.
     pub(super) fn new(link: Link, depth: usize) -> io::Result<Self> {
         link.stream().set_nonblocking(true)?;
         Ok(Connection {
@@ -60,7 +60,7 @@ impl Connection {
         self.link.stream()
     }
 
-    /// Passes encoded requests to the kernel as far as it takes them; the rest follows when the connection is
+    /// Passes encoded requests to the kernel until it takes no more. The rest follows when the connection is
     /// writable again.
     pub(super) fn flush(&mut self) -> io::Result<()> {
         while self.sent < self.out.len() {
@@ -80,9 +80,10 @@ impl Connection {
         }
     }
 
-    /// Fills `scratch` with the kept beginning of a reply and the kernel's bytes.
+    /// Fills `scratch` with the kept beginning of a reply and the bytes that the kernel has.
     ///
-    /// A short read means that the kernel had no more: with edge-triggered events, further bytes are a new event.
+    /// A short read means that the kernel has no more bytes. Events are edge-triggered, so further bytes are
+    /// a new event.
     pub(super) fn receive(&mut self, scratch: &mut Vec<u8>) -> io::Result<Received> {
         let kept = self.partial.len();
         if scratch.len() < kept + READ_SIZE_MIN {
@@ -145,7 +146,7 @@ mod tests {
     }
 
     #[test]
-    fn what_the_kernel_does_not_take_is_sent_later() {
+    fn bytes_that_the_kernel_refuses_are_sent_later() {
         let (mut connection, mut peer) = pair();
         let big: Vec<u8> = (0..20_000_000u32).map(|i| i as u8).collect();
         connection.out.extend_from_slice(&big);

@@ -1,4 +1,4 @@
-//! The counters of a run: one set per thread, summed by readers.
+//! The counters of a run: one set for each thread. Readers sum them.
 //!
 //! Each [`ThreadCounters`] has one writing thread; readers sum over all of them with relaxed loads.
 
@@ -42,7 +42,7 @@ impl ThreadCounters {
         bump(&self.requests, 1);
     }
 
-    /// Counts a reply. Only successful requests have a latency.
+    /// Counts a reply. Only the latencies of successful requests count.
     #[inline]
     pub(crate) fn replied(&self, kind: Kind, outcome: Outcome, code: u8, latency_ns: u64) {
         let counters = &self.kinds[kind as usize];
@@ -60,7 +60,7 @@ impl ThreadCounters {
         }
     }
 
-    /// Counts a request whose reply was not awaited any longer.
+    /// Counts a request whose reply is not awaited any longer.
     pub(super) fn gave_up(&self, kind: Kind) {
         bump(&self.kinds[kind as usize].timeouts, 1);
     }
@@ -75,17 +75,17 @@ fn bump(counter: &AtomicU64, by: u64) {
 /// Counts of one kind of request over all threads.
 #[derive(Clone, Debug, Default)]
 pub struct KindTotals {
-    /// Successful, and the record existed.
+    /// Successful requests for which the record existed.
     pub hits: u64,
-    /// Successful, and there was no record.
+    /// Successful requests for which there was no record.
     pub misses: u64,
-    /// Given up by the server or the client.
+    /// Requests that the server or the client gave up.
     pub timeouts: u64,
-    /// Refused.
+    /// Requests that the server refused.
     pub errors: u64,
-    /// Answered with other data than requested.
+    /// Requests that were answered with other data than requested.
     pub wrong: u64,
-    /// Time from encoding the request to parsing its reply, for hits and misses.
+    /// Time from the encoding of the request to the parsing of its reply, for hits and misses.
     pub latency_ns: Snapshot,
 }
 
@@ -96,7 +96,7 @@ impl KindTotals {
         self.hits + self.misses
     }
 
-    /// Requests of this kind that have ended in any way.
+    /// Number of requests of this kind that have ended in any way.
     #[must_use]
     pub fn ended(&self) -> u64 {
         self.done() + self.timeouts + self.errors + self.wrong
@@ -106,7 +106,6 @@ impl KindTotals {
 /// Counts of a whole run.
 #[derive(Clone, Debug)]
 pub struct Totals {
-    /// The counts of each [`Kind`].
     pub kinds: [KindTotals; KIND_COUNT],
     /// Replies by the server's result code.
     pub codes: [u64; 256],
@@ -115,7 +114,6 @@ pub struct Totals {
 }
 
 impl Totals {
-    /// Sums `threads`.
     #[must_use]
     pub fn sum<'a>(threads: impl Iterator<Item = &'a ThreadCounters>) -> Self {
         let mut totals = Totals { kinds: Default::default(), codes: [0; 256], requests: 0 };
@@ -156,7 +154,7 @@ impl Totals {
         self.kinds.iter().map(KindTotals::done).sum()
     }
 
-    /// Requests that were not successful, whatever the reason.
+    /// Number of requests that were not successful, for any reason.
     #[must_use]
     pub fn failed(&self) -> u64 {
         self.kinds.iter().map(|kind| kind.timeouts + kind.errors + kind.wrong).sum()

@@ -1,7 +1,7 @@
-//! Latency histogram with a relative error of at most a thousandth, over the crate `hdrhistogram`.
+//! Latency histogram with a relative error of at most a thousandth, based on the crate `hdrhistogram`.
 //!
-//! One thread records, behind a lock that others hold only for the moment of a [`Snapshot`]. Smallest value,
-//! largest value and sum are kept beside the buckets and are exact.
+//! One thread records, under a lock that other threads hold only to take a [`Snapshot`]. Smallest value,
+//! largest value and sum are exact, because they are kept beside the buckets.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -10,7 +10,7 @@ use hdrhistogram::Histogram as Buckets;
 /// Significant decimal digits that the buckets keep.
 const SIGNIFICANT_DIGITS: u8 = 3;
 
-/// Counts of values by size. The unit is the caller's.
+/// Counts of values by size. The caller chooses the unit.
 #[derive(Debug, Default)]
 pub struct Histogram(Mutex<Snapshot>);
 
@@ -22,7 +22,7 @@ impl Histogram {
     }
 
     fn lock(&self) -> MutexGuard<'_, Snapshot> {
-        // A panic between two updates leaves valid numbers.
+        // The numbers are valid even if a thread panicked between two updates.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -38,7 +38,7 @@ pub struct Snapshot {
 
 impl Default for Snapshot {
     fn default() -> Self {
-        // It grows with its largest value.
+        // The buckets grow with the largest value.
         let buckets = Buckets::new(SIGNIFICANT_DIGITS).expect("three digits are within what the crate takes");
         Snapshot { buckets, sum: 0, min: u64::MAX, max: 0 }
     }
@@ -58,7 +58,7 @@ impl Snapshot {
         self.merge(&histogram.lock());
     }
 
-    /// Adds the values of another.
+    /// Adds the values of another snapshot.
     pub fn merge(&mut self, other: &Snapshot) {
         self.buckets.add(&other.buckets).expect("a histogram that grows takes every value");
         self.sum = self.sum.wrapping_add(other.sum);
@@ -66,8 +66,9 @@ impl Snapshot {
         self.max = self.max.max(other.max);
     }
 
-    /// The latencies of clients that ask every `interval`, answered or not: a wait of ten intervals stands for
-    /// ten waits, the last of one interval. So a stall counts by its length, and not as one value.
+    /// The latencies of clients that would send a request every `interval`, answered or not: a wait of ten
+    /// intervals stands for ten waits, the last of which takes one interval. A stall then counts by its
+    /// length, and not as one value.
     #[must_use]
     pub fn corrected(&self, interval: u64) -> Snapshot {
         Snapshot { buckets: self.buckets.clone_correct(interval), ..*self }
@@ -97,7 +98,8 @@ impl Snapshot {
         if self.count() == 0 { 0.0 } else { self.sum as f64 / self.count() as f64 }
     }
 
-    /// The value that `percent` of all values do not exceed, at most 1/1000 too large; 0 if there is none.
+    /// The value that `percent` of all values do not exceed, at most 1/1000 too large; 0 if there are no
+    /// values.
     #[must_use]
     pub fn percentile(&self, percent: f64) -> u64 {
         self.buckets.value_at_quantile(percent / 100.0).min(self.max)
@@ -158,7 +160,7 @@ mod tests {
         assert_eq!(snapshot.percentile(90.0), 1);
         let corrected = snapshot.corrected(1000);
         assert_eq!((corrected.count(), corrected.max(), corrected.percentile(90.0)), (1000, 100_000, 1));
-        // Of a thousand values, the 950th is the 50th of the hundred that the stall stands for.
+        // Of a thousand values, the 950th is the 50th of the hundred values that the stall stands for.
         assert!(corrected.percentile(95.0).abs_diff(50_000) <= 50);
     }
 

@@ -2,8 +2,9 @@
 
 const NANOS_PER_SECOND: u128 = 1_000_000_000;
 
-/// How far a thread may catch up after the server delayed it, in nanoseconds of its rate. Long enough to bridge
-/// the millisecond steps of epoll, short enough that no storm follows a stall.
+/// Limit of the requests with which a thread may catch up after the server delayed it, in nanoseconds of its
+/// rate. It is long enough to bridge the millisecond steps of epoll, and short enough that no burst follows a
+/// stall.
 const CATCH_UP_NS: u64 = 50_000_000;
 
 /// Allows requests at an even rate.
@@ -11,9 +12,9 @@ const CATCH_UP_NS: u64 = 50_000_000;
 pub(super) struct Pace {
     /// Requests per second; `None` allows any number.
     rate: Option<u64>,
-    /// When counting began, on the monotonic clock.
+    /// Time at which counting began, on the monotonic clock.
     start_ns: u64,
-    /// Requests allowed since.
+    /// Number of requests allowed since then.
     allowed: u64,
 }
 
@@ -22,7 +23,7 @@ impl Pace {
         Pace { rate, start_ns, allowed: 0 }
     }
 
-    /// Whether a request may be sent at `now_ns`; if so, counts it.
+    /// Whether a request may be sent at `now_ns`. If so, it is counted.
     #[inline]
     pub(super) fn allow(&mut self, now_ns: u64) -> bool {
         let Some(rate) = self.rate else { return true };
@@ -36,7 +37,7 @@ impl Pace {
     }
 }
 
-/// Requests due after `elapsed_ns`.
+/// Number of requests that are due after `elapsed_ns`.
 fn due(rate: u64, elapsed_ns: u64) -> u64 {
     (u128::from(elapsed_ns) * u128::from(rate) / NANOS_PER_SECOND) as u64
 }

@@ -1,5 +1,5 @@
-//! Pauses of clients: the time that a connection rests between an answer and its next request, and the connections
-//! resting now.
+//! Pauses of clients: the time that a connection rests between an answer and its next request, and the
+//! connections that are resting.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
@@ -7,11 +7,10 @@ use std::time::Duration;
 
 use super::random::Random;
 
-/// A rest of random length, uniform from half of the mean to one and a half of it. Without the jitter, connections
-/// that once coincided would ask together for ever.
+/// A rest of random length, uniform between half of the mean and one and a half times the mean. Without the
+/// randomness, connections that coincided once would send their requests together for ever.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Pause {
-    /// The mean.
     pub mean: Duration,
 }
 
@@ -25,7 +24,8 @@ pub(super) struct Pauses {
 }
 
 impl Pauses {
-    /// Without `pause` no connection rests. Threads with different seeds rest differently.
+    /// Makes the pauses of a thread. Without `pause` no connection rests. Different seeds give different
+    /// pauses.
     pub(super) fn new(pause: Option<Pause>, seed: u64) -> Self {
         let mean_ns = pause.map(|pause| u64::try_from(pause.mean.as_nanos()).unwrap_or(u64::MAX / 2));
         Pauses { mean_ns, random: Random::new(seed), resting: BinaryHeap::new() }
@@ -44,7 +44,7 @@ impl Pauses {
         self.resting.push(Reverse((now_ns.saturating_add(length_ns), connection)));
     }
 
-    /// A connection whose rest is over.
+    /// Removes and returns a connection whose rest is over.
     pub(super) fn next_rested(&mut self, now_ns: u64) -> Option<usize> {
         let Reverse((until_ns, connection)) = *self.resting.peek()?;
         (until_ns <= now_ns).then(|| {
@@ -65,7 +65,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn rests_end_in_order_and_are_as_long_as_told() {
+    fn rests_end_in_order_and_have_the_configured_length() {
         let mut pauses = Pauses::new(Some(Pause { mean: Duration::from_micros(1) }), 7);
         assert!(pauses.are_wanted());
         (0..100).for_each(|connection| pauses.begin(connection, 10_000));
@@ -79,7 +79,7 @@ mod tests {
     }
 
     #[test]
-    fn without_a_pause_nobody_rests() {
+    fn without_a_pause_no_connection_rests() {
         assert!(!Pauses::new(None, 0).are_wanted());
         assert_eq!(Pauses::new(None, 0).until_next(0), None);
     }

@@ -36,24 +36,24 @@ impl Kind {
     }
 }
 
-/// How to count a reply.
+/// The way in which a reply counts.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Outcome {
-    /// Successful; for reads and deletes: the record existed; for queries: there were records.
+    /// Successful. For reads and deletes, the record existed; for queries, there were records.
     Hit,
     /// Successful, and there was no record.
     Miss,
-    /// The server gave up by its own time limit.
+    /// The server gave up at its own time limit.
     Timeout,
     /// The server refused.
     Error,
-    /// The server reports success, but sent other data than requested.
+    /// The server reported success, but sent other data than requested.
     Wrong,
     /// The server refused, and would refuse every further request.
     Fatal,
 }
 
-/// A reply cut off the stream.
+/// A reply that was cut off the stream.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Reply {
     /// Its size in bytes.
@@ -64,15 +64,15 @@ pub struct Reply {
     pub outcome: Outcome,
 }
 
-/// Makes requests and judges replies; each thread of a run has its own.
+/// Makes requests and judges replies. Each thread of a run has its own.
 pub trait Protocol: Send + 'static {
     /// Appends the next request to `out`; `None` if there is none left.
     fn next_request(&mut self, out: &mut Vec<u8>) -> Option<Kind>;
 
-    /// Cuts the reply to a request of `kind` off the front of `bytes`; `None` while it is incomplete.
+    /// Cuts the reply to a request of `kind` off the front of `bytes`; `None` while the reply is incomplete.
     ///
     /// # Errors
-    /// A sentence when `bytes` is not of this protocol; the run ends.
+    /// A sentence when `bytes` do not belong to this protocol. The run then ends.
     fn reply(&mut self, kind: Kind, bytes: &[u8]) -> Result<Option<Reply>, String>;
 
     /// The error of the first reply whose outcome was an error, wrong or fatal.

@@ -1,4 +1,5 @@
-//! Random numbers for keys and values: fast and repeatable, good enough for load, unfit for secrets.
+//! Random numbers for keys and values. They are fast and repeatable, good enough for load, and unsuitable for
+//! secrets.
 
 /// A SplitMix64 sequence: a scrambled counter.
 #[derive(Clone, Debug)]
@@ -27,7 +28,6 @@ impl Random {
         ((u128::from(self.next_u64()) * u128::from(bound)) >> 64) as u64
     }
 
-    /// Fills `bytes`.
     pub fn fill(&mut self, bytes: &mut [u8]) {
         for chunk in bytes.chunks_mut(8) {
             chunk.copy_from_slice(&self.next_u64().to_le_bytes()[..chunk.len()]);

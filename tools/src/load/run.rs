@@ -18,7 +18,7 @@ use super::worker::{Task, Worker};
 use crate::link::{Access, Link};
 use crate::process::{self, Usage};
 
-/// A generous number of file descriptors besides the connections.
+/// Number of file descriptors besides those of connections; it is generous.
 const OTHER_DESCRIPTORS: u64 = 64;
 
 /// The plan of a run.
@@ -32,30 +32,30 @@ pub struct Plan {
     pub connections: usize,
     /// Requests in flight on each connection, at least 1.
     pub pipeline: usize,
-    /// How long new requests are started; `None`: until the protocol has no more.
+    /// Time for which new requests are started; `None` means until the protocol has no more.
     pub duration: Option<Duration>,
-    /// Most requests over all threads.
+    /// Maximum number of requests of all threads.
     pub requests_max: Option<u64>,
-    /// Requests per second over all threads.
+    /// Requests per second of all threads.
     pub rate: Option<u64>,
     /// Pause of each connection between an answer and its next request, for one request in flight.
     pub pause: Option<Pause>,
     /// Longest wait for the server to accept a connection.
     pub connect_timeout: Duration,
-    /// Silence of the server that ends the run with an error.
+    /// Time without any reply after which the run ends with an error.
     pub silence_max: Duration,
     /// Longest wait for a reply by kind of request; longer waits count as timeouts.
     pub timeouts: [Option<Duration>; KIND_COUNT],
-    /// Process whose processor and memory use is measured.
+    /// Process whose processor time and memory are measured.
     pub server_pid: Option<u32>,
 }
 
 /// The progress of a run.
 #[derive(Debug)]
 pub struct Progress {
-    /// Since the first request.
+    /// Time since the first request.
     pub elapsed: Duration,
-    /// Since the previous progress report.
+    /// Time since the previous progress report.
     pub interval: Duration,
     /// Counts since the first request.
     pub totals: Totals,
@@ -68,17 +68,17 @@ pub struct Run {
     pub totals: Totals,
     /// Time from the first request to the last reply.
     pub elapsed: Duration,
-    /// Use of the server's process before and after, if there was a pid.
+    /// Usage of the server's process before and after, if its pid was given.
     pub server: Option<(Usage, Usage)>,
     /// Use of this process before and after.
     pub client: (Usage, Usage),
-    /// Why the run ended early, if it did.
+    /// The reason why the run ended early, if it did.
     pub failure: Option<String>,
     /// The first invalid or refused reply.
     pub first_fault: Option<String>,
 }
 
-/// Why nothing was measured: a sentence for the user.
+/// The reason why nothing was measured: a sentence for the user.
 pub type StartError = String;
 
 /// Result of a thread.
@@ -91,7 +91,8 @@ struct Ended {
 /// Runs `plan` with one thread for each of `protocols`, and reports progress to `observe` every second.
 ///
 /// # Errors
-/// When the run could not start. A server lost during the run is a [`Run::failure`] beside the measurements so far.
+/// When the run could not start. If the server is lost during the run, the [`Run::failure`] says so, beside
+/// the measurements so far.
 pub fn run<P: Protocol>(
     plan: &Plan,
     protocols: Vec<P>,
@@ -161,7 +162,7 @@ fn wait(
     }
 }
 
-/// The share of thread `index` in the plan.
+/// The task of thread `index`: its share of the plan.
 fn task_of(plan: &Plan, index: usize, threads: usize, start_ns: u64) -> Task {
     let share = |total: u64| {
         let (index, threads) = (index as u64, threads as u64);
@@ -183,7 +184,7 @@ fn task_of(plan: &Plan, index: usize, threads: usize, start_ns: u64) -> Task {
     }
 }
 
-/// Opens the plan's connections, dealt out to the threads in turn.
+/// Opens the plan's connections, and deals them out to the threads in turn.
 fn connect_all(plan: &Plan, threads: usize) -> Result<Vec<Vec<Link>>, StartError> {
     let mut streams: Vec<Vec<Link>> = (0..threads).map(|_| Vec::new()).collect();
     for index in 0..plan.connections.max(threads) {
@@ -194,7 +195,8 @@ fn connect_all(plan: &Plan, threads: usize) -> Result<Vec<Vec<Link>>, StartError
     Ok(streams)
 }
 
-/// Raises the soft limit of file descriptors to `needed`, or as far as it goes; missing ones show when connecting.
+/// Raises the soft limit of file descriptors to `needed`, or as near as possible. If descriptors are missing,
+/// connecting fails.
 fn raise_descriptor_limit(needed: u64) {
     if let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE)
         && soft < needed
@@ -207,7 +209,7 @@ fn server_usage(pid: u32) -> Result<Usage, StartError> {
     process::usage(pid).map_err(|error| format!("cannot read the usage of process {pid}: {error}"))
 }
 
-/// Usage of this process, which is known without `/proc` too, as in a bare container.
+/// Usage of this process. It is known even without `/proc`, as in a bare container.
 fn client_usage() -> Usage {
     Usage { cpu_us: facts::process_cpu_nanos() / 1000, resident_kib: facts::resident_size() / 1024 }
 }

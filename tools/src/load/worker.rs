@@ -1,7 +1,7 @@
 //! One thread of the load generator: its epoll loop.
 //!
-//! The thread ends when its requests are used up, when time is up and everything in flight is answered, when another
-//! thread failed (`stop`), or with an error when the server is lost or does not answer.
+//! The thread ends when its requests are used up, when time is up and all requests in flight are answered,
+//! when another thread has failed (`stop`), or with an error when the server is lost or does not answer.
 
 use std::collections::VecDeque;
 use std::io;
@@ -25,7 +25,7 @@ use super::protocol::{KIND_COUNT, Outcome, Protocol};
 use crate::link::{Access, Link};
 
 const EVENTS_PER_WAIT: usize = 256;
-/// How often overdue requests are checked, and the longest sleep.
+/// Interval of the check for overdue requests, and the longest sleep.
 const CHECK_EVERY_NS: u64 = 10_000_000;
 /// Longest sleep while the pace holds requests back.
 const PACE_STEP: Duration = Duration::from_millis(1);
@@ -36,19 +36,18 @@ pub(super) struct Task {
     pub(super) address: SocketAddr,
     pub(super) depth: usize,
     pub(super) start_ns: u64,
-    /// No request starts after this.
+    /// No request starts after this time.
     pub(super) deadline_ns: Option<u64>,
-    /// Largest number of requests.
     pub(super) requests_max: Option<u64>,
     /// Requests per second.
     pub(super) rate: Option<u64>,
     /// Pause of a connection between an answer and its next request.
     pub(super) pause: Option<Pause>,
-    /// Makes the pauses of this thread differ from those of others.
+    /// Seed that makes the pauses of this thread differ from those of other threads.
     pub(super) seed: u64,
     pub(super) access: Access,
     pub(super) connect_timeout: Duration,
-    /// Silence of the server that ends the run.
+    /// Time without any reply after which the run ends.
     pub(super) silence_max_ns: u64,
     /// Longest wait for one reply, by kind of request.
     pub(super) timeout_ns: [Option<u64>; KIND_COUNT],
@@ -66,7 +65,7 @@ pub(super) struct Worker<P> {
     pauses: Pauses,
     in_flight: usize,
     requests_left: u64,
-    /// No more requests; the thread waits for those in flight.
+    /// Whether there are no more requests. The thread then waits for those in flight.
     is_draining: bool,
     last_reply_ns: u64,
     counters: Arc<ThreadCounters>,
@@ -106,7 +105,7 @@ impl<P: Protocol> Worker<P> {
         })
     }
 
-    /// Works until the task is done.
+    /// Runs until the task is done.
     pub(super) fn run(&mut self) -> Result<(), String> {
         let mut events = Events::with_capacity(EVENTS_PER_WAIT);
         let mut check_at_ns = self.task.start_ns + CHECK_EVERY_NS;
@@ -159,7 +158,7 @@ impl<P: Protocol> Worker<P> {
         self.protocol.first_fault()
     }
 
-    /// Takes the replies on a connection and sends the next requests in their place.
+    /// Takes the replies on a connection and sends the next requests.
     fn serve(&mut self, index: usize) -> Result<(), String> {
         loop {
             let received = match self.connections[index].receive(&mut self.scratch) {
@@ -180,7 +179,7 @@ impl<P: Protocol> Worker<P> {
         }
     }
 
-    /// Takes replies; returns their number.
+    /// Takes replies. Returns their number.
     fn take_replies(&mut self, index: usize, filled: usize, now_ns: u64) -> Result<usize, String> {
         let in_flight_before = self.in_flight;
         let connection = &mut self.connections[index];
@@ -205,7 +204,7 @@ impl<P: Protocol> Worker<P> {
         Ok(in_flight_before - self.in_flight)
     }
 
-    /// Continues with a connection after an answer, or for the first time: at once, or after a pause.
+    /// Continues with a connection after an answer, or for the first time, at once or after a pause.
     #[inline]
     fn go_on(&mut self, index: usize, now_ns: u64) {
         if self.pauses.are_wanted() {
@@ -217,14 +216,14 @@ impl<P: Protocol> Worker<P> {
 
     fn release_rested(&mut self, now_ns: u64) -> Result<(), String> {
         while let Some(index) = self.pauses.next_rested(now_ns) {
-            // The clock is read again, because the earlier connections took time.
+            // The clock is read again, because earlier connections took time.
             self.refill(index, monotonic_nanos());
             self.flush(index)?;
         }
         Ok(())
     }
 
-    /// Encodes requests for the free slots of a connection, as far as the pace and the task allow.
+    /// Encodes requests for the free slots of a connection, if the pace and the task allow.
     fn refill(&mut self, index: usize, now_ns: u64) {
         let connection = &mut self.connections[index];
         while connection.in_flight.len() < self.task.depth && !self.is_draining {
@@ -252,7 +251,7 @@ impl<P: Protocol> Worker<P> {
         self.connections[index].flush().map_err(|error| self.lost(&error))
     }
 
-    /// Continues with the connections that the pace held back, longest waiting first.
+    /// Continues with the connections that the pace held back. The one that waited longest comes first.
     fn release_held_back(&mut self, now_ns: u64) -> Result<(), String> {
         for _ in 0..self.held_back.len() {
             let Some(index) = self.held_back.pop_front() else { return Ok(()) };
@@ -266,7 +265,7 @@ impl<P: Protocol> Worker<P> {
         Ok(())
     }
 
-    /// Ends the run if the server is silent; replaces connections whose oldest request is overdue.
+    /// Ends the run if the server is silent. Replaces connections whose oldest request is overdue.
     fn check_overdue(&mut self, now_ns: u64) -> Result<(), String> {
         let silence_max_ns = self.task.silence_max_ns;
         if self.in_flight > 0 && now_ns.saturating_sub(self.last_reply_ns) > silence_max_ns {
@@ -284,8 +283,8 @@ impl<P: Protocol> Worker<P> {
         Ok(())
     }
 
-    /// Gives up the requests in flight on a connection and opens a new one in its place, because late replies could
-    /// not be distinguished from later ones.
+    /// Gives up the requests in flight on a connection and opens a new connection in its place, because late
+    /// replies could not be distinguished from later ones.
     fn replace(&mut self, index: usize, now_ns: u64) -> Result<(), String> {
         for request in &self.connections[index].in_flight {
             self.counters.gave_up(request.kind);

@@ -7,8 +7,8 @@ use cf::{Digest, threads};
 
 use super::request::KEY_TYPE_INTEGER;
 
-/// Largest number of keys whose digests are computed before a run; of more keys, each digest is computed on
-/// use. 20 bytes each.
+/// Largest number of keys whose digests are computed before a run, 20 bytes each. If there are more keys,
+/// each digest is computed on use.
 const TABLE_KEYS_MAX: u64 = 1 << 24;
 
 /// Integer keys `first` to `first + count - 1` of a set.
@@ -34,7 +34,7 @@ impl Keys {
         self.count
     }
 
-    /// Computes all digests on all processors, unless there are too many to keep.
+    /// Computes all digests, on all processors, unless there are too many to keep.
     #[must_use]
     pub fn with_table(mut self) -> Self {
         if self.count == 0 || self.count > TABLE_KEYS_MAX {
@@ -64,7 +64,6 @@ impl Keys {
         self.first.wrapping_add(index as i64)
     }
 
-    /// Its digest.
     #[inline]
     #[must_use]
     pub fn digest(&self, index: u64) -> Digest {
@@ -84,8 +83,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn digests_are_what_official_clients_compute() {
-        // aerospike.calc_digest("test", "demo", 1) of the Python client.
+    fn digests_equal_those_of_official_clients() {
+        // The digests are those of aerospike.calc_digest("test", "demo", 1) of the Python client.
         let keys = Keys::new("demo", 1, 10);
         assert_eq!(keys.digest(0).to_string(), "b7f4b83889e2da67de683e1df6919a1eacc446c8");
     }

@@ -37,13 +37,11 @@ pub struct RecordOptions {
     pub set: String,
     /// Name of the first bin; the others get `_2`, `_3`, …
     pub bin: String,
-    /// First key.
     pub first_key: i64,
-    /// Number of keys.
     pub key_count: u64,
     /// Bins of a record.
     pub spec: ObjectSpec,
-    /// Generate values for every write instead of once.
+    /// Whether to generate values for every write, and not only once.
     pub random_values: bool,
     /// Kinds of requests.
     pub workload: Workload,
@@ -51,23 +49,23 @@ pub struct RecordOptions {
     pub read_bins: Vec<usize>,
     /// Bins that writes set, from 0; empty for all.
     pub write_bins: Vec<usize>,
-    /// Time to live of written records in seconds, or 0, −1, −2.
+    /// Time to live of written records in seconds, or one of the special values 0, −1, −2.
     pub record_ttl: i32,
-    /// Time after which the server may give up a read or a write, in milliseconds; 0: its default.
+    /// Time after which the server may give up a read, in milliseconds; 0 means its default.
     pub read_timeout_ms: u32,
-    /// The same for all requests that are not reads.
+    /// Time after which the server may give up any other request, in milliseconds; 0 means its default.
     pub write_timeout_ms: u32,
-    /// Send the key with its digest.
+    /// Whether to send the key with its digest.
     pub send_key: bool,
-    /// Answer when the master has written.
+    /// Whether the server answers when only the master has written.
     pub commit_master: bool,
-    /// Reads ask all replicas.
+    /// Whether reads ask all replicas.
     pub read_all_replicas: bool,
-    /// Deletes leave tombstones.
+    /// Whether deletes leave tombstones.
     pub durable_delete: bool,
-    /// Module, function and arguments that UDF requests call.
+    /// Module, function and arguments of UDF requests.
     pub udf: Option<(String, String, Option<ObjectSpec>)>,
-    /// Compare the bins of replies with the object spec.
+    /// Whether to compare the bins of replies with the object spec.
     pub check_replies: bool,
 }
 
@@ -108,7 +106,7 @@ struct Shared {
     udf: Option<Template>,
     /// The queries of a workload of queries.
     queries: Option<Queries>,
-    /// The writes with new values each time; `None` when the values are in the template.
+    /// The writes with new values each time; `None` if the values are in the template.
     fresh: Option<BinWrites>,
     expectation: Option<Expectation>,
 }
@@ -118,13 +116,13 @@ struct Shared {
 pub struct RecordLoad {
     shared: Arc<Shared>,
     random: Random,
-    /// The thread's remaining keys of a finite workload, as indexes.
+    /// Indexes of the remaining keys of this thread in a finite workload.
     left: std::ops::Range<u64>,
     first_fault: Option<String>,
 }
 
 impl RecordLoad {
-    /// One load for each of `threads`; the keys are divided among them.
+    /// One load for each of `threads`. The keys are divided among them.
     ///
     /// # Errors
     /// A sentence for the user when the options contradict each other.
@@ -141,13 +139,13 @@ impl RecordLoad {
         Ok((0..threads).map(load).collect())
     }
 
-    /// The next kind of request and key of the workload.
+    /// The next request of the workload: its kind and key.
     #[inline]
     fn choose(&mut self) -> Option<(Kind, u64)> {
         match self.shared.workload {
             Workload::Insert => Some((Kind::Write, self.left.next()?)),
             Workload::DeleteBins => Some((Kind::Delete, self.left.next()?)),
-            // They are for no key.
+            // Queries are not about one key.
             Workload::Query(_) => None,
             Workload::Random(mix) => {
                 let key = self.random.below(self.shared.keys.count());
@@ -192,7 +190,7 @@ impl RecordLoad {
         }
     }
 
-    /// The outcome of the answer to a query, and its fault if it has one.
+    /// The outcome of the answer to a query, and its fault if there is one.
     fn judge_query(&mut self, answer: &BatchReply) -> Outcome {
         match answer.code {
             result::OK if answer.op_count > 0 => Outcome::Hit,
@@ -291,7 +289,7 @@ impl Shared {
     }
 }
 
-/// The error of a failed function: the value of the only bin of the failure.
+/// The error of a failed function: the value of the only bin in the reply.
 fn udf_error(reply: &ReplyMessage<'_>) -> String {
     match reply.bins().next() {
         Some(Ok(bin)) if bin.name == b"FAILURE" => format!(": {}", String::from_utf8_lossy(bin.value)),
@@ -341,7 +339,7 @@ fn write_template(options: &RecordOptions, writes: &BinWrites, is_fresh: bool) -
     }
 }
 
-/// A delete of the record, or of the bins that writes set.
+/// A delete of the record, or of the bins that writes would set.
 fn delete_template(options: &RecordOptions, names: &[String], bins: &[usize]) -> Template {
     let mut header = write_header(options);
     if options.workload == Workload::DeleteBins {
@@ -376,7 +374,7 @@ fn bin_names(base: &str, count: usize) -> Result<Vec<String>, String> {
     }
 }
 
-/// The chosen bins, or all.
+/// The chosen bins, or all bins.
 fn checked_bins(chosen: &[usize], names: &[String]) -> Result<Vec<usize>, String> {
     if chosen.is_empty() {
         return Ok((0..names.len()).collect());
@@ -459,7 +457,7 @@ mod tests {
         assert_eq!(outcome(Kind::Read, 0), Outcome::Wrong);
         assert_eq!(outcome(Kind::Read, 20), Outcome::Fatal);
         assert_eq!(load.first_fault().unwrap(), "a write got result 2, record not found");
-        // A query that is refused has one message; others have a last one, perhaps with rows before.
+        // A refused query has one message. Other answers have a last message, after the rows.
         let mut outcome = |kind, code| load.reply(kind, &reply(code)).unwrap().unwrap().outcome;
         assert_eq!(outcome(Kind::Query, 201), Outcome::Error);
         assert_eq!(outcome(Kind::Query, 9), Outcome::Timeout);

@@ -19,7 +19,7 @@ pub const BINS_MAX: usize = 32_767;
 /// Largest number of list elements or map entries at one place of a spec.
 pub const COUNT_MAX: u32 = 1 << 20;
 
-/// Longest string or blob of a spec, in bytes. Records are limited to 8 MiB anyway.
+/// Longest string or blob in a spec, in bytes. Records are limited to 8 MiB anyway.
 pub const LENGTH_MAX: u32 = 8 << 20;
 
 /// Bins of a record in order.
@@ -42,17 +42,17 @@ pub enum ValueSpec {
     Blob(u32),
     /// A random double.
     Float,
-    /// Always this value.
+    /// Always this bool.
     ConstantBool(bool),
-    /// Always this value.
+    /// Always this integer.
     ConstantInteger(i64),
-    /// Always this value.
+    /// Always this double.
     ConstantFloat(f64),
-    /// Always this value.
+    /// Always this string.
     ConstantString(String),
-    /// A list of such elements; each occurs a number of times.
+    /// A list of such elements, each of which occurs a number of times.
     List(Vec<(u32, ValueSpec)>),
-    /// A map with such entries; each occurs a number of times with different keys.
+    /// A map with such entries, each of which occurs a number of times with different keys.
     Map(Vec<(u32, ValueSpec, ValueSpec)>),
 }
 
@@ -60,7 +60,7 @@ impl ObjectSpec {
     /// Parses the text of `-o`.
     ///
     /// # Errors
-    /// A sentence that quotes the wrong place.
+    /// A sentence that quotes the invalid part.
     pub fn parse(text: &str) -> Result<Self, String> {
         object_spec_parse::parse(text)
     }
@@ -87,7 +87,7 @@ impl ValueSpec {
         }
     }
 
-    /// Length of the particle on the wire in bytes; `None` where it varies.
+    /// Length of the particle on the wire in bytes; `None` if it varies.
     #[must_use]
     pub fn particle_size(&self) -> Option<usize> {
         match self {
@@ -116,7 +116,7 @@ impl ValueSpec {
         }
     }
 
-    /// Number of different values, capped at `u64::MAX`; it decides whether a map can have that many keys.
+    /// Number of different values, at most `u64::MAX`. It decides whether a map can have that many keys.
     pub(super) fn variety(&self) -> u64 {
         match self {
             ValueSpec::Integer(bytes) => {

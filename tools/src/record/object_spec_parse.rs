@@ -22,7 +22,7 @@ pub(super) fn parse(text: &str) -> Result<ObjectSpec, String> {
 
 struct Parser<'a> {
     text: &'a str,
-    /// Byte position; always on a character boundary.
+    /// Byte position. It is always on a character boundary.
     at: usize,
 }
 
@@ -72,7 +72,7 @@ impl Parser<'_> {
         }
     }
 
-    /// Checks that a map of `pairs` can have `count` more keys of the kind `key`.
+    /// Checks that a map of `pairs` can have `count` more keys of the kind of `key`.
     fn check_keys_differ(
         &self,
         pairs: &[(u32, ValueSpec, ValueSpec)],
@@ -124,7 +124,7 @@ impl Parser<'_> {
         }
     }
 
-    /// The rest after an `I`: nothing, or the number of bytes.
+    /// The part after an `I`: nothing, or the number of bytes.
     fn integer_size(&mut self) -> Result<ValueSpec, String> {
         match self.rest().chars().next() {
             Some(digit @ '1'..='8') => {
@@ -136,7 +136,7 @@ impl Parser<'_> {
         }
     }
 
-    /// The length after an `S` or `B`; older tools wrote a colon before it.
+    /// The length after an `S` or `B`. Older tools wrote a colon before it.
     fn length(&mut self) -> Result<u32, String> {
         if self.rest().starts_with(':') {
             self.at += 1;
@@ -193,7 +193,7 @@ impl Parser<'_> {
         Err(self.error("the string is not closed"))
     }
 
-    /// The number of a `count "*"` here, or 1 without one.
+    /// The number in a `count "*"` here; 1 if there is none.
     fn count(&mut self) -> Result<u32, String> {
         self.skip_space();
         let digits = self.rest().len() - self.rest().trim_start_matches(|c: char| c.is_ascii_digit()).len();
@@ -211,7 +211,7 @@ impl Parser<'_> {
         }
     }
 
-    /// Whether the list of items ends here; consumes `close`.
+    /// Whether the list of items ends here. Consumes `close`.
     fn ends(&mut self, close: Option<char>) -> bool {
         self.skip_space();
         match close {
@@ -254,7 +254,7 @@ impl Parser<'_> {
     }
 }
 
-/// Whether a value of the random kind `random` may be the constant `constant`.
+/// Whether a value of the random kind `random` can equal the constant `constant`.
 fn may_be(random: &ValueSpec, constant: &ValueSpec) -> bool {
     match (random, constant) {
         (ValueSpec::Integer(bytes), ValueSpec::ConstantInteger(value)) => {
@@ -266,7 +266,7 @@ fn may_be(random: &ValueSpec, constant: &ValueSpec) -> bool {
     }
 }
 
-/// Decimal or `0x` hexadecimal, with a sign.
+/// A number in decimal or `0x` hexadecimal digits, with an optional sign.
 fn integer_constant(word: &str) -> Option<i64> {
     let (sign, digits) = match word.strip_prefix('-') {
         Some(digits) => (-1i128, digits),

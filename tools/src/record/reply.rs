@@ -1,9 +1,9 @@
-//! Replies to record requests, parsed in place.
+//! Replies to record requests. They are parsed in place.
 
 use super::object_spec::ValueSpec;
 use super::request::{MESSAGE_SIZE, PROTO_SIZE, PROTO_TYPE_MESSAGE, PROTO_VERSION};
 
-/// Largest body a server may send, in bytes.
+/// Largest body that a server may send, in bytes.
 const BODY_SIZE_MAX: u64 = 128 << 20;
 
 /// A reply in a buffer.
@@ -13,24 +13,22 @@ pub struct ReplyMessage<'a> {
     pub size: usize,
     /// The server's result code.
     pub code: u8,
-    /// Number of ops that it announces.
+    /// Number of ops that the reply announces.
     pub op_count: usize,
-    /// The ops; fields come before them and are skipped.
+    /// The ops. The fields before them are skipped.
     ops: &'a [u8],
 }
 
-/// A bin in a reply.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct ReplyBin<'a> {
     /// Bin name.
     pub name: &'a [u8],
-    /// Particle type.
     pub particle_type: u8,
     /// The particle.
     pub value: &'a [u8],
 }
 
-/// Cuts a reply off the front of `bytes`; `None` while it is incomplete.
+/// Cuts a reply off the front of `bytes`; `None` while the reply is incomplete.
 ///
 /// # Errors
 /// A sentence when `bytes` is not a record reply.
@@ -67,7 +65,7 @@ pub fn parse(bytes: &[u8]) -> Result<Option<ReplyMessage<'_>>, String> {
 pub struct BatchReply {
     /// Bytes of all frames.
     pub size: usize,
-    /// The first result code of a row, or of the whole, that is not 0.
+    /// The first result code other than 0, of a row or of the whole.
     pub code: u8,
     /// The ops of all rows.
     pub op_count: usize,
@@ -79,7 +77,7 @@ const INFO3_LAST: u8 = 0x01;
 /// Cuts all frames of a batch's answer off the front of `bytes`; `None` while they are incomplete.
 ///
 /// # Errors
-/// A sentence when `bytes` is no such answer.
+/// A sentence when `bytes` is not such an answer.
 pub fn parse_batch(bytes: &[u8]) -> Result<Option<BatchReply>, String> {
     let mut all = BatchReply { size: 0, code: 0, op_count: 0 };
     loop {
@@ -96,13 +94,13 @@ pub fn parse_batch(bytes: &[u8]) -> Result<Option<BatchReply>, String> {
     }
 }
 
-/// Cuts all frames in answer to a query off the front of `bytes`; `None` while they are not complete.
+/// Cuts all frames of a query's answer off the front of `bytes`; `None` while they are incomplete.
 ///
 /// # Errors
-/// A sentence when `bytes` is no such answer.
+/// A sentence when `bytes` is not such an answer.
 pub fn parse_query(bytes: &[u8]) -> Result<Option<BatchReply>, String> {
     match parse(bytes)? {
-        // A query that was refused is answered by one message, which does not say that it is the last.
+        // The answer to a refused query is one message, which does not say that it is the last.
         Some(first) if first.code != 0 && bytes[PROTO_SIZE + 3] == 0 => {
             Ok(Some(BatchReply { size: first.size, code: first.code, op_count: 0 }))
         }
@@ -110,8 +108,8 @@ pub fn parse_query(bytes: &[u8]) -> Result<Option<BatchReply>, String> {
     }
 }
 
-/// Calls `see` with the result code and number of ops of each message in the body of a frame; returns whether one of
-/// them is the last of the whole answer.
+/// Calls `see` with the result code and the number of ops of each message in the body of a frame. Returns
+/// whether one of them is the last of the whole answer.
 ///
 /// # Errors
 /// A sentence when a message does not fit the body.
@@ -131,7 +129,7 @@ pub fn for_each_message(body: &[u8], mut see: impl FnMut(u8, usize)) -> Result<b
 }
 
 impl<'a> ReplyMessage<'a> {
-    /// The bins in order; `Err` for an invalid one, which is the last.
+    /// The bins in order. An invalid bin gives `Err` and is the last.
     pub fn bins(&self) -> impl Iterator<Item = Result<ReplyBin<'a>, &'static str>> + use<'a> {
         let mut rest = self.ops;
         let mut left = self.op_count;
@@ -154,7 +152,7 @@ fn split_bin(bytes: &[u8]) -> Option<(ReplyBin<'_>, &[u8])> {
     Some((ReplyBin { name, particle_type, value }, rest))
 }
 
-/// Splits off the bytes that a u32 counts.
+/// Splits off the bytes whose number is in the u32 before them.
 fn split_sized(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
     let (size, rest) = bytes.split_first_chunk::<4>()?;
     rest.split_at_checked(u32::from_be_bytes(*size) as usize)
@@ -164,7 +162,7 @@ fn split_sized(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
 #[derive(Clone, Debug)]
 pub struct Expectation {
     bins: Vec<ExpectedBin>,
-    /// Whether all of them must exist; otherwise some may be missing.
+    /// Whether all bins must exist. Otherwise some may be missing.
     all: bool,
 }
 
@@ -203,7 +201,7 @@ impl Expectation {
         })
     }
 
-    /// The expected bin of this name, most likely at this place.
+    /// The expected bin with this name, which is most likely at this position.
     fn find(&self, at: usize, name: &[u8]) -> Option<&ExpectedBin> {
         let named = |bin: &&ExpectedBin| bin.name.as_bytes() == name;
         self.bins.get(at).filter(named).or_else(|| self.bins.iter().find(named))
@@ -284,7 +282,7 @@ mod tests {
     use super::super::object_spec::ObjectSpec;
     use super::*;
 
-    /// A reply with the given ops.
+    /// A reply with these ops.
     fn frame(code: u8, op_count: u16, rest: &[u8]) -> Vec<u8> {
         let mut frame = ((MESSAGE_SIZE + rest.len()) as u64).to_be_bytes().to_vec();
         frame[0] = PROTO_VERSION;
@@ -334,7 +332,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_a_reply_is_refused() {
+    fn bytes_that_are_not_a_reply_are_refused() {
         assert!(parse(b"\x02\x01\0\0\0\0\0\0").is_err());
         assert!(parse(b"HTTP/1.1 400").is_err());
         assert!(parse(b"\x02\x03\xff\xff\xff\xff\xff\xff").is_err());

@@ -7,8 +7,8 @@
 //! field    u32 size of type and value, u8 type, value
 //! op       u32 size of the rest, u8 op, u8 particle type, u8 flags, u8 name length, name, value
 //! ```
-//! All numbers are big-endian. A frame is built once as a [`Template`]; each request copies it and sets digest
-//! and key.
+//! All numbers are big-endian. A frame is built once as a [`Template`]. Each request is a copy with its own
+//! digest and key.
 
 use cf::Digest;
 
@@ -70,7 +70,7 @@ pub mod info {
     pub const INFO2_DURABLE_DELETE: u8 = 0x10;
     /// info3: a message ends each partition of the answer.
     pub const INFO3_PARTITION_DONE: u8 = 0x04;
-    /// info3: answer when the master has written.
+    /// info3: answer when only the master has written.
     pub const INFO3_COMMIT_LEVEL_MASTER: u8 = 0x02;
     /// info3: create, or replace all bins.
     pub const INFO3_CREATE_OR_REPLACE: u8 = 0x10;
@@ -85,9 +85,9 @@ pub struct Header {
     pub info2: u8,
     /// See [`info`].
     pub info3: u8,
-    /// Time to live in seconds, or 0, −1, −2 as unsigned.
+    /// Time to live in seconds, or 0, −1 or −2 as unsigned.
     pub record_ttl: u32,
-    /// Time after which the server may give up, in milliseconds; 0: its default.
+    /// Time after which the server may give up, in milliseconds; 0 means its default.
     pub timeout_ms: u32,
 }
 
@@ -108,13 +108,13 @@ pub struct Template {
     bytes: Vec<u8>,
     digest_at: usize,
     key_at: Option<usize>,
-    /// Offsets of the digests of a batch's further rows.
+    /// Offsets of the digests in the further rows of a batch.
     more_digests_at: Vec<usize>,
 }
 
-/// Flags of a batch: it may run inline, and all rows are answered.
+/// Flags of a batch: it may run inline, and every row is answered.
 const BATCH_INLINE_ALL_KEYS: u8 = 0x05;
-/// Flags of a row: it has three info bytes, or repeats everything but the digest from the row before.
+/// Flags of a row: it has three info bytes, or it repeats everything except the digest from the row before.
 const ROW_HAS_INFO: u8 = 2;
 const ROW_REPEATS: u8 = 1;
 
@@ -167,7 +167,7 @@ impl Template {
             }
             batch.push(ROW_HAS_INFO);
             batch.extend_from_slice(&message[1..4]);
-            // Its fields without the digest, and its ops.
+            // The row has the fields of the request without the digest, and its ops.
             let field_count = u16::from_be_bytes([message[18], message[19]]) - 1;
             batch.extend_from_slice(&field_count.to_be_bytes());
             batch.extend_from_slice(&message[20..22]);
@@ -185,8 +185,8 @@ impl Template {
         template
     }
 
-    /// A query for all records of a set in all partitions; the server gives up a client that does not read for
-    /// `socket_timeout_ms`.
+    /// A query for all records of a set in all partitions. If the client does not read, the server gives up
+    /// after `socket_timeout_ms`.
     #[must_use]
     pub fn scan(target: Target<'_>, socket_timeout_ms: u32) -> Vec<u8> {
         let (info1, info3) = (info::INFO1_READ | info::INFO1_GET_ALL, info::INFO3_PARTITION_DONE);
@@ -200,7 +200,7 @@ impl Template {
     /// The beginning of a query for records of a set, without its filter and ops.
     pub(super) fn of_set(header: Header, target: Target<'_>) -> Self {
         let mut template = Template::new(header, target);
-        // It differs from a read only in the digest and the key after it.
+        // The query differs from a read only in the digest and the key after it.
         template.bytes.truncate(template.digest_at - FIELD_HEADER_SIZE);
         template.key_at = None;
         template.bytes[PROTO_SIZE + 18..PROTO_SIZE + 20].copy_from_slice(&1u16.to_be_bytes());
@@ -210,7 +210,7 @@ impl Template {
         template
     }
 
-    /// The frame, complete if nothing is to be set in it.
+    /// The frame. It is complete if nothing has to be set in it.
     pub(super) fn into_bytes(self) -> Vec<u8> {
         self.bytes
     }
@@ -222,7 +222,6 @@ impl Template {
         self
     }
 
-    /// Adds an op.
     #[must_use]
     pub fn with_op(mut self, op: u8, particle_type: u8, name: &str, value: &[u8]) -> Self {
         append_op(&mut self.bytes, op, particle_type, name, |out| out.extend_from_slice(value));
@@ -263,7 +262,7 @@ impl Template {
         self
     }
 
-    /// Announces ops that every request appends itself, see [`Template::append_with_writes`].
+    /// Announces ops that every request appends itself; see [`Template::append_with_writes`].
     #[must_use]
     pub fn expecting_writes(mut self, writes: &BinWrites) -> Self {
         self.count_ops(writes.count());
@@ -282,7 +281,7 @@ impl Template {
         }
     }
 
-    /// Appends the request for a record, or a batch with as many records as rows.
+    /// Appends the request for a record, or a batch with a record for each row.
     pub fn append_each(&self, out: &mut Vec<u8>, mut digest: impl FnMut() -> Digest) {
         let start = out.len();
         self.append(&digest(), 0, out);
@@ -292,7 +291,7 @@ impl Template {
         }
     }
 
-    /// The same with newly generated values for the announced ops.
+    /// As [`append`](Self::append), with newly generated values for the announced ops.
     pub fn append_with_writes(
         &self,
         digest: &Digest,
@@ -335,12 +334,12 @@ impl Template {
 pub struct BinWrites {
     spec: ObjectSpec,
     names: Vec<String>,
-    /// Positions in `spec`, in the order of the ops.
+    /// Positions in `spec` of the bins to write, in the order of the ops.
     chosen: Vec<usize>,
 }
 
 impl BinWrites {
-    /// Writes the bins at `chosen` of `spec`, with the names `names`.
+    /// Makes writes of the bins of `spec` at `chosen`, with the names `names`.
     #[must_use]
     pub fn new(spec: ObjectSpec, names: Vec<String>, chosen: Vec<usize>) -> Self {
         assert!(chosen.iter().all(|at| *at < spec.bins.len()) && names.len() == spec.bins.len());
@@ -370,7 +369,7 @@ fn append_op(out: &mut Vec<u8>, op: u8, particle_type: u8, name: &str, value: im
     out[start..start + 4].copy_from_slice(&size.to_be_bytes());
 }
 
-/// Sets the length in the proto header of `frame` from the rest of the frame.
+/// Sets the length in the proto header of `frame` to that of the rest of the frame.
 fn set_length(frame: &mut [u8]) {
     let length = (frame.len() - PROTO_SIZE) as u64;
     frame[2..PROTO_SIZE].copy_from_slice(&length.to_be_bytes()[2..]);

@@ -1,6 +1,6 @@
-//! Bytes of generated values: particles of bins and MessagePack inside lists and maps.
+//! Bytes of generated values: particles of bins, and MessagePack inside lists and maps.
 //!
-//! The server expects strings and blobs inside MessagePack to begin with their particle type.
+//! The server expects that strings and blobs inside MessagePack begin with their particle type.
 
 use super::object_spec::{ValueSpec, integer_range};
 use super::particle_type as types;
@@ -61,7 +61,8 @@ fn append_packed(spec: &ValueSpec, random: &mut Random, out: &mut Vec<u8>) {
     }
 }
 
-/// A map. Its random keys are consecutive numbers from a random start, so that keys of one kind differ.
+/// Appends a map. Its random keys are consecutive numbers from a random start, so that keys of one kind
+/// differ.
 fn append_map(pairs: &[(u32, ValueSpec, ValueSpec)], random: &mut Random, out: &mut Vec<u8>) {
     pack_header(pairs.iter().map(|(count, ..)| u64::from(*count)).sum(), &MAP_HEADERS, out);
     let start = random.next_u64() >> 1;
@@ -75,7 +76,8 @@ fn append_map(pairs: &[(u32, ValueSpec, ValueSpec)], random: &mut Random, out: &
     }
 }
 
-/// Key `number` of the kind `key`: neighbouring numbers give different keys, as far as the kind has them.
+/// Appends key `number` of the kind `key`. Neighbouring numbers give different keys, if the kind has enough
+/// of them.
 fn append_map_key(key: &ValueSpec, number: u64, random: &mut Random, out: &mut Vec<u8>) {
     match key {
         ValueSpec::Integer(bytes) => {
@@ -134,7 +136,7 @@ fn append_random_bytes(length: u32, random: &mut Random, out: &mut Vec<u8>) {
     random.fill(&mut out[start..]);
 }
 
-/// First bytes of a MessagePack kind, by the width of the following length.
+/// First bytes of a MessagePack kind, by the width of the length that follows.
 struct Headers {
     /// Smaller lengths are part of the first byte.
     short_below: u64,
@@ -223,7 +225,7 @@ mod tests {
     }
 
     #[test]
-    fn scalars_are_big_endian_and_as_long_as_told() {
+    fn scalars_are_big_endian_with_the_requested_length() {
         assert_eq!(particle("258"), [0, 0, 0, 0, 0, 0, 1, 2]);
         assert_eq!(particle("-1"), [0xFF; 8]);
         assert_eq!(particle("1.0"), 1.0f64.to_be_bytes());

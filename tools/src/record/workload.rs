@@ -18,7 +18,7 @@ pub enum Workload {
 pub enum Asked {
     /// The records of this number of partitions.
     Partitions(u16),
-    /// The records whose first bin is in a range with this percentage of its numbers.
+    /// The records whose first bin is in a range that contains this percentage of its numbers.
     Range {
         /// Up to 100.
         share_pct: f64,
@@ -28,7 +28,7 @@ pub enum Asked {
 /// Partitions of a namespace.
 const PARTITION_COUNT: u16 = 4096;
 
-/// Shares of a random workload; the rest up to 100 are plain updates, or requests of kind `rest`.
+/// Shares of a random workload. The rest up to 100 are plain updates, or requests of kind `rest`.
 #[derive(Clone, Copy, PartialEq, Debug)]
 pub struct Mix {
     /// Share of reads.
@@ -89,7 +89,7 @@ impl Workload {
         }
     }
 
-    /// Whether it ends by itself.
+    /// Whether the workload ends by itself.
     #[must_use]
     pub fn is_finite(&self) -> bool {
         matches!(self, Workload::Insert | Workload::DeleteBins)

@@ -8,7 +8,7 @@ use ferrospike_tools::asbench;
 
 use crate::small_server::{Manner, server};
 
-/// Runs asbench; returns its exit code, the summary, and its other output.
+/// Runs asbench. Returns its exit code, the summary, and its other output.
 fn asbench(address: SocketAddr, arguments: &str) -> (ExitCode, serde_json::Value, String) {
     let (code, out, errors) = asbench_plain(address, &format!("--json --quiet {arguments}"));
     (code, serde_json::from_str(&out).unwrap_or_default(), errors)
@@ -23,7 +23,7 @@ fn asbench_plain(address: SocketAddr, arguments: &str) -> (ExitCode, String, Str
 }
 
 #[test]
-fn what_is_inserted_is_read_back() {
+fn inserted_records_are_read_back() {
     let address = server(Manner::Honest);
     for depth in [1, 7] {
         let common = format!("-k 500 -o I,S20,[2*I1] --connections 5 --pipeline {depth}");

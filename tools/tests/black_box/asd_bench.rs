@@ -18,7 +18,7 @@ fn asd_bench(arguments: &str) -> (ExitCode, String, String) {
 #[test]
 fn two_servers_are_compared() {
     let (port, other_port) = (server(Manner::Honest).port(), server(Manner::Honest).port());
-    // Their server knows only plain records.
+    // The server of these phases knows only plain records.
     let load = "--keys 300 --connections 2 --pipeline 4 --rounds 2 --seconds 0.1 --only read,write,pipelined";
     let (code, table, progress) = asd_bench(&format!("--port {port} --other-port {other_port} {load}"));
     assert_eq!(code, ExitCode::SUCCESS, "{progress}");
@@ -28,7 +28,7 @@ fn two_servers_are_compared() {
         table.lines().find(|line| line.starts_with("| read, 2 connections: requests per second")).unwrap();
     let cells: Vec<f64> = reads.split('|').filter_map(|cell| cell.trim().parse().ok()).collect();
     assert!(cells.len() == 3 && cells.iter().all(|cell| *cell > 0.0), "{reads}");
-    // The process is this one, found by its listening port.
+    // The process is this one. It is found by its listening port.
     assert!(
         table.contains(&format!("build small, service-threads 1, at 127.0.0.1:{port}, process ")),
         "{table}"
@@ -46,7 +46,7 @@ fn a_server_that_does_not_do_its_work_is_no_measurement() {
 }
 
 #[test]
-fn a_program_that_is_no_server_is_told() {
+fn a_program_that_is_not_a_server_is_reported() {
     let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
     let (code, _, progress) = asd_bench(&format!("startup --port {port} --rounds 1 -- /bin/false"));
     assert_eq!(code, ExitCode::FAILURE);

@@ -1,4 +1,4 @@
-//! The tools against servers in this process that answer correctly, wrongly, late or not at all.
+//! Tests of the tools against servers in this process that answer correctly, wrongly, late or not at all.
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on should panic")]
 

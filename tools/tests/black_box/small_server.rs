@@ -1,4 +1,4 @@
-//! Servers in this process that answer correctly, wrongly or not at all, for the tests of the tools.
+//! Servers that run in the test process and answer correctly, wrongly or not at all, for tests of the tools.
 
 use std::collections::HashMap;
 use std::io::{Read, Write};
@@ -71,7 +71,7 @@ fn serve(stream: &mut TcpStream, manner: Manner, records: &Records) {
         (reply[8], reply[13]) = (22, code);
         reply[28..30].copy_from_slice(&op_count.to_be_bytes());
         reply.extend_from_slice(&ops);
-        // Replies are torn on purpose, so that the client has to join them.
+        // Replies are split on purpose, so that the client has to join them.
         let middle = reply.len() / 2;
         let torn = [&reply[..middle], &reply[middle..]];
         if torn.iter().any(|part| stream.write_all(part).is_err()) {

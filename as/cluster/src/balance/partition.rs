@@ -97,7 +97,7 @@ pub struct MigrationDone {
     pub changed_version: bool,
 }
 
-/// Why an immigration cannot start.
+/// The reason why an immigration cannot start.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum StartRefused {
     /// The node expects no records.

@@ -56,7 +56,7 @@ pub enum Change {
     ClusteringChanged(NodeId),
 }
 
-/// Why a message was ignored.
+/// The reason why a message was ignored.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Ignored {
     /// It is not a pulse, but a question or an answer about endpoints.

@@ -1,4 +1,4 @@
-//! List and map operations on values that exist.
+//! Benchmarks of list and map operations on existing values.
 
 use cf::msgpack::{put_integer, put_list_header};
 use datamodel::Budget;

@@ -1,4 +1,4 @@
-//! Filters: compiling one, and evaluating it against metadata alone and against the whole record.
+//! Benchmarks of filters: compilation, and evaluation against metadata alone and against the whole record.
 
 use cf::msgpack::{put_integer, put_list_header, put_raw_header};
 use datamodel::Budget;

@@ -1,8 +1,8 @@
 //! Micro-benchmarks of operations on values, `cargo bench -p datamodel`: the walk over msgpack, list and map operations,
 //! expressions.
 //!
-//! Arguments are element counts. `cargo bench -p datamodel -- map` runs those that have `map` in their names. `cargo
-//! test` runs each benchmark once.
+//! Arguments are element counts. `cargo bench -p datamodel -- map` runs the benchmarks with `map` in their
+//! names. `cargo test` runs each benchmark once.
 
 mod containers;
 mod expressions;

@@ -1,7 +1,7 @@
 //! Requests for bit operations: msgpack lists of a code and its arguments.
 //!
-//! One table holds the operations that modify, one those that read: `code → operator, arguments, number of required
-//! arguments, flags allowed`.
+//! One table holds the operations that modify, and one holds those that read:
+//! `code → operator, arguments, number of required arguments, flags allowed`.
 
 use cf::msgpack::{Head, Reader};
 use proto::ResultCode;
@@ -114,7 +114,7 @@ const fn row<T: Copy>(operator: T, arguments: &'static [Argument], required: usi
     Row { operator, arguments, required, flags }
 }
 
-/// The arguments of an operation; arguments that it does not take are zero.
+/// The arguments of an operation. Arguments that the operation does not take are zero.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub(super) struct Arguments<'a> {
     /// In bits; a negative one counts from the end. At most [`BIT_COUNT_MAX`] in either direction.
@@ -195,7 +195,8 @@ impl<'a> Arguments<'a> {
         Some(())
     }
 
-    /// Reads at least one byte after the type byte. Their number is the size if the request gives none.
+    /// Reads at least one byte after the type byte. If the request gives no size, the number of bytes is the
+    /// size.
     fn read_bytes(&mut self, reader: &mut Reader<'a>) -> Option<()> {
         let Head::Raw([_, bytes @ ..]) = reader.head()? else { return None };
         let size = not_zero(bytes.len() as u64 * 8)?;
@@ -207,7 +208,7 @@ impl<'a> Arguments<'a> {
     }
 }
 
-/// Reads an offset. The least integer, which has no absolute value, counts as zero.
+/// Reads an offset. The minimum integer, which has no absolute value, counts as zero.
 fn offset(reader: &mut Reader<'_>, max: u64) -> Option<i64> {
     match reader.integer()?.cast_signed() {
         i64::MIN => Some(0),

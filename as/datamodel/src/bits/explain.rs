@@ -1,4 +1,4 @@
-//! Why a bit operation was refused.
+//! Reasons why bit operations are refused.
 
 use proto::ResultCode;
 

@@ -52,9 +52,9 @@ pub(super) fn subtract(left: u64, right: u64, size: u64, subflags: u64) -> Optio
     }
 }
 
-/// Checks the signed sum of `left` and `right`, which is `sum` in `size` bits. Two operands of one sign with a sum of
-/// the other sign are an overflow; a sum of exactly zero passes, and so does the negation of the least value, which
-/// is itself.
+/// Checks the signed sum of `left` and `right`, which is `sum` in `size` bits. Two operands with the same
+/// sign whose sum has the other sign are an overflow. A sum of exactly zero passes, and so does the negation
+/// of the minimum value, which is itself.
 fn signed_sum(left: u64, right: u64, sum: u64, size: u64, subflags: u64) -> Option<u64> {
     let [left, right, signed] = [left, right, sum].map(|value| sign_extended(value, size));
     let limit = if left < 0 && right < 0 && signed > 0 {

@@ -1,8 +1,8 @@
 //! Operations on the bits of a blob.
 //!
-//! Bits are counted from the most significant bit of the first byte; a negative offset counts from the end. A request
-//! is a msgpack list of a code and its arguments ([`arguments`] has the tables). Every operation is fully checked
-//! before it computes anything, and returns a new blob: it never changes the bin's own.
+//! Bits are counted from the most significant bit of the first byte; a negative offset counts from the end. A
+//! request is a msgpack list of a code and its arguments ([`arguments`] has the tables). Every operation is
+//! fully checked before it computes anything, and returns a new blob instead of changing that of the bin.
 //!
 //! The work goes 64 bits at a time ([`words`]).
 
@@ -30,8 +30,8 @@ use crate::particle::{BytesType, Particle};
 /// Base price of any operation.
 const OPERATION_STEPS: u64 = 20;
 
-/// Answers the read operation `payload` on `bin`; nothing for a bin that does not exist. The caller checks that the
-/// op's particle type is blob.
+/// Answers the read operation `payload` on `bin`. There is no answer for a bin that does not exist. The
+/// caller checks that the particle type of the op is blob.
 ///
 /// # Errors
 /// Same errors as [`Read::parse`] and [`Read::apply`].
@@ -46,7 +46,8 @@ pub fn read(
     }
 }
 
-/// Applies the modify operation `payload` to `bin`. The caller checks that the op's particle type is blob.
+/// Applies the modify operation `payload` to `bin`. The caller checks that the particle type of the op is
+/// blob.
 ///
 /// # Errors
 /// Same errors as [`Modify::parse`] and [`Modify::apply`].
@@ -58,7 +59,7 @@ pub fn modify(
     Modify::parse(payload)?.apply(bin, budget)
 }
 
-/// A parsed read operation; it can be applied any number of times.
+/// A parsed read operation. It can be applied any number of times.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Read {
     operator: ReadOperator,
@@ -99,8 +100,8 @@ impl Read {
             ReadOperator::Count => run.count_ones().cast_signed(),
             ReadOperator::LeftScan => position(run.first(value != 0)),
             ReadOperator::RightScan => {
-                // The scan goes back to the start of the byte in which the bits begin; a hit before the bits gives a
-                // negative position.
+                // The scan goes back to the start of the byte in which the bits begin, so a hit before the
+                // bits has a negative position.
                 let from_byte = Run::new(bytes, 0, region.start + region.len);
                 from_byte.last(value != 0).map_or(-1, |at| at as i64 - region.start as i64)
             }
@@ -116,7 +117,7 @@ impl Read {
     }
 }
 
-/// A parsed modify operation; it can be applied any number of times.
+/// A parsed modify operation. It can be applied any number of times.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Modify<'a> {
     operator: ModifyOperator,
@@ -186,7 +187,7 @@ impl<'a> Modify<'a> {
         if self.has(flags::NO_FAIL) { Ok(Modified::NOTHING) } else { Err(code) }
     }
 
-    /// `old` resized to the requested bytes; nothing if it has that size already.
+    /// `old` resized to the requested size; `None` if it has that size already.
     fn resized(&self, old: &[u8]) -> Result<Option<Vec<u8>>, Refusal> {
         let Arguments { size, subflags, .. } = self.arguments;
         let len = (size / 8) as usize;
@@ -206,7 +207,7 @@ impl<'a> Modify<'a> {
         Ok(Some(spliced(old, at, added, &[])))
     }
 
-    /// `old` with the bytes inserted at the offset, which may lie beyond its end.
+    /// `old` with the bytes inserted at the offset, which may be beyond its end.
     fn inserted(&self, old: &[u8]) -> Result<Option<Vec<u8>>, Refusal> {
         let Arguments { offset, bytes, .. } = self.arguments;
         let at = (absolute(offset, old.len())? / 8) as usize;
@@ -216,7 +217,7 @@ impl<'a> Modify<'a> {
         Ok(Some(spliced(old, at..at, gap, bytes)))
     }
 
-    /// `old` with the bits of the region rewritten; their number stays.
+    /// `old` with the bits of the region rewritten; their number does not change.
     fn rewritten(&self, old: &[u8]) -> Result<Option<Vec<u8>>, Refusal> {
         let Arguments { size, value, bytes, subflags, .. } = self.arguments;
         let region =
@@ -255,7 +256,7 @@ impl<'a> Modify<'a> {
     }
 }
 
-/// Why a modification is refused.
+/// The reason why a modification is refused.
 enum Refusal {
     /// An error unless [`flags::NO_FAIL`] is set.
     Fails(ResultCode),
@@ -280,8 +281,8 @@ struct BitRange {
 }
 
 impl BitRange {
-    /// The bits that `arguments` name in a blob of `blob_size` bytes; with [`flags::PARTIAL`] those that exist. `None`
-    /// if they are (or begin) beyond its end.
+    /// The bits that `arguments` name in a blob of `blob_size` bytes; with [`flags::PARTIAL`], those of them
+    /// that exist. `None` if they are (or, with the flag, begin) beyond its end.
     ///
     /// # Errors
     /// `Parameter` for an offset before the blob.
@@ -306,7 +307,7 @@ impl BitRange {
     }
 }
 
-/// `offset` in bits, counted from the beginning of a blob of `blob_size` bytes.
+/// `offset` in bits, counted from the start of a blob of `blob_size` bytes.
 fn absolute(offset: i64, blob_size: usize) -> Result<u64, ResultCode> {
     let from_start = if offset < 0 { blob_size as i64 * 8 + offset } else { offset };
     u64::try_from(from_start).map_err(|_| ResultCode::Parameter)

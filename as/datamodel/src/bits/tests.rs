@@ -1,4 +1,4 @@
-//! Each operation compared with the same on a vector of bools, and edge cases.
+//! Compares each operation with the same operation on a vector of bools, and tests edge cases.
 
 use proptest::prelude::*;
 
@@ -96,7 +96,7 @@ const SATURATE: i64 = 2;
 const WRAP: i64 = 4;
 
 #[test]
-fn flags_say_whether_the_bin_may_exist() {
+fn flags_determine_whether_the_bin_may_exist() {
     let insert = |flags| Request::new(1).integer(0).bytes(b"x").integer(flags);
     assert_eq!(modified(Some(b"a"), &insert(1)), Err(ResultCode::BinExists));
     assert_eq!(modified(Some(b"a"), &insert(1 | 4)), Ok(None));
@@ -158,7 +158,7 @@ fn bytes_are_inserted_beyond_the_end_too_but_removed_only_within() {
 }
 
 #[test]
-fn integers_overflow_as_the_subflags_say() {
+fn subflags_determine_the_overflow_of_integers() {
     let apply = |code, bytes: &[u8], value: i64, subflags| {
         let request = Request::new(code).integer(0).integer(8).integer(value).integer(0).integer(subflags);
         modified(Some(bytes), &request).map(|bytes| bytes.unwrap()[0])
@@ -182,7 +182,7 @@ fn integers_overflow_as_the_subflags_say() {
 }
 
 #[test]
-fn a_scan_from_the_right_goes_on_to_the_beginning_of_the_byte() {
+fn a_scan_from_the_right_continues_to_the_start_of_the_byte() {
     let scan = |bytes: &[u8], offset, size, wanted| {
         answered(bytes, &Request::new(53).integer(offset).integer(size).wanted(wanted))
     };
@@ -193,7 +193,7 @@ fn a_scan_from_the_right_goes_on_to_the_beginning_of_the_byte() {
 }
 
 #[test]
-fn requests_that_are_none_are_refused() {
+fn malformed_requests_are_refused() {
     for payload in [
         &[][..],
         &[0x90],
@@ -231,7 +231,7 @@ fn cases() -> impl Strategy<Value = (Vec<u8>, i64, u64, Vec<u8>, u64)> {
     })
 }
 
-/// The region computed independently: first bit and end.
+/// The region, computed in another way: its first bit and its end.
 fn region(bytes: &[u8], offset: i64, size: u64, partial: bool) -> Result<(usize, usize), ResultCode> {
     let bits = bytes.len() as i64 * 8;
     let first = if offset < 0 { bits + offset } else { offset };

@@ -3,7 +3,7 @@
 //! Bits are counted from the most significant bit of the first byte. A word is 64 consecutive bits of a run, the
 //! first of them most significant.
 
-/// Bits of a byte slice. Bits outside of it read as zeros.
+/// Bits of a byte slice. Bits outside it read as zeros.
 #[derive(Clone, Copy)]
 pub(super) struct Run<'a> {
     bytes: &'a [u8],
@@ -36,7 +36,7 @@ impl<'a> Run<'a> {
         self.word_at_edge(at)
     }
 
-    /// Same as [`Run::word`], for words that are partly outside.
+    /// Same as [`Run::word`], for words that are partly outside the bytes.
     #[cold]
     fn word_at_edge(&self, at: isize) -> u64 {
         let first = at.max(0);
@@ -103,9 +103,9 @@ fn leading_ones(count: usize) -> u64 {
     if count >= 64 { u64::MAX } else { !(u64::MAX >> count) }
 }
 
-/// Gives `len` bits of `bytes` from bit `start` (below 8) new values. `change` gets the position of a word, counted
-/// from the first of these bits and negative for the first word if `start` is not zero, and the word as it was. Of its
-/// answer only these bits are used.
+/// Gives `len` bits of `bytes` from bit `start` (below 8) new values. `change` gets the position and the old
+/// content of a word. The position is counted from the first of these bits; that of the first word is
+/// negative if `start` is not zero. Only these bits of the result are used.
 #[inline]
 pub(super) fn rewrite(bytes: &mut [u8], start: usize, len: usize, mut change: impl FnMut(isize, u64) -> u64) {
     let mut merged = |index: usize, old: u64| {

@@ -1,4 +1,4 @@
-//! Applies calls to containers of either shape, and converts between bins and containers.
+//! Applies calls to lists and maps, and converts between bins and containers.
 
 use std::borrow::Cow;
 

@@ -17,7 +17,7 @@ pub(crate) const CONTEXT_EVAL: u32 = 0xff;
 /// Smaller codes are for lists, the others for maps.
 const MAP_CODES: u32 = 64;
 
-/// How elements are selected.
+/// The way in which elements are selected.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum By {
     Index,
@@ -64,9 +64,9 @@ pub(crate) enum CdtOperation {
     Get(By),
     /// Return and remove elements, with the return type as first argument.
     Remove(By),
-    /// Return elements' values.
+    /// Return the values of elements.
     GetValue(By),
-    /// Return and remove elements' values.
+    /// Return and remove the values of elements.
     Pop(By),
     /// Remove elements and return how many.
     RemoveCount(By),
@@ -74,11 +74,11 @@ pub(crate) enum CdtOperation {
     Trim(By),
 }
 
-/// A code, its meaning, and the least and largest number of arguments. Operations without arguments ignore any they
-/// get.
+/// A code, its meaning, and the minimum and maximum number of arguments. Operations without arguments ignore
+/// any that they get.
 type Row = (u8, CdtOperation, u8, u8);
 
-/// Operations that may come as reads.
+/// Operations that may be sent as reads.
 const READ: &[Row] = {
     use By::*;
     use CdtOperation::*;
@@ -112,7 +112,7 @@ const READ: &[Row] = {
     ]
 };
 
-/// Operations that may come as modifications.
+/// Operations that may be sent as modifications.
 const MODIFY: &[Row] = {
     use By::*;
     use CdtOperation::*;
@@ -188,14 +188,14 @@ impl CdtOperation {
     }
 }
 
-/// A call whose arguments are not read yet.
+/// A call whose arguments have not been read.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Call<'a> {
     pub(crate) code: u32,
     arguments: Reader<'a>,
     /// Number of arguments.
     count: u32,
-    /// A context of the call held a value that cannot be stored. The call must then store nothing.
+    /// Whether a context of the call held a value that cannot be stored. The call must then store nothing.
     holds_search_value: bool,
     /// The budget that the call draws on.
     pub(crate) budget: &'a Budget<'a>,
@@ -231,7 +231,7 @@ impl<'a> Call<'a> {
     /// The offset of the context in a call with a context.
     ///
     /// # Errors
-    /// `Parameter` unless there are exactly a context and a call.
+    /// `Parameter` unless the call consists of exactly a context and a call.
     pub(crate) const fn context(&self) -> Result<Reader<'a>, ResultCode> {
         if self.count == 2 { Ok(self.arguments) } else { Err(ResultCode::Parameter) }
     }
@@ -244,7 +244,7 @@ impl<'a> Call<'a> {
     /// The operation of the call, and its arguments.
     ///
     /// # Errors
-    /// `Parameter` for an unknown code, or one of the other kind (reading or modifying).
+    /// `Parameter` for an unknown code, or for a code of the other kind (reading or modifying).
     pub(crate) fn operation(&self, modifies: bool) -> Result<(CdtOperation, Arguments<'a>), ResultCode> {
         let row = BY_CODE.get(self.code as usize).and_then(Option::as_ref);
         match row {
@@ -263,7 +263,8 @@ impl<'a> Call<'a> {
     }
 }
 
-/// Arguments of a call, read in order. The caller uses [`checked`](Self::checked) first. Every error is `Parameter`.
+/// Arguments of a call, read in order. The caller must use [`checked`](Self::checked) first. Every error is
+/// `Parameter`.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Arguments<'a> {
     reader: Reader<'a>,
@@ -279,7 +280,7 @@ impl<'a> Arguments<'a> {
         if (self.least..=self.most).contains(&self.left) { Ok(self) } else { Err(ResultCode::Parameter) }
     }
 
-    /// The least, largest and given number of arguments, if the given number is wrong.
+    /// The minimum, maximum and given number of arguments, if the given number is wrong.
     pub(crate) const fn checked_counts(&self) -> Result<(), (u32, u32, u32)> {
         if self.left < self.least || self.left > self.most {
             return Err((self.least, self.most, self.left));
@@ -302,7 +303,7 @@ impl<'a> Arguments<'a> {
         self.integer().map(u64::cast_signed)
     }
 
-    /// An argument that is any value.
+    /// An argument of any type.
     pub(crate) fn value(&mut self) -> Result<&'a [u8], ResultCode> {
         self.left = self.left.checked_sub(1).ok_or(ResultCode::Parameter)?;
         self.reader.value().ok_or(ResultCode::Parameter)
@@ -312,7 +313,7 @@ impl<'a> Arguments<'a> {
         if self.left == 0 { Ok(None) } else { self.value().map(Some) }
     }
 
-    /// An argument that is going to be stored. Its form is not checked here.
+    /// An argument that will be stored. Its form is not checked here.
     pub(crate) fn storable(&mut self) -> Result<&'a [u8], ResultCode> {
         let value = self.value()?;
         self.holds_search_value |= holds_search_value(value);
@@ -332,7 +333,7 @@ pub(crate) enum Selector<'a> {
         count: u64,
     },
     Value(&'a [u8]),
-    /// Elements from a value to before another, or to the end.
+    /// Elements from a value up to another one (exclusive), or to the end.
     Values {
         begin: &'a [u8],
         end: Option<&'a [u8]>,
@@ -344,7 +345,7 @@ pub(crate) enum Selector<'a> {
         count: u64,
     },
     Key(&'a [u8]),
-    /// Pairs from a key to before another, or to the end.
+    /// Pairs from a key up to another one (exclusive), or to the end.
     Keys {
         begin: &'a [u8],
         end: Option<&'a [u8]>,
@@ -357,10 +358,10 @@ pub(crate) enum Selector<'a> {
     },
 }
 
-/// The elements that an operation selects, and what it returns of them.
+/// The elements that an operation selects, and what it returns about them.
 ///
 /// # Errors
-/// `Parameter` for bad arguments.
+/// `Parameter` for invalid arguments.
 pub(crate) fn selection(
     operation: CdtOperation,
     arguments: Arguments<'_>,

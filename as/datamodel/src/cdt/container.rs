@@ -13,8 +13,8 @@
 //!             many offsets are filled in. A first position that is the number of pairs: order not filled in.
 //!             Empty for fewer than two elements, and for unordered lists up to 128 elements.
 //! ```
-//! Only containers at the top of a bin have an index, and only with PERSIST_INDEX. The index is a hint that may be
-//! damaged: everything read through it is checked again.
+//! Only containers at the top of a bin have an index, and only with PERSIST_INDEX. The index is a hint that
+//! may be damaged, so everything that is read through it is checked again.
 
 use std::cell::OnceCell;
 use std::ops::Range;
@@ -58,7 +58,7 @@ impl Shape {
         }
     }
 
-    /// Flags that containers of this shape may be stored with.
+    /// Flags with which containers of this shape may be stored.
     pub(crate) const fn storable_flags(self) -> u8 {
         match self {
             Self::List => flags::ORDERED | flags::PERSIST_INDEX,
@@ -79,8 +79,8 @@ pub(crate) struct Header<'a> {
 }
 
 impl<'a> Header<'a> {
-    /// The header at the start of `bytes`; `None` if it has another shape or promises more elements than there are
-    /// bytes for.
+    /// The header at the start of `bytes`; `None` if it has another shape, or promises more elements than the
+    /// bytes can hold.
     #[inline]
     pub(crate) fn parse(shape: Shape, bytes: &'a [u8]) -> Option<Self> {
         let mut reader = Reader::new(bytes);
@@ -141,8 +141,8 @@ impl<'a> Container<'a> {
         Self::of_contents(shape, flags, 0, &[], budget)
     }
 
-    /// Whether the elements are in order: those of a list by value, those of a map by key. A map with any flag is in
-    /// order.
+    /// Whether the elements are in order: the elements of a list by value, those of a map by key. A map with
+    /// any flag is in order.
     #[inline]
     pub(crate) const fn is_ordered(&self) -> bool {
         match self.shape {
@@ -151,20 +151,20 @@ impl<'a> Container<'a> {
         }
     }
 
-    /// Whether there is an index at all, even if none of it is filled in.
+    /// Whether there is an index, even if no part of it is filled in.
     #[inline]
     pub(crate) const fn has_index(&self) -> bool {
         self.flags & flags::PERSIST_INDEX != 0 && !self.index.is_empty()
     }
 
-    /// Whether results by value come in the order of values: so for maps whose index has that order.
+    /// Whether results by value are in the order of values, as they are for maps whose index has that order.
     #[inline]
     pub(crate) fn has_value_order(&self) -> bool {
         let indexing = Indexing::of(self.shape, self.flags, self.count, self.contents.len());
         indexing.order_len() != 0 && self.index.len() >= indexing.len()
     }
 
-    /// The stored positions of the pairs in order of value, if the index has them filled in.
+    /// The stored positions of the pairs in the order of their values, if the index has this part filled in.
     pub(crate) fn stored_value_order(&self) -> Option<Vec<u32>> {
         let indexing = Indexing::of(self.shape, self.flags, self.count, self.contents.len());
         let order =
@@ -197,7 +197,7 @@ impl<'a> Container<'a> {
     /// Offsets of all elements.
     ///
     /// # Errors
-    /// `Parameter` when the contents do not hold that many elements.
+    /// `Parameter` when the contents do not have that many elements.
     pub(crate) fn offsets(&self) -> Result<&Offsets, ResultCode> {
         if let Some(offsets) = self.offsets.get() {
             return Ok(offsets);
@@ -223,7 +223,7 @@ impl<'a> Container<'a> {
         self.start_from(known, start, position)
     }
 
-    /// The offset of element `position`, given that element `known` (not after it) begins at `start`.
+    /// The offset of element `position`, if element `known`, which is not after it, begins at `start`.
     pub(crate) fn start_from(&self, known: u32, start: usize, position: u32) -> Result<usize, ResultCode> {
         if position == self.count {
             return Ok(self.contents.len());
@@ -243,7 +243,7 @@ impl<'a> Container<'a> {
         if start <= end { Ok(start..end) } else { Err(ResultCode::Parameter) }
     }
 
-    /// Bytes of the contents; `Parameter` if a damaged index points outside of them.
+    /// Bytes of the contents; `Parameter` if a damaged index points outside them.
     pub(crate) fn slice(&self, range: Range<usize>) -> Result<&'a [u8], ResultCode> {
         self.contents.get(range).ok_or(ResultCode::Parameter)
     }
@@ -265,7 +265,7 @@ impl Offsets {
     /// Walks `contents`, which must be exactly `count` elements.
     pub(crate) fn scan(contents: &[u8], count: u32, shape: Shape, budget: &Budget<'_>) -> Option<Self> {
         u32::try_from(contents.len()).ok()?;
-        // Each element has at least one byte, even if a damaged header says otherwise.
+        // Each element has at least one byte, even if a damaged header states otherwise.
         let count = usize::try_from(count).ok().filter(|&count| count <= contents.len())?;
         let mut starts = vec![0; count + 1];
         let mut walk = Walk::new(contents, 0, budget);
@@ -276,7 +276,7 @@ impl Offsets {
         (walk.position() == contents.len()).then_some(Self { starts })
     }
 
-    /// The offset of element `position`; past the last, the end of the contents.
+    /// The offset of element `position`; after the last element, the end of the contents.
     #[inline]
     pub(crate) fn start(&self, position: u32) -> usize {
         self.starts.get(position as usize).or(self.starts.last()).map_or(0, |&start| start as usize)

@@ -1,4 +1,4 @@
-//! Calls on a container inside a bin's list or map.
+//! Calls on a container inside the list or map of a bin.
 
 use cf::msgpack::{Head, Reader};
 use proto::ResultCode;
@@ -15,7 +15,7 @@ use crate::particle::Particle;
 /// The call inside a call with context, and the container that the context leads to.
 ///
 /// # Errors
-/// Same errors as [`read`](super::read).
+/// Those of [`read`](super::read).
 pub(super) fn find<'b>(
     bin: &'b Particle<'_>,
     call: &Call<'b>,
@@ -31,7 +31,7 @@ pub(super) fn find<'b>(
 /// Applies a modify call with a context.
 ///
 /// # Errors
-/// Same errors as [`modify`](super::modify).
+/// Those of [`modify`](super::modify).
 pub(super) fn modify(bin: Option<&Particle<'_>>, call: &Call<'_>) -> Result<Modified, ResultCode> {
     let mut reader = call.context()?;
     let stored = match bin {

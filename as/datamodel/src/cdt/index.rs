@@ -1,4 +1,4 @@
-//! Writes the index of a container: from its contents, or from the index of the container before a change.
+//! Writes the index of a container, from its contents or from its index before a change.
 
 use std::cmp::Ordering;
 use std::ops::Range;
@@ -20,12 +20,12 @@ pub(crate) struct Edit {
     /// Number of removed elements, and their bytes in the old contents.
     pub(crate) removed: u32,
     pub(crate) range: Range<usize>,
-    /// Number of elements in their place.
+    /// Number of elements that replace them.
     pub(crate) inserted: u32,
 }
 
 impl Edit {
-    /// The new position of an element outside of the run; `None` for one in the run.
+    /// The new position of an element outside the run; `None` for an element in the run.
     fn moved(&self, position: u32) -> Option<u32> {
         if position < self.position {
             Some(position)
@@ -40,7 +40,7 @@ impl Edit {
 /// Fills in the index of the container in `out`.
 ///
 /// # Errors
-/// `Parameter` if the contents do not hold as many elements as the layout says.
+/// `Parameter` if the contents do not have as many elements as the layout states.
 pub(crate) fn fill(layout: &Layout, mut out: Vec<u8>, budget: &Budget<'_>) -> Result<Vec<u8>, ResultCode> {
     let indexing = layout.indexing();
     if indexing.len() == 0 {
@@ -59,10 +59,10 @@ pub(crate) fn fill(layout: &Layout, mut out: Vec<u8>, budget: &Budget<'_>) -> Re
     Ok(out)
 }
 
-/// Fills in the index of the container in `out`, which came from `old` by one change.
+/// Fills in the index of the container in `out`, which was made from `old` by one change.
 ///
 /// # Errors
-/// `Parameter` if the contents do not hold as many elements as the layout says.
+/// `Parameter` if the contents do not have as many elements as the layout states.
 pub(crate) fn refill(
     layout: &Layout,
     mut out: Vec<u8>,
@@ -77,7 +77,7 @@ pub(crate) fn refill(
     let Some(stored) = old.stored_offsets() else { return fill(layout, out, budget) };
     let parts = Parts::of(layout, &indexing, &mut out)?;
     if indexing.step != 1 {
-        // Entries before the change stay; the contents are walked from the last of them on.
+        // Entries before the change stay. The contents are walked from the last of these entries on.
         let (known, start) = stored.nearest(edit.position).ok_or(ResultCode::Parameter)?;
         let kept = known / indexing.step;
         let mut at = start;
@@ -109,7 +109,7 @@ pub(crate) fn refill(
         at = end.unwrap_or(at);
         at as u32
     });
-    // The element at the change, new or old, begins where the change does.
+    // The element at the change, whether new or old, begins where the change begins.
     let before = (1..edit.position).map(old_start);
     let here = (edit.position != 0).then_some(edit.range.start as u32);
     let after =
@@ -122,7 +122,8 @@ pub(crate) fn refill(
     Ok(out)
 }
 
-/// The order by value after a change that inserts at most one pair, from the old order if that is filled in.
+/// The order by value after a change that inserts at most one pair, made from the old order if that is filled
+/// in.
 fn changed_order(
     parts: &Parts<'_>,
     old: &Container<'_>,
@@ -174,7 +175,7 @@ impl<'o> Parts<'o> {
     }
 }
 
-/// Writes the offsets part: the number of entries, then each.
+/// Writes the offsets part: the number of entries, then the entries.
 fn put_offsets(out: &mut [u8], indexing: &Indexing, starts: impl Iterator<Item = u32>) {
     put_entries(out, indexing.offset_width, std::iter::once(indexing.offsets).chain(starts));
 }
@@ -198,7 +199,7 @@ fn put_entries_of<const WIDTH: usize>(out: &mut [u8], mut values: impl Iterator<
     });
 }
 
-/// Positions of the pairs of a map in order of their values; equal values keep their order.
+/// Positions of the pairs of a map, in the order of their values. Equal values keep their order.
 pub(crate) fn order_by_value(
     contents: &[u8],
     offsets: &Offsets,
@@ -218,7 +219,8 @@ pub(crate) fn order_by_value(
     Ok(order)
 }
 
-/// The positions of a map's pairs in order of value, from its index if the order is filled in there.
+/// Positions of the pairs of a map, in the order of their values, from its index if the order is filled in
+/// there.
 pub(crate) fn value_order(map: &Container<'_>) -> Result<Vec<u32>, ResultCode> {
     match map.stored_value_order() {
         Some(order) => Ok(order),

@@ -13,12 +13,12 @@ use crate::budget::Budget;
 
 /// Largest number of values in one list.
 const COUNT_MAX: u32 = 1 << 20;
-/// Largest number of elements that a list of values selects; an element that several values select counts for
+/// Maximum number of elements that a list of values selects. An element that several values select counts for
 /// each.
 const SELECTED_MAX: u32 = 1 << 24;
 
-/// The number of selected elements after a further value of a list, which selects `count` besides the `selected`
-/// ones.
+/// The number of selected elements after a further value of a list. The value selects `count` elements in
+/// addition to the `selected` ones.
 ///
 /// # Errors
 /// `Parameter` when the total is too large to be returned.
@@ -27,7 +27,7 @@ pub(crate) fn selected_count(selected: u32, count: u32, budget: &Budget<'_>) -> 
     selected.checked_add(count).filter(|&count| count <= SELECTED_MAX).ok_or(ResultCode::Parameter)
 }
 
-/// The values of a list argument. A description of the list counts as one of them.
+/// The values of a list argument. A description of the list counts as a value.
 #[derive(Debug)]
 pub(crate) struct Items<'a> {
     pub(crate) count: u32,
@@ -38,7 +38,7 @@ pub(crate) struct Items<'a> {
 
 impl<'a> Items<'a> {
     /// # Errors
-    /// `Parameter` for anything but a list, or for a list that is too long.
+    /// `Parameter` for an argument that is not a list, or for a list that is too long.
     pub(crate) fn parse(argument: &'a [u8], budget: &'a Budget<'a>) -> Result<Self, ResultCode> {
         let mut reader = Reader::new(argument);
         let count = reader.list_header().filter(|&count| count <= COUNT_MAX).ok_or(ResultCode::Parameter)?;
@@ -56,7 +56,7 @@ impl<'a> Items<'a> {
         (0..self.count).map(|position| self.get(position))
     }
 
-    /// Positions of the items in order; equal items keep their order.
+    /// Positions of the items in order. Equal items keep their order.
     fn sorted(&self) -> Result<Vec<u32>, ResultCode> {
         let mut order: Vec<u32> = (0..self.count).collect();
         let compare = |a, b| compare_metered(self.get(a), self.get(b), self.budget);
@@ -64,7 +64,7 @@ impl<'a> Items<'a> {
         Ok(order)
     }
 
-    /// Finds which of `values` (at positions from 0 of `total`) are among the items.
+    /// Finds which of the `total` `values` are among the items.
     ///
     /// # Errors
     /// `Parameter` when two values cannot be compared.
@@ -79,7 +79,7 @@ impl<'a> Items<'a> {
         for (value, position) in values.zip(0..) {
             let probe = Probe::new(value?);
             let search = Search::all(self.count, Among::PastLast);
-            // The search runs over positions, so that it can end after the last of equal items.
+            // The search is over positions, so that it can end after the last of equal items.
             let found = search.run(
                 self.budget,
                 |rank| matches.order.get(rank as usize).copied().unwrap_or_default(),
@@ -92,13 +92,13 @@ impl<'a> Items<'a> {
     }
 }
 
-/// Which values matched, and for each item the run of ranks of the values equal to it.
+/// The values that matched, and, for each item, the run of ranks of the values equal to it.
 #[derive(Debug)]
 pub(crate) struct Matches {
     /// Positions of the values that are equal to some item.
     pub(crate) mask: Mask,
-    /// For each item: the rank of the first value equal to it, and the number of equal values. Only the last of equal
-    /// items has them.
+    /// For each item, the rank of the first value equal to it, and the number of equal values. Of equal items
+    /// only the last one has them.
     spans: Vec<(u32, u32)>,
     /// Positions of the items in order.
     order: Vec<u32>,
@@ -135,7 +135,8 @@ impl Matches {
         }
     }
 
-    /// The ranks of the matching values, item by item in the given order; if inverted, the other ranks, ascending.
+    /// The ranks of the matching values, item by item in the given order. If inverted, the other ranks in
+    /// ascending order.
     pub(crate) fn ranks(&self, want: Want) -> ResultValue {
         if !want.is_inverted {
             let ranks = self.spans.iter().flat_map(|&(start, count)| start..start + count);
@@ -159,7 +160,7 @@ impl Matches {
     }
 }
 
-/// How many of `values` are below `value`.
+/// The number of `values` that are below `value`.
 ///
 /// # Errors
 /// `Parameter` when two values cannot be compared.

@@ -10,12 +10,12 @@ use super::container::{Container, Indexing, Shape, flags};
 use super::index::{self, Edit};
 use crate::budget::Budget;
 
-/// Largest container that an operation makes. Records are smaller, but between two operations of a request a container
-/// may exceed what can be stored in the end.
+/// Largest container that an operation may make. Records are smaller, but between two operations of a request
+/// a container may exceed the size that can finally be stored.
 pub(crate) const CONTAINER_SIZE_MAX: usize = 16 << 20;
 
-/// A container about to be written: [`begin`](Self::begin), then the caller appends exactly `contents_len` bytes
-/// of elements, then [`seal`](Self::seal).
+/// A container that is about to be written: the caller calls [`begin`](Self::begin), appends exactly
+/// `contents_len` bytes of elements, and calls [`seal`](Self::seal).
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Layout {
     pub(crate) shape: Shape,
@@ -90,14 +90,15 @@ impl Layout {
     /// Completes the container in `out` by filling in its index.
     ///
     /// # Errors
-    /// `Parameter` if the contents do not hold that many elements, or if the first one would be read as a description.
+    /// `Parameter` if the contents do not have that many elements, or if the first element would be read as a
+    /// description.
     pub(crate) fn seal(&self, out: Vec<u8>, budget: &Budget<'_>) -> Result<Vec<u8>, ResultCode> {
         debug_assert_eq!(out.len(), self.head_len() + self.contents_len, "contents of the announced size");
         self.check_first(&out)?;
         index::fill(self, out, budget)
     }
 
-    /// Same as [`seal`](Self::seal), for a container that came from `old` by one change.
+    /// Same as [`seal`](Self::seal), for a container that was made from `old` by one change.
     pub(crate) fn seal_changed(
         &self,
         out: Vec<u8>,
@@ -109,8 +110,8 @@ impl Layout {
         index::refill(self, out, old, edit)
     }
 
-    /// Refuses a list that begins with an extension and has no description on the wire (the index flag is not sent):
-    /// clients, and the server itself without that flag, would take the extension for the description.
+    /// Refuses a list that begins with an extension and has no description on the wire (the index flag is not
+    /// sent). Clients, and without that flag also the server, would take the extension for the description.
     fn check_first(&self, out: &[u8]) -> Result<(), ResultCode> {
         let is_described = self.shape == Shape::Map || self.flags & !flags::PERSIST_INDEX != 0;
         match out.get(self.head_len()) {

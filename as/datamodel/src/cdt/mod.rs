@@ -1,12 +1,13 @@
 //! Lists and maps (collection data types): their operations and forms.
 //!
-//! A bin's list or map is one run of bytes (see `container`), and operations work on ranges of it: they find elements
-//! by walking, by offsets from an earlier walk, or by the index that some containers carry, and copy the kept ranges
-//! into the new value once. They build no trees. Results match those of the C server to the byte, errors included; the
-//! algorithms of `order` decide where the order of values leaves a choice (equal values, NaN).
+//! A bin's list or map is one run of bytes (see `container`), and operations work on ranges of it: they find
+//! elements by walking, by offsets from an earlier walk, or by the index that some containers have. Ranges
+//! that are kept are copied into the new value once. Operations build no trees. Results equal those of the C
+//! server to the byte, errors included. If the order of values leaves a choice (equal values, NaN), the
+//! algorithms of `order` decide.
 //!
-//! Hostile bytes from clients and damaged stored bytes end in result codes. No function recurses with the depth of a
-//! value, and the sizes of the bin and the call bound the memory.
+//! Hostile bytes from clients and damaged stored bytes lead to result codes. No function recurses with the
+//! depth of a value, and the sizes of the bin and the call bound the memory.
 //!
 //! ```text
 //! call, context   what an operation is, and which container inside the bin it is for
@@ -61,13 +62,13 @@ pub(crate) use self::normal::is_shortest;
 pub(crate) use self::refusal::explain;
 pub use self::wire::{WireForm, list_from_wire, list_to_wire, map_from_wire, map_to_wire};
 
-/// Answers the read operation (operation 3) `payload` on a bin or any other value. A missing value or nil gives no
-/// answer, whatever the payload.
+/// Answers the read operation (operation 3) `payload` on a bin or any other value. There is no answer for a
+/// missing value or nil, whatever the payload is.
 ///
 /// # Errors
-/// `Parameter` for a bad payload or context; `IncompatibleType` when the value (or what the context leads to) is not
-/// the list or map that the operation is for; `OpNotApplicable` for a missing element; `Unknown` for an element that
-/// no bin can hold.
+/// `Parameter` for an invalid payload or context; `IncompatibleType` when the value (or the target of the
+/// context) is not the list or map that the operation is for; `OpNotApplicable` for a missing element;
+/// `Unknown` for an element that no bin can hold.
 pub fn read(
     bin: Option<&Particle<'_>>,
     payload: &[u8],
@@ -101,7 +102,7 @@ fn read_bin(bin: &Particle<'_>, payload: &[u8], budget: &Budget<'_>) -> Result<R
     }
 }
 
-/// Applies the modify operation (operation 4) `payload` to a bin, to any other value, or where there is none.
+/// Applies the modify operation (operation 4) `payload` to a bin, to any other value, or to none.
 ///
 /// # Errors
 /// The errors of [`read`]; `ElementExists` and `ElementNotFound` as the flags say; `RecordTooBig` for a value larger
@@ -142,8 +143,9 @@ fn modify_bin(
     Ok(Modified { bin, result })
 }
 
-/// The value that a context (a msgpack list of steps) leads to in a bin's list or map; `None` if it leads nowhere or
-/// to nil. Steps must not create anything. The result is meaningless if the budget is exhausted.
+/// The value that a context (a msgpack list of steps) leads to in a bin's list or map; `None` if it leads
+/// nowhere or to nil. The steps must not be ones that create elements. The result is meaningless if the
+/// budget is exhausted.
 #[must_use]
 pub fn value_at(bin: &Particle<'_>, context: &[u8], budget: &Budget<'_>) -> Option<Particle<'static>> {
     context::value_at(bin, context, budget)

@@ -1,13 +1,14 @@
 //! Converts client values to normal form: checks what may be stored, and gives each value one stored form.
 //!
-//! Every value takes its shortest form (binary headers stay, if no other length field would be shorter). Maps have
-//! integers, text or plain bytes as keys, each key once, and are sorted by key even without the flag for order; a
-//! container flagged as ordered must arrive in order. Unknown flags, an index from a client and a description without
-//! flags are dropped. Search values (wildcards and the like) are refused, and so is a list that would then begin with
-//! an extension, because every reader would take that for its description.
+//! Every value takes its shortest form (binary headers stay if no other length field would be shorter). Maps
+//! have integers, text or plain bytes as keys, each key once, and are sorted by key even without the flag for
+//! order. A container that is flagged as ordered must arrive in order. Unknown flags, an index from a client
+//! and a description without flags are dropped. Search values (such as wildcards) are refused. A list that
+//! would then begin with an extension is refused too, because every reader would take the extension for the
+//! list's description.
 //!
-//! Bytes already in normal form are not copied. The nesting depth is limited, because other code may recurse over
-//! stored values.
+//! Bytes that are already in normal form are not copied. The nesting depth is limited, because other code may
+//! recurse over stored values.
 
 use std::borrow::Cow;
 use std::cmp::Ordering;
@@ -28,7 +29,7 @@ use crate::budget::Budget;
 /// Deepest nesting of containers in a value that a client stores.
 const NESTING_MAX: usize = 1024;
 
-/// The normal form of the one value in `bytes`. `None` if it cannot be stored.
+/// The normal form of the single value in `bytes`. `None` if it cannot be stored.
 #[inline]
 pub(crate) fn normal<'b>(bytes: &'b [u8], budget: &Budget<'_>) -> Option<Cow<'b, [u8]>> {
     if is_normal(bytes, budget) {
@@ -107,14 +108,14 @@ pub(crate) fn is_shortest(marker: u8, head: &Head<'_>) -> bool {
 
 /// Price of checking a value.
 const VALUE_STEPS: usize = 4;
-/// Values checked between two draws on the budget.
+/// Number of values checked between two draws on the budget.
 const VALUES_AT_ONCE: u32 = 256;
 
-/// Whether the one value in `bytes` is in normal form. May say no for some that are.
+/// Whether the single value in `bytes` is in normal form. The result may be false for some that are.
 fn is_normal(bytes: &[u8], budget: &Budget<'_>) -> bool {
     struct Level {
         is_map: bool,
-        /// Values still to come.
+        /// Number of values still to come.
         left: u64,
         /// The offset of the previous key.
         key: Option<usize>,
@@ -168,13 +169,13 @@ fn is_normal(bytes: &[u8], budget: &Budget<'_>) -> bool {
     }
 }
 
-/// A container being rewritten.
+/// A container that is being rewritten.
 struct Open {
     shape: Shape,
     flags: u8,
-    /// Elements.
+    /// Number of elements.
     count: u32,
-    /// Values still to come.
+    /// Number of values still to come.
     left: u64,
     /// Offsets in the output: the contents, the current element (of a map: its key), and the previous one.
     contents: usize,
@@ -187,7 +188,7 @@ struct Rewriter<'a> {
     reader: Reader<'a>,
     out: Vec<u8>,
     open: SmallVec<[Open; 8]>,
-    /// The list was refused because its first element would be read as its description.
+    /// Whether the list was refused because its first element would be read as its description.
     is_misread: bool,
     budget: &'a Budget<'a>,
 }
@@ -218,7 +219,7 @@ impl<'a> Rewriter<'a> {
         }
     }
 
-    /// Rewrites one value, or the head of a container that has elements.
+    /// Rewrites one value, or the head of a container with elements.
     fn value(&mut self) -> Option<()> {
         self.budget.draw_for(2 * VALUE_STEPS).ok()?;
         let rest = self.reader.rest();
@@ -334,7 +335,7 @@ impl<'a> Rewriter<'a> {
 }
 
 impl Open {
-    /// Compares the finished element (of a map: its key) with the one before it.
+    /// Compares the finished element (of a map: its key) with the element before it.
     fn check_order(&mut self, out: &[u8], budget: &Budget<'_>) -> Option<()> {
         let current = self.current;
         let Some(previous) = self.previous.replace(current).filter(|_| !self.is_unsorted) else {
@@ -418,7 +419,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_stored_is_refused() {
+    fn values_that_cannot_be_stored_are_refused() {
         let refused: [&[u8]; 17] = [
             &[],
             &[0xc1],

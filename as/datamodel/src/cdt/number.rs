@@ -1,4 +1,4 @@
-//! Adds to an element that is a number.
+//! Additions to an element that is a number.
 
 use cf::msgpack::{Head, Reader, put_double, put_integer};
 use proto::ResultCode;
@@ -6,7 +6,7 @@ use proto::ResultCode;
 use super::result::ResultValue;
 use crate::particle::Particle;
 
-/// A number in an element, or an amount to add to one.
+/// A number in an element, or an amount that is added to one.
 #[derive(Clone, Copy, PartialEq, Debug)]
 pub(crate) enum Number {
     Integer(i64),
@@ -27,7 +27,7 @@ impl Number {
     /// The number that an increment (or decrement) adds: its argument, or 1 if that is missing or nil.
     ///
     /// # Errors
-    /// `Parameter` for an argument that is no number.
+    /// `Parameter` for an argument that is not a number.
     pub(crate) fn delta(argument: Option<&[u8]>, is_decrement: bool) -> Result<Self, ResultCode> {
         let delta = argument.map_or(Ok(None), Self::read)?.unwrap_or(Self::Integer(1));
         Ok(match delta {
@@ -41,7 +41,7 @@ impl Number {
     /// as zero of the delta's type.
     ///
     /// # Errors
-    /// `Parameter` for an element that is no number.
+    /// `Parameter` for an element that is not a number.
     pub(crate) fn added_to(self, element: Option<&[u8]>) -> Result<Self, ResultCode> {
         let Some(element) = element else { return Ok(self) };
         Ok(match (Self::read(element)?.ok_or(ResultCode::Parameter)?, self) {
@@ -73,7 +73,7 @@ impl Number {
     }
 }
 
-/// Rounds toward zero; gives the least integer for values out of range, as x86 converts.
+/// Rounds toward zero. Values out of range become the minimum integer, as in a conversion by x86.
 fn truncated(value: f64) -> i64 {
     const LIMIT: f64 = 9_223_372_036_854_775_808.0;
     if (-LIMIT..LIMIT).contains(&value) { value as i64 } else { i64::MIN }

@@ -1,9 +1,9 @@
-//! Sorts, searches and picks by order.
+//! Sorting, searching and picking by order.
 //!
-//! The order of values is not always a total one: a NaN equals every double, a wildcard everything. Results then
-//! depend on which values are compared, and in what order, and clients see that. So the three algorithms here are
-//! fixed: a top-down merge sort, a binary search that knows about runs of equal values, and a binary heap. All of
-//! them end and keep to their bounds, whatever the comparison says.
+//! The order of values is not always total: a NaN equals every double, and a wildcard equals everything.
+//! Results then depend on which values are compared and in which order, and clients can see that. Therefore
+//! the three algorithms here are fixed: a top-down merge sort, a binary search with a rule for runs of equal
+//! values, and a binary heap. Each of them ends and stays within its bounds, whatever the comparisons return.
 
 use std::cmp::Ordering;
 
@@ -66,13 +66,12 @@ fn sort_part(
 pub(crate) enum Among {
     /// The first of them.
     First,
-    /// After the last of them.
+    /// The place after the last of them.
     PastLast,
-    /// The value met first.
+    /// The first one that the search meets.
     Any,
 }
 
-/// The end of a search.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct SearchResult {
     /// Whether an equal value was met.
@@ -95,8 +94,8 @@ impl Search {
         Self { from: 0, total, among }
     }
 
-    /// Runs the search. `position_at` gives the position at a rank, `compare` compares the searched value with the
-    /// one at a position.
+    /// Runs the search. `position_at` returns the position at a rank. `compare` compares the searched value
+    /// with the value at a position.
     ///
     /// # Errors
     /// `Parameter` when they cannot be compared.
@@ -148,8 +147,8 @@ impl Search {
     }
 }
 
-/// The positions with ranks `start..start + count` of `total`, found with a heap. Positions in the lower half come
-/// in descending order, the others ascending.
+/// The positions with ranks `start..start + count` of `total`, found with a heap. If at least as many ranks
+/// are above them as below, they are in descending order, otherwise in ascending order.
 #[derive(Debug)]
 pub(crate) struct Ranked {
     pub(crate) positions: Vec<u32>,
@@ -157,7 +156,7 @@ pub(crate) struct Ranked {
 }
 
 impl Ranked {
-    /// Picks the positions; `start + count` is at most `total`.
+    /// Picks the positions. `start + count` must be at most `total`.
     ///
     /// # Errors
     /// `Parameter` when two positions cannot be compared.
@@ -175,7 +174,7 @@ impl Ranked {
             if is_descending { (Ordering::Less, start) } else { (Ordering::Greater, behind) };
         let mut heap = Heap { positions: (0..total).collect(), filled: total as usize, top };
         heap.arrange(budget, &mut compare, (count + discard) as usize).ok_or(ResultCode::Parameter)?;
-        // Elements taken off the top stand after the heap, the last one first.
+        // Elements that were taken off the top are after the heap, the last one first.
         let mut positions = heap.positions.split_off(heap.filled);
         positions.truncate(count as usize);
         Ok(Self { positions, is_descending })

@@ -1,11 +1,11 @@
-//! The two values of a pair of a map.
+//! The two values of a map's pair.
 
 use cf::msgpack::{BLOB, Head, Reader};
 use proto::ResultCode;
 
 use crate::budget::Budget;
 
-/// Key and value of the pair at the start of `bytes`; more bytes may follow.
+/// Key and value of the pair at the start of `bytes`, which may be followed by more bytes.
 #[inline]
 pub(crate) fn split<'b>(bytes: &'b [u8], budget: &Budget<'_>) -> Result<(&'b [u8], &'b [u8]), ResultCode> {
     // Small integers and short texts need no walk.

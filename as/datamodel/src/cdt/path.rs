@@ -1,4 +1,4 @@
-//! The path from a bin's value to a container inside it, and the rebuilt value after a change.
+//! The path from a bin's value to a container inside it, and the value that is rebuilt after a change.
 //!
 //! ```text
 //! context   msgpack list: step, argument, step, argument ...
@@ -48,7 +48,7 @@ impl Step {
         self.0 & CREATE_MASK != 0
     }
 
-    /// Steps without a shape cannot create.
+    /// Whether the step is valid. Steps without a shape cannot create.
     const fn is_valid(self) -> bool {
         let shaped = self.0 & (OF_LIST | OF_MAP) != 0;
         self.0 & BASE_MASK <= 3 && (shaped || self.0 & (CREATE_MASK | CREATE_INDEX) == 0)
@@ -80,7 +80,7 @@ struct Level<'a> {
     start: usize,
     container: Container<'a>,
     len: usize,
-    /// The element that the next step enters, or before which a new one is made.
+    /// The element that the next step enters, or before which a new element is made.
     position: u32,
 }
 
@@ -101,15 +101,15 @@ struct NewContainer<'a> {
 /// The place of a new container or element.
 #[derive(Debug)]
 enum NewElement<'a> {
-    /// The place follows this many nils.
+    /// The place is after this many nils.
     Padding(u32),
     Key(Cow<'a, [u8]>),
-    /// Before the first element: only an operation that makes nothing succeeds.
+    /// The place is before the first element. Only an operation that makes nothing succeeds.
     Nowhere,
 }
 
 impl NewElement<'_> {
-    /// Number of elements added, the new one included.
+    /// Number of added elements, including the new one.
     const fn count(&self) -> u32 {
         match self {
             Self::Padding(nils) => nils.saturating_add(1),
@@ -130,7 +130,7 @@ impl NewElement<'_> {
     }
 }
 
-/// The containers and elements to be made along the path.
+/// The containers and elements that must be made along the path.
 #[derive(Debug, Default)]
 struct Creation<'a> {
     /// The new element of the last existing container, if there is one.
@@ -143,18 +143,19 @@ struct Creation<'a> {
 pub(crate) struct Path<'a> {
     stored: &'a [u8],
     levels: SmallVec<[Level<'a>; 2]>,
-    /// The bytes of the value at the end of the path; its future place if it has to be made.
+    /// The bytes of the value at the end of the path, or its future place if it must be made.
     target: Range<usize>,
     creation: Option<Creation<'a>>,
     budget: &'a Budget<'a>,
 }
 
 impl<'a> Path<'a> {
-    /// Follows the steps in `reader` through the stored list or map (`None`: through what they create), and leaves
-    /// `reader` after them. Also tells whether an argument of the steps cannot be stored.
+    /// Follows the steps in `reader` through the stored list or map (`None`: through what they create), and
+    /// leaves `reader` after them. Also returns whether an argument of the steps cannot be stored.
     ///
     /// # Errors
-    /// `Parameter` for anything but a list of steps; `OpNotApplicable` for a step that leads nowhere.
+    /// `Parameter` for an argument that is not a list of steps; `OpNotApplicable` for a step that leads
+    /// nowhere.
     pub(crate) fn walk(
         stored: Option<&'a [u8]>,
         reader: &mut Reader<'a>,
@@ -196,12 +197,12 @@ impl<'a> Path<'a> {
         Ok((path, holds_search))
     }
 
-    /// The value at the end of the path; `None` if it has to be made.
+    /// The value at the end of the path; `None` if it must be made.
     pub(crate) fn target(&self) -> Option<&'a [u8]> {
         if self.creation.is_some() { None } else { self.stored.get(self.target.clone()) }
     }
 
-    /// Follows one step; returns the element to make if the step finds none.
+    /// Follows one step. Returns the element to make if the step finds none.
     fn go(
         &mut self,
         step: Step,
@@ -219,7 +220,7 @@ impl<'a> Path<'a> {
             Shape::List => list_position(&container, step, reader, holds_search),
             Shape::Map => map_position(&container, step, reader, holds_search),
         };
-        // A bad step leads nowhere, and so does damage.
+        // An invalid step leads nowhere, and so does damage.
         let (position, element) = found.map_err(|_| ResultCode::OpNotApplicable)?;
         let contents_start = self.target.start + bytes.len() - container.contents.len();
         let range = if element.is_some() {
@@ -295,13 +296,14 @@ impl<'a> Path<'a> {
         self.stored.get(range).ok_or(ResultCode::Parameter)
     }
 
-    /// Number of elements that the last existing container gets.
+    /// Number of elements that are added to the last existing container.
     fn added_count(&self) -> u32 {
         let element = self.creation.as_ref().and_then(|creation| creation.element.as_ref());
         element.map_or(0, NewElement::count)
     }
 
-    /// The new header of a container below the top that gets elements, and the length of the old one.
+    /// The new header of a container below the top to which elements are added, and the length of the old
+    /// header.
     fn grown_header(&self) -> Result<(Vec<u8>, usize), ResultCode> {
         let added = self.added_count();
         let Some(parent) = self.levels.last().filter(|_| added != 0 && self.levels.len() > 1) else {
@@ -320,8 +322,8 @@ impl<'a> Path<'a> {
 }
 
 impl Level<'_> {
-    /// Moves the changed element of an ordered list to its place. In `out` the list (at the top: its contents) begins
-    /// at `start`.
+    /// Moves the changed element of an ordered list to its place. The list in `out` (at the top: its
+    /// contents) begins at `start`.
     fn restore_order(&self, out: &mut [u8], start: usize, is_contents: bool) -> Result<(), ResultCode> {
         let contents = if is_contents {
             start
@@ -350,7 +352,7 @@ impl Level<'_> {
 }
 
 impl<'a> Creation<'a> {
-    /// Reads the steps after the one that found nothing: all of them create.
+    /// Reads the steps after the one that found nothing. All of them create.
     fn add(&mut self, count: u32, reader: &mut Reader<'a>, budget: &Budget<'_>) -> Result<(), ResultCode> {
         for _ in 0..count {
             budget.draw(STEP_STEPS)?;
@@ -429,7 +431,7 @@ fn padding(nils: i64) -> u32 {
     u32::try_from(nils.max(0)).unwrap_or(u32::MAX)
 }
 
-/// The position of a list element that a step leads to, or where to make one.
+/// The position of the list element that a step leads to, or the place where one is to be made.
 fn list_position<'a>(
     list: &Container<'_>,
     step: Step,
@@ -482,7 +484,7 @@ fn list_position<'a>(
     }
 }
 
-/// The position of a map pair that a step leads to, or where to make one.
+/// The position of the map pair that a step leads to, or the place where one is to be made.
 fn map_position<'a>(
     map: &Container<'_>,
     step: Step,

@@ -1,4 +1,4 @@
-//! The elements that an operation picked, and the container without them.
+//! The elements that an operation has selected, and the container without them.
 
 use std::ops::Range;
 
@@ -71,7 +71,7 @@ impl Mask {
         })
     }
 
-    /// The positions as an answer, counted as `want` says.
+    /// The positions as an answer, counted in the direction of `want`.
     pub(crate) fn positions(&self, want: Want) -> ResultValue {
         let mut list = Integers::with_count(self.count());
         self.iter().for_each(|position| list.push(want.directed(position, self.total)));
@@ -103,8 +103,8 @@ impl Picked {
 pub(crate) struct Selection {
     pub(crate) picked: Picked,
     pub(crate) answer: ResultValue,
-    /// Whether a list that loses all its elements keeps all its flags; otherwise it keeps only the flag for
-    /// order.
+    /// Whether a list keeps all its flags when it loses all its elements. Otherwise it keeps only the flag
+    /// for order.
     pub(crate) keeps_flags: bool,
 }
 
@@ -118,7 +118,7 @@ impl Selection {
     }
 }
 
-/// The container with `inserted` in place of the bytes that the edit removes.
+/// The container with `inserted` instead of the bytes that the edit removes.
 ///
 /// # Errors
 /// `Parameter` for a damaged container; `RecordTooBig`.
@@ -145,7 +145,7 @@ pub(crate) fn splice(
     layout.seal_changed(out, container, edit).map(ContainerChange::Replaced)
 }
 
-/// The container without the picked elements; `emptied_flags` are its flags if none are left.
+/// The container without the picked elements. It gets `emptied_flags` if no elements are left.
 ///
 /// # Errors
 /// `Parameter` for a container whose contents are not its elements.

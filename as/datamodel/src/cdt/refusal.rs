@@ -1,4 +1,5 @@
-//! Explains why a list or map operation was refused: repeats its steps up to the one that fails.
+//! Explains why a list or map operation was refused. It repeats the steps of the operation up to the one that
+//! fails.
 
 use cf::msgpack::{Head, Reader, put_list_header};
 
@@ -32,7 +33,7 @@ pub(crate) fn explain(
     Explanation::new(inner.as_ref().map_or_else(|| "cdt_operation".to_owned(), name), reason)
 }
 
-/// Why a call with a context was refused. `inner` gets the call inside it.
+/// The reason why a call with a context was refused. `inner` gets the call after the context.
 fn context_reason<'a>(
     outer: &Call<'a>,
     bin: Option<&'a Particle<'_>>,
@@ -94,7 +95,7 @@ fn failing_step(steps: &[u8], stored: Option<&[u8]>, modifies: bool, budget: &Bu
     None
 }
 
-/// Why the list or map in `stored` refused a call; `bin` is the whole bin.
+/// The reason why the list or map in `stored` refused a call. `bin` is the whole bin.
 fn reason(
     call: &Call<'_>,
     stored: Option<&[u8]>,
@@ -134,7 +135,7 @@ fn reason(
     })
 }
 
-/// Says that an index or rank is not among `count` elements.
+/// The sentence for an index or rank that is outside `count` elements.
 fn out_of_bounds(operation: CdtOperation, mut arguments: Arguments<'_>, count: u32) -> Option<String> {
     let (what, index) = match operation {
         CdtOperation::ListInsert
@@ -142,7 +143,7 @@ fn out_of_bounds(operation: CdtOperation, mut arguments: Arguments<'_>, count: u
         | CdtOperation::ListSet
         | CdtOperation::ListIncrement => {
             let index = arguments.index().ok()?;
-            // Inserts accept the index after the end.
+            // Inserts accept the index one past the end.
             ("index", Some(index).filter(|index| *index != i64::from(count))?)
         }
         _ => match selection(operation, arguments) {

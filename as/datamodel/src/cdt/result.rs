@@ -32,7 +32,7 @@ pub(crate) enum ReturnType {
     Exists,
     UnorderedMap,
     OrderedMap,
-    /// An unknown number. Some operations refuse it only when they have something to return.
+    /// An unknown number. Some operations refuse it only if they have something to return.
     Unknown,
 }
 
@@ -60,13 +60,13 @@ impl ReturnType {
     }
 }
 
-/// The result that a request wants for selected elements.
+/// The result that a request asks for about the selected elements.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Want {
     pub(crate) kind: ReturnType,
-    /// The operation means the elements that are not selected.
+    /// Whether the operation is on the elements that are not selected.
     pub(crate) is_inverted: bool,
-    /// Any number of elements may be selected, so that answers are lists or maps.
+    /// Whether any number of elements may be selected, so that answers are lists or maps.
     pub(crate) is_multi: bool,
 }
 
@@ -121,7 +121,7 @@ impl Want {
         )
     }
 
-    /// The position to return for `position` of `total`; ranks and indexes are counted the same way.
+    /// The position to return for `position` of `total`. Ranks and indexes are counted in the same way.
     pub(crate) const fn directed(self, position: u32, total: u32) -> i64 {
         if self.is_reverse() { total as i64 - position as i64 - 1 } else { position as i64 }
     }
@@ -136,7 +136,7 @@ impl Want {
     }
 }
 
-/// A list of integers being built.
+/// A list of integers that is being built.
 #[derive(Debug)]
 pub(crate) struct Integers {
     bytes: Vec<u8>,
@@ -153,7 +153,8 @@ impl Integers {
         put_integer(&mut self.bytes, value);
     }
 
-    /// `count` positions from `start` of `total`; reversed, they are counted from the end and still ascend.
+    /// Appends `count` positions from `start` of `total`. If reversed, they are counted from the end and
+    /// still ascend.
     pub(crate) fn push_range(&mut self, start: u32, count: u32, total: u32, is_reverse: bool) {
         let start = if is_reverse { total - start - count } else { start };
         for position in start..start + count {
@@ -173,7 +174,7 @@ impl Integers {
         Some(Particle::owned(BytesType::List, self.bytes))
     }
 
-    /// A list of two.
+    /// A list of two integers.
     pub(crate) fn two(first: i64, second: i64) -> ResultValue {
         let mut list = Self::with_count(2);
         list.push(first);
@@ -182,7 +183,6 @@ impl Integers {
     }
 }
 
-/// An integer.
 pub(crate) fn integer(value: impl Into<i64>) -> ResultValue {
     Some(Particle::Integer(value.into()))
 }
@@ -195,7 +195,7 @@ pub(crate) fn list(count: u32, contents: &[u8]) -> ResultValue {
     Some(Particle::owned(BytesType::List, bytes))
 }
 
-/// The answer when no element is selected; `position` is where they would be.
+/// The answer if no element is selected. `position` is where the elements would be.
 ///
 /// # Errors
 /// `OpNotApplicable` for an unknown return type.
@@ -227,7 +227,8 @@ pub(crate) fn not_found(want: Want, position: i64) -> Result<ResultValue, Result
     })
 }
 
-/// The answer for `count` of `total` elements, consecutive from `start` in the order that the return type counts in.
+/// The answer for `count` of `total` elements. They are consecutive from `start`, in the order that the
+/// return type uses.
 ///
 /// # Errors
 /// `OpNotApplicable` for return types that need more.
@@ -283,7 +284,7 @@ pub(crate) fn element(bytes: &[u8], budget: &Budget<'_>) -> Result<ResultValue, 
             let (&kind, raw) = raw.split_first().unwrap_or((&cf::msgpack::BLOB, &[]));
             match BytesType::from_number(kind) {
                 Some(BytesType::GeoJson) => {
-                    // Stored form: no flags, no cells, the text.
+                    // The stored form: no flags, no cells, and the text.
                     Some(Particle::owned(BytesType::GeoJson, [&[0, 0, 0], raw].concat()))
                 }
                 None | Some(BytesType::List | BytesType::Map) => owned(BytesType::Blob, raw),

@@ -17,8 +17,8 @@ pub(super) enum ContainerChange {
 }
 
 impl ContainerChange {
-    /// The outcome when there was no container before. At the top of a bin, any operation that may create a
-    /// container does so, with `flags`; a container that a context creates gets `touched_flags`.
+    /// The outcome if there was no container before. At the top of a bin, any operation that may create a
+    /// container does so, with `flags`. A container that a context creates gets `touched_flags`.
     pub(super) fn created(self, shape: Shape, flags: u8, touched_flags: u8, scope: Scope) -> Self {
         match (self, scope.presence) {
             (Self::Kept | Self::Touched, Presence::Absent) => {
@@ -46,8 +46,8 @@ pub(super) struct Scope {
     pub(super) presence: Presence,
     /// Whether it is at the top of its bin.
     pub(super) is_top: bool,
-    /// Whether it may be flagged to have an index. True also when the context creates the whole bin; the flag then
-    /// has no effect on a container below the top.
+    /// Whether the container may be flagged to have an index. This is also true if the context creates the
+    /// whole bin; the flag then has no effect on a container below the top.
     pub(super) allows_index: bool,
 }
 

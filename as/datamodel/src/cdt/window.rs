@@ -8,8 +8,8 @@ pub(crate) struct Window {
 }
 
 impl Window {
-    /// `count` positions from `index`, which counts from the end if negative. The index of a single element must
-    /// exist, else `None`; a range is cut to the existing positions.
+    /// `count` positions from `index`, which counts from the end if it is negative. The index of a single
+    /// element must exist, otherwise the result is `None`. A range is cut to the existing positions.
     pub(crate) fn new(index: i64, count: u64, total: u32, is_multi: bool) -> Option<Self> {
         let size = i64::from(total);
         let start = if index < 0 { size.wrapping_add(index) } else { index };
@@ -19,7 +19,7 @@ impl Window {
         if start >= size {
             return Some(Self { start: total, count: 0 });
         }
-        // Positions before the first element count, but hold nothing.
+        // Positions before the first element are counted, but have no elements.
         let missing = start.min(0).unsigned_abs();
         let start = start.max(0).unsigned_abs();
         let count = count.saturating_sub(missing).min(u64::from(total) - start);
@@ -76,7 +76,7 @@ mod tests {
     }
 
     #[test]
-    fn relative_ranges_lose_what_lies_before_the_start() {
+    fn relative_ranges_lose_positions_before_the_start() {
         assert_eq!(Window::absolute(-1, 3, 2), (1, 3));
         assert_eq!(Window::absolute(-3, 3, 2), (0, 2));
         assert_eq!(Window::absolute(-9, 3, 2), (0, 0));

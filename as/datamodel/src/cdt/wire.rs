@@ -15,8 +15,8 @@ use crate::budget::Budget;
 /// The stored form of a list that a client writes.
 ///
 /// # Errors
-/// `Unknown` for anything but a list that can be stored; `Parameter` if the first element of the list, or of a list in
-/// it, would be read as a description.
+/// `Unknown` for bytes that are not a list that can be stored; `Parameter` if the first element of the list,
+/// or of a list in it, would be read as a description.
 pub fn list_from_wire<'a>(bytes: &'a [u8], budget: &Budget<'_>) -> Result<Cow<'a, [u8]>, ResultCode> {
     budget.check(normal_top(Shape::List, bytes, budget))
 }
@@ -24,26 +24,24 @@ pub fn list_from_wire<'a>(bytes: &'a [u8], budget: &Budget<'_>) -> Result<Cow<'a
 /// The stored form of a map that a client writes.
 ///
 /// # Errors
-/// `Unknown` for anything but a map that can be stored; `Parameter` as for [`list_from_wire`].
+/// `Unknown` for bytes that are not a map that can be stored; `Parameter` as for [`list_from_wire`].
 pub fn map_from_wire<'a>(bytes: &'a [u8], budget: &Budget<'_>) -> Result<Cow<'a, [u8]>, ResultCode> {
     budget.check(normal_top(Shape::Map, bytes, budget))
 }
 
-/// The wire form of a stored list.
 #[inline]
 #[must_use]
 pub fn list_to_wire(stored: &[u8]) -> WireForm<'_> {
     WireForm::new(Shape::List, stored)
 }
 
-/// The wire form of a stored map.
 #[inline]
 #[must_use]
 pub fn map_to_wire(stored: &[u8]) -> WireForm<'_> {
     WireForm::new(Shape::Map, stored)
 }
 
-/// A list or map as clients receive it: a few bytes of its own, then bytes of the stored form.
+/// A list or map in the form that clients receive: a few new bytes, then bytes of the stored form.
 #[derive(Clone, Debug)]
 pub struct WireForm<'a> {
     head: SmallVec<[u8; 16]>,
@@ -54,7 +52,7 @@ impl<'a> WireForm<'a> {
     /// Damaged bytes are sent unchanged.
     fn new(shape: Shape, stored: &'a [u8]) -> Self {
         let unchanged = Self { head: SmallVec::new(), body: stored };
-        // The second marker shows a missing description; most containers have none.
+        // The second marker shows whether there is a description. Most containers have none.
         let Some(container) = Header::parse(shape, stored) else { return unchanged };
         if container.flags & flags::PERSIST_INDEX == 0 && container.index.is_empty() {
             return unchanged;
@@ -88,7 +86,7 @@ impl<'a> WireForm<'a> {
         out.extend_from_slice(self.body);
     }
 
-    /// The bytes in one piece, borrowed if the stored form is the wire form.
+    /// The bytes in one piece. They are borrowed if the stored form is the wire form.
     #[must_use]
     pub fn into_bytes(self) -> Cow<'a, [u8]> {
         if self.head.is_empty() {

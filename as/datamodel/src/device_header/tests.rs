@@ -4,8 +4,8 @@ use proptest::prelude::*;
 
 use super::*;
 
-/// The header that the C server wrote for a namespace `bar` with one file, stopped cleanly; everything else is
-/// zeros, except for the partition entries, which are all alike.
+/// The header that the C server wrote for a namespace `bar` with one file after a clean stop. All other bytes
+/// are zeros, except the partition entries, which are all the same.
 const GOLDEN_PREFIX: [u8; 76] = *b"\x22\x03\x73\x75\x72\x74\x49\x43\x04\0\0\0bar\0\
     \0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\x01\0\0\0\
     \x4F\xB4\x80\xCB\x01\xBA\x92\x2C\x01\0\0\0\0\0\x80\0\0\0\0\0\0\0\0\0\0\0\0\0";
@@ -30,7 +30,7 @@ fn used(bytes: &[u8]) -> DeviceHeader {
 }
 
 #[test]
-fn header_of_the_c_server_is_understood_and_written_alike() {
+fn header_of_the_c_server_is_read_and_written_with_equal_bytes() {
     let bytes = golden();
     let header = used(&bytes);
     assert_eq!((header.namespace.as_slice(), header.device_count), (&b"bar"[..], 1));
@@ -61,7 +61,7 @@ fn parts_that_are_written_alone_fill_the_header_and_whole_transfers() {
 }
 
 #[test]
-fn what_is_no_header_is_told_apart() {
+fn bytes_that_are_not_a_header_are_distinguished() {
     let mut bytes = vec![0; HEADER_SIZE];
     assert_eq!(DeviceHeader::parse(&bytes), Ok(Found::Fresh));
     bytes[HEADER_SIZE - 1] = 1;
@@ -101,7 +101,7 @@ fn every_wrong_field_has_its_error_and_place() {
 }
 
 #[test]
-fn runs_are_remembered_and_damaged_ones_are_none() {
+fn runs_are_kept_and_damaged_runs_are_dropped() {
     let mut header = used(&golden());
     assert_eq!((header.runs.len(), header.lineage()), (0, vec![header.signature]));
     header.runs = (1..=200).collect();

@@ -1,5 +1,5 @@
-//! Arithmetic on integers and floats. Integers wrap; an operation without a result (a division by zero) is
-//! unknown.
+//! Arithmetic on integers and floats. Integers wrap. If an operation has no result (a division by zero), the
+//! value is unknown.
 
 use super::value::Value;
 
@@ -26,7 +26,7 @@ pub(super) enum Binary {
     ShiftRightArithmetic,
     /// The position of the first one (or zero) from the highest bit; -1 for none.
     ScanLeft,
-    /// The same for the last one (or zero).
+    /// The position of the last one (or zero) from the highest bit; -1 for none.
     ScanRight,
 }
 
@@ -87,7 +87,7 @@ impl Binary {
             Self::Divide => left / right,
             Self::Power => left.powf(right),
             Self::Logarithm => left.ln() / right.ln(),
-            // A comparison with a NaN leaves the value as it is, unlike minimum and maximum of the standard
+            // A comparison with a NaN leaves the value unchanged, unlike minimum and maximum of the standard
             // library.
             Self::Minimum => {
                 if left > right {
@@ -140,7 +140,7 @@ impl Unary {
     }
 }
 
-/// `value` without its fraction; the least integer if no integer can hold it.
+/// `value` without its fraction; the minimum integer if no integer can hold it.
 fn truncated(value: f64) -> i64 {
     /// 2⁶³, the first float above all integers.
     const END: f64 = 9_223_372_036_854_775_808.0;

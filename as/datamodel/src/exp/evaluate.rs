@@ -15,16 +15,16 @@ use crate::change::Change;
 use crate::particle::{BytesType, Particle};
 use crate::{bits, cdt, geojson, hll};
 
-/// Most bytes that the calls of one evaluation may copy in and out. Above it values are unknown: the expression then
-/// builds something larger than any record.
+/// Maximum number of bytes that the calls of one evaluation may copy in and out. Above it values are unknown,
+/// because the expression builds something larger than any record.
 const BYTES_MAX: usize = 256 << 20;
 /// Price of an instruction, besides its work on bytes.
 const INSTRUCTION_STEPS: u64 = 10;
-/// Bin lookups of at most this price are repeated each time.
+/// Bin lookups with at most this price are repeated each time.
 const SLOW_LOOKUP_STEPS: u64 = 256;
-/// The slow lookup that loads all bins into a table.
+/// Number of the slow lookup that loads all bins into a table.
 const LOOKUPS_FOR_TABLE: u64 = 4;
-/// Values and variables kept without an allocation.
+/// Number of values and variables that are kept without an allocation.
 const INLINE_VALUES: usize = 8;
 
 /// The part of a record that the program may see.
@@ -194,7 +194,7 @@ impl<'v> Machine<'v> {
         self.stack.push(value);
     }
 
-    /// The stack is never empty here: the compiler keeps count.
+    /// Removes the top value. The stack is never empty here, because the compiler counts its values.
     #[inline]
     fn pop(&mut self) -> Value<'v> {
         self.stack.pop().unwrap_or(Value::Unknown)
@@ -227,7 +227,7 @@ impl<'v> Machine<'v> {
         self.bin_of_many(bins, name)
     }
 
-    /// Looks a bin up where that is slow; after a few lookups in a table.
+    /// Looks up a bin if lookups are slow. After a few lookups, a table is used.
     #[cold]
     fn bin_of_many(&mut self, bins: &'v dyn BinSource, name: &[u8]) -> Option<Particle<'v>> {
         self.slow_lookups += 1;

@@ -3,13 +3,14 @@
 //! As a [`Filter`], an expression decides for each record whether a request applies to it. As an [`Operation`], its
 //! value is returned to the client, or becomes the value of a bin.
 //!
-//! An expression is compiled once ([`compile`]) into a flat [`program`], with its types checked, and evaluated
-//! ([`evaluate`]) on any number of records. Values borrow from the record and the request; only calls of list, map, bit
-//! and HyperLogLog operations make new ones. An undefined value (a missing bin, one of another type, a division by
-//! zero) is unknown: neither true nor false. Most values that depend on it are unknown too.
+//! An expression is compiled once ([`compile`]) into a flat [`program`], with its types checked, and
+//! evaluated ([`evaluate`]) on any number of records. Values borrow from the record and the request; only
+//! calls of list, map, bit and HyperLogLog operations make new ones. An undefined value (a missing bin, a bin
+//! of another type, a division by zero) is unknown: it is neither true nor false. Most values that depend on
+//! an unknown value are unknown too.
 //!
-//! Expressions may be hostile. Their size and depth are limited, nothing recurses over them, and every fault ends in a
-//! result code.
+//! Expressions may be hostile. Their size and depth are limited, no code recurses over them, and every error
+//! leads to a result code.
 
 mod arithmetic;
 mod compare;
@@ -79,7 +80,7 @@ impl<'e> Expression<'e> {
 
 /// An expression that decides which records a request applies to.
 ///
-/// It is evaluated twice: before a record is read, and, unless that decides, after.
+/// A filter is evaluated before a record is read, and again after that, unless the first result is known.
 #[derive(Clone, Debug)]
 pub struct Filter<'e>(Expression<'e>);
 
@@ -87,8 +88,8 @@ impl<'e> Filter<'e> {
     /// Compiles the filter in `bytes`, the contents of a request's field.
     ///
     /// # Errors
-    /// `Parameter` for an invalid expression or one whose value is no truth value; `Timeout` if the budget is
-    /// exhausted.
+    /// `Parameter` for an invalid expression or one whose value is not a truth value; `Timeout` if the budget
+    /// is exhausted.
     pub fn compile(bytes: &'e [u8], budget: &Budget<'_>) -> Result<Self, ResultCode> {
         match Expression::compile(bytes, budget)? {
             expression @ Expression { result: Type::Bool, .. } => Ok(Filter(expression)),
@@ -102,8 +103,9 @@ impl<'e> Filter<'e> {
         Filter(self.0.into_owned())
     }
 
-    /// The filter's answer for a record that has not been read. If it is unknown, the filter needs bins or key. A
-    /// filter that always needs them is not evaluated. The result is meaningless if the budget is exhausted.
+    /// The filter's result for a record that has not been read. If it is unknown, the filter needs bins or
+    /// the key. A filter that always needs them is not evaluated. The result is meaningless if the budget is
+    /// exhausted.
     #[must_use]
     pub fn matches_metadata(&self, metadata: &Metadata<'_>, budget: &Budget<'_>) -> Truth {
         if self.0.is_open {
@@ -116,8 +118,8 @@ impl<'e> Filter<'e> {
         }
     }
 
-    /// Whether the request applies to the record. An unknown answer means no. The result is meaningless if the budget
-    /// is exhausted.
+    /// Whether the request applies to the record. If that is unknown, it does not. The result is meaningless
+    /// if the budget is exhausted.
     #[must_use]
     pub fn matches(&self, record: &Record<'_>, budget: &Budget<'_>) -> bool {
         matches!(self.0.evaluate(View::Record(record), budget), Value::Bool(true))

@@ -23,9 +23,9 @@ pub mod flags {
     pub const UPDATE_ONLY: u64 = 2;
     /// The expression may be nil, which deletes the bin.
     pub const ALLOW_DELETE: u64 = 4;
-    /// An operation that the other flags forbid changes nothing and is no error.
+    /// An operation that the other flags forbid changes nothing, and is not an error.
     pub const POLICY_NO_FAIL: u64 = 8;
-    /// An unknown expression is no error.
+    /// An unknown expression is not an error.
     pub const EVAL_NO_FAIL: u64 = 16;
 
     pub(super) const FOR_READ: u64 = EVAL_NO_FAIL;
@@ -33,10 +33,10 @@ pub mod flags {
         CREATE_ONLY | UPDATE_ONLY | ALLOW_DELETE | POLICY_NO_FAIL | EVAL_NO_FAIL;
 }
 
-/// The value of the read operation `payload`; nothing for nil.
+/// The value of the read operation `payload`; `None` for nil.
 ///
 /// # Errors
-/// Same errors as [`Operation::for_read`] and [`Operation::read`].
+/// Those of [`Operation::for_read`] and [`Operation::read`].
 pub fn read(
     record: &Record<'_>,
     payload: &[u8],
@@ -48,7 +48,7 @@ pub fn read(
 /// The bin after the modify operation `payload`.
 ///
 /// # Errors
-/// Same errors as [`Operation::for_modify`] and [`Operation::modify`].
+/// Those of [`Operation::for_modify`] and [`Operation::modify`].
 pub fn modify(
     record: &Record<'_>,
     bin_exists: bool,
@@ -69,7 +69,8 @@ impl<'e> Operation<'e> {
     /// Compiles a read operation.
     ///
     /// # Errors
-    /// `Parameter` for an invalid operation or flags that it cannot have; `Timeout` if the budget is exhausted.
+    /// `Parameter` for an invalid operation or for flags that it cannot have; `Timeout` if the budget is
+    /// exhausted.
     pub fn for_read(payload: &'e [u8], budget: &Budget<'_>) -> Result<Self, ResultCode> {
         Self::parse(payload, flags::FOR_READ, budget)
     }
@@ -77,7 +78,7 @@ impl<'e> Operation<'e> {
     /// Compiles a modify operation.
     ///
     /// # Errors
-    /// Same errors as [`for_read`](Self::for_read).
+    /// Those of [`for_read`](Self::for_read).
     pub fn for_modify(payload: &'e [u8], budget: &Budget<'_>) -> Result<Self, ResultCode> {
         Self::parse(payload, flags::FOR_MODIFY, budget)
     }
@@ -86,7 +87,7 @@ impl<'e> Operation<'e> {
         let mut reader = Reader::new(payload);
         let Some(1..=2) = reader.list_header() else { return Err(ResultCode::Parameter) };
         let expression = reader.value().ok_or(ResultCode::Parameter)?;
-        // Flags that are no integer count as 0.
+        // Flags that are not an integer count as 0.
         let flags = reader.integer().unwrap_or(0);
         if flags & !allowed != 0 {
             return Err(ResultCode::Parameter);
@@ -100,10 +101,10 @@ impl<'e> Operation<'e> {
         Operation { expression: self.expression.into_owned(), flags: self.flags }
     }
 
-    /// The value of the expression; nothing if it is nil.
+    /// The value of the expression; `None` if it is nil.
     ///
     /// # Errors
-    /// `OpNotApplicable` if it is unknown, unless the flags allow that: the result is then nothing as well.
+    /// `OpNotApplicable` if it is unknown, unless the flags allow that; the result is then `None` too.
     pub fn read(
         &self,
         record: &Record<'_>,
@@ -115,8 +116,8 @@ impl<'e> Operation<'e> {
     /// Sets a bin to the value of the expression.
     ///
     /// # Errors
-    /// `BinExists`, `BinNotFound` and `OpNotApplicable` as the flags say; the last one also if the expression is
-    /// unknown.
+    /// `BinExists`, `BinNotFound` and `OpNotApplicable` as the flags require; the last one also if the
+    /// expression is unknown.
     pub fn modify(
         &self,
         record: &Record<'_>,
@@ -134,7 +135,7 @@ impl<'e> Operation<'e> {
         Ok(match self.evaluate(record, budget)? {
             Some(Some(particle)) => Change::Set(particle),
             Some(None) if bin_exists && self.has(flags::ALLOW_DELETE) => Change::Removed,
-            // The C server forgives this with any flag.
+            // The C server accepts this with any flag.
             Some(None) if bin_exists && self.flags == 0 => return Err(ResultCode::OpNotApplicable),
             Some(None) | None => Change::Unchanged,
         })
@@ -144,7 +145,8 @@ impl<'e> Operation<'e> {
         self.flags & flag != 0
     }
 
-    /// The value of the expression, nothing for nil; `None` if it is unknown and the flags allow that.
+    /// The value of the expression, with `None` inside for nil; `None` if it is unknown and the flags allow
+    /// that.
     fn evaluate(
         &self,
         record: &Record<'_>,

@@ -4,7 +4,6 @@ use super::arithmetic::{Binary, Unary};
 use super::compare::Comparison;
 use super::value::Type;
 
-/// The operators.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Operator {
     /// An unknown value.
@@ -19,7 +18,7 @@ pub(super) enum Operator {
     Not,
     /// Operands that are all integers or all floats, combined from left to right.
     Numbers(Binary),
-    /// The same for integers only.
+    /// As `Numbers`, but for integers only.
     Integers(Binary),
     /// Two operands of these types, and the type of the result.
     Pair(Binary, [Type; 2], Type),
@@ -42,7 +41,7 @@ pub(super) enum Operator {
     Var,
     /// Pairs of a name and a value, and an expression that may use the names.
     Let,
-    /// A list that is no expression.
+    /// A list that is not an expression.
     Quote,
     /// A type, a system, an operation, and the value that it applies to.
     Call,
@@ -101,8 +100,8 @@ impl Elements {
     }
 }
 
-/// An operator, the number of its elements, and what it adds to an expression's size. The sizes are those of
-/// the C server's compiled operators, so that both servers refuse the same expressions as too large.
+/// An operator, the number of its elements, and the size that it adds to an expression. The sizes are those
+/// of the C server's compiled operators, so that both servers refuse the same expressions as too large.
 pub(super) type Row = (u8, Operator, Elements, u32);
 
 /// Size of an operator that has only operands.
@@ -189,7 +188,7 @@ pub(super) fn row(code: u64) -> Option<&'static Row> {
     BY_CODE.get(usize::try_from(code).ok()?)?.as_ref()
 }
 
-/// The size that literals and the like add to an expression.
+/// Sizes that literals and other elements add to an expression.
 pub(super) mod size {
     pub(in super::super) const NIL: u32 = 8;
     pub(in super::super) const NUMBER: u32 = 16;

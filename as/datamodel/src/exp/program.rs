@@ -1,9 +1,10 @@
 //! The compiled form of an expression: a flat program for a stack machine.
 //!
-//! Operands are pushed, operators take them from the stack and push their result. An unknown value is thrown instead
-//! of pushed: every instruction that can produce one names a handler, which tells how far to cut the stack back and
-//! where to continue with the unknown value on top. Operators pass unknown values on, so the handler of an operand is
-//! the nearest enclosing place that treats one differently: a connective, a variable, or the end.
+//! Operands are pushed; operators take them from the stack and push their result. An unknown value is thrown
+//! instead of pushed. Every instruction that can produce one names a handler, which says to which height the
+//! stack is cut back, and where the program continues with the unknown value on top. Operators pass unknown
+//! values on, so the handler of an operand is the nearest enclosing place that treats them differently: a
+//! connective, a variable, or the end.
 //!
 //! Strings and other literals are ranges of the request's bytes.
 
@@ -23,7 +24,7 @@ pub(super) struct Span {
 }
 
 impl Span {
-    /// The bytes of the span; may be empty if `bytes` belong to another expression.
+    /// The bytes of the span. They may be empty if `bytes` belong to another expression.
     #[inline]
     pub(super) fn of(self, bytes: &[u8]) -> &[u8] {
         let start = self.start as usize;
@@ -37,7 +38,7 @@ pub(super) type HandlerId = u32;
 /// Index of an instruction.
 pub(super) type Address = u32;
 
-/// The treatment of an unknown value.
+/// What happens to an unknown value.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Handler {
     /// The instruction at which the program continues.
@@ -83,8 +84,8 @@ pub(super) enum Instruction {
     Binary(Binary, HandlerId),
     Unary(Unary, HandlerId),
     Call(CallId, HandlerId),
-    /// Take an operand of a connective, which may be unknown, and combine it with the value below. If that decides the
-    /// result, jump to the address.
+    /// Take an operand of a connective, which may be unknown, and combine it with the value below. If the
+    /// result is then certain, jump to the address.
     Connect(Connective, Address),
     /// Throw the top value if it is unknown.
     ThrowIfUnknown(HandlerId),
@@ -132,12 +133,12 @@ pub(super) enum System {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Call {
     pub(super) system: System,
-    /// Whether the call's value is the changed value instead of the operation's answer.
+    /// Whether the value of the call is the changed value, and not the answer of the operation.
     pub(super) modifies: bool,
     pub(super) result: Type,
-    /// The constant bytes of the operation; with operands, those before the first.
+    /// The constant bytes of the operation. If there are operands, those before the first operand.
     pub(super) head: Span,
-    /// Number of evaluated arguments, which are below the value on the stack.
+    /// Number of evaluated arguments. They are below the value on the stack.
     pub(super) operand_count: u32,
     /// Index of the first argument's entry in [`Program::tails`].
     pub(super) first_tail: u32,
@@ -151,7 +152,7 @@ pub(super) struct Program {
     pub(super) regexes: Vec<Regex>,
     pub(super) geometries: Vec<Geometry>,
     pub(super) calls: Vec<Call>,
-    /// For each operand of each call, the bytes after it in the operation.
+    /// For each operand of each call, the bytes that follow it in the operation.
     pub(super) tails: Vec<Span>,
     /// Largest number of variables at once.
     pub(super) slot_count: u32,

@@ -1,4 +1,4 @@
-//! The record that an expression sees: its metadata, which is known without reading it, and the whole.
+//! The record that an expression sees: its metadata, which is known before it is read, and the whole record.
 
 use cf::Digest;
 
@@ -13,15 +13,15 @@ const EPOCH_SECONDS: u64 = 1_262_304_000;
 /// TTL of a record that never expires.
 const TTL_NEVER: i64 = -1;
 
-/// Facts about a record that the index holds.
+/// Facts about a record from the index.
 #[derive(Clone, Copy, Debug)]
 pub struct Metadata<'a> {
     pub digest: Digest,
     /// Milliseconds since 2010-01-01.
     pub last_update_time: u64,
-    /// Seconds since 2010-01-01; 0 = never.
+    /// Seconds since 2010-01-01; 0 means never.
     pub void_time: u32,
-    /// Empty when the record is in no set.
+    /// Empty if the record is in no set.
     pub set_name: &'a [u8],
     /// Whether a key is stored with the record.
     pub is_key_stored: bool,
@@ -33,7 +33,7 @@ pub struct Metadata<'a> {
     pub now_ms: u64,
 }
 
-/// The storage of a namespace's records.
+/// Where the records of a namespace are stored.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Medium {
     /// In memory only.
@@ -79,7 +79,7 @@ impl BinSource for Bins<'_> {
     }
 }
 
-/// Looks each bin up in the stored record. A damaged bin counts as missing.
+/// Looks up each bin in the stored record. A damaged bin counts as missing.
 impl BinSource for FlatRecord<'_> {
     #[inline]
     fn bin(&self, name: &[u8]) -> Option<Particle<'_>> {
@@ -126,7 +126,7 @@ impl<'a> Metadata<'a> {
             return TTL_NEVER;
         }
         let now = self.now_ms / 1_000;
-        // TTLs of the protocol have 32 bits.
+        // TTLs in the protocol have 32 bits.
         let left = u64::from(self.void_time).saturating_sub(now).max(1) as u32;
         i64::from(left.cast_signed())
     }
@@ -182,7 +182,7 @@ mod tests {
     }
 
     #[test]
-    fn times_are_told_in_nanoseconds_since_1970_and_spans_from_now() {
+    fn times_are_nanoseconds_since_1970_and_spans_are_from_now() {
         let mut metadata = metadata();
         assert_eq!(integer(&metadata, Item::LastUpdate), 1_262_304_007_001_000_000);
         assert_eq!(integer(&metadata, Item::SinceUpdate), 13_499);

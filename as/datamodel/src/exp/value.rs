@@ -29,7 +29,7 @@ pub(super) enum Type {
 }
 
 impl Type {
-    /// The type with number `number`, of which only the low 32 bits count.
+    /// The type with number `number`. Only the low 32 bits of the number count.
     pub(super) const fn from_number(number: u64) -> Option<Self> {
         Some(match number as u32 {
             0 => Self::Nil,

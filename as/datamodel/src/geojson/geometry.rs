@@ -56,7 +56,7 @@ fn polygon(value: Value<'_>, budget: &Budget<'_>) -> Option<Polygon> {
     Polygon::new(loops, budget)
 }
 
-/// At least three consecutive different points, then the first again.
+/// At least three different consecutive points, then the first one again.
 fn outline(value: Value<'_>) -> Option<Vec<Vector>> {
     let mut points = value.elements()?.map(point).collect::<Option<Vec<Vector>>>()?;
     points.dedup();

@@ -1,12 +1,12 @@
-//! JSON as far as GeoJSON needs it: a text is validated as a whole, then read in place.
+//! The part of JSON that GeoJSON needs. A text is validated as a whole, then read in place.
 //!
-//! Strict: UTF-8, no byte-order mark, no zero characters in strings, integers within 64 bits, reals within the range
-//! of a double, an object or array at the top. The last of several members with the same name counts. Only deep
-//! nesting allocates, and nothing recurses.
+//! The rules are strict: UTF-8, no byte-order mark, no zero characters in strings, integers within 64 bits,
+//! reals within the range of a double, an object or array at the top. If several members have the same name,
+//! the last one counts. Memory is allocated only for deep nesting, and no function recurses.
 //!
-//! serde_json accepts the same texts (a test compares them), except for zero characters, larger integers and nesting
-//! of more than 128 levels. It is not used because those answers would change, and because its tree is many times as
-//! large as the client's text.
+//! serde_json accepts the same texts (a test compares them), except for zero characters, larger integers and
+//! nesting of more than 128 levels. It is not used, because results would change in these cases, and because
+//! its tree is many times as large as the client's text.
 
 use smallvec::SmallVec;
 
@@ -122,7 +122,7 @@ struct Scanner<'a> {
 }
 
 impl<'a> Scanner<'a> {
-    /// The next byte; at the end zero, which is valid nowhere.
+    /// The next byte. At the end it is zero, which is valid nowhere.
     fn peek(&self) -> u8 {
         self.text.get(self.at).copied().unwrap_or(0)
     }
@@ -164,7 +164,7 @@ impl<'a> Scanner<'a> {
                 }
             };
             if is_empty {
-                // A value is complete; so may be the containers around it.
+                // A value is complete, and possibly also the containers around it.
                 loop {
                     let Some(&close) = open.last() else { return Some(()) };
                     self.space();
@@ -215,7 +215,7 @@ impl<'a> Scanner<'a> {
         }
     }
 
-    /// Checks the digits of a unicode escape, and of its second half if it needs one.
+    /// Checks the digits of a unicode escape, and its second half if it needs one.
     fn check_unicode(&mut self) -> Option<()> {
         let mut unit = || {
             let digits = self.text.get(self.at..self.at + 4)?;
@@ -262,7 +262,8 @@ impl<'a> Scanner<'a> {
         number(self.text.get(start..self.at)?).map(|_| ())
     }
 
-    /// Takes the next value of a validated container, or the next name or value of an object; `None` at its end.
+    /// Takes the next value of a validated container. For an object, it is the next name or value. `None` at
+    /// the end.
     fn next_value(&mut self) -> Option<Value<'a>> {
         self.skip_while(|byte| matches!(byte, b' ' | b'\t' | b'\n' | b'\r' | b',' | b':'));
         let start = self.at;
@@ -356,7 +357,7 @@ mod tests {
         assert!(Value::parse(b"[\0]").is_none());
     }
 
-    /// Texts of arrays and objects that are valid, or have one character too many or too few.
+    /// Texts of arrays and objects. They are valid, or have one character too many or too few.
     fn nested_arrays() -> impl Strategy<Value = String> {
         let leaf = "-?(0|[1-9][0-9]{0,8})([.][0-9]{1,3})?([eE][+-]?[0-9]{1,2})?|true|false|null|\"[a-z\u{e9}]{0,3}\"";
         let value = leaf.prop_recursive(4, 24, 4, |inner| {

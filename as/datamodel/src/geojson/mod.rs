@@ -1,7 +1,8 @@
 //! GeoJSON values.
 //!
-//! The wire form and the stored form hold the client's text and, so that indexes need not parse it, the cells that
-//! contain it: one for a point, a covering for a region. Cells sent by a client are ignored.
+//! The wire form and the stored form contain the client's text and the cells that contain the value, so that
+//! indexes need not parse the text: one cell for a point, a covering for a region. Cells that a client sends
+//! are ignored.
 //! ```text
 //! offset  size  content
 //!      0     1  flags: bit 0 for a region
@@ -9,7 +10,8 @@
 //!      3   8 n  cells
 //!             …  JSON text
 //! ```
-//! Numbers are big-endian on the wire and little-endian in a record. A value from inside a list or map has no cells.
+//! Numbers are big-endian on the wire and little-endian in a record. A value inside a list or map has no
+//! cells.
 
 mod geometry;
 mod json;
@@ -31,8 +33,8 @@ const FLAG_REGION: u8 = 1;
 /// Radius of the earth for stored values, in meters.
 pub const EARTH_RADIUS_M: u32 = 6_371_000;
 
-/// How queries treat a namespace's regions. Stored values do not depend on it: they always use [`Covering::STORED`] and
-/// [`EARTH_RADIUS_M`].
+/// How queries treat the regions of a namespace. Stored values do not depend on it, because they always use
+/// [`Covering::STORED`] and [`EARTH_RADIUS_M`].
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct GeoSettings {
     /// Whether points and regions are compared exactly, and not only by their cells.
@@ -56,7 +58,7 @@ pub fn from_wire(wire: &[u8], budget: &Budget<'_>) -> Result<Vec<u8>, ResultCode
 /// The stored form of a text.
 ///
 /// # Errors
-/// Same errors as [`from_wire`].
+/// Those of [`from_wire`].
 pub fn from_json(json: &[u8], budget: &Budget<'_>) -> Result<Vec<u8>, ResultCode> {
     let geometry = Geometry::parse(json, EARTH_RADIUS_M, budget)?;
     let cells = budget.check(geometry.cells(&Covering::STORED, budget).ok_or(ResultCode::InvalidGeoJson))?;
@@ -70,7 +72,7 @@ pub fn from_json(json: &[u8], budget: &Budget<'_>) -> Result<Vec<u8>, ResultCode
     Ok(stored)
 }
 
-/// The stored form of a text without a check: the form of an element of a list or map.
+/// The stored form of a text that is not checked. It is the form of an element of a list or map.
 #[must_use]
 pub fn without_cells(json: &[u8]) -> Vec<u8> {
     [&[0; HEADER_SIZE], json].concat()
@@ -108,14 +110,15 @@ pub fn is_region(stored: &[u8]) -> bool {
     stored.first().is_some_and(|flags| flags & FLAG_REGION != 0)
 }
 
-/// The cells and the text of a stored value; of a damaged value as much as exists.
+/// The cells and the text of a stored value. For a damaged value, as much as exists.
 fn split(stored: &[u8]) -> (&[u8], &[u8]) {
     let Some((&[_, low, high], rest)) = stored.split_first_chunk() else { return (&[], &[]) };
     let size = usize::from(u16::from_le_bytes([low, high])) * CELL_SIZE;
     rest.split_at_checked(size).unwrap_or((rest, &[]))
 }
 
-/// Whether one of two stored values is a point within the other, a region. `None` if a value is neither.
+/// Whether one of two stored values is a region and contains the other, a point. `None` if a value is neither
+/// a point nor a region.
 #[must_use]
 pub fn compare(left: &[u8], right: &[u8], budget: &Budget<'_>) -> Option<bool> {
     let left = Geometry::of_stored(left, budget).ok()?;
@@ -123,12 +126,12 @@ pub fn compare(left: &[u8], right: &[u8], budget: &Budget<'_>) -> Option<bool> {
     Some(left.matches(&right, budget))
 }
 
-/// A parsed point or region. An answer is meaningless if its budget is exhausted.
+/// A parsed point or region. Results are meaningless if their budget is exhausted.
 #[derive(Clone, Debug)]
 pub struct Geometry(PointOrRegion);
 
 impl Geometry {
-    /// Parses a text; its circles are on a sphere of radius `earth_radius_m`.
+    /// Parses a text. Its circles are on a sphere of radius `earth_radius_m`.
     ///
     /// # Errors
     /// `InvalidGeoJson` if it is neither a point nor a region; `Timeout` if the budget is exhausted.
@@ -140,7 +143,7 @@ impl Geometry {
     /// Parses a stored value.
     ///
     /// # Errors
-    /// Same errors as [`Geometry::parse`].
+    /// Those of [`Geometry::parse`].
     pub fn of_stored(stored: &[u8], budget: &Budget<'_>) -> Result<Self, ResultCode> {
         match (is_region(stored), cells(stored).next()) {
             (false, Some(cell)) => Ok(Geometry(PointOrRegion::Point(CellId(cell)))),
@@ -153,8 +156,8 @@ impl Geometry {
         matches!(self.0, PointOrRegion::Region(_))
     }
 
-    /// The cells that contain it, in the order of their numbers: for a point the smallest one, for a region a covering.
-    /// `None` if that takes more cells than allowed.
+    /// The cells that contain the geometry, in the order of their numbers: for a point the smallest cell, for
+    /// a region a covering. `None` if that takes more cells than allowed.
     #[must_use]
     pub fn cells(&self, covering: &Covering, budget: &Budget<'_>) -> Option<Vec<u64>> {
         match &self.0 {
@@ -165,8 +168,8 @@ impl Geometry {
         }
     }
 
-    /// The ranges of cells, both ends included, whose index entries may match, in ascending order: for a point those of
-    /// all cells that contain it, for a region those of all points in a covering.
+    /// The ranges of cells, both ends included and in ascending order, whose index entries may match: for a
+    /// point the ranges of all cells that contain it, for a region the ranges of all points in a covering.
     #[must_use]
     pub fn query_ranges(&self, covering: &Covering, budget: &Budget<'_>) -> Option<Vec<(u64, u64)>> {
         let mut ranges: Vec<(u64, u64)> = match &self.0 {
@@ -182,7 +185,7 @@ impl Geometry {
         Some(ranges)
     }
 
-    /// Whether one of the two is a point within the other, a region.
+    /// Whether one of the two is a region and contains the other, a point.
     #[must_use]
     pub fn matches(&self, other: &Self, budget: &Budget<'_>) -> bool {
         match (&self.0, &other.0) {
@@ -192,8 +195,8 @@ impl Geometry {
         }
     }
 
-    /// Whether a stored value whose cells are in the [`Geometry::query_ranges`] matches. Unless `strict`, any pair of a
-    /// point and a region does.
+    /// Whether a stored value whose cells are in the [`Geometry::query_ranges`] matches. Unless `strict`, any
+    /// pair of a point and a region matches.
     #[must_use]
     pub fn matches_stored(&self, stored: &[u8], strict: bool, budget: &Budget<'_>) -> bool {
         match (&self.0, is_region(stored), cells(stored).next()) {

@@ -1,4 +1,4 @@
-//! Cells compared with the C server's, containment compared with plane geometry, and hostile bytes.
+//! Compares cells with those of the C server and containment with plane geometry, and tests hostile bytes.
 
 use proptest::prelude::*;
 
@@ -244,7 +244,7 @@ fn cells_are_those_of_the_reference() {
 }
 
 #[test]
-fn what_is_no_point_or_region_is_refused() {
+fn texts_without_a_point_or_region_are_refused() {
     for json in [
         "",
         "[]",
@@ -362,7 +362,7 @@ fn queries_look_where_matches_can_be() {
 }
 
 #[test]
-fn circles_are_as_large_as_the_earth_is_said_to_be() {
+fn the_size_of_circles_depends_on_the_radius_of_the_earth() {
     let circle = |radius| {
         Geometry::parse(
             br#"{"type":"AeroCircle","coordinates":[[0,0],100000]}"#,
@@ -379,7 +379,7 @@ fn circles_are_as_large_as_the_earth_is_said_to_be() {
     assert!(circle(0).matches(&point, &Budget::unlimited()));
 }
 
-/// Points around a center, near enough for the plane to serve as a model.
+/// Outlines of points around a center. They are so close that the plane can serve as a model.
 fn outlines() -> impl Strategy<Value = Vec<[f64; 2]>> {
     let center = (-170.0..170.0f64, -1.0..1.0f64);
     let point = (0.0..std::f64::consts::TAU, 0.02..0.5f64);
@@ -411,7 +411,7 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(150))]
 
     #[test]
-    fn polygons_contain_what_they_do_in_the_plane(outline in outlines(), points in prop::collection::vec((-0.6..0.6f64, -0.6..0.6f64), 20), reversed: bool) {
+    fn polygons_contain_the_same_points_as_in_the_plane(outline in outlines(), points in prop::collection::vec((-0.6..0.6f64, -0.6..0.6f64), 20), reversed: bool) {
         let [center_x, center_y] = [0, 1].map(|axis| outline.iter().map(|point| point[axis]).sum::<f64>() / outline.len() as f64);
         let mut ring: Vec<[f64; 2]> = outline.iter().chain(outline.first()).copied().collect();
         if reversed {
@@ -419,7 +419,8 @@ proptest! {
         }
         let json = format!(r#"{{"type":"Polygon","coordinates":[{ring:?}]}}"#);
         let Ok(polygon) = Geometry::parse(json.as_bytes(), EARTH_RADIUS_M, &Budget::unlimited()) else { return Ok(()) };
-        // Some polygons where faces of the cube meet get too many cells; other servers refuse them as well.
+        // Some polygons at places where faces of the cube meet get too many cells. Other servers refuse them
+        // too.
         let Some(cells) = polygon.cells(&Covering::STORED, &Budget::unlimited()) else { return Ok(()) };
         prop_assert!(cells.is_sorted() && !cells.is_empty() && cells.len() <= 12);
         for (dx, dy) in points {

@@ -1,7 +1,7 @@
 //! Requests for HyperLogLog operations: msgpack lists of a code and its arguments.
 //!
-//! One table holds the operations that modify, one those that read: `code → operator, arguments, number of required
-//! arguments, flags allowed`.
+//! One table holds the operations that modify, and one holds those that read:
+//! `code → operator, arguments, number of required arguments, flags allowed`.
 
 use cf::msgpack::{Head, Kind, Reader};
 use proto::ResultCode;
@@ -88,7 +88,7 @@ const fn row<T: Copy>(operator: T, arguments: &'static [Argument], required: usi
 /// A list of sketches, usually short.
 pub(super) type Sketches<'a> = SmallVec<[Sketch<'a>; 4]>;
 
-/// The arguments of an operation; arguments that it does not take are empty.
+/// The arguments of an operation. Arguments that the operation does not take are empty.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(super) struct Arguments<'a> {
     pub(super) index_bits: Option<u8>,
@@ -99,7 +99,7 @@ pub(super) struct Arguments<'a> {
     pub(super) flags: u64,
 }
 
-/// Valid msgpack values, none of them a list or map.
+/// Valid msgpack values. None of them is a list or map.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub(super) struct Elements<'a> {
     bytes: &'a [u8],
@@ -119,7 +119,7 @@ impl Elements<'_> {
     }
 }
 
-/// A request with a known code, whose arguments are not read yet.
+/// A request with a known code. Its arguments have not been read.
 pub(super) struct Unread<'a, T: 'static> {
     row: &'static Row<T>,
     count: usize,

@@ -1,7 +1,7 @@
 //! Counts and similarities, estimated from registers.
 //!
-//! The results must equal those of other servers bit for bit, because clients compare them: sums and products are
-//! computed in a fixed order.
+//! The results must equal those of other servers bit for bit, because clients compare them. Therefore sums
+//! and products are computed in a fixed order.
 //!
 //! Sources: O. Ertl, "New cardinality estimation algorithms for HyperLogLog sketches" (2017), algorithm 6; Y. W. Yu
 //! and G. M. Weber, "HyperMinHash: MinHash in LogLog space" (2017).
@@ -43,7 +43,7 @@ pub(super) fn intersect_count(sketches: &[Sketch<'_>]) -> u64 {
     if similarity.is_nan() { 0 } else { rounded(union_count(sketches) as f64 * similarity) }
 }
 
-/// The share of the elements in any of `sketches` that is in all of them; NaN if there are none.
+/// The share of the elements in any of `sketches` that are in all of them; NaN if there are no elements.
 pub(super) fn similarity(sketches: &[Sketch<'_>]) -> f64 {
     let shape = SketchShape::common(sketches);
     if shape.minhash_bits == 0 {
@@ -66,7 +66,7 @@ pub(super) fn similarity(sketches: &[Sketch<'_>]) -> f64 {
     ((common.used_count() as f64 - by_chance) / used as f64).max(0.0)
 }
 
-/// Computed from the sizes of the sets and their unions. Three sets are split into pairs.
+/// Computes the number from the sizes of the sets and of their unions. Three sets are split into pairs.
 fn intersect_count_by_inclusion(sketches: &[Sketch<'_>]) -> u64 {
     let all = union_count(sketches);
     let sum = sketches.iter().fold(0u64, |sum, sketch| sum.saturating_add(count(sketch)));
@@ -81,7 +81,7 @@ fn intersect_count_by_inclusion(sketches: &[Sketch<'_>]) -> u64 {
     }
 }
 
-/// How many registers of two sketches with these counts agree by chance.
+/// The number of registers of two sketches with these counts that agree by chance.
 fn chance_collisions(shape: SketchShape, left: u64, right: u64) -> f64 {
     let registers = shape.register_count() as f64;
     let mut sum = 0.0;
@@ -136,7 +136,7 @@ fn alpha(index_bits: u8, registers: f64) -> f64 {
     }
 }
 
-/// `value` rounded, halves away from zero. Values out of range become the least integer.
+/// `value` rounded, halves away from zero. Values out of range become the minimum integer.
 fn rounded(value: f64) -> u64 {
     const LIMIT: f64 = 9_223_372_036_854_775_808.0;
     let rounded = value.round();

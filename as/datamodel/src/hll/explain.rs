@@ -1,4 +1,4 @@
-//! Why a HyperLogLog operation was refused.
+//! Reasons why HyperLogLog operations are refused.
 
 use std::fmt::Debug;
 

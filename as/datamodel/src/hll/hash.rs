@@ -1,7 +1,7 @@
-//! The hash of a set's element: of its msgpack bytes.
+//! The hash of a set's element, computed from its msgpack bytes.
 //!
-//! An element is hashed in its shortest form, so that a number is one element however a client encodes it. Bytes
-//! with headers of the `bin` family keep them unless a shorter length field would do.
+//! An element is hashed in its shortest form, so that a number is the same element however a client encodes
+//! it. Bytes with headers of the `bin` family keep these headers, unless a shorter length field is possible.
 
 use std::borrow::Cow;
 
@@ -54,7 +54,7 @@ fn finish(mut k: u64) -> u64 {
     k ^ k >> 33
 }
 
-/// The shortest form of a valid value that is no list or map; `None` for others.
+/// The shortest form of a valid value that is not a list or map; `None` for others.
 pub(super) fn shortest(value: &[u8]) -> Option<Cow<'_, [u8]>> {
     let mut reader = Reader::new(value);
     let marker = reader.marker()?;

@@ -1,9 +1,9 @@
-//! HyperLogLog values: sketches of sets that tell how many elements were added, and with minhash bits how similar two
-//! sets are.
+//! HyperLogLog values: sketches of sets. From a sketch follows how many elements were added, and, with
+//! minhash bits, how similar two sets are.
 //!
-//! [`sketch`] has the form of a sketch, [`hash`] the hash that places an element, [`estimate`] the numbers computed
-//! from a sketch. A request is a msgpack list of a code and its arguments ([`arguments`] has the tables). An
-//! operation on several sketches first reduces them all to the smallest of their sizes.
+//! [`sketch`] has the form of a sketch, [`hash`] the hash that places an element, [`estimate`] the numbers
+//! computed from a sketch. A request is a msgpack list of a code and its arguments ([`arguments`] has the
+//! tables). An operation on several sketches first reduces all of them to the smallest of their sizes.
 
 mod arguments;
 mod estimate;
@@ -40,11 +40,11 @@ pub fn check_wire(bytes: &[u8]) -> Result<(), ResultCode> {
     }
 }
 
-/// Answers the read operation `payload` on `bin`; nothing for a bin that does not exist.
+/// Answers the read operation `payload` on `bin`. There is no answer for a bin that does not exist.
 ///
 /// # Errors
-/// `Parameter` for a malformed request, `IncompatibleType` unless the bin is a sketch, `Unknown` if it is a damaged
-/// one, and the errors of [`Read::apply`].
+/// `Parameter` for a malformed request, `IncompatibleType` unless the bin is a sketch, `Unknown` if the
+/// sketch is damaged, and the errors of [`Read::apply`].
 pub fn read(
     bin: Option<&Particle<'_>>,
     payload: &[u8],
@@ -61,7 +61,7 @@ pub fn read(
 /// Applies the modify operation `payload` to `bin`.
 ///
 /// # Errors
-/// Same errors as [`read`] and [`Modify::apply`].
+/// Those of [`read`] and [`Modify::apply`].
 pub fn modify(
     bin: Option<&Particle<'_>>,
     payload: &[u8],
@@ -74,7 +74,7 @@ pub fn modify(
     Modify { operator, arguments }.apply_to(sketch, budget)
 }
 
-/// A parsed read operation; it can be applied any number of times.
+/// A parsed read operation. It can be applied any number of times.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Read<'a> {
     operator: ReadOperator,
@@ -95,7 +95,7 @@ impl<'a> Read<'a> {
     /// float, or an integer.
     ///
     /// # Errors
-    /// `IncompatibleType` unless it is a sketch, `Unknown` if it is a damaged one; `OpNotApplicable` for an
+    /// `IncompatibleType` unless it is a sketch, `Unknown` if the sketch is damaged; `OpNotApplicable` for an
     /// intersection of more than three without minhash bits.
     pub fn apply(
         &self,
@@ -112,7 +112,7 @@ impl<'a> Read<'a> {
         match self.operator {
             ReadOperator::Count if sketch.cached_count().is_some() => 0,
             ReadOperator::Count | ReadOperator::Union | ReadOperator::UnionCount => 2 * all,
-            // Three sketches without minhash bits need the counts of the unions of all of them.
+            // Three sketches without minhash bits need the counts of all their unions.
             ReadOperator::IntersectCount | ReadOperator::Similarity => 8 * all,
             ReadOperator::MayContain => elements.len() * ELEMENT_STEPS,
             ReadOperator::Describe => 0,
@@ -124,14 +124,14 @@ impl<'a> Read<'a> {
         let given = &self.arguments.sketches;
         let intersects = matches!(self.operator, ReadOperator::IntersectCount | ReadOperator::Similarity);
         if intersects && given.len() > 2 {
-            // Parsing made sure that the sketches of the request agree.
+            // The parser has checked that the sketches of the request agree.
             let minhash_bits = given.first().map_or(0, |first| first.shape.minhash_bits);
             if sketch.shape.minhash_bits != minhash_bits {
                 return Err(ResultCode::OpNotApplicable);
             }
         }
         budget.draw(self.steps(&sketch))?;
-        // The order matters where registers are merged.
+        // The order matters when registers are merged.
         let all = || given.iter().copied().chain([sketch]).collect::<Sketches<'_>>();
         Ok(match self.operator {
             ReadOperator::Count => integer(estimate::count(&sketch)),
@@ -161,7 +161,7 @@ impl<'a> Read<'a> {
     }
 }
 
-/// A parsed modify operation; it can be applied any number of times.
+/// A parsed modify operation. It can be applied any number of times.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Modify<'a> {
     operator: ModifyOperator,
@@ -178,13 +178,13 @@ impl<'a> Modify<'a> {
         Ok(Modify { operator, arguments })
     }
 
-    /// The sketch that results from the operation on `bin`. Adding returns how many elements were new, refreshing the
-    /// count returns the count; the others return nothing.
+    /// The sketch that results from the operation on `bin`. Adding returns how many elements were new, and
+    /// refreshing the count returns the count. Other operations return nothing.
     ///
     /// # Errors
-    /// `BinExists` or `BinNotFound` by the flags; `IncompatibleType` unless the bin is a sketch, `Unknown` if it is a
-    /// damaged one; `OpNotApplicable` for a sketch of unknown size, and for a union or fold that would lose data
-    /// without permission.
+    /// `BinExists` or `BinNotFound` by the flags; `IncompatibleType` unless the bin is a sketch, `Unknown` if
+    /// the sketch is damaged; `OpNotApplicable` for a sketch of unknown size, and for a union or fold that
+    /// would lose data without permission.
     pub fn apply(&self, bin: Option<&Particle<'_>>, budget: &Budget<'_>) -> Result<Modified, ResultCode> {
         self.apply_to(bin.map(sketch_of).transpose()?, budget)
     }
@@ -222,7 +222,7 @@ impl<'a> Modify<'a> {
         }
     }
 
-    /// The shape that the request gives; the existing sketch supplies what it leaves open.
+    /// The shape that the request gives. The existing sketch supplies what the request leaves open.
     fn shape(&self, old: Option<Sketch<'_>>) -> Result<SketchShape, ResultCode> {
         let Arguments { index_bits, minhash_bits, .. } = self.arguments;
         let old = old.map(|sketch| sketch.shape);

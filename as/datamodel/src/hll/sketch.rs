@@ -74,7 +74,7 @@ impl SketchShape {
     }
 }
 
-/// A sketch in the bytes of a bin or a request. The number of bytes fits its shape.
+/// A sketch in the bytes of a bin or a request. The number of bytes is right for its shape.
 #[derive(Clone, Copy, PartialEq, Debug)]
 pub(super) struct Sketch<'a> {
     pub(super) shape: SketchShape,
@@ -82,7 +82,8 @@ pub(super) struct Sketch<'a> {
 }
 
 impl<'a> Sketch<'a> {
-    /// The sketch in `bytes`, if they are one. Does not check that one hash is long enough for its shape.
+    /// The sketch in `bytes`, if they are a sketch. Does not check that one hash is long enough for its
+    /// shape.
     pub(super) fn parse(bytes: &'a [u8]) -> Option<Self> {
         let [0, index_bits, minhash_bits, ..] = *bytes else { return None };
         let shape = SketchShape { index_bits, minhash_bits };
@@ -124,16 +125,16 @@ impl<'a> Sketch<'a> {
         }
     }
 
-    /// Whether the first registers hold anything: as many bytes of them as there are registers. With minhash bits
-    /// these are not all.
+    /// Whether the first registers hold data. As many of their bytes are checked as there are registers; with
+    /// minhash bits these are not all.
     pub(super) fn has_data(&self) -> bool {
         let end = HEADER_SIZE + self.shape.register_count();
         self.bytes.get(HEADER_SIZE..end).unwrap_or_default().iter().any(|&byte| byte != 0)
     }
 }
 
-/// The 8 bytes of a sketch that hold register `index` of `bits` bits: their offset, the distance from the register's
-/// end to theirs, and their value.
+/// The 8 bytes of a sketch that contain register `index` of `bits` bits: their offset, the distance from the
+/// end of the register to their end, and their value.
 #[inline]
 fn window(bytes: &[u8], index: usize, bits: u32) -> Option<(usize, u32, u64)> {
     let first_bit = index * bits as usize;
@@ -147,7 +148,7 @@ const fn low_bits(count: u32) -> u64 {
     (1 << count) - 1
 }
 
-/// A sketch that elements are added to. The first change copies it.
+/// A sketch to which elements are added. The first change copies it.
 pub(super) struct Filling<'a> {
     shape: SketchShape,
     bytes: Cow<'a, [u8]>,
@@ -161,7 +162,7 @@ impl<'a> Filling<'a> {
         Filling { shape: sketch.shape, bytes: Cow::Borrowed(sketch.bytes), added: 0 }
     }
 
-    /// Starts from nothing.
+    /// Starts from an empty sketch.
     pub(super) fn empty(shape: SketchShape) -> Self {
         Filling { shape, bytes: Cow::Owned(empty(shape)), added: 0 }
     }
@@ -234,8 +235,8 @@ impl Registers {
         Registers { shape, values }
     }
 
-    /// Keeps the traces that `sketch` has too. A larger sketch has them only if all registers that merge into one
-    /// agree.
+    /// Keeps the traces that `sketch` has too. A larger sketch has them only if all registers that are merged
+    /// into one agree.
     pub(super) fn intersect(&mut self, sketch: &Sketch<'_>) {
         let mask = self.shape.register_count() - 1;
         sketch.for_each_register(|index, value| {

@@ -1,4 +1,4 @@
-//! Golden bytes and numbers from the C server, a plain model of registers, and hostile requests.
+//! Golden bytes and numbers from the C server, a simple model of registers, and hostile requests.
 
 use std::collections::BTreeMap;
 
@@ -204,7 +204,7 @@ fn estimates_are_those_of_the_reference() {
 }
 
 #[test]
-fn flags_and_shapes_decide_what_may_be_done() {
+fn flags_and_shapes_determine_the_allowed_operations() {
     let small = filled(4, 0, 0..5);
     let large = filled(6, 8, 0..5);
     let code = |old: Option<&[u8]>, request: Request| modified(old, &request).map(|_| ()).err();
@@ -270,7 +270,7 @@ fn only_sketches_are_written() {
 }
 
 #[test]
-fn sketches_that_lie_give_numbers_all_the_same() {
+fn sketches_with_wrong_counts_still_give_numbers() {
     let mut full = sketch::empty(SketchShape { index_bits: 4, minhash_bits: 0 });
     full[11..].fill(0xff);
     assert_eq!(answer(&full, &Request::new(50)), Ok(Particle::Integer(i64::MIN)));
@@ -381,7 +381,7 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(600))]
 
     #[test]
-    fn operations_do_what_they_do_to_plain_registers(
+    fn operations_agree_with_a_model_of_plain_registers(
         model in models(), others in prop::collection::vec(models(), 1..4), elements in prop::collection::vec(-30..200i64, 1..40), fold in 4..=9u8,
     ) {
         let bytes = model.bytes();

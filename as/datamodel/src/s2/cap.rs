@@ -6,8 +6,8 @@ use super::cell::Cell;
 use super::cell_id::{CellId, LEVEL_MAX};
 use super::vector::Vector;
 
-/// All points within a distance of a point; the distance is stored as the squared length of the straight line
-/// between them, 0 to 4; it is negative for the empty cap.
+/// All points within a distance of a point. The distance is stored as the squared length of the straight line
+/// between two such points, 0 to 4; it is negative for the empty cap.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Cap {
     center: Vector,
@@ -51,8 +51,8 @@ impl Cap {
         vertices.iter().any(|&vertex| self.contains(vertex)) || self.cuts(cell, vertices)
     }
 
-    /// The four cells around the corner next to the center that together contain the cap; fewer at a corner of the
-    /// cube, all faces for a large cap.
+    /// The four cells around the corner next to the center, which together contain the cap. At a corner of
+    /// the cube there are fewer; for a large cap the result is all faces.
     pub(super) fn cell_bound(&self) -> Vec<CellId> {
         let radius = if self.length2 < 0.0 { -1.0 } else { 2.0 * (0.5 * self.length2.sqrt()).asin() };
         match level_of_width(radius) {
@@ -69,9 +69,9 @@ impl Cap {
         }
     }
 
-    /// Whether the cap contains a point of `cell`, none of whose vertices it contains.
+    /// Whether the cap contains a point of `cell`. It contains none of the cell's vertices.
     fn cuts(&self, cell: &Cell, vertices: [Vector; 4]) -> bool {
-        // Above a hemisphere, its complement and the cell are both convex.
+        // If the cap is larger than a hemisphere, its complement and the cell are both convex.
         if self.length2 >= 2.0 || self.length2 < 0.0 {
             return false;
         }
@@ -112,8 +112,8 @@ pub(super) fn level_of_edge(edge: f64) -> u32 {
     if edge <= 0.0 { LEVEL_MAX } else { (-exponent(edge / EDGE_AVERAGE)).clamp(0, LEVEL_MAX as i32) as u32 }
 }
 
-/// The exponent of the largest power of two not above `value`, which is positive. Need not be right outside of the
-/// range of levels.
+/// The exponent of the largest power of two that is not above `value`, which is positive. The result need not
+/// be right outside the range of levels.
 fn exponent(value: f64) -> i32 {
     (value.to_bits() >> 52) as i32 - 1023
 }

@@ -1,4 +1,4 @@
-//! A cell with its bounds on its face.
+//! A cell and its bounds on its face.
 
 use super::cell_id::{CellId, Placement, SIZE_MAX, project, unproject, uv_at};
 use super::interval::Interval;
@@ -7,7 +7,6 @@ use super::vector::Vector;
 /// A rectangle in u and v.
 pub(super) type RectUv = [Interval; 2];
 
-/// A cell.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Cell {
     pub(super) id: CellId,
@@ -51,7 +50,7 @@ impl Cell {
             .map(|uv| unproject(self.face(), uv).normalized())
     }
 
-    /// The normal of the plane of edge `at`, inwards; edge 0 goes from vertex 0 to vertex 1.
+    /// The inward normal of the plane of edge `at`. Edge 0 goes from vertex 0 to vertex 1.
     pub(super) fn edge_normal(&self, at: usize) -> Vector {
         let [u, v] = self.bound;
         match at {
@@ -62,7 +61,7 @@ impl Cell {
         }
     }
 
-    /// Whether the cell, with its boundary and a little more, contains `point`.
+    /// Whether the cell, including its boundary and a small margin, contains `point`.
     pub(super) fn contains(&self, point: Vector) -> bool {
         let axis = self.face() % 3;
         let height = point.components()[axis];

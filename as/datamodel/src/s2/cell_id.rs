@@ -5,10 +5,10 @@
 //! ```text
 //! 3 bits face, 2 bits for each level down to the cell, a bit that is 1, zeros
 //! ```
-//! Thus the numbers of all cells within a cell form a range around its own.
+//! The numbers of all cells within a cell therefore form a range around its own number.
 //!
-//! Coordinates on a face: u and v, -1 to 1, are those of the projection; s and t, 0 to 1, are transformed so that cells
-//! get about the same size; i and j count cells of the highest level.
+//! Coordinates on a face: u and v, from -1 to 1, are those of the projection. s and t, from 0 to 1, are
+//! transformed so that cells have about the same size. i and j count cells of the highest level.
 
 use super::vector::Vector;
 
@@ -28,7 +28,6 @@ const IJ_TO_PLACE: [[u64; 4]; 4] = [[0, 1, 3, 2], [0, 3, 1, 2], [2, 3, 1, 0], [2
 /// For each position on the curve, the change of the orientation.
 const PLACE_TO_ORIENTATION: [usize; 4] = [SWAPPED, 0, 0, INVERTED | SWAPPED];
 
-/// The number of a cell.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub(crate) struct CellId(pub(crate) u64);
 
@@ -94,14 +93,14 @@ impl CellId {
         CellId(id << 1 | 1)
     }
 
-    /// The smallest cell at `ij`, which may be just outside of `face`.
+    /// The smallest cell at `ij`, which may be just outside `face`.
     fn from_face_ij_beyond(face: usize, ij: [i64; 2]) -> Self {
         const LIMIT: f64 = 1.0 + f64::EPSILON;
         let size = i64::from(SIZE_MAX);
         if ij.iter().all(|at| (0..size).contains(at)) {
             return CellId::from_face_ij(face, ij.map(|at| at as u32));
         }
-        // Any projection gets onto the neighboring face; this is the simplest.
+        // Any projection gives a point on the neighboring face; this is the simplest one.
         let uv = ij.map(|at| {
             let at = at.clamp(-1, size);
             (1.0 / f64::from(SIZE_MAX) * (2 * (at - size / 2) + 1) as f64).clamp(-LIMIT, LIMIT)
@@ -142,30 +141,31 @@ impl CellId {
         other >= self.range_min() && other <= self.range_max()
     }
 
-    /// The cell at `level`, no higher than its own, that contains this one.
+    /// The cell at `level` that contains this one. `level` is no higher than that of this cell.
     pub(crate) const fn parent(self, level: u32) -> Self {
         let lowest_bit = 1u64 << (2 * (LEVEL_MAX - level));
         CellId(self.0 & lowest_bit.wrapping_neg() | lowest_bit)
     }
 
-    /// The child at position `place` of the curve. The cell must not be one of the smallest.
+    /// The child at position `place` of the curve. This cell must not be one of the smallest.
     pub(super) const fn child(self, place: u64) -> Self {
         let lowest_bit = self.lowest_bit() >> 2;
         CellId(self.0 - 3 * lowest_bit + 2 * place * lowest_bit)
     }
 
-    /// The next cell of the same level; after the last comes one more number, of no cell.
+    /// The next cell of the same level. After the last cell comes one more number, which belongs to no cell.
     pub(super) const fn next(self) -> Self {
         CellId(self.0 + (self.lowest_bit() << 1))
     }
 
-    /// The level of the smallest cell that contains both, if one does.
+    /// The level of the smallest cell that contains both cells, if there is one.
     pub(super) fn common_level(self, other: Self) -> Option<u32> {
         let differing = (self.0 ^ other.0).max(self.lowest_bit()).max(other.lowest_bit());
         60u32.checked_sub(63 - differing.leading_zeros()).map(|bit| bit / 2)
     }
 
-    /// The largest cell that begins where this one does and ends before `limit`; `limit` if this cell is not before it.
+    /// The largest cell that begins where this cell begins and ends before `limit`; `limit` if this cell is
+    /// not before it.
     pub(super) fn largest_before(self, limit: Self) -> Self {
         let mut id = self;
         if id.range_min() >= limit.range_min() {
@@ -196,8 +196,8 @@ impl CellId {
         placement
     }
 
-    /// The cells of `level` around that corner of them which is nearest to this cell, one of the smallest: four, or
-    /// three at a corner of the cube. The first contains this cell.
+    /// The cells of `level` around the corner that is nearest to this cell, which is one of the smallest:
+    /// four, or three at a corner of the cube. The first one contains this cell.
     pub(super) fn vertex_neighbors(self, level: u32) -> Vec<Self> {
         let Placement { face, ij, .. } = self.placement();
         let half = SIZE_MAX >> (level + 1);

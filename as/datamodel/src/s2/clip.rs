@@ -1,6 +1,6 @@
 //! The part of an edge that is on a face, in u and v, and whether it meets a rectangle there.
 //!
-//! A face can be padded: it is then a little larger on all sides, so that computation errors lose nothing.
+//! A face can be padded: it is then slightly larger on all sides, so that computation errors lose nothing.
 
 use std::f64::consts::{FRAC_1_SQRT_2, SQRT_2};
 
@@ -10,11 +10,11 @@ use super::interval::Interval;
 use super::predicates::robust_cross;
 use super::vector::Vector;
 
-/// Largest error of u or v of a clipped edge.
+/// Maximum error of u or v of a clipped edge.
 pub(super) const FACE_CLIP_ERROR: f64 = 9.0 * FRAC_1_SQRT_2 * f64::EPSILON;
-/// Largest distance between a rectangle and an edge that is said to meet it.
+/// Maximum distance between a rectangle and an edge that counts as meeting it.
 pub(super) const MEETS_RECT_ERROR: f64 = 3.0 * SQRT_2 * f64::EPSILON;
-/// Largest error of u or v after clipping an edge to a cell.
+/// Maximum error of u or v after an edge has been clipped to a cell.
 pub(super) const EDGE_CLIP_ERROR: f64 = 2.25 * f64::EPSILON;
 
 /// u and v of a point.
@@ -27,7 +27,7 @@ pub(super) fn clip_to_face(a: Vector, b: Vector, face: usize, padding: f64) -> O
     }
     let normal = to_face(face, robust_cross(a, b));
     let (a, b) = (to_face(face, a), to_face(face, b));
-    // A normal with larger u and v stands for a larger face.
+    // A normal with larger u and v corresponds to a larger face.
     let scale = 1.0 + padding;
     let scaled = Vector::new(scale * normal.x, scale * normal.y, normal.z);
     if !meets_face(scaled) {
@@ -40,8 +40,8 @@ pub(super) fn clip_to_face(a: Vector, b: Vector, face: usize, padding: f64) -> O
     (a_score + b_score < 3).then_some([a_uv, b_uv])
 }
 
-/// The end of the edge from `a` to `b` on a face, with everything in the face's coordinates, and a score. If the
-/// scores of both ends add up to 3 or more, the edge is not on the face.
+/// The end of the edge from `a` to `b` on a face, with all arguments in the face's coordinates, and a score.
+/// If the scores of both ends add up to 3 or more, the edge is not on the face.
 fn clip_end(
     a: Vector,
     b: Vector,
@@ -66,14 +66,14 @@ fn clip_end(
     if b.z <= 0.0 { (3, exit) } else { (score, b_uv) }
 }
 
-/// Whether the great circle with this normal meets the face. Exact: see [`exit_axis`].
+/// Whether the great circle with this normal meets the face. The result is exact: see [`exit_axis`].
 fn meets_face(normal: Vector) -> bool {
     let [u, v, w] = normal.components().map(f64::abs);
     v >= w - u && u >= w - v
 }
 
-/// Whether a great circle that meets the face leaves it at its left or right edge (0) or at the lower or upper (1).
-/// Sums of two numbers are compared with a third such that rounding cannot matter.
+/// Whether a great circle that meets the face leaves it at its left or right edge (0), or at its lower or
+/// upper edge (1). Sums of two numbers are compared with a third in such a way that rounding does not matter.
 fn exit_axis(normal: Vector) -> usize {
     let [u, v, w] = normal.components().map(f64::abs);
     let meets_opposite_edges = match (u - v).abs() {
@@ -106,8 +106,8 @@ pub(super) fn meets_rect([a, b]: [PointUv; 2], rect: RectUv) -> bool {
     if !rect[0].intersects(u_bound) || !rect[1].intersects(v_bound) {
         return false;
     }
-    // The line meets the rectangle if corners are on both sides of it; the outermost ones in the direction of its
-    // normal suffice.
+    // The line meets the rectangle if corners are on both sides of the line. It is enough to test the
+    // outermost corners in the direction of its normal.
     let normal = [-(b[1] - a[1]), b[0] - a[0]];
     let corner = |far: bool| -> f64 {
         let at =
@@ -117,9 +117,9 @@ pub(super) fn meets_rect([a, b]: [PointUv; 2], rect: RectUv) -> bool {
     corner(true) >= 0.0 && corner(false) <= 0.0
 }
 
-/// The value at `x` of the line through `a1` at `a` and `b1` at `b`, which are different.
+/// The value at `x` of the line through `a1` at `a` and `b1` at `b`. `a` and `b` differ.
 pub(super) fn interpolated(x: f64, a: f64, b: f64, a1: f64, b1: f64) -> f64 {
-    // Starts from the nearer end, which is more precise.
+    // The computation starts from the nearer end, which is more precise.
     if (a - x).abs() <= (b - x).abs() {
         a1 + (b1 - a1) * (x - a) / (b - a)
     } else {

@@ -36,7 +36,7 @@ fn beside(center: Vector, distance: f64, azimuth: f64) -> Vector {
     scaled(found, 1.0 / found.norm())
 }
 
-/// Compares both implementations of a region; `far` is the largest distance of tested points from its center.
+/// Compares both implementations of a region. `far` is the largest distance of tested points from its center.
 fn compare(ours: &Region, theirs: &dyn s2::Region, center: Vector, far: f64) {
     let budget = Budget::unlimited();
     let covering = Covering::STORED.of(ours, &budget).expect("a covering");
@@ -58,7 +58,7 @@ fn compare(ours: &Region, theirs: &dyn s2::Region, center: Vector, far: f64) {
             assert!(their_covering.contains_point(their_point(asked)), "{asked:?}");
         }
     }
-    // Every cell is needed.
+    // Every cell must be necessary.
     for cell in covering {
         assert!(theirs.intersects_cell(&s2::Cell::from(s2::CellId(cell.0))), "{cell:?}");
     }

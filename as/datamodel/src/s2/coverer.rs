@@ -1,15 +1,15 @@
 //! Coverings: small sets of cells that together contain a region.
 //!
-//! The algorithm starts from a few cells and divides those that meet the region, largest first, until there are too
-//! many. Stored cells and the order of queries depend on the result, so the order among cells of the same size matters:
-//! it is that of a specific binary heap.
+//! The algorithm starts from a few cells and divides those that meet the region, largest first, until there
+//! are too many. Stored cells and the order of queries depend on the result, so the order among cells of the
+//! same size matters. It is that of a specific binary heap.
 
 use super::Region;
 use super::cell::Cell;
 use super::cell_id::{CellId, LEVEL_MAX};
 use crate::budget::Budget;
 
-/// Price of dividing a cell, besides the tests of the region.
+/// Price of dividing a cell, without the tests of the region.
 const CANDIDATE_STEPS: u64 = 400;
 
 /// The fineness of a covering.
@@ -19,7 +19,8 @@ pub struct Covering {
     pub level_min: u32,
     /// Highest level of cells, 0 to 30.
     pub level_max: u32,
-    /// Allowed levels are the lowest one and those a multiple of this (1, 2 or 3) above it.
+    /// Step between allowed levels: 1, 2 or 3. Allowed levels are the lowest one and those a multiple of the
+    /// step above it.
     pub level_step: u32,
     /// Largest number of cells; values below 6 count as 6.
     pub cells_max: usize,
@@ -32,8 +33,8 @@ impl Covering {
     /// The covering of regions that are stored.
     pub const STORED: Self = Covering { level_min: 1, level_max: LEVEL_MAX, level_step: 1, cells_max: 12 };
 
-    /// Cells that contain `region`, in the order of their numbers. `None` if it takes more than allowed, or if the
-    /// budget is exhausted.
+    /// Cells that contain `region`, in the order of their numbers. `None` if that needs more than is allowed,
+    /// or if the budget is exhausted.
     pub(crate) fn of(&self, region: &Region, budget: &Budget<'_>) -> Option<Vec<CellId>> {
         let mut coverer =
             Coverer { options: self, region, found: Vec::new(), pending: Heap(Vec::new()), budget };
@@ -44,7 +45,7 @@ impl Covering {
         (cells.len() <= self.cells_max.max(6)).then_some(cells)
     }
 
-    /// Up to `cells_max` cells that contain `region`, found without dividing any.
+    /// Up to `cells_max` cells that contain `region`. They are found without dividing a cell.
     fn first_cells(&self, region: &Region, budget: &Budget<'_>) -> Vec<CellId> {
         let mut cells = region.cell_bound(budget);
         for cell in &mut cells {
@@ -52,7 +53,7 @@ impl Covering {
         }
         normalize(&mut cells);
         while cells.len() > self.cells_max.min(4) {
-            // Joins the two cells that are nearest to each other.
+            // This joins the two cells that are nearest to each other.
             let mut best: Option<(CellId, u32)> = None;
             for pair in cells.windows(2) {
                 if let [a, b] = pair
@@ -66,7 +67,7 @@ impl Covering {
             let joined = cell.parent(level);
             cells.retain(|&cell| !joined.contains(cell));
             cells.push(joined);
-            // Takes a cell in place of its four children.
+            // This replaces four children by their cell.
             normalize(&mut cells);
         }
         for cell in &mut cells {
@@ -94,10 +95,10 @@ impl Covering {
     }
 }
 
-/// A cell that meets the region, with its descendants of the next allowed level that do.
+/// A cell that meets the region, and its descendants of the next allowed level that meet it.
 struct Candidate {
     cell: Cell,
-    /// It must not be divided further.
+    /// Whether it must not be divided further.
     is_final: bool,
     children: Vec<Candidate>,
 }
@@ -151,7 +152,7 @@ impl Coverer<'_> {
             self.found.push(candidate.cell.id);
             return;
         }
-        // Single levels up to the lowest one.
+        // Up to the lowest level, the step is one level.
         let steps = if level < self.options.level_min { 1 } else { self.options.level_step };
         let cell = candidate.cell;
         let final_count = self.expand(&mut candidate.children, &cell, steps);
@@ -160,13 +161,14 @@ impl Coverer<'_> {
         } else if final_count == 1 << shift && level >= self.options.level_min {
             self.found.push(candidate.cell.id);
         } else {
-            // The order is large cells first, then few children, then few final children.
+            // Large cells come first, then cells with few children, then cells with few final children.
             let order = ((level as usize) << shift) + candidate.children.len();
             self.pending.push((order << shift) + final_count, candidate);
         }
     }
 
-    /// Adds descendants of `cell`, `steps` levels above it, to `children`, and returns how many of them are final.
+    /// Adds the descendants of `cell` that are `steps` levels below it to `children`. Returns how many of
+    /// them are final.
     fn expand(&self, children: &mut Vec<Candidate>, cell: &Cell, steps: u32) -> usize {
         let mut final_count = 0;
         for child in cell.children() {
@@ -183,8 +185,8 @@ impl Coverer<'_> {
     }
 }
 
-/// A binary heap that gives the candidate with the least number first. Equal numbers come in the order of the GNU C++
-/// library's heap.
+/// A binary heap that returns the candidate with the smallest number first. Equal numbers come in the order
+/// of the GNU C++ library's heap.
 struct Heap(Vec<(usize, Candidate)>);
 
 impl Heap {
@@ -193,7 +195,7 @@ impl Heap {
         self.rise(self.0.len() - 1);
     }
 
-    /// Moves an entry toward the top past entries that it precedes.
+    /// Moves an entry toward the top, past entries that it precedes.
     fn rise(&mut self, mut at: usize) {
         while at > 0 && self.0[at].0 < self.0[(at - 1) / 2].0 {
             self.0.swap(at, (at - 1) / 2);
@@ -206,8 +208,8 @@ impl Heap {
             return None;
         }
         let top = self.0.swap_remove(0);
-        // The last entry sinks to the bottom whatever its number, along the entries that come first (of equal ones the
-        // right), and then rises to its place.
+        // The last entry sinks to the bottom, whatever its number is, along the entries that come first (of
+        // equal entries the right one), and then rises to its place.
         let count = self.0.len();
         let mut at = 0;
         loop {
@@ -226,7 +228,7 @@ impl Heap {
     }
 }
 
-/// Sorts cells, drops those within others, and joins four that make up one.
+/// Sorts cells, drops cells within others, and joins four cells that make up one.
 fn normalize(cells: &mut Vec<CellId>) {
     normalize_without_joining(cells);
     let mut joined: Vec<CellId> = Vec::with_capacity(cells.len());

@@ -1,7 +1,8 @@
-//! Sums of products of doubles without rounding, for the few cases that rounding could decide wrongly.
+//! Sums of products of doubles without rounding, for the few cases in which rounding could cause a wrong
+//! decision.
 //!
-//! A sum is a fixed-point number in two's complement, wide enough for products of three doubles of magnitude up to
-//! 2¹⁰, the smallest included. It is on the stack.
+//! A sum is a fixed-point number in two's complement. It is wide enough for products of three doubles of
+//! magnitude up to 2¹⁰, including the smallest ones. It is on the stack.
 
 /// Weight of the lowest bit: the product of three of the smallest doubles.
 const LOWEST_EXPONENT: i32 = -3 * 1074;
@@ -51,8 +52,8 @@ impl Sum {
         }
     }
 
-    /// The exponent of the magnitude's highest bit, and the magnitude's first 64 bits from there; the last of them
-    /// is 1 if anything follows. `None` for zero.
+    /// The exponent of the highest bit of the magnitude, and the first 64 bits of the magnitude from there.
+    /// The last of these bits is 1 if any lower bit is set. `None` for zero.
     fn leading(&self) -> Option<(i32, u64)> {
         let mut magnitude = self.0;
         if self.sign() < 0 {
@@ -72,21 +73,21 @@ impl Sum {
         Some((exponent, bits | u64::from(rest)))
     }
 
-    /// The exponent of the largest power of two not above the magnitude; `None` for zero.
+    /// The exponent of the largest power of two that is not above the magnitude; `None` for zero.
     pub(super) fn exponent(&self) -> Option<i32> {
         self.leading().map(|(exponent, _)| exponent)
     }
 
-    /// The sum times 2 to the power of `scale`, rounded once.
+    /// The sum times 2 to the power of `scale`. It is rounded once.
     pub(super) fn to_f64(&self, scale: i32) -> f64 {
         let Some((exponent, bits)) = self.leading() else { return 0.0 };
-        // The conversion rounds to even, and the last bit breaks ties correctly.
+        // The conversion rounds to even. The last bit makes it round ties correctly.
         let value = bits as f64 * power_of_two(exponent - 63 + scale);
         if self.sign() < 0 { -value } else { value }
     }
 }
 
-/// The double's magnitude as an integer of up to 53 bits, its exponent, and its sign.
+/// The magnitude of the double as an integer of up to 53 bits, its exponent, and its sign.
 fn split(value: f64) -> (u64, (i32, bool)) {
     let bits = value.to_bits();
     let fraction = bits & ((1 << 52) - 1);
@@ -116,7 +117,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_doubles_cannot_tell_apart_is_told_apart() {
+    fn sums_that_are_equal_as_doubles_are_distinguished() {
         let tiny = f64::from_bits(1);
         assert_eq!(Sum::zero().plus([tiny, tiny, tiny]).sign(), 1);
         assert_eq!(Sum::zero().plus([tiny, -tiny, tiny]).sign(), -1);

@@ -1,8 +1,8 @@
 //! The index of a polygon: the edges in each cell.
 //!
 //! Cells are divided until each has few edges, or only edges that are long for the cell. The index keeps only
-//! cells with edges or within the polygon. It decides which cells a covering begins with, so it follows the same
-//! rules as the S2 library: the numbers here are in effect part of the stored format.
+//! cells with edges and cells within the polygon. It determines the cells with which a covering begins, so it
+//! follows the same rules as the S2 library. The numbers here are in effect part of the stored format.
 
 use super::cap::level_of_edge;
 use super::cell::RectUv;
@@ -19,17 +19,17 @@ use crate::budget::Budget;
 /// Price of an edge in a cell.
 const EDGE_STEPS: usize = 30;
 
-/// How much cells are enlarged on all sides, so that computation errors here or in a query lose no edge.
+/// Margin by which cells are enlarged on all sides, so that computation errors here or in a query lose no
+/// edge.
 const PADDING: f64 = 2.0 * (FACE_CLIP_ERROR + EDGE_CLIP_ERROR);
-/// A cell with more edges than this is divided, if enough of them are short.
+/// A cell with more edges than this is divided if enough of them are short.
 const SHORT_EDGES_MAX: usize = 10;
-/// The share of a cell's edges that must be short for it to be divided.
+/// The share of a cell's edges that must be short for the cell to be divided.
 const SHORT_EDGES_PART: f64 = 0.2;
 
 /// An edge with the inside of the polygon to its left.
 pub(super) type Edge = (Vector, Vector);
 
-/// A cell of an index.
 #[derive(Clone, Debug)]
 pub(super) struct IndexCell {
     pub(super) id: CellId,
@@ -39,21 +39,21 @@ pub(super) struct IndexCell {
     pub(super) edges: Vec<u32>,
 }
 
-/// How a cell relates to the cells of an index.
+/// The relation between a cell and the cells of an index.
 pub(super) enum Relation<'a> {
-    /// It is this cell, or within it.
+    /// The cell is this cell or is within it.
     Within(&'a IndexCell),
-    /// It contains smaller ones.
+    /// The cell contains smaller cells of the index.
     Divided,
     Disjoint,
 }
 
-/// The cells of a polygon, in the order of their numbers, none within another.
+/// The cells of a polygon, in the order of their numbers. No cell is within another.
 #[derive(Clone, Debug)]
 pub(super) struct Index(Vec<IndexCell>);
 
 impl Index {
-    /// Indexes `edges`; `contains_origin` tells whether [`ORIGIN`] is inside of them. `None` if the budget is
+    /// Indexes `edges`. `contains_origin` says whether [`ORIGIN`] is inside them. `None` if the budget is
     /// exhausted.
     pub(super) fn new(edges: &[Edge], contains_origin: bool, budget: &Budget<'_>) -> Option<Self> {
         budget.draw_for(2 * edges.len() * EDGE_STEPS).ok()?;
@@ -88,8 +88,8 @@ impl Index {
             return vec![first.id];
         }
         let level = first.id.common_level(last.id).map_or(0, |level| level + 1);
-        // For each cell of the level below the smallest common one, the smallest cell around the index cells in
-        // it.
+        // For each cell of the level below the smallest common one, this is the smallest cell around the
+        // index cells in it.
         self.0
             .chunk_by(|a, b| a.id.parent(level) == b.id.parent(level))
             .filter_map(|cells| {
@@ -143,7 +143,7 @@ impl Clipped<'_> {
         if if upper { bound.high <= limit } else { bound.low >= limit } {
             return self;
         }
-        // Computed from the original ends, so that errors do not add up.
+        // The original ends are used, so that errors do not add up.
         let [a, b] = self.edge.ends;
         let other = 1 - axis;
         let value = interpolated(limit, a[axis], b[axis], a[other], b[other]);
@@ -156,7 +156,8 @@ impl Clipped<'_> {
         self
     }
 
-    /// The parts below and above `middle` along `axis`, an interval where the edge belongs to both parts.
+    /// The parts below and above `middle` along `axis`. `middle` is an interval in which the edge belongs to
+    /// both parts.
     fn halves(self, axis: usize, middle: Interval) -> [Option<Self>; 2] {
         let bound = self.bound[axis];
         match () {
@@ -234,8 +235,8 @@ impl PaddedCell {
     }
 }
 
-/// Visits cells in the order of the curve. It counts the edges between its position and the next center or corner,
-/// and so knows whether that is inside.
+/// Visits cells in the order of the curve. It counts the edges between its position and the next center or
+/// corner, from which follows whether that is inside.
 struct Builder<'e> {
     edges: &'e [Edge],
     cells: Vec<IndexCell>,
@@ -244,7 +245,7 @@ struct Builder<'e> {
     at: Vector,
     /// The smallest cell whose entry is that point.
     next: CellId,
-    /// Once it is exhausted, no more cells are added.
+    /// When it is exhausted, no more cells are added.
     budget: &'e Budget<'e>,
 }
 
@@ -272,7 +273,8 @@ impl Builder<'_> {
         self.add_range(shrunk.range_max().next(), id.range_max().next());
     }
 
-    /// Adds the cells from one of the smallest to before another; there are no edges in between.
+    /// Adds the cells from one of the smallest cells up to another one (exclusive). There are no edges
+    /// between them.
     fn add_range(&mut self, begin: CellId, end: CellId) {
         if !self.inside {
             return;
@@ -284,7 +286,7 @@ impl Builder<'_> {
         }
     }
 
-    /// Adds `cell`, which `edges` may meet, or its descendants.
+    /// Adds `cell` or its descendants. `edges` may meet the cell.
     fn add_cell(&mut self, cell: &PaddedCell, edges: &[Clipped<'_>]) {
         let is_empty = edges.is_empty() && !self.inside;
         if is_empty || self.budget.draw_for((1 + edges.len()) * EDGE_STEPS).is_err() {
@@ -294,7 +296,7 @@ impl Builder<'_> {
             return self.keep(cell, edges);
         }
         let [u_middle, v_middle] = cell.middle();
-        // Splits by halves of u, then of v.
+        // The edges are split by halves of u, then of v.
         let mut parts: [[Vec<Clipped<'_>>; 2]; 2] = Default::default();
         for edge in edges {
             for (half, part) in parts.iter_mut().zip(edge.halves(0, u_middle)) {

@@ -2,7 +2,7 @@
 
 use std::f64::consts::PI;
 
-/// A closed interval; empty if its lower bound is above its upper bound.
+/// A closed interval. It is empty if its lower bound is above its upper bound.
 #[derive(Clone, Copy, PartialEq, Debug)]
 pub(super) struct Interval {
     pub(super) low: f64,
@@ -53,7 +53,7 @@ impl Interval {
         if self.is_empty() { self } else { Interval { low: self.low - margin, high: self.high + margin } }
     }
 
-    /// The number of the interval that is closest to `number`.
+    /// The number in the interval that is closest to `number`.
     pub(super) fn nearest(self, number: f64) -> f64 {
         self.low.max(self.high.min(number))
     }
@@ -71,8 +71,9 @@ impl Interval {
     }
 }
 
-/// An arc of the circle, counterclockwise from one angle to another, both in -π to π. If the first is the larger, the
-/// arc contains π. -π is written as π, except in the full arc, which is -π to π; the empty arc is π to -π.
+/// An arc of the circle, counterclockwise from one angle to another, both in -π to π. If the first angle is
+/// larger, the arc contains π. -π is written as π, except in the full arc, which is -π to π. The empty arc is
+/// π to -π.
 #[derive(Clone, Copy, PartialEq, Debug)]
 pub(super) struct Arc {
     pub(super) low: f64,
@@ -160,7 +161,7 @@ impl Arc {
         }
     }
 
-    /// The arc itself, or the full one if only rounding keeps it from being full.
+    /// The arc itself, or the full arc if only rounding prevents it from being full.
     pub(super) fn closed_if_full(self) -> Self {
         if !self.is_empty() && self.length() + 2.0 * f64::EPSILON >= 2.0 * PI { Arc::FULL } else { self }
     }

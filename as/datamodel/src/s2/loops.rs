@@ -1,6 +1,7 @@
 //! Loops: closed chains of edges with the inside to their left.
 //!
-//! A loop need not be simple. It contains a point if the path from a fixed point crosses its edges accordingly often.
+//! A loop need not be simple. The number of times that the path from a fixed point to a point crosses the
+//! edges of the loop determines whether the loop contains the point.
 
 use std::cmp::Ordering;
 use std::f64::consts::{FRAC_PI_2, PI};
@@ -11,11 +12,11 @@ use super::rect::{Rect, RectBounder};
 use super::vector::Vector;
 use crate::budget::Budget;
 
-/// The fixed point: near the north pole, where polygons of clients are unlikely to have an edge.
+/// The fixed point. It is near the north pole, where clients' polygons are unlikely to have an edge.
 pub(super) const ORIGIN: Vector =
     Vector::new(-0.009_999_466_435_025_02, 0.002_592_454_260_932_412, 0.999_946_643_502_502);
 
-/// A loop of at least three vertices; consecutive ones differ.
+/// A loop of at least three vertices. Consecutive vertices differ.
 #[derive(Clone, Debug)]
 pub(super) struct Loop {
     pub(super) vertices: Vec<Vector>,
@@ -23,12 +24,12 @@ pub(super) struct Loop {
     pub(super) bound: Rect,
     /// [`Rect::for_subregions`] of the bound.
     subregion_bound: Rect,
-    /// Whether it bounds a hole of a polygon.
+    /// Whether the loop bounds a hole of a polygon.
     pub(super) is_hole: bool,
 }
 
 impl Loop {
-    /// The loop through `vertices`, or its reverse if that contains more than half of the sphere.
+    /// The loop through `vertices`, or its reverse if the loop contains more than half of the sphere.
     pub(super) fn normalized(vertices: Vec<Vector>) -> Self {
         let mut new = Loop {
             vertices,
@@ -90,7 +91,7 @@ impl Loop {
         self.bound.contains(point) && self.contains_by_edges(point)
     }
 
-    /// Whether the loop contains `other`, given that no edges cross and none is shared. The result is meaningless if
+    /// Whether the loop contains `other`, if no edges cross and none is shared. The result is meaningless if
     /// the budget is exhausted.
     pub(super) fn contains_nested(&self, other: &Self, budget: &Budget<'_>) -> bool {
         let [before, vertex, after, ..] = *other.vertices else { return false };
@@ -98,7 +99,7 @@ impl Loop {
             return false;
         }
         let count = self.vertices.len();
-        // In the worst case all vertices are compared and all edges crossed.
+        // In the worst case all vertices are compared, and all edges are crossed.
         if budget.draw_for(count * 12).is_err() {
             return false;
         }
@@ -113,7 +114,8 @@ impl Loop {
     }
 }
 
-/// The loop's total turn to the left: 2 π less the area to its left. The order of the sum depends only on the shape.
+/// The total turn of the loop to the left: 2 π minus the area to its left. The order of the sum depends only
+/// on the shape.
 fn curvature(vertices: &[Vector]) -> f64 {
     const MAX: f64 = 2.0 * PI - 4.0 * f64::EPSILON;
     let pruned = without_spikes(vertices);
@@ -135,7 +137,7 @@ fn curvature(vertices: &[Vector]) -> f64 {
     (if forward { sum } else { -sum }).clamp(-MAX, MAX)
 }
 
-/// The vertex `step` steps from `start` in one direction or the other.
+/// The vertex that is `step` steps from `start`, in one direction or the other.
 const fn position(start: usize, forward: bool, step: usize, count: usize) -> usize {
     if forward { (start + step) % count } else { (start + 2 * count - step % count) % count }
 }
@@ -150,7 +152,7 @@ fn turn(a: Vector, b: Vector, c: Vector) -> f64 {
     if sign(a, b, c) > 0 { angle } else { -angle }
 }
 
-/// The loop without the parts that go out and back the same way.
+/// The loop without the parts that go out and come back the same way.
 fn without_spikes(vertices: &[Vector]) -> Vec<Vector> {
     let mut kept: Vec<Vector> = Vec::with_capacity(vertices.len());
     for &vertex in vertices {

@@ -1,8 +1,9 @@
 //! Geometry on the sphere: points, regions, and the cells that contain them.
 //!
-//! Cells and coverings equal those of the S2 library (s2geometry.io) bit for bit, because records and indexes that
-//! other servers read store them. This module has what regions of GeoJSON need: the numbering of cells ([`cell_id`]),
-//! exact tests of sides and crossings ([`predicates`]), caps, polygons with an index of their edges, and coverings.
+//! Cells and coverings equal those of the S2 library (s2geometry.io) bit for bit, because they are stored in
+//! records and indexes that other servers read. This module has what regions of GeoJSON need: the numbering
+//! of cells ([`cell_id`]), exact tests of sides and crossings ([`predicates`]), caps, polygons with an index
+//! of their edges, and coverings.
 
 mod cap;
 mod cell;
@@ -31,7 +32,7 @@ pub(crate) use vector::Vector;
 
 use crate::budget::Budget;
 
-/// A set of points. Queries draw on a budget; their answers are meaningless if it is exhausted.
+/// A set of points. Queries draw on a budget; their results are meaningless if it is exhausted.
 #[derive(Clone, Debug)]
 pub(crate) enum Region {
     Cap(Cap),
@@ -48,7 +49,7 @@ impl Region {
         }
     }
 
-    /// Whether all of `cell` is certain to be in the region.
+    /// Whether `cell` is certain to be completely in the region.
     fn contains_cell(&self, cell: &Cell, budget: &Budget<'_>) -> bool {
         match self {
             Region::Cap(cap) => cap.contains_cell(cell),
@@ -57,7 +58,7 @@ impl Region {
         }
     }
 
-    /// Whether some of `cell` may be in the region.
+    /// Whether a part of `cell` may be in the region.
     fn may_intersect(&self, cell: &Cell, budget: &Budget<'_>) -> bool {
         match self {
             Region::Cap(cap) => cap.may_intersect(cell),

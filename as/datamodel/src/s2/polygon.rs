@@ -12,12 +12,12 @@ use super::rect::Rect;
 use super::vector::Vector;
 use crate::budget::Budget;
 
-/// Price of testing an edge, of a vertex of a new polygon, and of testing the bound of a loop.
+/// Prices of a test of an edge, of a vertex of a new polygon, and of a test of a loop's bound.
 const EDGE_STEPS: usize = 10;
 const VERTEX_STEPS: usize = 100;
 const BOUND_STEPS: usize = 4;
 
-/// Nested loops: every second one from the outside is a hole.
+/// Nested loops. Every second loop, from the outside inward, is a hole.
 #[derive(Clone, Debug)]
 pub(crate) struct Polygon {
     edges: Vec<Edge>,
@@ -34,8 +34,8 @@ struct Nest {
 }
 
 impl Polygon {
-    /// The polygon bounded by loops of vertices; the smaller side of each is the inside. `None` if the budget is
-    /// exhausted.
+    /// The polygon that is bounded by loops of vertices. The smaller side of each loop is its inside. `None`
+    /// if the budget is exhausted.
     pub(crate) fn new(loops: Vec<Vec<Vector>>, budget: &Budget<'_>) -> Option<Self> {
         let mut nests = Vec::new();
         for vertices in loops {
@@ -48,7 +48,7 @@ impl Polygon {
         let contains_origin = loops.iter().fold(false, |inside, outline| inside ^ outline.contains_origin);
         let edges = loops.iter_mut().flat_map(|outline| {
             if outline.is_hole {
-                // The inside of the polygon is outside of the hole.
+                // The inside of the polygon is outside the hole.
                 outline.vertices.reverse();
             }
             outline.edges().collect::<Vec<_>>()
@@ -70,7 +70,7 @@ impl Polygon {
     }
 
     pub(super) fn contains(&self, point: Vector, budget: &Budget<'_>) -> bool {
-        /// With at most this many edges, testing all of them is faster than finding a cell.
+        /// With at most this many edges, a test of all of them is faster than finding a cell.
         const FEW_EDGES: usize = 32;
         match self.index.get() {
             Some(index) if self.edges.len() > FEW_EDGES => match index.relation(CellId::from_point(point)) {
@@ -103,7 +103,7 @@ impl Polygon {
         cell.edges.iter().filter_map(|&number| self.edges.get(number as usize).copied())
     }
 
-    /// Whether an edge in a cell of the index meets `target` or almost does.
+    /// Whether an edge in a cell of the index meets `target`, or almost does.
     fn any_edge_meets(&self, cell: &IndexCell, target: &Cell, budget: &Budget<'_>) -> bool {
         const ERROR: f64 = FACE_CLIP_ERROR + MEETS_RECT_ERROR;
         if budget.draw_for(2 * cell.edges.len() * EDGE_STEPS).is_err() {
@@ -146,12 +146,12 @@ impl Polygon {
     }
 }
 
-/// Inserts `new` at its place in `nests`: into the first nest that contains it, or beside them and around those that it
-/// contains. `None` if the budget is exhausted.
+/// Inserts `new` at its place in `nests`: into the first nest that contains it, or beside the nests and
+/// around those that it contains. `None` if the budget is exhausted.
 fn insert(budget: &Budget<'_>, nests: &mut Vec<Nest>, mut new: Nest) -> Option<()> {
     let contains = |outer: &Loop, inner: &Loop| outer.contains_nested(inner, budget);
     let mut siblings = nests;
-    // All siblings are tested twice, once here and once below.
+    // All siblings are tested twice, here and below.
     budget.draw_for(2 * siblings.len() * BOUND_STEPS).ok()?;
     while let Some(at) = siblings.iter().position(|nest| contains(&nest.shell, &new.shell)) {
         siblings = &mut siblings[at].children;
@@ -162,7 +162,7 @@ fn insert(budget: &Budget<'_>, nests: &mut Vec<Nest>, mut new: Nest) -> Option<(
     Some(())
 }
 
-/// The loops of `nests`, each before those within it.
+/// The loops of `nests`. Each loop comes before the loops within it.
 fn flatten(nests: Vec<Nest>, loops: &mut Vec<Loop>) {
     // Nests may be deep, so this does not recurse.
     let mut pending: Vec<(Nest, bool)> = nests.into_iter().rev().map(|nest| (nest, false)).collect();

@@ -1,5 +1,5 @@
-//! Tests of the side on which a point lies. Answers are exact, as if each point were moved by a tiny amount of its
-//! own so that no three lie on one great circle.
+//! Tests of the side on which a point lies. Results are exact, as if each point were moved by a tiny amount
+//! of its own so that no three points lie on one great circle.
 
 use std::cmp::Ordering;
 
@@ -9,15 +9,16 @@ use super::vector::Vector;
 /// An upper bound for the error of a determinant of three unit vectors in doubles.
 const DETERMINANT_ERROR: f64 = 1.8274 * f64::EPSILON;
 
-/// 1 if the determinant of `a`, `b` and `c`, given the cross product of `a` and `b`, is certain to be positive; -1 if
-/// it is certain to be negative; otherwise 0.
+/// 1 if the determinant of `a`, `b` and `c` is certain to be positive, -1 if it is certain to be negative,
+/// otherwise 0. The cross product of `a` and `b` is given.
 #[inline]
 fn plain_sign(a_cross_b: Vector, c: Vector) -> i32 {
     let determinant = a_cross_b.dot(c);
     i32::from(determinant > DETERMINANT_ERROR) - i32::from(determinant < -DETERMINANT_ERROR)
 }
 
-/// 1 if `a`, `b` and `c` are counterclockwise, -1 if clockwise, 0 only if two of them are the same.
+/// 1 if `a`, `b` and `c` are counterclockwise, -1 if they are clockwise, and 0 only if two of them are the
+/// same.
 pub(super) fn sign(a: Vector, b: Vector, c: Vector) -> i32 {
     match plain_sign(a.cross(b), c) {
         0 => exact_sign(a, b, c),
@@ -50,8 +51,9 @@ fn exact_sign(a: Vector, b: Vector, c: Vector) -> i32 {
         }
 }
 
-/// The sign of the determinant of points on one great circle, in ascending order, after the move. Earlier points move
-/// farther, and farthest along z. (H. Edelsbrunner and E. P. Mücke, "Simulation of Simplicity", 1990.)
+/// The sign of the determinant of points on one great circle, in ascending order, after the points have been
+/// moved. Earlier points move farther, and farthest along z. (H. Edelsbrunner and E. P. Mücke, "Simulation of
+/// Simplicity", 1990.)
 fn moved_sign(a: [f64; 3], b: [f64; 3], c: [f64; 3]) -> i32 {
     let minor = |p: [f64; 3], q: [f64; 3], i: usize, j: usize| {
         Sum::zero().plus([p[i], q[j], 1.0]).plus([-p[j], q[i], 1.0]).sign()
@@ -80,7 +82,7 @@ pub(super) fn ordered_ccw(a: Vector, b: Vector, c: Vector, o: Vector) -> bool {
     steps.into_iter().filter(|&step| step).count() >= 2
 }
 
-/// A direction at `a` that differs from `a`; the same for equal points.
+/// A direction at `a` that differs from `a`. It is the same for equal points.
 pub(super) fn reference_direction(a: Vector) -> Vector {
     let other = match a.largest_component() {
         0 => Vector::new(0.012, 0.0053, 1.0),
@@ -100,8 +102,8 @@ pub(super) fn wedge_contains(a0: Vector, vertex: Vector, a2: Vector, b0: Vector,
     ordered_ccw(a2, b2, b0, vertex) && ordered_ccw(b0, a0, a2, vertex)
 }
 
-/// Whether edges that share a vertex count as crossing there, so that the edges of a loop around a point cross a path
-/// from it an odd number of times.
+/// Whether edges that share a vertex count as crossing there. They do so in a way that makes the edges of a
+/// loop around a point cross a path from it an odd number of times.
 fn vertex_crossing(a: Vector, b: Vector, c: Vector, d: Vector) -> bool {
     match () {
         () if a == b || c == d => false,
@@ -112,7 +114,7 @@ fn vertex_crossing(a: Vector, b: Vector, c: Vector, d: Vector) -> bool {
     }
 }
 
-/// Tells which edges cross one edge.
+/// Finds the edges that cross one edge.
 pub(super) struct EdgeCrosser {
     a: Vector,
     b: Vector,
@@ -124,7 +126,7 @@ impl EdgeCrosser {
         EdgeCrosser { a, b, a_cross_b: a.cross(b) }
     }
 
-    /// Whether the edge from `c` to `d` crosses this one, in the interior of both or by [`vertex_crossing`].
+    /// Whether the edge from `c` to `d` crosses this edge, in the interior of both or by [`vertex_crossing`].
     #[inline]
     pub(super) fn crosses(&self, c: Vector, d: Vector) -> bool {
         let (left, right) = (plain_sign(self.a_cross_b, c), plain_sign(self.a_cross_b, d));
@@ -141,13 +143,14 @@ impl EdgeCrosser {
         }
         let exactly = |sign: i32, point: Vector| if sign == 0 { exact_sign(a, b, point) } else { sign };
         let (left, right) = (exactly(left, c), exactly(right, d));
-        // c and d are on different sides of ab; then a and b must be on different sides of cd, in the same sense.
+        // c and d are on different sides of ab. Then a and b must be on different sides of cd, in the same
+        // sense.
         left != right && sign(c, d, b) == left && sign(c, d, a) == right
     }
 }
 
-/// A vector at right angles to both `a` and `b`, about twice as long as their cross product, precise even if they are
-/// almost the same or opposite.
+/// A vector at right angles to both `a` and `b`, about twice as long as their cross product. It is precise
+/// even if they are almost the same or opposite.
 pub(super) fn robust_cross(a: Vector, b: Vector) -> Vector {
     /// Below this norm the direction may be wrong by more than six times the precision of a double.
     const NORM_MIN: f64 = {
@@ -182,8 +185,8 @@ fn exact_cross(a: Vector, b: Vector) -> Vector {
     }
 }
 
-/// The direction of the cross product of two opposite points after the move, computed from the later of them in
-/// order.
+/// The direction of the cross product of two opposite points after they have been moved, computed from the
+/// one that is later in order.
 fn moved_cross(later: Vector) -> Vector {
     if later.x == 0.0 && later.y == 0.0 {
         return Vector::new(later.z, 0.0, 0.0);
@@ -251,7 +254,7 @@ mod tests {
         }
 
         #[test]
-        fn a_path_crosses_a_triangle_as_often_whichever_way_it_goes(a in point(), b in point(), c in point(), p in point(), q in point(), r in point()) {
+        fn a_path_crosses_a_triangle_equally_often_in_both_directions(a in point(), b in point(), c in point(), p in point(), q in point(), r in point()) {
             let inside = |from, to| {
                 let path = EdgeCrosser::new(from, to);
                 [(a, b), (b, c), (c, a)].into_iter().filter(|&(v, w)| path.crosses(v, w)).count() % 2

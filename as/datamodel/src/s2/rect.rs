@@ -33,7 +33,7 @@ impl LatLng {
     }
 }
 
-/// A rectangle of latitude and longitude. Either both are empty or neither is.
+/// A rectangle of latitude and longitude. Either both intervals are empty, or neither is.
 #[derive(Clone, Copy, PartialEq, Debug)]
 pub(super) struct Rect {
     pub(super) lat: Interval,
@@ -61,7 +61,7 @@ impl Rect {
         Rect { lat: self.lat.union(other.lat), lng: self.lng.union(other.lng) }
     }
 
-    /// The rectangle with more latitude on both sides; a rectangle that touches a pole has all longitudes.
+    /// The rectangle with a larger range of latitude. A rectangle that touches a pole has all longitudes.
     fn expanded(&self, lat_margin: f64, lng: Arc) -> Self {
         let lat = self.lat.expanded(lat_margin);
         if lat.is_empty() || lng.is_empty() {
@@ -72,7 +72,7 @@ impl Rect {
         Rect { lat, lng: if at_pole { Arc::FULL } else { lng } }
     }
 
-    /// The smaller of two caps around the rectangle, one around a pole and one around its center.
+    /// The smaller of two caps around the rectangle: one around a pole, and one around its center.
     pub(super) fn cap_bound(&self) -> Cap {
         if self.is_empty() {
             return Cap::EMPTY;
@@ -102,7 +102,7 @@ impl Rect {
         if self.is_empty() {
             return *self;
         }
-        // An edge between almost opposite points may go anywhere.
+        // An edge between almost opposite points may take any direction.
         let lng_gap = (PI - self.lng.length() - 2.5 * f64::EPSILON).max(0.0);
         let from_equator = self.lat.low.max(-self.lat.high);
         let (south_gap, north_gap) = (FRAC_PI_2 + self.lat.low, FRAC_PI_2 - self.lat.high);
@@ -121,7 +121,7 @@ impl Rect {
     }
 }
 
-/// Bounds the edges between consecutive points. The margin added to them covers computation errors.
+/// Bounds the edges between consecutive points. A margin is added to them to cover computation errors.
 pub(super) struct RectBounder {
     bound: Rect,
     last: Option<(Vector, LatLng)>,
@@ -152,11 +152,11 @@ impl RectBounder {
 fn edge_bound(a: Vector, a_position: LatLng, b: Vector, b_position: LatLng) -> Rect {
     let mut lng = Arc::between(a_position.lng, b_position.lng);
     let mut lat = Interval::between(a_position.lat, b_position.lat);
-    // Twice the normal of the plane of the edge.
+    // This is twice the normal of the plane of the edge.
     let normal = (a - b).cross(a + b);
     let norm = normal.norm();
     if norm < 1.91346e-15 {
-        // Almost equal points, or almost opposite ones.
+        // The points are almost equal or almost opposite.
         return if a.dot(b) < 0.0 { Rect::FULL } else { Rect { lat, lng } };
     }
     if lng.length() >= PI - 2.0 * f64::EPSILON {

@@ -3,7 +3,8 @@
 use std::cmp::Ordering;
 use std::ops::{Add, Mul, Neg, Sub};
 
-/// A vector, mostly a point on the unit sphere: x towards 0° N 0° E, y towards 0° N 90° E, z towards the north pole.
+/// A vector, mostly a point on the unit sphere. x points towards 0° N 0° E, y towards 0° N 90° E, z towards
+/// the north pole.
 #[derive(Clone, Copy, PartialEq, PartialOrd, Debug)]
 pub(crate) struct Vector {
     pub(crate) x: f64,
@@ -51,7 +52,7 @@ impl Vector {
         self.cross(other).norm().atan2(self.dot(other))
     }
 
-    /// Index of the component of largest magnitude; the last of equal ones.
+    /// Index of the component with the largest magnitude; of equal ones the last.
     pub(crate) fn largest_component(self) -> usize {
         let [x, y, z] = self.components().map(f64::abs);
         match () {

@@ -6,20 +6,19 @@ use cf::msgpack::{Head, Kind, Reader};
 
 use crate::cdt::is_shortest;
 
-/// Largest step number.
 const STEP_MAX: u8 = 0x23;
 const BASE_MASK: u8 = 0x0f;
-/// A list has no keys.
+/// The step by the key of a list, which does not exist.
 const LIST_KEY: u8 = 0x12;
 const OF_LIST: u64 = 0x10;
 const OF_MAP: u64 = 0x20;
-/// How a step finds its element, in the order of the numbers.
+/// The ways in which a step finds its element, in the order of their numbers.
 const BASES: [&str; 4] = ["index", "rank", "key", "value"];
 
-/// Why bytes are not valid as the context of an index.
+/// The reason why bytes are not a valid context of an index.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum ContextError {
-    /// They are no list of steps.
+    /// They are not a list of steps.
     Invalid,
     /// They are not in the shortest form, in which contexts are compared.
     NotShortest,
@@ -29,7 +28,7 @@ pub enum ContextError {
 /// form.
 ///
 /// # Errors
-/// The reason why they are not.
+/// The reason why they are not a context.
 pub fn check_context(bytes: &[u8]) -> Result<(), ContextError> {
     check_steps(bytes).ok_or(ContextError::Invalid)?;
     let mut reader = Reader::new(bytes);

@@ -1,13 +1,13 @@
 //! Contents of secondary indexes: the keys of a record in an index, and the predicates of queries.
 //!
-//! An index covers a bin, or the target of a context in a bin, for values of one type: the value itself, or the
-//! elements of a list, the keys or the values of a map. A key is a 64-bit number:
+//! An index covers a bin, or the target of a context in a bin, for values of one type: the value itself, or
+//! the elements of a list, the keys of a map, or the values of a map. A key is a 64-bit number:
 //! ```text
 //! integer        the value itself
 //! string, blob   the wyhash of the bytes
 //! GeoJSON        the cells that contain it: one for a point, a covering for a region
 //! ```
-//! A value of another type has no key. On the wire a key is called bval.
+//! A value of another type has no key. In the protocol a key is called bval.
 
 mod context;
 mod predicate;
@@ -28,11 +28,12 @@ use crate::particle::{BytesType, Particle, type_number};
 pub use context::{ContextError, check_context, context_text};
 pub use predicate::Predicate;
 
-/// Longest string or blob of a bin that has a key. Strings and blobs in lists and maps always have a key.
+/// Longest string or blob that has a key if it is the value of a bin. Strings and blobs in lists and maps
+/// always have a key.
 const BYTES_SIZE_MAX: usize = 2048;
 /// Price of visiting an element.
 const ELEMENT_STEPS: u64 = 8;
-/// Price of sorting, for each key.
+/// Price of sorting for each key.
 const SORT_STEPS: usize = 4;
 /// The first byte of elements that are text, bytes and GeoJSON.
 const TEXT: u8 = type_number::STRING;
@@ -112,7 +113,7 @@ impl IndexType {
     }
 }
 
-/// A key, in a form whose order is the order of the index: keys of GeoJSON are ordered as unsigned numbers.
+/// A key, in a form whose order is that of the index. Keys of GeoJSON are ordered as unsigned numbers.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct Key(i64);
 
@@ -141,15 +142,15 @@ impl Key {
     }
 }
 
-/// Keys of a record in an index, ascending, without duplicates.
+/// Keys of a record in an index, in ascending order and without duplicates.
 pub type Keys = SmallVec<[Key; 4]>;
 
 /// The values that an index covers.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub struct IndexedValue {
     pub bin: Box<[u8]>,
-    /// The path inside the bin's list or map, if the index is not for its top: steps as for [`cdt::value_at`], in their
-    /// shortest form.
+    /// The path inside the bin's list or map, if the index is not for its top. Steps are as for
+    /// [`cdt::value_at`], in their shortest form.
     pub context: Option<Box<[u8]>>,
     pub index_type: IndexType,
     pub key_type: KeyType,
@@ -181,14 +182,15 @@ impl IndexedValue {
         if let ControlFlow::Break(result) = visited {
             return Err(result);
         }
-        // The check at the end finds a failed draw.
+        // The check at the end notices a failed draw.
         let _ = budget.draw_for(keys.len() * SORT_STEPS);
         keys.sort_unstable();
         keys.dedup();
         budget.check(Ok(keys))
     }
 
-    /// Calls `visit` for each value of the index's type until it breaks. Also ends when the budget is exhausted.
+    /// Calls `visit` for each value of the index's type until `visit` breaks. Also ends when the budget is
+    /// exhausted.
     fn visit(
         &self,
         bin: &Particle<'_>,
@@ -206,7 +208,8 @@ impl IndexedValue {
         }
     }
 
-    /// Same as [`visit`](Self::visit), in a bin's value or, if `is_inner`, in the value that a context leads to.
+    /// Same as [`visit`](Self::visit), for a bin's value or, if `is_inner`, for the value that a context
+    /// leads to.
     fn visit_value(
         &self,
         value: &Particle<'_>,
@@ -295,7 +298,7 @@ impl IndexedValue {
         ControlFlow::Continue(())
     }
 
-    /// Skips an element; visits it if it is `wanted`. `None` at the end of the readable bytes.
+    /// Skips an element, and visits it if it is `wanted`. `None` at the end of the readable bytes.
     fn visit_element(
         &self,
         reader: &mut Reader<'_>,
@@ -327,7 +330,7 @@ fn add_keys(found: Indexable<'_>, keys: &mut Keys, budget: &Budget<'_>) {
     match found {
         Indexable::Integer(value) => keys.push(Key(value)),
         Indexable::Bytes(bytes) => {
-            // The check at the end finds a failed draw.
+            // The check at the end notices a failed draw.
             let _ = budget.draw_for_copy(bytes.len());
             keys.push(Key::of_bytes(bytes));
         }

@@ -18,7 +18,7 @@ use crate::budget::Budget;
 use crate::geojson::{GeoSettings, Geometry};
 use crate::particle::Particle;
 
-/// A GeoJSON text must be smaller than this.
+/// Length limit (exclusive) of a GeoJSON text.
 const GEOJSON_SIZE_MAX: usize = 1 << 20;
 
 /// The condition on the values of an index.
@@ -52,7 +52,7 @@ impl Predicate {
         budget.check(result.ok_or(ResultCode::Parameter))
     }
 
-    /// The type of the values that it applies to.
+    /// The type of the values that the predicate applies to.
     #[must_use]
     pub const fn key_type(&self) -> KeyType {
         match self {
@@ -63,7 +63,7 @@ impl Predicate {
         }
     }
 
-    /// The ranges of keys, both ends included, that contain all matches, in ascending order.
+    /// The ranges of keys that contain all matches, both ends included, in ascending order.
     #[must_use]
     pub fn ranges(&self) -> Vec<(Key, Key)> {
         match self {
@@ -73,7 +73,7 @@ impl Predicate {
         }
     }
 
-    /// Whether it selects one key, which a record has at most once.
+    /// Whether the predicate selects one key, which a record has at most once.
     #[must_use]
     pub fn is_equality(&self) -> bool {
         match self {
@@ -171,7 +171,7 @@ fn integers(bytes: &[u8]) -> Option<Predicate> {
     (low <= high).then_some(Predicate::Integers { low, high })
 }
 
-/// The value after its size, which is less than `size_max`.
+/// The value that follows its size, which must be less than `size_max`.
 fn sized(bytes: &[u8], size_max: usize) -> Option<&[u8]> {
     let (size, rest) = bytes.split_first_chunk()?;
     let size = u32::from_be_bytes(*size) as usize;

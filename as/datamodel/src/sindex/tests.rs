@@ -1,4 +1,4 @@
-//! Keys and predicates compared with a naive model, and keys from the C server.
+//! Compares keys and predicates with a naive model, and keys with those of the C server.
 
 use cf::msgpack::{put_double, put_integer, put_list_header, put_map_header, put_nil, put_raw_header};
 use proptest::prelude::*;
@@ -38,7 +38,7 @@ impl Value {
         }
     }
 
-    /// Its key in an index of type `key_type`.
+    /// The value's key in an index of type `key_type`.
     fn key(&self, key_type: KeyType) -> Option<Key> {
         match (key_type, self) {
             (KeyType::Numeric, Value::Integer(value)) => Some(Key(*value)),
@@ -98,7 +98,8 @@ const KEY_TYPES: [KeyType; 3] = [KeyType::Numeric, KeyType::String, KeyType::Blo
 proptest! {
     #[test]
     fn lists_have_the_keys_of_their_elements(values in prop::collection::vec(value(), 0..30)) {
-        // A list must not begin with one, because every reader would take it for a description: none is made here.
+        // The test makes no list that begins with such a value, because every reader would take it for a
+        // description.
         let particle = list_particle(&values);
         for key_type in KEY_TYPES {
             let expected = sorted(values.iter().filter_map(|value| value.key(key_type)).collect());
@@ -135,7 +136,7 @@ proptest! {
         for key_type in KEY_TYPES {
             let expected = sorted(pairs.iter().filter_map(|(_, value)| value.key(key_type)).collect());
             prop_assert_eq!(keys(&indexed(IndexType::MapValues, key_type), &particle), expected);
-            // The context leads by key 99 to the list.
+            // By key 99 the context leads to the list.
             let mut indexed = indexed(IndexType::List, key_type);
             indexed.context = Some([0x92, 0x22, 99][..].into());
             let expected = sorted(inner.iter().filter_map(|value| value.key(key_type)).collect());

@@ -63,7 +63,7 @@ fn records_are_found_in_order() {
 }
 
 #[test]
-fn damage_costs_one_record_and_is_told() {
+fn damage_costs_one_record_and_is_reported() {
     let records = [record(1, 10), record(2, 300), record(3, 50)];
     let (second, third) = (records[0].len(), records[0].len() + records[1].len());
     let whole = block(&records);
@@ -107,7 +107,7 @@ fn damage_of_unknown_size_ends_at_the_next_whole_record() {
         let mut block = block(&records);
         let offset = records[..damaged].iter().map(Vec::len).sum::<usize>();
         block[offset..offset + 48].fill(0xA5);
-        // A magic in the value, which is no record.
+        // The value contains a magic, which is not a record.
         if damaged == 1 {
             block[offset + 128..offset + 132].copy_from_slice(&MAGIC.to_le_bytes());
         }
@@ -120,8 +120,8 @@ fn damage_of_unknown_size_ends_at_the_next_whole_record() {
 
 #[test]
 fn a_damaged_size_does_not_reach_over_other_records() {
-    // All have the same size, 64 units of 16 bytes: with one more bit set, the first ends where the third begins,
-    // or in the zeros.
+    // All records have the same size, 64 units of 16 bytes. With one more bit set in its size, the first
+    // record ends where the third begins, or in the zeros.
     let records: Vec<_> = (1..5).map(|key| record(key, 1024 - 60)).collect();
     assert!(records.iter().all(|record| record.len() == 1024));
     for bit in [6, 7] {
@@ -133,7 +133,7 @@ fn a_damaged_size_does_not_reach_over_other_records() {
     }
 }
 
-/// A block that once held a value, and whose beginning was written anew.
+/// A block that once had a value, and whose beginning was written again.
 fn filled_again(value: &[u8], new: &[u8], end: &[u8]) -> Vec<u8> {
     let mut block = block(&[record_with(7, value)]);
     block[..new.len()].copy_from_slice(new);
@@ -142,7 +142,7 @@ fn filled_again(value: &[u8], new: &[u8], end: &[u8]) -> Vec<u8> {
 }
 
 #[test]
-fn what_is_behind_the_end_mark_is_never_a_record() {
+fn bytes_after_the_end_mark_are_never_a_record() {
     let (new, forged) = (record(4, 64), record(9, 20));
     for shift in 0..16 {
         let mut value = vec![0xEE; shift];
@@ -152,7 +152,7 @@ fn what_is_behind_the_end_mark_is_never_a_record() {
         let stale = scan(&block).nth(1);
         assert!(matches!(stale, Some(Piece::Stale { offset, .. }) if offset == new.len() + RBLOCK_SIZE));
     }
-    // The mark of another offset or block is not accepted, nor is one in a value.
+    // A mark of another offset or block is not accepted, nor is a mark in a value.
     assert!(!MARK.is_at(&MARK.at(32), 48) && !EndMark::new(77, 6).is_at(&MARK.at(32), 32));
     assert!(!EndMark::new(0, 5).is_at(&EndMark::new(0, 5).at(32), 32), "without a key there is none");
     let value: Vec<u8> = (0..200).flat_map(|unit| MARK.at(unit * RBLOCK_SIZE)).collect();
@@ -172,15 +172,15 @@ fn a_mark_of_a_key_that_is_lost_is_no_damage() {
         // Nothing follows the mark.
         let mut block = block(&[new.clone(), mark.to_vec()]);
         assert_eq!(scan(&block, key).len(), 1, "key {key}");
-        // Bytes that are no record follow.
+        // The bytes that follow are not a record.
         block[behind..behind + 300].fill(0xEE);
         assert_eq!(scan(&block, key)[1..], [Piece::Stale { offset: behind, size: 304 }], "key {key}");
-        // Records follow, which the other server has served.
+        // The records that follow were served by the other server.
         block[behind..behind + 300].fill(0);
         block[behind..behind + former.len()].copy_from_slice(&former);
         let pieces = scan(&block, key);
         assert!(pieces.len() == 2 && !pieces.iter().any(is_damage), "key {key}: {pieces:?}");
-        // A damaged record before the mark is reported, and nothing else.
+        // Only the damaged record before the mark is reported.
         block[30] ^= 0xFF;
         let first = scan(&block, key)[0];
         let is_all = matches!(first, Piece::Damage { offset: 0, size, .. } if size == new.len());
@@ -189,7 +189,7 @@ fn a_mark_of_a_key_that_is_lost_is_no_damage() {
 }
 
 #[test]
-fn records_behind_a_hole_are_found_and_the_hole_is_told() {
+fn records_after_a_hole_are_found_and_the_hole_is_reported() {
     let records: Vec<_> = (1..9).map(|key| record(key, 900)).collect();
     let size = records[0].len();
     let whole = block(&records);
@@ -221,7 +221,7 @@ fn a_damaged_record_does_not_give_its_value_away() {
     };
     for copies in 1..6 {
         let records = [record(1, 10), outer(copies), record(3, 50)];
-        // Damage in the record's metadata, and in its end mark.
+        // The damage is in the metadata of the record, and in its end mark.
         for at in [8, 20, 30, records[1].len() - 12] {
             let mut block = block(&records);
             block[records[0].len() + at] ^= 0xFF;
@@ -231,7 +231,7 @@ fn a_damaged_record_does_not_give_its_value_away() {
 }
 
 #[test]
-fn everything_is_visited_for_those_who_ask() {
+fn visit_everything_visits_records_of_earlier_uses() {
     let former = record(9, 20);
     let block = filled_again(&former.repeat(3), &record(4, 64), &MARK.at(record(4, 64).len()));
     let mut found = Vec::new();

@@ -1,4 +1,4 @@
-//! Tests of record messages: what is parsed and what is refused.
+//! Tests of record messages: which are parsed and which are refused.
 
 use proptest::prelude::*;
 
@@ -98,12 +98,12 @@ fn fields_of_a_batch_need_only_start_in_it() {
     let fields_turned: [(u8, &[u8]); 2] = [fields[1], fields[0]];
     assert!(Request::parse(&batch_body(&fields_turned, 1, 0, 2)).is_ok());
     assert_eq!(Request::parse(&batch_body(&fields_turned, 1, 1, 2)).unwrap_err(), MessageError::Field(1));
-    // A field before the last one that ends after the message leaves no room for the next.
+    // A field before the last one that ends beyond the message leaves no room for the next.
     let others: [(u8, &[u8]); 2] = [(9, b"others"), fields[1]];
     let body = batch_body(&others, 0, 100, 2);
     assert_eq!(Request::parse(&body).unwrap_err(), MessageError::Field(1));
     assert_eq!(Request::parse(&body[..body.len() - 17]).unwrap_err(), MessageError::Field(1));
-    // Rows extend to the end of the message, even over fields that it counts.
+    // Rows extend to the end of the message, even over fields that the message counts.
     let body = batch_body(&[(field::BATCH, b"old"), (field::BATCH_WITH_SET, b"new"), (9, b"!")], 9, 0, 2);
     let request = Request::parse(&body).unwrap();
     assert_eq!(request.batch().unwrap(), b"new\0\0\0\x02\x09!");
@@ -114,7 +114,7 @@ fn fields_of_a_batch_need_only_start_in_it() {
 }
 
 #[test]
-fn the_last_filter_of_a_batch_counts_and_the_first_of_others() {
+fn the_last_filter_counts_in_batches_and_the_first_in_other_messages() {
     let twice: [(u8, &[u8]); 3] =
         [(field::FILTER_EXPRESSION, b"1"), (field::BATCH, b"rows"), (field::FILTER_EXPRESSION, b"2")];
     let body = batch_body(&twice, 9, 0, 3);

@@ -4,7 +4,7 @@
 //! 0 protocol u32 (0x707C)   1 kind u32   2 send time u64 (HLC)   3 sequence u64   4 cluster key u64
 //! 5 succession list, u64 each   6 proposed principal u64
 //! ```
-//! Channel: control. All kinds have 0 1 2; [`ClusteringBody`] has the other fields of each.
+//! Channel: control. All kinds have 0 1 2; [`ClusteringBody`] says which other fields each has.
 
 use super::fields::{Fields, MessageType, PeerError, Value, Writer};
 use super::heartbeat::CLUSTERING_PROTOCOL;
@@ -19,7 +19,7 @@ pub struct Clustering {
     pub body: ClusteringBody,
 }
 
-/// The content of a clustering message. Sequence and proposer identify a round.
+/// The content of a clustering message. Sequence and proposer identify a round of agreement.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum ClusteringBody {
     /// An orphan asks to join.

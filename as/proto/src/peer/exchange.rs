@@ -1,14 +1,14 @@
-//! Exchange: after each change of the cluster every member tells all others which data it has; once all have the data
-//! of all, the principal lets them rebalance together.
+//! Exchange: after each change of the cluster, every member tells all others which data it has. When all
+//! members have the data of all, the principal lets them rebalance together.
 //!
 //! ```text
 //! 0 id u32 (1)   1 kind u32   2 cluster key u64   3 namespaces   4 partition versions   5 rack ids
 //! 11 rebalance flags   12 compatibility id u32   13 replication factors   14 active racks
 //! 64 features u32   65 send time u64 (HLC)
 //! ```
-//! Channel: control. Kinds: 0 data, 1 data ack, 3 ready to commit, 4 commit; all have 0 1 2. Data has 12 and msgpack
-//! lists, one element for each namespace. 11 and 14 are sent only if they are not all zero. 64 and 65 are this
-//! server's: the C server skips unknown fields, and does not send these.
+//! Channel: control. Kinds: 0 data, 1 data ack, 3 ready to commit, 4 commit; all have 0 1 2. Data has 12 and
+//! msgpack lists, one element for each namespace. 11 and 14 are sent only if they are not all zero. Only this
+//! server sends 64 and 65; the C server skips unknown fields.
 
 use super::fields::{Fields, MessageType, PeerError, Value, Writer};
 use super::ids::ClusterKey;
@@ -19,7 +19,7 @@ use super::nested::{
 
 /// The compatibility id that the C server 8.0 sends.
 pub const COMPATIBILITY_ID: u32 = 15;
-/// Replicas are distributed so that all nodes have equally many partitions.
+/// Replicas are placed so that all nodes have the same number of partitions.
 pub const FLAG_UNIFORM_BALANCE: u32 = 1;
 /// The sender does not want to be master of any partition.
 pub const FLAG_QUIESCE: u32 = 2;
@@ -35,7 +35,7 @@ const SEND_TIME: u16 = 65;
 /// An exchange message.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Exchange {
-    /// The cluster that it belongs to; messages of other clusters are ignored.
+    /// The cluster of the message. Messages of other clusters are ignored.
     pub cluster_key: ClusterKey,
     /// The sender's hybrid logical clock; `None` from a C server.
     pub send_time: Option<u64>,
@@ -57,7 +57,7 @@ pub enum ExchangeBody {
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct ExchangeData {
     pub compatibility_id: u32,
-    /// Bits for features beyond the C server's; `None` from a C server.
+    /// Bits of features beyond those of the C server; `None` from a C server.
     pub features: Option<u32>,
     pub namespaces: Vec<NamespaceData>,
 }
@@ -66,14 +66,14 @@ pub struct ExchangeData {
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct NamespaceData {
     pub name: Vec<u8>,
-    /// Versions of the partitions that have data.
+    /// Versions of the partitions that have data, in groups.
     pub versions: Vec<VersionGroup>,
     pub rack_id: u32,
     /// The configured replication factor.
     pub replication_factor: u32,
     /// [`FLAG_UNIFORM_BALANCE`], [`FLAG_QUIESCE`].
     pub flags: u32,
-    /// The rack that holds all masters; 0 for none.
+    /// The rack that holds all masters; 0 means none.
     pub active_rack: u32,
 }
 
@@ -175,7 +175,7 @@ impl ExchangeData {
     }
 }
 
-/// The lists of a data message, before they are grouped by namespace.
+/// The lists of a data message, not yet grouped by namespace.
 #[derive(Default)]
 struct Lists<'a> {
     compatibility_id: u32,

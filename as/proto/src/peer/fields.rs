@@ -4,7 +4,7 @@ use std::fmt;
 
 /// Bytes of a message's header.
 pub const HEADER_SIZE: usize = 6;
-/// A message with a larger body breaks the connection, as in the C server.
+/// A message with a larger body breaks the connection, as on the C server.
 pub const MESSAGE_SIZE_MAX: usize = 128 << 20;
 
 const FIELD_HEADER_SIZE: usize = 3;
@@ -47,7 +47,7 @@ impl MessageType {
     }
 }
 
-/// Why the bytes of a peer are not a valid message.
+/// The reason why bytes of a peer are not a valid message.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum PeerError {
     /// A field or a nested part goes beyond its end.
@@ -76,7 +76,6 @@ impl fmt::Display for PeerError {
 
 impl std::error::Error for PeerError {}
 
-/// The header of a message.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct MessageHeader {
     /// The number of its [`MessageType`], or an unknown number.
@@ -123,7 +122,7 @@ pub enum Value<'a> {
     /// Big-endian numbers, without gaps.
     U64Array(&'a [u8]),
     Msgpack(&'a [u8]),
-    /// A value of a type that no message here uses.
+    /// A value of a type that no message of this server uses.
     Other(&'a [u8]),
 }
 
@@ -227,33 +226,33 @@ impl<'a> Writer<'a> {
         self.out.push(kind);
     }
 
-    /// A number of 32 bits.
+    /// Adds a number of 32 bits.
     pub fn u32(&mut self, id: u16, value: u32) {
         self.field(id, U32);
         self.out.extend_from_slice(&value.to_be_bytes());
     }
 
-    /// A number of 64 bits.
+    /// Adds a number of 64 bits.
     pub fn u64(&mut self, id: u16, value: u64) {
         self.field(id, U64);
         self.out.extend_from_slice(&value.to_be_bytes());
     }
 
-    /// A number of 64 bits, if there is one.
+    /// Adds a number of 64 bits, if there is one.
     pub fn optional_u64(&mut self, id: u16, value: Option<u64>) {
         if let Some(value) = value {
             self.u64(id, value);
         }
     }
 
-    /// A number of 32 bits, if there is one.
+    /// Adds a number of 32 bits, if there is one.
     pub fn optional_u32(&mut self, id: u16, value: Option<u32>) {
         if let Some(value) = value {
             self.u32(id, value);
         }
     }
 
-    /// Text; a terminating NUL is added.
+    /// Adds text, with a terminating NUL.
     pub fn text(&mut self, id: u16, text: &[u8]) {
         self.sized(id, TEXT, |out| {
             out.extend_from_slice(text);
@@ -261,17 +260,17 @@ impl<'a> Writer<'a> {
         });
     }
 
-    /// Bytes.
+    /// Adds bytes.
     pub fn buffer(&mut self, id: u16, bytes: &[u8]) {
         self.sized(id, BUFFER, |out| out.extend_from_slice(bytes));
     }
 
-    /// Bytes that `write` appends.
+    /// Adds the bytes that `write` appends.
     pub fn buffer_with(&mut self, id: u16, write: impl FnOnce(&mut Vec<u8>)) {
         self.sized(id, BUFFER, write);
     }
 
-    /// An array of numbers of 64 bits.
+    /// Adds an array of numbers of 64 bits.
     pub fn u64_array(&mut self, id: u16, values: impl Iterator<Item = u64>) {
         self.sized(id, U64_ARRAY, |out| {
             for value in values {
@@ -280,7 +279,7 @@ impl<'a> Writer<'a> {
         });
     }
 
-    /// Msgpack that `write` appends.
+    /// Adds the msgpack that `write` appends.
     pub fn msgpack_with(&mut self, id: u16, write: impl FnOnce(&mut Vec<u8>)) {
         self.sized(id, MSGPACK, write);
     }
@@ -299,10 +298,10 @@ impl<'a> Writer<'a> {
     }
 }
 
-/// Writes at `at` the number of bytes from `from` on.
+/// Writes the number of bytes from `from` on to `at`.
 ///
 /// # Panics
-/// If there are more bytes than a message may have: the caller limits its content.
+/// If there are more bytes than a message may have: the caller must limit its content.
 fn put_size(out: &mut [u8], at: usize, from: usize) {
     let size = u32::try_from(out.len() - from).ok().filter(|size| *size as usize <= MESSAGE_SIZE_MAX);
     let size = size.expect("a message stays below its limit");

@@ -6,11 +6,11 @@
 //! 9 fabric endpoints       10 adjacency      11 clustering state     12 wall clock, ms since 1970, u64
 //! 66 departure u32: 1 leaving, 2 gone
 //! ```
-//! A pulse has 0-5 and 9-12, without 5 in multicast; a request 0 1 2 4 5 7, a reply 0 1 2 4 5 8. Field 66 is our own, and
-//! only in pulses of a node that stops; C servers skip it. A message larger than a packet is deflated (zlib) as a whole
-//! into field 6 of a message without other fields. The clustering state is protocol u32 (0x707C), cluster key u64,
-//! sequence u64, preferred principal u64, number of members u32 and their ids, little-endian; a node in no cluster has
-//! key 0 and no members.
+//! A pulse has 0-5 and 9-12, without 5 in multicast; a request 0 1 2 4 5 7, a reply 0 1 2 4 5 8. Only this
+//! server sends field 66, in pulses of a node that stops; C servers skip it. A message larger than a packet
+//! is deflated (zlib) as a whole into field 6 of a message without other fields. The clustering state is
+//! protocol u32 (0x707C), cluster key u64, sequence u64, preferred principal u64, number of members u32 and
+//! their ids, little-endian; a node in no cluster has key 0 and no members.
 
 use std::io::{Read, Write};
 
@@ -28,7 +28,7 @@ use super::nested::{
 pub const PROTOCOL: u32 = 0x6864;
 /// The protocol of the clustering state in a pulse and of clustering messages.
 pub const CLUSTERING_PROTOCOL: u32 = 0x707C;
-/// A message that inflates to a larger size is dropped.
+/// Limit of the inflated size. A larger message is dropped.
 pub const INFLATED_SIZE_MAX: usize = 10 << 20;
 
 const KIND_PULSE: u32 = 0;
@@ -62,10 +62,10 @@ pub enum HeartbeatBody {
 /// The periodic signal that a node is running.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Pulse {
-    /// Nodes of clusters with another name are ignored.
+    /// The name of the cluster. Pulses with another name are ignored.
     pub cluster_name: Option<Vec<u8>>,
     pub fabric_endpoints: Vec<Endpoint>,
-    /// The nodes whose heartbeats the sender receives, without itself.
+    /// The nodes whose heartbeats the sender receives, without the sender.
     pub adjacency: Vec<NodeId>,
     pub clustering: ClusteringState,
     /// The sender's wall clock, milliseconds since 1970.
@@ -89,7 +89,7 @@ pub enum Departure {
 pub struct ClusteringState {
     pub cluster_key: ClusterKey,
     pub sequence: u64,
-    /// The principal to whose cluster the sender would like to move; 0 for none.
+    /// The principal whose cluster the sender would like to join; 0 for none.
     pub preferred_principal: NodeId,
     /// The members in descending order, the principal first; empty for an orphan.
     pub succession: Vec<NodeId>,
@@ -99,7 +99,7 @@ impl Heartbeat {
     /// Reads a whole message, inflating it if it is compressed.
     ///
     /// # Errors
-    /// When it is not a heartbeat message, or of another protocol.
+    /// When it is not a heartbeat message, or has another protocol.
     pub fn decode(message: &[u8]) -> Result<Self, PeerError> {
         match compressed(message)? {
             None => Self::decode_plain(message),
@@ -110,7 +110,7 @@ impl Heartbeat {
     /// Reads a message that is not compressed.
     ///
     /// # Errors
-    /// When it is not a heartbeat message, or of another protocol.
+    /// When it is not a heartbeat message, or has another protocol.
     pub fn decode_plain(message: &[u8]) -> Result<Self, PeerError> {
         let (mut protocol, mut kind, mut node, mut send_time) = (None, None, None, None);
         let (mut own, mut asked, mut told) = (None, None, None);
@@ -155,7 +155,7 @@ impl Heartbeat {
         Ok(Heartbeat { node, send_time: send_time.ok_or(PeerError::Missing(4))?, endpoints: own, body })
     }
 
-    /// Appends the message, not compressed.
+    /// Appends the uncompressed message.
     pub fn encode(&self, out: &mut Vec<u8>) {
         let mut writer = Writer::new(out, MessageType::Heartbeat);
         writer.u32(0, PROTOCOL);
@@ -193,7 +193,7 @@ impl Heartbeat {
 }
 
 impl Departure {
-    /// Later versions may send further departures; they do not concern this version.
+    /// Later versions may send further kinds of departure, which have no meaning for this version.
     fn of(number: u32) -> Self {
         match number {
             1 => Departure::Leaving,
@@ -244,7 +244,7 @@ impl ClusteringState {
     }
 }
 
-/// The deflated message inside a message, if it is a wrapper.
+/// The deflated message inside a message; `None` if the message is not compressed.
 ///
 /// # Errors
 /// When it is not a heartbeat message.
@@ -268,12 +268,12 @@ pub fn wrap(out: &mut Vec<u8>, deflated: &[u8]) {
 #[must_use]
 pub fn deflate(message: &[u8]) -> Vec<u8> {
     let mut encoder = ZlibEncoder::new(Vec::new(), Compression::best());
-    // Writing to memory cannot fail; if it did, the receiver would drop the message.
+    // A write to memory cannot fail. If it did, the receiver would drop the message.
     let _ = encoder.write_all(message);
     encoder.finish().unwrap_or_default()
 }
 
-/// Inflates a deflated message, up to a limit that does not depend on the bytes.
+/// Inflates a deflated message, up to a limit that does not depend on its bytes.
 ///
 /// # Errors
 /// When the bytes are damaged, or inflate to more than [`INFLATED_SIZE_MAX`].

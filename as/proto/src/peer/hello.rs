@@ -25,7 +25,6 @@ impl Channel {
     pub const ALL: [Channel; 4] = [Channel::ReadWrite, Channel::Control, Channel::Bulk, Channel::Metadata];
 }
 
-/// A hello.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Hello {
     pub node: NodeId,

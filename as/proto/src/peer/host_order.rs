@@ -1,8 +1,10 @@
-//! Clients' requests as nodes forward them: with numbers in the byte order of the sender's machine, little-endian.
+//! Clients' requests in the form in which nodes forward them: with numbers in the byte order of the sender's
+//! machine, which is little-endian.
 //!
-//! The C server converts the numbers of a request on receipt and forwards it in that form: the size in the frame's
-//! header, the numbers of the message's header, the sizes of fields and ops, and an op's last-update-time if it has
-//! one. Values stay as they are. Replies are forwarded in the form for the client.
+//! The C server converts the numbers of a request on receipt and forwards it in that form: the size in the
+//! frame's header, the numbers of the message's header, the sizes of fields and ops, and an op's
+//! last-update-time if it has one. Values do not change. Replies are forwarded in the form that the client
+//! gets.
 
 use super::fields::PeerError;
 use crate::frame::{FrameType, HEADER_SIZE, VERSION};
@@ -21,7 +23,7 @@ const OP_NAME_SIZE_AT: usize = 3;
 const OP_NAME_AT: usize = 4;
 const OP_FLAG_LAST_UPDATE_TIME: u8 = 1;
 
-/// The byte order that the numbers have before the conversion.
+/// The byte order of the numbers before the conversion.
 #[derive(Clone, Copy)]
 enum Order {
     Wire,
@@ -67,7 +69,7 @@ fn turn_around(body: &mut [u8], order: Order) -> Option<()> {
     rest.is_empty().then_some(())
 }
 
-/// Converts the size at the start of `bytes`; returns the part of this size, and the rest.
+/// Converts the size at the start of `bytes`. Returns the part with this size, and the rest.
 fn split_sized(bytes: &mut [u8], order: Order) -> Option<(&mut [u8], &mut [u8])> {
     let size = order.size(bytes, 0)?;
     let (number, rest) = bytes.split_at_mut_checked(SIZE_BYTES)?;
@@ -75,8 +77,8 @@ fn split_sized(bytes: &mut [u8], order: Order) -> Option<(&mut [u8], &mut [u8])>
     rest.split_at_mut_checked(size)
 }
 
-/// The frame of a request in the machine's byte order, from its body as a client sends it. `None` if the body is no
-/// request for a single record.
+/// The frame of a request in the machine's byte order, made from its body as a client sends it. `None` if the
+/// body is not a request for a single record.
 #[must_use]
 pub fn to_host_order(body: &[u8]) -> Option<Vec<u8>> {
     let mut frame = vec![VERSION, FrameType::Message as u8];
@@ -87,7 +89,7 @@ pub fn to_host_order(body: &[u8]) -> Option<Vec<u8>> {
     Some(frame)
 }
 
-/// The body of a request as a client sends it, from its frame in the machine's byte order.
+/// The body of a request as a client sends it, made from its frame in the machine's byte order.
 ///
 /// # Errors
 /// When the frame is invalid.

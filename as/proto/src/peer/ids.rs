@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-/// The id of a node: fabric port and hardware address, or the configured one. 0 means no node.
+/// The id of a node: its fabric port and hardware address, or the configured id. 0 means no node.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct NodeId(pub u64);
 
@@ -30,15 +30,15 @@ impl fmt::Debug for NodeId {
     }
 }
 
-/// The key of a cluster: a random number of 48 bits, new with each change of the cluster's members. 0 means no
-/// cluster.
+/// The key of a cluster: a random number of 48 bits that changes with each change of the cluster's members. 0
+/// means no cluster.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct ClusterKey(pub u64);
 
 impl ClusterKey {
     /// The key of a node without a cluster.
     pub const NONE: ClusterKey = ClusterKey(0);
-    /// The bits that a key may have.
+    /// The bits that a key may use.
     pub const MASK: u64 = (1 << 48) - 1;
 
     /// Whether it is the key of no cluster.

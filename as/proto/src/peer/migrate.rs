@@ -1,14 +1,17 @@
-//! Migration: the records of a partition on their way to another node, and the signal that all copies are complete.
+//! Migration: the records of a partition on their way to another node, and the signal that all copies are
+//! complete.
 //!
 //! ```text
 //! 0 op u32   2 emigration id u32   3 namespace   4 partition u32   7 record   8 cluster key u64
 //! 20 features u32   25 number of records u64   29 insert id u64   64 digest   65 removed at u64
 //! ```
-//! 64 and 65 are this server's, and the C server gets no insert without a record. Field 65 tells the receiver that a
-//! record of this digest was removed, and when: copies last updated before that are obsolete.
+//! Only this server sends 64 and 65, and it sends no insert without a record to a C server. Field 65 tells
+//! the receiver that a record of this digest was removed, and when: copies last updated before that are
+//! obsolete.
 //!
-//! Inserts and their acks go over the bulk channel, the rest over control. All have 0 and 2; [`MigrateBody`] has the
-//! other fields of each. The sender chooses the emigration id; a receiver identifies emigrations by node and id.
+//! Inserts and their acks use the bulk channel, the others the control channel. All have 0 and 2;
+//! [`MigrateBody`] says which other fields each has. The sender chooses the emigration id; a receiver
+//! identifies an emigration by node and id.
 
 use cf::Digest;
 
@@ -44,10 +47,10 @@ pub enum MigrateBody<'a> {
     Insert {
         insert_id: u64,
         record: &'a [u8],
-        /// When an earlier record of its digest was removed, in milliseconds since 2010.
+        /// The time at which an earlier record with this digest was removed, in milliseconds since 2010.
         removed_at: Option<u64>,
     },
-    /// Sent in place of a record that was removed at this time.
+    /// Replaces a record that was removed at this time.
     Removal {
         insert_id: u64,
         digest: Digest,
@@ -58,7 +61,7 @@ pub enum MigrateBody<'a> {
     },
     Done,
     DoneAck,
-    /// All replicas of the partition are complete: a node that is no replica may drop its copy.
+    /// All replicas of the partition are complete: a node without a replica may drop its copy.
     AllDone {
         partition: PartitionOf<'a>,
     },
@@ -69,7 +72,7 @@ pub enum MigrateBody<'a> {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct PartitionOf<'a> {
     pub namespace: &'a [u8],
-    /// The receiver checks that it exists.
+    /// The partition, which the receiver must check.
     pub partition: u32,
     pub cluster_key: ClusterKey,
 }

@@ -5,9 +5,10 @@
 //! message:  body size u32 BE (header excluded), message type u16 BE, fields
 //! field:    id u16 BE, field type u8, then u32 BE | u64 BE | size u32 BE and that many bytes
 //! ```
-//! Fields may come in any order; fields with an unknown id or a wrong type are skipped, so both sides can add fields.
-//! Senders on the fabric write numbers first, in the order of their ids, then the rest; heartbeats are in plain order
-//! of ids. Each message type has a file; `nested` has the structures inside of fields.
+//! Fields may come in any order; fields with an unknown id or a wrong type are skipped, so that both sides
+//! can add fields. On the fabric, senders write numbers first, in the order of their ids, then the other
+//! fields; heartbeats have all fields in the order of ids. Each message type has a file; `nested` has the
+//! structures inside of fields.
 
 pub mod clustering;
 pub mod exchange;

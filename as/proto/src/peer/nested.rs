@@ -1,4 +1,4 @@
-//! Structures inside of fields: lists of node ids, endpoints, msgpack lists of numbers and of strings, partition
+//! Structures inside fields: lists of node ids, endpoints, msgpack lists of numbers and of strings, partition
 //! versions.
 //!
 //! Lists of ids and contents of C structs are in host order, which is little-endian on all supported machines.
@@ -18,7 +18,7 @@ pub struct Endpoint {
 }
 
 impl Endpoint {
-    /// The node speaks TLS there.
+    /// The node accepts TLS at this address.
     pub const TLS: u8 = 1;
 }
 
@@ -32,8 +32,8 @@ pub enum Address {
 const ADDRESS_V4: u8 = 1;
 const ADDRESS_V6: u8 = 2;
 
-/// Reads an endpoint list: count u8, then capabilities u8, address type u8, port u16, address 4 or 16 for each. Also
-/// returns the rest; `None` if it is cut short or has an address of unknown type.
+/// Reads an endpoint list: count u8, then capabilities u8, address type u8, port u16, address 4 or 16 for
+/// each. Also returns the rest. `None` if the list is truncated or has an address of unknown type.
 fn read_endpoints(bytes: &[u8]) -> Option<(Vec<Endpoint>, &[u8])> {
     let (&count, mut rest) = bytes.split_first()?;
     let mut endpoints = Vec::new();
@@ -58,7 +58,7 @@ pub(super) fn endpoints(id: u16, bytes: &[u8]) -> Result<Vec<Endpoint>, PeerErro
     }
 }
 
-/// Appends an endpoint list; endpoints beyond its limit of 255 are left out.
+/// Appends an endpoint list. Endpoints beyond its limit of 255 are left out.
 pub(super) fn put_endpoints(out: &mut Vec<u8>, endpoints: &[Endpoint]) {
     let count = u8::try_from(endpoints.len()).unwrap_or(u8::MAX);
     out.push(count);
@@ -116,7 +116,7 @@ pub(super) fn u64_array(id: u16, bytes: &[u8]) -> Result<Vec<u64>, PeerError> {
     Ok(values.iter().map(|value| u64::from_be_bytes(*value)).collect())
 }
 
-/// Reads a msgpack list. Each element takes at least one byte; the list's own count sizes no allocation.
+/// Reads a msgpack list. Each element takes at least one byte; the stated count sizes no allocation.
 fn list<'a, T>(
     id: u16,
     bytes: &'a [u8],

@@ -1,9 +1,9 @@
-//! Proxied requests: a client's request that reached a node which does not own its partition.
+//! Proxied requests: a client's request that reached a node that does not own its partition.
 //!
 //! Fields: 0 op u32, 1 transaction id u32, 2 digest, 3 node u64, 4 client frame, 64 cluster key u64. Channel:
-//! read-write. Field 64 is ours, in requests, and the C server skips it: the cluster of the asking node. A node of
-//! another cluster sends the request back: it may still consider itself the master, for example after a network
-//! partition, and its write would be lost when the clusters merge.
+//! read-write. Only this server sends field 64, in requests, and the C server skips it. It is the key of the
+//! asking node's cluster. A node of another cluster sends the request back: it may still consider itself the
+//! master, for example after a network partition, and its write would be lost when the clusters merge.
 
 use cf::Digest;
 
@@ -15,7 +15,7 @@ const CLUSTER_KEY: u16 = 64;
 /// A proxy message, borrowed from its bytes.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Proxy<'a> {
-    /// Chosen by the asking node; answers carry it.
+    /// The asking node chooses this number; answers repeat it.
     pub transaction_id: u32,
     pub body: ProxyBody<'a>,
 }
@@ -23,11 +23,11 @@ pub struct Proxy<'a> {
 /// The content of a proxy message.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum ProxyBody<'a> {
-    /// A whole client frame; rows of a batch come without a digest.
+    /// A whole client frame. Rows of a batch have no digest.
     Request { digest: Option<Digest>, frame: &'a [u8], cluster_key: Option<ClusterKey> },
     /// The whole frame for the client.
     Response { frame: &'a [u8] },
-    /// This node does not own the partition either; ask that node.
+    /// This node does not own the partition either; the request should go to that node.
     ReturnToSender { node: NodeId },
 }
 

@@ -4,11 +4,12 @@
 //! 0 op u32   1 result u32   2 namespace   3 namespace index u32   4 generation u32   5 digest   6 record
 //! 10 transaction id u32   12 info u32   16 last-update-time u64   64 cluster key u64
 //! ```
-//! Channel: read-write. The namespace is bytes without NUL; the asking node chooses its index and the transaction id,
-//! and answers echo them. A record is flat, without its end mark. Two fields are this server's, and the C server skips
-//! them. 64 in a replica write is the key of the cluster in which the sender is master; with it a replica refuses
-//! writes of a node that was replaced and does not know it yet. 16 in a removal and in the answer to a question is the
-//! time when the record was removed.
+//! Channel: read-write. The namespace is bytes without NUL; the asking node chooses its index and the
+//! transaction id, and answers repeat them. A record is flat, without its end mark. Only this server sends
+//! the following two fields, and the C server skips them. Field 64 of a replica write is the key of the
+//! cluster in which the sender is master. With it a replica refuses writes of a node that has been replaced
+//! as master without knowing it. Field 16 of a removal and of the answer to a question is the time of the
+//! removal.
 
 use cf::Digest;
 
@@ -35,33 +36,34 @@ pub struct Replication<'a> {
 /// The content of the message.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum ReplicationBody<'a> {
-    /// The master's new record; a digest alone means that the record is gone.
+    /// The master's new record. A digest alone means that the record does not exist any more.
     ReplicaWrite {
         namespace: &'a [u8],
         info: Option<u32>,
         /// `None` from a C server.
         cluster_key: Option<ClusterKey>,
         subject: Subject<'a>,
-        /// With a digest alone: when the record was removed, in milliseconds since 2010. A copy last updated then or
-        /// later is another record. `None` from a C server.
+        /// With a digest alone: the time of the removal, in milliseconds since 2010. A copy that was last
+        /// updated at this time or later is another record. `None` from a C server.
         removed_at: Option<u64>,
     },
     WriteAck {
         result: u32,
         digest: Digest,
     },
-    /// Asks for a copy that is newer than the sender's, which has this generation and last-update-time, or is missing.
+    /// Asks for a copy that is newer than the sender's. The sender's copy has this generation and
+    /// last-update-time, or does not exist.
     DuplicateRequest {
         namespace: &'a [u8],
         digest: Digest,
         own: Option<OwnCopy>,
     },
-    /// The record if it is newer, else the digest and a result: 2 not there, 3 older, 5 the same.
+    /// The record if it is newer, otherwise the digest and a result: 2 not found, 3 older, 5 the same.
     DuplicateAck {
         result: u32,
         subject: Subject<'a>,
-        /// When a record of this digest was removed, as far as the node knows, in milliseconds since 2010. Copies last
-        /// updated before that are obsolete.
+        /// The time at which a record with this digest was removed, if the node knows of a removal, in
+        /// milliseconds since 2010. Copies last updated before that are obsolete.
         removed_at: Option<u64>,
     },
 }

@@ -12,7 +12,7 @@ const TEXT_FIELDS: std::ops::RangeInclusive<u16> = 2..=8;
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Services {
     pub kind: ServicesKind,
-    /// Number of changes of the sender's addresses; an ack echoes it.
+    /// Number of changes of the sender's addresses; an ack repeats it.
     pub generation: u32,
     /// Field ids and texts, ascending.
     pub texts: Vec<(u16, Vec<u8>)>,

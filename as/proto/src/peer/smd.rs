@@ -1,5 +1,5 @@
-//! Cluster-wide metadata: secondary index definitions, UDFs, truncations and eviction times, which the principal keeps
-//! equal on all nodes.
+//! Cluster-wide metadata: definitions of secondary indexes, UDFs, truncations and eviction times. The
+//! principal keeps it equal on all nodes.
 //!
 //! ```text
 //! 0 transaction id u64   2 cluster key u64   3 op u32   4 module u32   10 timestamps (array of u64)
@@ -26,7 +26,7 @@ pub struct Smd {
 /// The content of a metadata message.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum SmdBody {
-    /// A node passes a change to the principal.
+    /// A node passes a change on to the principal.
     SetToPrincipal {
         transaction_id: u64,
         module: u32,
@@ -47,7 +47,7 @@ pub enum SmdBody {
         transaction_id: u64,
         module: u32,
     },
-    /// The principal distributes a change.
+    /// The principal distributes a change to all nodes.
     SetFromPrincipal {
         transaction_id: u64,
         module: u32,
@@ -73,7 +73,6 @@ pub enum SmdBody {
     },
 }
 
-/// The version of a module.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct ModuleVersion {
     pub module: u32,
@@ -101,7 +100,7 @@ pub struct Item {
     pub timestamp: u64,
 }
 
-/// The fields of a message, before its op tells which are required.
+/// The fields of a message. Its op determines which of them are required.
 #[derive(Default)]
 struct Parts<'a> {
     transaction_id: Option<u64>,

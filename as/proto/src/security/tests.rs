@@ -15,7 +15,7 @@ fn vectors() -> Vec<Value> {
     all["vectors"].as_array().expect("a list").clone()
 }
 
-/// A request in the words of the recording.
+/// A request in the words of the recorded traffic.
 fn in_words(request: &Request<'_>) -> Vec<(&'static str, Value)> {
     let text = |bytes: &[u8]| Value::from(str::from_utf8(bytes).expect("text"));
     let privileges = |privileges: &Vec<Privilege>| {
@@ -73,7 +73,7 @@ fn recorded_requests_are_read() {
     assert_eq!(count, 23);
 }
 
-/// Adds a field to a message from the words of the recording.
+/// Adds a field, described in the words of the recorded traffic, to a message.
 fn add(message: &mut Message<'_>, name: &str, value: &Value) {
     let text = || value.as_str().expect("text").as_bytes();
     let numbers = || -> Vec<u32> {

@@ -4,7 +4,7 @@ use super::model::Config;
 use super::render;
 use super::set::{ParameterChange, ParameterScope, SetConfigError, set};
 
-/// Parameters that name the place of a setting instead of the setting.
+/// Parameters that say where a setting belongs; they are not settings themselves.
 const PLACES: [&str; 4] = ["context", "namespace", "id", "set"];
 
 /// The value of `name` in `name=value;name=value`; the first one counts.
@@ -98,7 +98,7 @@ pub fn set_config(config: &Config, params: &str, act: &dyn Fn(&ParameterChange))
         |name: &str| PLACES.contains(&name) || context == "security" && matches!(name, "role" | "user");
     let mut settings: Vec<_> = pairs(params).filter(|(name, _)| !is_place(name)).collect();
     if settings.is_empty() {
-        // With nothing to set, context and namespace are still checked.
+        // The context and the namespace are checked even if there is nothing to set.
         settings.push(("", ""));
     }
     for (name, value) in settings {

@@ -88,7 +88,6 @@ pub enum Argument {
 /// One row of [`CONTEXTS`].
 #[derive(Debug)]
 pub struct ContextSpec {
-    /// The context.
     pub kind: ContextKind,
     /// The context it stands in.
     pub parent: ContextKind,
@@ -98,7 +97,7 @@ pub struct ContextSpec {
     pub path: &'static str,
     /// The words that follow its name.
     pub argument: Argument,
-    /// Bits of its variant if the argument does not say.
+    /// Bits of its variant, if the argument does not select one.
     pub variant: u8,
     /// Prefix of its parameters in get-config.
     pub get_prefix: &'static str,
@@ -353,7 +352,7 @@ pub static CONTEXTS: &[ContextSpec] = {
 };
 
 impl ContextKind {
-    /// The row of the context; none for the top.
+    /// The row of the context; `None` for the top.
     #[must_use]
     pub fn spec(self) -> Option<&'static ContextSpec> {
         CONTEXTS.iter().find(|context| context.kind == self)

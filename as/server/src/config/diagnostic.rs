@@ -21,7 +21,7 @@ pub enum Topic {
     Name,
     /// A value that is not allowed.
     Value,
-    /// Parameters that do not go together.
+    /// Parameters that contradict each other.
     Rule,
     /// A name of former versions.
     Obsolete,
@@ -57,10 +57,10 @@ impl fmt::Display for Diagnostic {
     }
 }
 
-/// Most characters of an offending word that a message repeats.
+/// Maximum number of characters of an offending word that a message repeats.
 const WORD_SHOWN_MAX: usize = 80;
 
-/// `word` made fit for a message: cut if long, control characters escaped.
+/// `word` in a form for messages: truncated if long, with control characters escaped.
 #[must_use]
 pub fn shown(word: &str) -> String {
     let mut text = String::new();

@@ -77,7 +77,7 @@ pub enum Kind {
         /// Greatest number of words.
         max: usize,
     },
-    /// Words, one or with `words` 2 up to two on a line, on up to `count_max` lines.
+    /// Words on up to `count_max` lines, each with up to `words` words.
     Texts {
         /// Greatest number of lines.
         count_max: usize,
@@ -88,14 +88,14 @@ pub enum Kind {
         /// get-config shows `name[0]=…` instead of repeating `name=…`.
         indexed: bool,
     },
-    /// An address and a port on a line, with `tls` perhaps a TLS name too, on up to `count_max` lines.
+    /// Up to `count_max` lines, each with an address and a port; with `tls`, a TLS name may follow.
     Endpoints {
         /// Greatest number of lines.
         count_max: usize,
         /// A TLS name may follow.
         tls: bool,
     },
-    /// A file or device and perhaps its shadow on a line, on up to `count_max` lines.
+    /// Up to `count_max` lines, each with a file or device and optionally its shadow.
     Backings {
         /// Greatest number of lines.
         count_max: usize,
@@ -104,16 +104,16 @@ pub enum Kind {
     LogLevels,
 }
 
-/// Why a value was refused.
+/// The reason why a value was refused.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ValueError {
     /// There is no value.
     Missing,
-    /// The value is not of the kind or out of bounds; the likeliest fix, if there is one.
+    /// The value is not of the kind or out of bounds.
     NotAllowed {
         /// The offending word.
         word: String,
-        /// A word that may have been meant.
+        /// The likely intended word, if there is one.
         suggestion: Option<&'static str>,
     },
     /// The list already has this item.
@@ -179,10 +179,10 @@ impl Kind {
         }
     }
 
-    /// Reads `words` into `field`. Lists get one more item, everything else is replaced.
+    /// Reads `words` into `field`. Lists get one more item, other values are replaced.
     ///
     /// # Errors
-    /// The words are not what the kind allows; the field is then unchanged.
+    /// When the kind does not allow the words; the field is then unchanged.
     pub fn assign(&self, field: Field<'_>, words: &[&str]) -> Result<(), ValueError> {
         if let Self::Bool { bare: true } = self
             && words.is_empty()
@@ -440,7 +440,7 @@ fn store_number(field: Field<'_>, value: u64) -> Option<()> {
     Some(())
 }
 
-/// Whether a further item fits into the list `have`.
+/// Checks that a further item is not in the list `have` yet and fits into it.
 fn push_unique<T>(
     have: &[T],
     word: &str,

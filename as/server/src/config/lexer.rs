@@ -23,7 +23,6 @@ pub(super) enum What<'a> {
     Close,
 }
 
-/// All items of `text`.
 #[must_use]
 pub(super) fn items(text: &str) -> Vec<Item<'_>> {
     let mut items = Vec::new();

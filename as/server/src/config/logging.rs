@@ -26,7 +26,6 @@ impl LogSinkConfig {
 }
 
 impl Config {
-    /// The settings of the log.
     #[must_use]
     pub fn log_settings(&self) -> Settings {
         let time_style =

@@ -9,7 +9,7 @@ use super::suggest::closest;
 
 /// Longest word for which a fix is suggested, in bytes.
 const WORD_SIZE_MAX: usize = 40;
-/// Most contexts that a hint names.
+/// Maximum number of contexts that a hint names.
 const PLACES_MAX: usize = 4;
 
 /// The message about a refused value; `place` names parameter and context.

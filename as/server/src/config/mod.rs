@@ -78,7 +78,7 @@ impl Config {
 /// Reads the configuration file at `path`.
 ///
 /// # Errors
-/// The errors in the file, or that it cannot be read, is too large or is not text.
+/// The errors in the file, or one error if it cannot be read, is too large or is not text.
 pub fn load(path: &Path) -> Result<(Config, Vec<Diagnostic>), Vec<Diagnostic>> {
     let source = path.display().to_string();
     let failed = |line, message| {

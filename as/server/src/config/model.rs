@@ -44,7 +44,7 @@ pub struct Config {
     pub source: String,
     /// The text of that file, for the log.
     pub text: String,
-    /// Where its parameters stand.
+    /// The lines of its parameters.
     pub lines: Lines,
     /// The process as a whole.
     pub service: ServiceParams,
@@ -116,7 +116,7 @@ impl Lines {
         self.0.get(&(context.to_owned(), name))?.last().copied()
     }
 
-    /// The line of the item at `index` of a list, each of whose lines adds one.
+    /// The line of the item at `index` of a list, where each line adds one item.
     #[must_use]
     pub fn of_item(&self, context: &str, name: &'static str, index: usize) -> Option<usize> {
         self.0.get(&(context.to_owned(), name))?.get(index).copied()
@@ -132,7 +132,7 @@ pub struct NetworkConfig {
     pub heartbeat: HeartbeatParams,
     /// Messages between nodes.
     pub fabric: FabricParams,
-    /// Clients of operators.
+    /// The additional client port for operators.
     pub admin: AdminParams,
     /// Info requests in plain text.
     pub info: NetworkInfoParams,
@@ -165,15 +165,15 @@ impl Default for ClientPorts {
     }
 }
 
-/// Most connections of each port other than the client port, which has `proto-fd-max`. A small limit of file
-/// descriptors lowers them at start.
+/// Maximum number of connections of each port other than the client port, which has `proto-fd-max`. They are
+/// lowered at start if few file descriptors are allowed.
 #[derive(Debug)]
 pub struct ConnectionLimits {
-    /// Most connections of the admin port.
+    /// Maximum number of connections of the admin port.
     pub admin: Number<u32>,
-    /// Most connections of the info port.
+    /// Maximum number of connections of the info port.
     pub info: Number<u32>,
-    /// Most connections of the metrics port.
+    /// Maximum number of connections of the metrics port.
     pub metrics: Number<u32>,
 }
 
@@ -184,7 +184,7 @@ impl Default for ConnectionLimits {
 }
 
 impl NetworkConfig {
-    /// Whether the node has ports for other nodes, and a cluster with those that it hears of.
+    /// Whether the node has ports for other nodes, and forms a cluster with the nodes that it hears.
     #[must_use]
     pub fn is_clustered(&self) -> bool {
         self.looks_for_others() || self.has_heartbeat_port() && self.has_fabric_port()
@@ -256,7 +256,6 @@ impl NetworkConfig {
 /// A `network.tls` context.
 #[derive(Debug, Default)]
 pub struct TlsConfig {
-    /// Its name.
     pub name: String,
     /// The line on which it begins.
     pub line: usize,
@@ -292,10 +291,8 @@ impl LogSinkConfig {
     }
 }
 
-/// A namespace.
 #[derive(Debug, Default)]
 pub struct NamespaceConfig {
-    /// Its name.
     pub name: String,
     /// Its parameters.
     pub params: NamespaceParams,
@@ -351,7 +348,6 @@ impl IndexMedium {
 /// The `index-type` or `sindex-type` context.
 #[derive(Debug, Default)]
 pub struct IndexConfig {
-    /// The medium.
     pub medium: IndexMedium,
     /// Its parameters.
     pub params: IndexTypeParams,
@@ -396,7 +392,7 @@ impl Engine {
 pub struct StorageConfig {
     /// Which engine.
     pub engine: Engine,
-    /// Its parameters; the storage itself reads them here too.
+    /// Its parameters. The storage engine reads the same cells.
     pub params: Arc<StorageParams>,
     /// Names of the memory stripes as get-config shows them; the storage engine stores them when it has
     /// made the stripes.
@@ -455,7 +451,7 @@ impl StorageConfig {
     }
 }
 
-/// Why a set cannot be made.
+/// The reason why a set cannot be made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum SetNameError {
     /// The name is empty or too long.
@@ -469,7 +465,7 @@ pub enum SetNameError {
     Full,
 }
 
-/// Parameters of the sets of a namespace: those of the file, and those made since.
+/// Parameters of the sets of a namespace, both configured and created since.
 ///
 /// The live set and this directory share each [`SetParams`]; the lock is taken only when a set is made
 /// or looked up by name.
@@ -536,7 +532,6 @@ pub struct XdrConfig {
 /// An `xdr.dc` context.
 #[derive(Debug, Default)]
 pub struct XdrDcConfig {
-    /// Its name.
     pub name: String,
     /// Its parameters.
     pub params: XdrDcParams,

@@ -28,7 +28,6 @@ pub enum Handling {
 pub struct Obsolete {
     /// The context the names stood in.
     pub context: ContextKind,
-    /// The names.
     pub names: &'static [&'static str],
     /// How they are handled.
     pub handling: Handling,

@@ -1,16 +1,15 @@
-//! Words of former and later versions that are values: of parameters, and names of log contexts.
+//! Values of parameters and names of log contexts that belong to earlier or later versions.
 
 use super::context::ContextKind;
 use super::obsolete::Handling;
 
-/// One row of [`OBSOLETE_VALUES`]: values that a parameter or the name of a context had once.
+/// One row of [`OBSOLETE_VALUES`]: values that another version accepts for a parameter or a context.
 #[derive(Debug)]
 pub struct ObsoleteValues {
     /// The context in which the word stands.
     pub context: ContextKind,
     /// The parameter, or the word of the context.
     pub name: &'static str,
-    /// The values.
     pub values: &'static [&'static str],
     /// The replacement.
     pub advice: &'static str,

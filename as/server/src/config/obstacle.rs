@@ -1,4 +1,4 @@
-//! What prevents a start with a configuration that is right in itself: addresses, files and users of this machine.
+//! Obstacles to a start with a valid configuration: addresses, files and users of this machine.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -7,18 +7,18 @@ use super::diagnostic::shown;
 use super::parser::storage_label;
 use super::{Config, DEVELOPER_SOURCE, NamespaceConfig};
 
-/// One thing that prevents a start.
+/// One obstacle to a start.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Obstacle {
-    /// The line of the file that asks for what is not possible.
+    /// The line of the file that causes it.
     pub line: Option<usize>,
     /// What is wrong, without full stop.
     pub sentence: String,
-    /// What another process holds, if that is the reason.
+    /// The resource that another process holds, if that is the reason.
     pub in_use: Option<InUse>,
 }
 
-/// Something that one process at a time can have.
+/// A resource that only one process at a time can hold.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum InUse {
     /// A TCP port.
@@ -47,12 +47,12 @@ impl Config {
 }
 
 impl Obstacle {
-    /// An obstacle that is nothing in use.
+    /// An obstacle other than a resource in use.
     pub fn new(line: Option<usize>, sentence: impl ToString) -> Self {
         Obstacle { line, sentence: sentence.to_string(), in_use: None }
     }
 
-    /// The sentence with the place in the file before it, if it has one.
+    /// The sentence, after its place in the file if it has one.
     #[must_use]
     pub fn located(&self, config: &Config) -> String {
         match self.line.filter(|_| config.source != DEVELOPER_SOURCE) {

@@ -101,7 +101,7 @@ impl Pairs {
         self.table_with(kind, table, bits, |_| None);
     }
 
-    /// All rows that the variant `bits` shows; `instead` may give another text for a value.
+    /// Adds all rows that the variant `bits` shows; `instead` may return another text for a value.
     fn table_with(
         &mut self,
         kind: ContextKind,
@@ -118,7 +118,7 @@ impl Pairs {
         }
     }
 
-    /// One row; a list gives a pair for each item.
+    /// Adds one row; a list adds a pair for each item.
     fn row(&mut self, prefix: &str, spec: &Spec, field: Field<'_>) {
         match field {
             Field::Texts(list) => {

@@ -19,7 +19,7 @@ use super::spec::{Effect, ParamTable, Spec, find, variant};
 
 /// Descriptors the server needs beside those of clients: files, epolls, peers.
 pub const OWN_DESCRIPTORS: u64 = 512;
-/// Most items of each list of what the audit log reports.
+/// Maximum number of items in each list of what the audit log reports.
 const REPORTED_MAX: usize = 4_096;
 
 /// A change that was made.
@@ -57,8 +57,8 @@ impl fmt::Display for ParameterChange {
     }
 }
 
-/// Why nothing was changed. The info protocol answers [`Self::code`] and [`Self::text`]; the log shows the
-/// displayed form.
+/// The reason why nothing was changed. The info protocol answers [`Self::code`] and [`Self::text`]; the log
+/// shows the displayed form.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum SetConfigError {
     /// There is no such context, or it has nothing to set.
@@ -70,7 +70,7 @@ pub enum SetConfigError {
     /// There is no such namespace.
     #[error("there is no namespace '{0}' on this node")]
     UnknownNamespace(String),
-    /// The context belongs to a part that does not exist.
+    /// The context belongs to a part that this server does not have.
     #[error("the context {0} cannot be changed: this server does not have it yet")]
     NotHere(&'static str),
     /// There is no such parameter.
@@ -107,9 +107,9 @@ impl SetConfigError {
 
 /// Sets the parameter that set-config calls `name` to a new value.
 ///
-/// `context` is `service`, `network` or `namespace`; the latter needs `namespace`. With `set` it is about a
-/// parameter of that set, which is made if there is none. `act` is called before another change can be made,
-/// so that its effects follow the order of the changes.
+/// `context` is `service`, `network` or `namespace`; the latter needs `namespace`. With `set`, the parameter
+/// is one of that set, which is created if it does not exist. `act` is called before another change can be
+/// made, so that its effects follow the order of the changes.
 ///
 /// # Errors
 /// The reason of the refusal; nothing is changed then.
@@ -225,7 +225,7 @@ fn set_reported(
     Ok(ParameterChange { context, namespace: None, set: None, name, from, to, effect: Effect::Now })
 }
 
-/// A parameter of a set. The set's parameters are made only after the value has been found good.
+/// Sets a parameter of a set. The parameters of a new set are created only after the value has been checked.
 fn set_of_namespace(
     config: &Config,
     namespace: &NamespaceConfig,
@@ -368,7 +368,8 @@ impl<'a> Parameter<'a> {
     }
 }
 
-/// Why `name` may not become `value` given the rest of the configuration; continues "'name' in context …".
+/// The reason why `name` may not become `value` given the rest of the configuration; continues "'name' in
+/// context …".
 fn rule(
     config: &Config,
     namespace: Option<&NamespaceConfig>,
@@ -404,8 +405,8 @@ fn service_rule(config: &Config, name: &str, value: u64) -> Option<String> {
     }
 }
 
-/// The reason why that many clients are impossible, even after the descriptor limit of the process is raised as far as
-/// possible.
+/// The reason why so many clients are impossible, even with the descriptor limit of the process raised as far
+/// as possible.
 fn beyond_the_system(clients: u64) -> Option<String> {
     let limit = raise_open_files(clients + OWN_DESCRIPTORS).ok()?;
     (limit < clients).then(|| {
@@ -416,7 +417,7 @@ fn beyond_the_system(clients: u64) -> Option<String> {
     })
 }
 
-/// Whether a histogram is being filled, whose values another unit would mix up.
+/// Whether a histogram is being filled: another unit would mix up its values.
 fn any_benchmark(config: &Config) -> bool {
     config.service.enable_benchmarks_fabric.get()
         || config.namespaces.iter().map(|namespace| &namespace.params).any(|params| {

@@ -104,7 +104,7 @@ pub trait Choices: Copy + Debug + 'static {
     const NAMES: &'static [&'static str];
     /// Position of the variant in [`Self::NAMES`].
     fn index(self) -> u8;
-    /// The variant at `index`; one past the end is the first variant.
+    /// The variant at `index`; an index past the end gives the first variant.
     fn at(index: u8) -> Self;
 }
 
@@ -229,7 +229,6 @@ impl<T: Clone> List<T> {
         self.0.read().is_empty()
     }
 
-    /// Appends an item.
     pub fn push(&self, item: T) {
         self.0.write().push(item);
     }

@@ -18,7 +18,7 @@ pub enum Effect {
     Unsupported,
 }
 
-/// Bits that tell variants of one context apart; a parameter may belong to some only.
+/// Bits that distinguish variants of one context; a parameter may belong to only some of them.
 pub mod variant {
     /// Every variant.
     pub const ALL: u8 = u8::MAX;
@@ -59,7 +59,6 @@ pub struct Spec {
     pub dynamic: bool,
     /// Only the Enterprise Edition of the C server has it.
     pub enterprise: bool,
-    /// Whether it has an effect.
     pub effect: Effect,
     /// May stand in the configuration file.
     pub in_file: bool,
@@ -228,7 +227,7 @@ pub const fn port(name: &'static str) -> Spec {
     Spec::new(name, Kind::Port { or_any: true })
 }
 
-/// A port that clients are told: without the parameter the one that the server listens on.
+/// A port that clients are told; its default is the port that the server listens on.
 pub const fn told_port(name: &'static str) -> Spec {
     Spec::new(name, Kind::Port { or_any: false })
 }
@@ -316,8 +315,8 @@ pub fn find<'a>(table: &'a dyn ParamTable, name: &str) -> Option<(&'static Spec,
     rows(table).find(|(spec, _)| spec.name == name)
 }
 
-/// Declares a struct of parameters and its table; each row is
-/// `/// sentence` `field: Cell = default, row_function("name", …).attribute();`.
+/// Declares a struct of parameters and its table. Each row has the form `/// sentence`
+/// `field: Cell = default, row_function("name", …).attribute();`.
 macro_rules! params {
     (
         $(#[$meta:meta])*

@@ -12,8 +12,8 @@ pub(super) fn closest(word: &str, candidates: impl Iterator<Item = &'static str>
         .map(|(_, candidate)| candidate)
 }
 
-/// Number of insertions, deletions, replacements and swaps of neighbours that turn `left` into `right`;
-/// anything above `limit` if the lengths already differ by more, so that long words cost nothing.
+/// Number of insertions, deletions, replacements and swaps of neighbours that turn `left` into `right`; any
+/// number above `limit` if the lengths alone differ by more, so that long words cost nothing.
 fn distance(left: &[u8], right: &[u8], limit: usize) -> usize {
     if left.len().abs_diff(right.len()) > limit {
         return limit + 1;
@@ -45,7 +45,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn slips_are_found() {
+    fn typing_errors_are_found() {
         let names = ["replication-factor", "default-ttl", "nsup-period", "port"];
         let find = |word| closest(word, names.into_iter());
         assert_eq!(find("replicaton-factor"), Some("replication-factor"));

@@ -1,4 +1,4 @@
-//! Rules that tie several parameters together; each names the line on which to look.
+//! Rules about several parameters together; each error names the relevant line.
 
 use std::collections::HashMap;
 use std::net::Ipv4Addr;
@@ -37,7 +37,7 @@ pub(super) fn check(config: &Config, report: &mut Report) {
     }
     check_shared_backings(config, report);
     if let Some(line) = report.line_of_context("security.ldap") {
-        // Users whom only the directory knows could not log in.
+        // Users that exist only in the directory could not log in.
         let message = "'ldap' in security: users of a directory cannot log in yet; take it out, and make users with asadm's \
                        `manage acl`";
         report.warn(line, Topic::Protection, message.to_owned());
@@ -348,7 +348,7 @@ fn check_index(index: &IndexConfig, kind: ContextKind, namespace: &str, report: 
     let least =
         if kind == ContextKind::IndexType && index.medium == IndexMedium::Flash { 4 << 30 } else { 0 };
     if report.was_refused(&label, "mounts-budget") {
-        // It has been told.
+        // An earlier check has reported this.
     } else if budget == 0 {
         rule(report, line, format!("'mounts-budget' in {label} is missing"));
     } else if budget < least {

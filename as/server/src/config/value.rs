@@ -7,7 +7,6 @@ use cf::log::{Context, Level};
 pub struct Endpoint {
     /// Address or name.
     pub host: String,
-    /// Port.
     pub port: u16,
     /// TLS name to expect there, where one may be given.
     pub tls_name: Option<String>,
@@ -16,7 +15,6 @@ pub struct Endpoint {
 /// A file or device that holds records.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Backing {
-    /// Its path.
     pub path: String,
     /// Path of a second file or device that gets the same writes.
     pub shadow: Option<String>,

@@ -20,7 +20,7 @@ pub(super) struct Loaded {
     pub(super) developer: bool,
 }
 
-/// Why the server does not start with a configuration, for the person who wrote it.
+/// The reason why the server does not start with a configuration, for the person who wrote it.
 #[derive(Debug)]
 pub(super) enum Refusal {
     Unreadable { path: String, error: io::Error },
@@ -82,7 +82,7 @@ fn parse(text: String, source: &str, developer: bool) -> Result<Loaded, Refusal>
     let is_refused = |one: &Diagnostic| one.topic == Topic::Protection;
     let refusal = |one| if is_refused(&one) { Diagnostic { severity: Severity::Error, ..one } } else { one };
     match config::parse(&text, source) {
-        // Such a refusal is reported without the warnings.
+        // A refusal of this kind is reported without the warnings.
         Ok((_, found)) if found.iter().any(is_refused) => {
             Err(faulty(found.into_iter().filter(is_refused).map(refusal).collect()))
         }
@@ -129,7 +129,7 @@ mod tests {
     }
 
     #[test]
-    fn protection_that_does_not_exist_is_an_error_beside_others_too() {
+    fn missing_protection_is_an_error_even_with_other_errors() {
         let told = |service: &str| {
             let text = format!(
                 "service {{\n{service}\n}}\nnetwork {{\nservice {{\nport 3000\n}}\n}}\n\

@@ -10,8 +10,8 @@ const FEW: u64 = 16;
 /// Descriptors of each service thread and of each disk with its shadow.
 const EACH: u64 = 2;
 
-/// Raises the limit of the process to the number that `proto-fd-max` needs. If the system allows less, `proto-fd-max`
-/// is lowered to that; the server starts in any case.
+/// Raises the limit of the process to the number that `proto-fd-max` needs. If the system allows fewer,
+/// `proto-fd-max` is lowered accordingly; the server starts in any case.
 pub(super) fn provide(config: &Config) {
     let proto_fd_max = &config.service.proto_fd_max;
     let (configured, own) = (proto_fd_max.get(), own_descriptors(config));
@@ -34,7 +34,7 @@ pub(super) fn provide(config: &Config) {
     }
 }
 
-/// With a small limit, each port other than the client port gets one in this many descriptors, and at least
+/// If the limit is small, each port other than the client port gets one descriptor in this many, and at least
 /// [`SHARE_MIN`].
 const SMALL_SHARE: u64 = 20;
 const SHARE_MIN: u64 = 4;
@@ -58,15 +58,15 @@ fn provide_ports(network: &NetworkConfig, limit: u64) -> u64 {
     sum
 }
 
-/// Most descriptors that the server itself opens, without those of its ports.
+/// Maximum number of descriptors that the server itself opens, without those of its ports.
 fn own_descriptors(config: &Config) -> u64 {
     let disks: usize = config.namespaces.iter().map(|namespace| namespace.storage.backings().len()).sum();
     let each = u64::from(config.service.service_threads.get()) + disks as u64;
     FEW + config.logging.len() as u64 + EACH * each
 }
 
-/// Number of client connections for which `limit` leaves room: half of a small limit, or what the server leaves of it
-/// if that is less. The other half is for ports and files beside those counted.
+/// The number of client connections for which `limit` leaves room: half of a small limit, or what the server
+/// leaves of it if that is less. The other half is for ports and for files that are not counted.
 fn clients_within(limit: u64, own: u64) -> u32 {
     let clients = limit.saturating_sub(own.max(OWN_DESCRIPTORS));
     let clients = clients.max((limit / 2).min(limit.saturating_sub(own)));
@@ -78,7 +78,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn clients_get_what_the_server_leaves() {
+    fn clients_get_the_descriptors_that_the_server_leaves() {
         assert_eq!(clients_within(15_512, 40), 15_000);
         assert_eq!(clients_within(1_024, 40), 512);
         assert_eq!(clients_within(256, 40), 128);
@@ -91,7 +91,7 @@ mod tests {
     }
 
     #[test]
-    fn what_the_system_does_not_give_is_not_promised() {
+    fn the_limit_of_clients_follows_the_limit_of_the_system() {
         let config = Config::developer();
         config.service.proto_fd_max.set(64);
         provide(&config);

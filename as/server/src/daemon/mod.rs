@@ -1,10 +1,11 @@
 //! The life of the process around the server: configuration, log, user, terminal, signals, end.
 //!
-//! The order of the steps matters and is that of [`run`]: errors that a person at the terminal can correct are found
-//! before the process leaves it; files are opened as the user the server runs as; the process leaves the terminal while
-//! it has one thread; signals are blocked before the second thread starts.
+//! The steps of [`run`] are in this order for these reasons: errors that a person at the terminal can correct
+//! are found before the process leaves it; files are opened as the user the server runs as; the process
+//! leaves the terminal while it has one thread; signals are blocked before the second thread starts.
 //!
-//! Threads: the calling one starts and stops the service and waits in between; `signals` takes signals.
+//! Threads: the calling thread starts and stops the service and waits in between; the thread `signals`
+//! receives signals.
 
 mod configuration;
 mod descriptors;
@@ -43,17 +44,17 @@ type SharedStarter = Arc<Mutex<Option<Starter>>>;
 
 /// The service that the process runs: the server, or a stand-in of a test.
 pub trait Run {
-    /// Hints for somebody who has just started the server to try it.
+    /// Hints for a user who has just started the server to try it.
     fn greeting(&self) -> String {
         String::new()
     }
-    /// Everything that would stop a start with `config`, as far as it can be found without changing anything.
+    /// All obstacles to a start with `config` that can be found without a change.
     fn obstacles(_config: &Config) -> Vec<Obstacle> {
         Vec::new()
     }
-    /// Writes its state to the log.
+    /// Writes the service's state to the log.
     fn dump(&self);
-    /// Reads again the files that may have been replaced.
+    /// Reads the files again that may have been replaced.
     fn reload(&self) {}
     /// Stops cleanly: no acknowledged write is lost.
     ///
@@ -62,18 +63,19 @@ pub trait Run {
     fn stop(self) -> Result<Ending, String>;
 }
 
-/// How a service has stopped that has lost nothing.
+/// The state of a service that has stopped without a loss.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Ending {
     Clean,
-    /// Not all of it has ended; with a sentence that says what, and what follows from that.
+    /// Not all of the service has ended. The sentence says what has not, and what follows.
     Unclean(String),
 }
 
-/// Runs `start`'s service as `options` say, until somebody asks to stop.
+/// Runs the service that `start` makes, with `options`, until a user or the system asks it to stop.
 ///
-/// `start` gets the configuration and the options, and returns the service once it answers clients, or a sentence that
-/// says why it cannot. By then the log is open, and the process has its user and has left the terminal.
+/// `start` gets the configuration and the options, and returns the service once it answers clients, or a
+/// sentence with the reason why it cannot. When `start` is called, the log is open, and the process has its
+/// user and has left the terminal.
 pub fn run<S: Run>(options: &Options, start: impl FnOnce(Config, &Options) -> Result<S, String>) -> ExitCode {
     if options.version {
         say(&mut io::stdout(), format_args!("{}\nFerrospike {FERROSPIKE_VERSION}", edition_and_build()));
@@ -107,17 +109,17 @@ pub fn run<S: Run>(options: &Options, start: impl FnOnce(Config, &Options) -> Re
     }
 }
 
-/// Reports everything that would stop a start with this configuration, on this machine and now; what the server that
-/// runs with it holds is only noted, because a restart gives that free.
+/// Reports all obstacles to a start with this configuration on this machine. A resource of the server that
+/// already runs with it is only noted, because a restart frees it.
 fn check<S: Run>(options: &Options, loaded: &Loaded) -> ExitCode {
     let Loaded { config, warnings, .. } = loaded;
     warnings.iter().for_each(|warning| say(&mut io::stderr(), format_args!("warning: {warning}")));
     let line = |name| config.lines.last("service", name);
     let pid_file = config.service.pidfile.get().filter(|_| !options.fgdaemon);
-    // The descriptors of a server are shown to root and to its own user.
+    // Only root and the server's own user can see the descriptors of a server.
     let running = RunningServer::find(options, pid_file.as_deref());
     let mut obstacles = Vec::new();
-    // Files are opened as the user the server runs as.
+    // Files are opened as the user that the server runs as.
     let user = become_configured_user(config).err();
     obstacles.extend(user.map(|error| Obstacle::new(line("user").or_else(|| line("group")), error)));
     for sink in log_settings(config).sinks {
@@ -129,7 +131,7 @@ fn check<S: Run>(options: &Options, loaded: &Loaded) -> ExitCode {
                     obstacles.push(Obstacle::new(None, text));
                 }
             }
-            // No obstacle: each line tries again.
+            // A missing syslog daemon is no obstacle: each line tries again.
             Target::Syslog { path, .. } => {
                 if let Err(error) = check_syslog(path) {
                     let path = path.display();
@@ -178,8 +180,8 @@ fn check<S: Run>(options: &Options, loaded: &Loaded) -> ExitCode {
     }
 }
 
-/// Writes to standard error why the server did not start, for the person at the terminal and for the journal of the
-/// service; the log may be elsewhere.
+/// Writes the reason why the server did not start to standard error, for the person at the terminal and for
+/// the journal of the service. The log may be elsewhere.
 fn say_beside_the_log(reason: &str) {
     let sinks = cf::log::logger().sinks();
     if !sinks.is_empty() && !sinks.iter().any(|sink| sink == CONSOLE) {
@@ -187,7 +189,7 @@ fn say_beside_the_log(reason: &str) {
     }
 }
 
-/// The part of [`run`] that knows the configuration.
+/// The part of [`run`] that follows once the configuration is known.
 fn run_configured<S: Run>(
     options: &Options,
     loaded: Loaded,
@@ -295,8 +297,8 @@ fn become_configured_user(config: &Config) -> Result<(), String> {
     switch_user(user, group).map_err(|error| format!("cannot run as the configured user: {error}; {ADVICE}"))
 }
 
-/// Notifies the service manager, if one started us. Without the notification it may stop the server, so a failure is
-/// logged.
+/// Notifies the service manager, if it started this process. Without the notification it may stop the server,
+/// so a failure is logged.
 fn tell_manager(state: &str) {
     if let Err(error) = notify(state) {
         cf::warning!(As, "cannot tell the service manager {state}: {error}");

@@ -1,7 +1,7 @@
-//! Finds the server that already runs with a configuration, and what it holds.
+//! Finds the server that already runs with a configuration, and the resources that it holds.
 //!
-//! A server is recognised by its name, and by its pid file or the configuration file on its command line. The system
-//! shows its descriptors only to root and to its own user; for others it holds nothing.
+//! A server is recognised by its name, and by its pid file or the configuration file on its command line. The
+//! system shows its descriptors only to root and to its own user; other users see none.
 
 use std::collections::HashSet;
 use std::fs::{self, Metadata};
@@ -91,7 +91,7 @@ fn held_by(id: u32) -> HashSet<FileId> {
     descriptors.filter_map(|entry| fs::metadata(entry.path()).ok()).map(|file| file_id(&file)).collect()
 }
 
-/// Nodes of one device may be in several places.
+/// A device may have nodes in several places.
 fn file_id(file: &Metadata) -> FileId {
     if file.file_type().is_block_device() { (u64::MAX, file.rdev()) } else { (file.dev(), file.ino()) }
 }
@@ -101,7 +101,7 @@ fn listener(line: &str, port: u16) -> Option<u64> {
     let mut words = line.split_whitespace().skip(1);
     let (local, _remote, state) = (words.next()?, words.next()?, words.next()?);
     let found = u16::from_str_radix(local.rsplit_once(':')?.1, 16).ok()?;
-    // Queues, timer, retransmits, user and timeout are between them.
+    // The fields between them are queues, timer, retransmits, user and timeout.
     let inode = words.nth(5)?.parse().ok()?;
     (state == LISTENS && found == port).then_some(inode)
 }
@@ -112,7 +112,7 @@ mod tests {
     use std::net::TcpListener;
 
     #[test]
-    fn what_a_process_holds_is_seen() {
+    fn resources_of_a_process_are_found() {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let port = listener.local_addr().unwrap().port();
         let path = std::env::temp_dir().join(format!("asd-running-{}", std::process::id()));

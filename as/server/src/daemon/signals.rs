@@ -28,14 +28,14 @@ pub(super) enum Request {
     Reload,
 }
 
-/// The waiting side.
+/// The side that waits for requests.
 pub(super) struct Watch {
     requests: Receiver<Request>,
     started: Arc<AtomicBool>,
 }
 
 impl Watch {
-    /// Starts the thread. Threads started before it would get signals too, so there must be none.
+    /// Starts the thread. No thread may be started before it, because that one would get signals too.
     ///
     /// The thread never ends: it waits for signals as long as the process runs.
     pub(super) fn start(starter: &SharedStarter) -> io::Result<Self> {
@@ -66,7 +66,7 @@ impl Watch {
     }
 }
 
-/// Signals that come closer together than this are one request to stop.
+/// Signals that are closer together than this count as one request to stop.
 const SAME_REQUEST: Duration = Duration::from_secs(1);
 
 struct Watcher {
@@ -101,7 +101,7 @@ impl Watcher {
     fn stop(&mut self, signal: Signal) {
         let name = signal.name();
         if let Some(since) = self.stopping_since {
-            // A launcher often gets the signal as well and passes it on, so that it comes twice.
+            // A launcher often gets the signal too and passes it on, so that it arrives twice.
             if signal == Signal::Interrupt && since.elapsed() > SAME_REQUEST {
                 cf::warning!(As, "{name} received again, ending at once");
                 exit_now(1);
@@ -124,7 +124,7 @@ impl Watcher {
     }
 
     fn ask(&self, request: Request) {
-        // The receiver is gone when the process is about to end.
+        // The receiver no longer exists when the process is about to end.
         let _ = self.sender.send(request);
     }
 }

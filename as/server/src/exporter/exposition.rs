@@ -1,7 +1,8 @@
 //! The figures of info commands in the text format of Prometheus, under the names and labels that the official exporter
 //! gives them: `aerospike_namespace_client_read_success{cluster_name="…",ns="test",service="…"}`.
 //!
-//! Only numbers, true and false are exported. Samples of one name stand together, as the format requires.
+//! Only numbers, true and false are exported. Samples of one name are consecutive, because the format
+//! requires it.
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
@@ -25,7 +26,7 @@ struct Family {
     text: String,
 }
 
-/// All metrics; this is answer number `ticks`.
+/// All metrics. `ticks` is the number of this answer.
 pub(super) fn metrics(node: &Node, ticks: u64) -> String {
     let ask = |line: &str| value_of(node, line);
     let (cluster, service) = (ask("cluster-name"), ask("service-clear-std"));
@@ -62,7 +63,8 @@ pub(super) fn metrics(node: &Node, ticks: u64) -> String {
     format!("# TYPE {TICKS} counter\n{TICKS} {ticks}\n{}", families.finish())
 }
 
-/// Requests for the namespace's latencies that are measured only if its configuration, in `answer`, asks for it.
+/// Requests for the latencies of the namespace that are measured only on demand, if its configuration, in
+/// `answer`, enables them.
 fn measured_on_demand(namespace: &str, answer: &str) -> impl Iterator<Item = String> {
     pairs(answer, ';').filter(|(_, value)| *value == "true").filter_map(move |(key, _)| {
         let name = key.strip_prefix("enable-")?;
@@ -103,7 +105,7 @@ impl Families {
     }
 }
 
-/// Adds whether some sink logs at a level that costs performance.
+/// Adds whether a sink logs at a level that costs performance.
 fn add_log_levels(families: &mut Families, node: &Node) {
     let sinks: Vec<String> = value_of(node, "logs")
         .split(';')
@@ -143,7 +145,7 @@ fn add_namespace(families: &mut Families, namespace: &str, answer: &str) {
     }
 }
 
-/// Takes `storage-engine.file[0].used_bytes` apart into `file[0]` and `used_bytes`.
+/// Splits `storage-engine.file[0].used_bytes` into `file[0]` and `used_bytes`.
 fn of_device(key: &str) -> Option<(&str, &str)> {
     let (place, figure) = key.strip_prefix(STORAGE_ENGINE)?.strip_prefix('.')?.split_once("].")?;
     Some((&key[STORAGE_ENGINE.len() + 1..=STORAGE_ENGINE.len() + 1 + place.len()], figure))

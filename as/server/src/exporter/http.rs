@@ -1,4 +1,4 @@
-//! The part of HTTP that a scraper needs: one GET or HEAD on a connection.
+//! The part of HTTP that a scraper needs: one GET or HEAD for each connection.
 
 use std::io::{self, Write};
 use std::net::TcpStream;
@@ -38,7 +38,7 @@ pub(super) struct Request {
     pub(super) is_head: bool,
 }
 
-/// A client that is disconnected at its deadline, even if it takes a few bytes now and then.
+/// A client. It is disconnected at its deadline, even if it takes a few bytes now and then.
 pub(super) struct Visitor<'s> {
     stream: &'s TcpStream,
     deadline: Instant,
@@ -52,7 +52,7 @@ impl Request {
 }
 
 impl<'s> Visitor<'s> {
-    /// The client at the other end of the blocking `stream`, with a deadline `longest` from now.
+    /// The client at the other end of the blocking `stream`, with a deadline that is `longest` from now.
     pub(super) fn new(stream: &'s TcpStream, longest: Duration) -> Self {
         Visitor { stream, deadline: Instant::now() + longest }
     }
@@ -131,7 +131,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn requests_are_told_apart() {
+    fn requests_are_classified() {
         let asks_for = |path: &str, is_head| Some(Ok(Request { path: path.to_owned(), is_head }));
         assert_eq!(parse(b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n"), asks_for("/metrics", false));
         assert_eq!(parse(b"HEAD /healthz HTTP/1.0\r\n\r\n"), asks_for("/healthz", true));

@@ -1,7 +1,7 @@
 //! `/metrics` for Prometheus, `/healthz` and `/readyz`, over HTTP on a separate port, without a second process.
 //!
-//! It is off unless `network { metrics { port … } }` is configured. It reads what info commands read, and takes no part
-//! in requests for records.
+//! The port is off unless `network { metrics { port … } }` is configured. Its answers contain the figures of
+//! info commands; it takes no part in requests for records.
 //!
 //! # Threads
 //! One thread accepts, reads requests and answers health checks. Each `/metrics` request gets a separate thread, a few
@@ -23,13 +23,13 @@ use crate::node::Node;
 use crate::side_port::{self, Bounds, Guests, Turn};
 use http::{Part, Request, Status, Visitor};
 
-/// Requests for metrics carried out at a time; further ones are told to try again.
+/// Requests for metrics that are carried out at a time. The answer to further ones is to try again.
 const REQUESTS_MAX: usize = 8;
 /// Longest time for a client to send its request.
 const REQUEST_TIME_MAX: Duration = Duration::from_secs(5);
 /// Longest time for a client to read the answer.
 const ANSWER_TIME_MAX: Duration = Duration::from_secs(30);
-/// Most bytes after a request that are read and discarded.
+/// Maximum number of bytes after a request that are read and discarded.
 const PASSED_OVER_MAX: usize = 256 << 10;
 const TEXT: &str = "text/plain";
 
@@ -57,8 +57,8 @@ struct Asker {
     head: Vec<u8>,
     /// The complete request, if it needs a thread.
     request: Option<Request>,
-    /// The answer is sent. Further bytes are read and discarded: closing a socket with unread bytes could destroy the
-    /// answer on its way.
+    /// Whether the answer is sent. Further bytes are read and discarded: closing a socket with unread bytes
+    /// could destroy the answer on its way.
     is_answered: bool,
 }
 
@@ -85,7 +85,7 @@ impl Guests for Desk<'_> {
                 Turn::Leaves
             }
             Ok(Some(request)) => {
-                // A line fits into the socket's buffers; a client that cannot take it gets none.
+                // A line fits into the buffers of the socket. A client that cannot take it gets no answer.
                 let answered = answer_line(self.node, &asker.stream, request);
                 asker.is_answered = true;
                 if answered.is_ok() { asker.pass_over().unwrap_or(Turn::Over) } else { Turn::Over }
@@ -107,7 +107,7 @@ impl Guests for Desk<'_> {
         };
         let (node, ticks) = (Arc::clone(self.node), Arc::clone(&self.ticks));
         let started = threads::spawn("metrics", move || {
-            // A panic costs this request: its place is given back, and its connection closed.
+            // A panic ends only this request: its place is given back, and its connection is closed.
             let _place = place;
             cf::fault_point!("metrics");
             if let Err(error) = answer_metrics(&node, &asker, &ticks) {
@@ -121,7 +121,7 @@ impl Guests for Desk<'_> {
 }
 
 impl Asker {
-    /// Reads and discards what the client still sends, within bounds, until it is gone.
+    /// Reads and discards further bytes of the client, within bounds, until it disconnects.
     fn pass_over(&mut self) -> io::Result<Turn> {
         let mut buffer = [0; 1024];
         for _ in 0..PASSED_OVER_MAX / buffer.len() {
@@ -135,10 +135,10 @@ impl Asker {
         Ok(Turn::Over)
     }
 
-    /// Reads what there is; returns the request when it is complete, or the status to answer instead.
+    /// Reads the available bytes. Returns the request when it is complete, or the status to answer instead.
     ///
     /// # Errors
-    /// When the client is gone.
+    /// When the client has disconnected.
     fn read_request(&mut self) -> io::Result<Option<Result<Request, Status>>> {
         let mut buffer = [0; 1024];
         loop {
@@ -161,14 +161,14 @@ impl Asker {
 struct Active(Arc<AtomicUsize>);
 
 impl Active {
-    /// A place for one more; `None` if there are too many.
+    /// A place for one more request; `None` if all places are taken.
     fn enter(&self) -> Option<Place> {
         let place = Place(self.clone());
         (self.0.fetch_add(1, AcqRel) < REQUESTS_MAX).then_some(place)
     }
 }
 
-/// Counts until it is dropped, so that a request gives its place back however it ends.
+/// A place of a request. It is given back when this is dropped, however the request ends.
 struct Place(Active);
 
 impl Drop for Place {
@@ -204,8 +204,8 @@ fn answer_metrics(node: &Node, asker: &Asker, ticks: &AtomicU64) -> io::Result<(
     asker.stream.shutdown(Shutdown::Write)
 }
 
-/// Whether the server can carry out all requests. The ports are open by now; a disk that cannot be written makes some
-/// writes fail.
+/// Whether the server can carry out all requests. Its ports are open by now; if a disk cannot be written,
+/// some writes fail.
 fn readiness(node: &Node) -> (Status, String) {
     let mut text = String::new();
     for namespace in node.namespaces.iter() {

@@ -31,7 +31,7 @@ const OUTBOX_SIZE_MAX: usize = 16 << 20;
 /// Number of waiting bytes from which the next connection of the channel is used.
 const BUSY_SIZE: usize = 64 << 10;
 
-/// Why a message was not sent.
+/// The reason why a message was not sent.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum SendError {
     /// There is no connection to the node.

@@ -97,7 +97,7 @@ pub(super) struct MetadataThread {
     sender: MetadataInbox,
     /// Clients of this node that wait for changes.
     waiting: HashMap<u64, Sender<Result<(), SetError>>>,
-    /// Why the last change was not stored.
+    /// The reason why the last change was not stored.
     storage_error: Option<io::Error>,
     last_set: u64,
 }

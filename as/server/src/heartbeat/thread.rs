@@ -38,7 +38,7 @@ const DATAGRAM_SIZE_MAX: usize = 64 << 10;
 const DATAGRAMS_PER_TURN: usize = 256;
 /// Packet size if none is configured, and that of the interface is not known.
 const MTU_DEFAULT: u32 = 1500;
-/// Most seeds that a line of the log names.
+/// Maximum number of seeds that a line of the log names.
 const SEEDS_NAMED_MAX: usize = 8;
 
 struct Link {

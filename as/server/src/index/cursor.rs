@@ -19,9 +19,9 @@ use super::tree::{Index, LockWait};
 
 /// A portion is complete with this many records. It has less than twice as many.
 const PORTION_SIZE: usize = 512;
-/// Most elements visited in one sprig while it is locked.
+/// Maximum number of elements visited in one sprig while it is locked.
 const VISITS_MAX: usize = 512;
-/// Most sprigs and elements visited for a portion, whether or not they gave records.
+/// Maximum number of sprigs and elements visited for a portion, whether or not they contributed records.
 const EFFORT_MAX: usize = 4096;
 /// How many sprigs ahead of the walk elements are prefetched.
 const PREFETCH_DISTANCE: usize = 8;

@@ -17,8 +17,8 @@ pub(super) const FANOUT: usize = 4;
 
 /// Latest last-update-time that fits.
 const LAST_UPDATE_TIME_MAX: u64 = (1 << 40) - 1;
-/// Most versions of a record with one last-update-time: far below half of all generations, so that their order is
-/// known.
+/// Maximum number of versions of a record with one last-update-time. It is far below half of all generations,
+/// so that the order of the versions is known.
 const GENERATIONS_AT_ONE_TIME_MAX: u16 = 1 << 14;
 
 /// Number of a set within its namespace; 0 = none.
@@ -94,7 +94,7 @@ impl Location {
     }
 }
 
-/// Metadata of a record in the index. Generation 0 stands for "no record".
+/// Metadata of a record in the index. Generation 0 means "no record".
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 #[repr(C)]
 pub(crate) struct RecordMeta {

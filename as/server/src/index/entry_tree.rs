@@ -21,9 +21,9 @@ use cf::Digest;
 
 use super::tree::{ElementHandle, Index};
 
-/// Most entries of a leaf.
+/// Maximum number of entries in a leaf.
 const LEAF_SIZE_MAX: usize = 256;
-/// Most entries of a leaf when all of a tree is built at once: each has some room.
+/// Maximum number of entries in a leaf of a tree that is built all at once, so that each leaf has some room.
 const LEAF_SIZE_BUILT: usize = LEAF_SIZE_MAX / 8 * 7;
 /// A leaf with fewer entries is joined with the next one if both fit together.
 const LEAF_SIZE_MIN: usize = LEAF_SIZE_MAX / 4;

@@ -22,7 +22,7 @@ use super::held::{HeldLock, assert_may_sleep};
 use super::sprig::{Found, SprigTree, first_step};
 use super::{PARTITION_COUNT, PartitionId};
 
-/// Most sprigs a partition can have.
+/// Maximum number of bits for the sprigs of a partition.
 const SPRIG_BITS_MAX: u32 = 28;
 /// Number of high bits of the second digest byte that choose sprigs; the low ones choose the partition.
 const SPRIG_BITS_IN_BYTE_1: u32 = 4;
@@ -128,7 +128,7 @@ impl LockWait {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct LockBusy;
 
-/// Why there is no guard of a record to write.
+/// The reason why there is no guard for writing to a record.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum NotLocked {
     Busy,

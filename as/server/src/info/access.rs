@@ -10,17 +10,17 @@ use crate::security::audit::{Report, printable};
 use crate::security::permission::{Permissions, Scope};
 use crate::security::{Charge, Standing};
 
-/// Most characters of a request that the audit log shows.
+/// Maximum number of characters of a request that the audit log shows.
 const LOGGED_SIZE_MAX: usize = 200;
 /// The answer to any request before a login.
 const NOT_AUTHENTICATED: &[u8] = b"ERROR:80:not authenticated\n";
 /// The answer to any request after the user lost the right to connect from its address.
 const NOT_WHITELISTED: &[u8] = b"ERROR:82:not whitelisted\n";
 
-/// The client that sends a request; with access control, also the user's rights.
+/// The client that sends a request, and with access control the user's rights.
 #[derive(Clone, Copy)]
 pub(super) struct Asker<'a> {
-    /// `None` without access control.
+    /// The user and its rights; `None` without access control.
     pub(super) standing: Option<&'a Standing>,
     pub(super) client: SocketAddr,
 }
@@ -51,13 +51,14 @@ impl Asker<'_> {
         let result = standing.logged_in().and_then(|user| user.check(needed, scope, Charge::None));
         let code = result.err().unwrap_or(ResultCode::Ok);
         let user = standing.session().user_name();
-        // The start of the command identifies the action; a command may contain a module of any size.
+        // The start of the command identifies the action; the whole may contain a module of any size.
         let detail = printable(&line.chars().take(LOGGED_SIZE_MAX).collect::<String>());
         access.log.write(Report::SysAdmin, code, self.client, user.as_deref(), "info request", &detail);
         match result {
             Ok(()) => value_of(node, line),
             Err(code) => {
-                // Some clients recognise a refused registration only by `error=`, and otherwise wait for the module for ever.
+                // Some clients recognise a refused registration only by `error=`; without it they wait for
+                // the module for ever.
                 let own_form = if needed == Permissions::UDF_ADMIN { ";error=role_violation" } else { "" };
                 let text = format!("role violation - requires permission '{}'{own_form}", needed.name());
                 InfoError::new(code, text).to_string()
@@ -74,7 +75,7 @@ fn commands_in(body: &[u8]) -> String {
     names.join(",")
 }
 
-/// The place where a command has its effect, if a privilege for a namespace or a set can suffice for it.
+/// The place where a command has its effect, if a privilege for a namespace or a set can be enough for it.
 fn scope_of(needed: Permissions, arguments: Arguments<'_>) -> Scope<'_> {
     if needed != Permissions::TRUNCATE {
         return Scope::Server;

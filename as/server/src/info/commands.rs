@@ -24,7 +24,8 @@ pub(super) enum Form {
     Name(fn(&Node, &mut String) -> InfoResult),
     /// The handler gets the text after the name, which may be empty.
     Parameters(fn(&Node, Arguments<'_>, &mut String) -> InfoResult),
-    /// Exists in the protocol; answers that it is for the Enterprise Edition only, and `help` leaves it out.
+    /// The command exists in the protocol. The answer is that it belongs to the Enterprise Edition, and
+    /// `help` leaves it out.
     EnterpriseOnly,
 }
 
@@ -227,8 +228,8 @@ fn help(_: &Node, out: &mut String) -> InfoResult {
     Ok(())
 }
 
-/// The value of one request, or its error. A panic in a handler is a bug of ours and must not end the thread,
-/// because the client waits.
+/// The value of one request, or its error. A panic in a handler is a bug of the server. It must not end the
+/// thread, because the client waits.
 pub(crate) fn value_of(node: &Node, line: &str) -> String {
     let run = || {
         let mut value = String::new();

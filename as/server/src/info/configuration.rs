@@ -1,7 +1,8 @@
 //! Commands that show the configuration and change it while the server runs.
 //!
-//! [`crate::config`] defines what a parameter means and which values it may have; this module logs a change and
-//! performs the immediate actions that it requires. All parts of the server read a parameter from its cell each time.
+//! [`crate::config`] defines what a parameter means and which values it may have; this module logs a change
+//! and performs the immediate actions that it requires. Other parts of the server read a parameter's cell
+//! each time that they need it.
 
 use super::Arguments;
 use super::request::{InfoResult, shown};
@@ -32,8 +33,8 @@ pub(super) fn set(node: &Node, arguments: Arguments<'_>, out: &mut String) -> In
     Ok(())
 }
 
-/// Performs the actions that the change of a parameter requires. The lock of the configuration is held, so that the
-/// last of two changes is acted on last.
+/// Performs the actions that the change of a parameter requires. The lock of the configuration is held, so
+/// that actions follow the order of the changes.
 fn act_on(node: &Node, change: &ParameterChange) {
     let namespace = change.namespace.as_deref().and_then(|name| node.namespace(name));
     match (change.context, change.name) {
@@ -83,7 +84,7 @@ fn act_on(node: &Node, change: &ParameterChange) {
     }
 }
 
-/// Makes a set whose parameters are set, so that it exists with or without records.
+/// Creates a set whose parameters are set, so that it exists even without records.
 fn make_set(namespace: &Namespace, set: &str) {
     if let Err(error) = namespace.sets.find_or_create(set.as_bytes(), &namespace.config().sets) {
         cf::warning!(Info, "{{{}}} cannot make the set '{set}': {error:?}", namespace.name());

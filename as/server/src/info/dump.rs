@@ -130,7 +130,7 @@ pub(super) fn heap(_: &Node, arguments: Arguments<'_>, out: &mut String) -> Info
     for (value, name) in given.iter_mut().zip(["file", "options", "sites"]) {
         *value = arguments.optional(name, VALUE_SIZE_MAX)?.map(|_| name);
     }
-    // Options apply to a file and change nothing without one.
+    // The options are about a file and have no effect without one.
     if let [Some(name), ..] | [_, _, Some(name)] = given {
         return Err(InfoError::unsupported(format!("no '{name}': the statistics go to the log")));
     }

@@ -16,7 +16,7 @@ pub(super) fn best_practices(state: &Node, out: &mut String) -> InfoResult {
     Ok(())
 }
 
-/// Devices that are slower than others; known only with `enable-health-check`.
+/// Devices that are slower than others. They are measured only with `enable-health-check`.
 pub(super) fn outliers(state: &Node, out: &mut String) -> InfoResult {
     let mut items = Joined::new(out, ';');
     for Outlier { namespace, path, confidence_pct } in state.health.outliers() {
@@ -27,7 +27,7 @@ pub(super) fn outliers(state: &Node, out: &mut String) -> InfoResult {
     Ok(())
 }
 
-/// The values that outliers are judged by: average microseconds of reads of each device.
+/// The figures that identify outliers: average microseconds of the reads of each device.
 pub(super) fn stats(state: &Node, out: &mut String) -> InfoResult {
     if !state.health.is_on() {
         return Ok(());

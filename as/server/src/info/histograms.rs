@@ -1,5 +1,5 @@
-//! Histograms of record sizes, times to live and latencies. Latency histograms that nothing here fills are
-//! listed as empty.
+//! Histograms of record sizes, times to live and latencies. Latency histograms that this server never fills
+//! are listed as empty.
 
 use super::request::InfoResult;
 use super::request::{Joined, VALUE_SIZE_MAX};
@@ -9,7 +9,7 @@ use crate::metrics::{Benchmark, Latency, ServerLatency};
 use crate::namespace::{Namespace, RecordHistogram};
 use crate::node::Node;
 
-/// Histograms of the server by the name under which they are asked for.
+/// Histograms of the server, by the name that requests use.
 static OF_SERVER: &[(&str, &[&str])] = &[(
     "benchmarks-fabric",
     &[
@@ -35,13 +35,13 @@ static OF_SERVER: &[(&str, &[&str])] = &[(
 /// Histograms of each namespace that are never filled.
 static OF_NAMESPACE: &[&str] = &["re-repl"];
 
-/// Bound of the names in `histogram`.
+/// Length limit (exclusive) of the name in `histogram`.
 const NAME_SIZE_MAX: usize = 128;
-/// Bound of set names.
+/// Length limit (exclusive) of a set name.
 const SET_NAME_SIZE: usize = 64;
 
-/// `name:` for each histogram that was asked for, followed by what came between the ticker's last two turns.
-/// Histograms of read-touches and of proxied requests are shown only when asked for by name.
+/// `name:` and the figures between the last two turns of the ticker, for each requested histogram. Histograms
+/// of read-touches and of proxied requests are shown only when requested by name.
 pub(super) fn latencies(node: &Node, arguments: Arguments<'_>, out: &mut String) -> InfoResult {
     let mut names = Joined::new(out, ';');
     let Some(wanted) = arguments.optional("hist", VALUE_SIZE_MAX)? else {
@@ -77,7 +77,7 @@ pub(super) fn latencies(node: &Node, arguments: Arguments<'_>, out: &mut String)
     Ok(())
 }
 
-/// Takes `{namespace}-name` apart.
+/// Splits `{namespace}-name`.
 fn in_namespace<'s, 'w>(node: &'s Node, wanted: &'w str) -> Option<(&'s Namespace, &'w str)> {
     let (namespace, name) = wanted.strip_prefix('{')?.split_once("}-")?;
     Some((node.namespace(namespace)?, name))

@@ -16,9 +16,9 @@ sindex-exists;peers;pipelining;pquery;pscans;query-show;relaxed-sc;replicas;repl
 replicas-max;truncate-namespace;udf";
 /// Nodes with different ids cannot exchange partitions.
 pub(super) const COMPATIBILITY_ID: u32 = 15;
-/// Bound of `size`: a cluster has at most 256 nodes.
+/// Length limit (exclusive) of `size`: a cluster has at most 256 nodes.
 const CLUSTER_SIZE_TEXT_MAX: usize = 4;
-/// Bound of the words true and false.
+/// Length limit (exclusive) of `true` and `false`.
 const SWITCH_SIZE_MAX: usize = 6;
 
 fn respond(out: &mut String, text: &str) -> InfoResult {
@@ -44,7 +44,7 @@ pub(super) fn edition(_: &Node, out: &mut String) -> InfoResult {
     respond(out, EDITION)
 }
 
-/// Revision of the Enterprise Edition's sources: none.
+/// Revision of the Enterprise Edition's sources; empty, because there is none.
 pub(super) fn build_ee_sha(_: &Node, _: &mut String) -> InfoResult {
     Ok(())
 }
@@ -85,7 +85,7 @@ pub(super) fn cluster_name(node: &Node, out: &mut String) -> InfoResult {
     respond(out, node.config.service.cluster_name.get().as_deref().unwrap_or("null"))
 }
 
-/// The cluster key, if the cluster has the size that is asked for, every partition is served, and none
+/// The cluster key, if the cluster has the requested size, every partition has an owner, and no partition
 /// migrates.
 pub(super) fn cluster_stable(node: &Node, arguments: Arguments<'_>, out: &mut String) -> InfoResult {
     let unstable = || InfoError::new(ResultCode::ClusterKeyMismatch, "unstable cluster");

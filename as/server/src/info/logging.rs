@@ -7,9 +7,9 @@ use crate::node::Node;
 use cf::log::{Context, logger};
 use proto::ResultCode;
 
-/// Bound of a message that is to be logged.
+/// Length limit (exclusive) of a message for the log.
 const MESSAGE_SIZE_MAX: usize = 2048;
-/// Bound of the sender's name.
+/// Length limit (exclusive) of the sender's name.
 const WHO_SIZE_MAX: usize = 128;
 
 /// `id:name` of each sink.
@@ -57,8 +57,8 @@ fn next_token<'a>(text: &mut &'a str, separator: char) -> Option<&'a str> {
     Some(token).filter(|token| !token.is_empty())
 }
 
-/// `id=<sink>;<context>=<level>`; the rest is ignored. If the level is missing, the text after the semicolon
-/// is taken.
+/// `id=<sink>;<context>=<level>`; the rest is ignored. Without a level, the text after the semicolon counts
+/// as the level.
 pub(super) fn set(_: &Node, arguments: Arguments<'_>, out: &mut String) -> InfoResult {
     let mut rest = arguments.0;
     if next_token(&mut rest, '=') != Some("id") {
@@ -74,7 +74,7 @@ pub(super) fn set(_: &Node, arguments: Arguments<'_>, out: &mut String) -> InfoR
     Ok(())
 }
 
-/// Writes a line to the log; answers nothing.
+/// Writes a line to the log. The answer is empty.
 pub(super) fn message(_: &Node, arguments: Arguments<'_>, _: &mut String) -> InfoResult {
     let who = arguments.optional("who", WHO_SIZE_MAX)?.unwrap_or("unknown");
     let message = arguments.required("message", MESSAGE_SIZE_MAX)?;

@@ -1,4 +1,4 @@
-//! The info protocol: answers the questions of tools and clients about the server, by the table of [`commands`].
+//! The info protocol: answers questions of tools and clients about the server, by the table of [`commands`].
 //!
 //! # Threads
 //! `info-threads` threads take requests from one channel, so that a slow answer never holds a service thread; a
@@ -44,12 +44,12 @@ pub(crate) use port::serve_port;
 pub(crate) use request::{Arguments, InfoError};
 pub(crate) use statistics::is_counter;
 
-/// An answer of this size takes no further values, so that many large requests in one frame do not use up the
-/// memory.
+/// An answer that has reached this size gets no further values, so that many large requests in one frame do
+/// not use up the memory.
 const ANSWER_SIZE_MAX: usize = 16 << 20;
 
-/// Answers the next request in `body`, of which `answered` bytes are answered; an empty body asks for the summary. Returns
-/// whether there was one.
+/// Answers the next request in `body`, of which `answered` bytes are answered; an empty body asks for the
+/// summary. Returns whether there was a request.
 fn answer_next(node: &Node, asker: Asker<'_>, body: &[u8], answered: &mut usize, out: &mut Vec<u8>) -> bool {
     if *answered == 0 && proto::info::requests(body).next().is_none() {
         *answered = usize::MAX;
@@ -58,14 +58,14 @@ fn answer_next(node: &Node, asker: Asker<'_>, body: &[u8], answered: &mut usize,
     }
     let rest = body.get(*answered..).unwrap_or_default();
     let Some(request) = proto::info::requests(rest).next() else { return false };
-    // Empty lines are skipped; they hold line feeds only.
+    // Skips empty lines, which hold only line feeds.
     let skipped = rest.iter().take_while(|byte| **byte == b'\n').count();
     *answered += skipped + request.len();
     answer_line(node, asker, request, out);
     true
 }
 
-/// Appends the request itself as it came, a tab, and its value.
+/// Appends the request as received, a tab, and its value.
 fn answer_line(node: &Node, asker: Asker<'_>, request: &[u8], out: &mut Vec<u8>) {
     let line = String::from_utf8_lossy(request);
     let value = if out.len() > ANSWER_SIZE_MAX {

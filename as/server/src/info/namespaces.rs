@@ -13,7 +13,7 @@ use super::{Arguments, InfoError};
 use crate::config::render;
 use crate::node::Node;
 
-/// Bound of a path.
+/// Length limit (exclusive) of a path.
 const PATH_SIZE_MAX: usize = 1024;
 
 pub(super) fn namespaces(node: &Node, out: &mut String) -> InfoResult {
@@ -22,8 +22,7 @@ pub(super) fn namespaces(node: &Node, out: &mut String) -> InfoResult {
     Ok(())
 }
 
-/// Statistics of a namespace, then its configuration. A namespace that does not exist is not answered as an
-/// error.
+/// Statistics of a namespace, then its configuration. The answer for an unknown namespace is not an error.
 pub(super) fn namespace(node: &Node, arguments: Arguments<'_>, out: &mut String) -> InfoResult {
     let Some(namespace) = node.namespace(arguments.0) else {
         out.push_str("type=unknown");
@@ -35,7 +34,7 @@ pub(super) fn namespace(node: &Node, arguments: Arguments<'_>, out: &mut String)
     Ok(())
 }
 
-/// Sets of all namespaces, of one, or one set. Names that do not exist are not answered as errors.
+/// Sets of all namespaces, sets of one namespace, or one set. The answer for an unknown name is not an error.
 pub(super) fn sets(node: &Node, arguments: Arguments<'_>, out: &mut String) -> InfoResult {
     let (name, set) = arguments.parts();
     if name.is_empty() && set.is_none() {
@@ -60,14 +59,14 @@ pub(super) fn objects(node: &Node, out: &mut String) -> InfoResult {
     Ok(())
 }
 
-/// `namespace:resident:dirty` bytes of the index on flash, which are 0: there is no such index.
+/// `namespace:resident:dirty` bytes of the index on flash. They are 0, because this server has no such index.
 pub(super) fn index_pressure(node: &Node, out: &mut String) -> InfoResult {
     let mut rows = Joined::new(out, ';');
     node.namespaces.iter().for_each(|namespace| rows.item(format_args!("{}:0:0", namespace.name())));
     Ok(())
 }
 
-/// The devices behind a path, with their age, which is unknown.
+/// The devices behind a path, with their age as unknown.
 pub(super) fn physical_devices(_: &Node, arguments: Arguments<'_>, out: &mut String) -> InfoResult {
     let disks = physical_disks(Path::new(arguments.required("path", PATH_SIZE_MAX)?));
     if disks.is_empty() {

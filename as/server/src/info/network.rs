@@ -10,14 +10,14 @@ use super::{Arguments, InfoError};
 use crate::config::params::network::HeartbeatMode;
 use crate::node::Node;
 
-/// Bound of a host name.
+/// Length limit (exclusive) of a host name.
 const HOST_SIZE_MAX: usize = 255;
-/// Bound of a port.
+/// Length limit (exclusive) of a port.
 const PORT_TEXT_MAX: usize = 50;
-/// Bound of a list of hosts and ports.
+/// Length limit (exclusive) of a list of hosts and ports.
 const HOSTS_SIZE_MAX: usize = 3000;
 
-/// Every port with its addresses; 0 and null where there is none.
+/// Every port with its addresses; 0 and null for a port that does not exist.
 pub(super) fn endpoints(node: &Node, out: &mut String) -> InfoResult {
     let params = &node.config.network.service;
     let mut pairs = Joined::new(out, ';');
@@ -49,7 +49,7 @@ pub(super) fn endpoints(node: &Node, out: &mut String) -> InfoResult {
         let alternate = list(&without_ports(&advertised.alternate));
         pairs.pair(format_args!("{prefix}alternate-access-addresses"), alternate);
     }
-    // A single node listens on neither.
+    // A single node does not listen on these two.
     let bound = &node.addresses;
     for (prefix, clear, tls) in [
         ("heartbeat.", &bound.heartbeat, &bound.heartbeat_tls),
@@ -82,7 +82,7 @@ fn list(items: &[String]) -> String {
     if items.is_empty() { "null".to_owned() } else { items.join(",") }
 }
 
-/// Addresses and port of the heartbeat, or an error if its mode is another one.
+/// Addresses and port of the heartbeat; an error unless it has this mode.
 fn heartbeat(node: &Node, mode: HeartbeatMode, refusal: &str, out: &mut String) -> InfoResult {
     let params = &node.config.network.heartbeat;
     if params.mode.get() != mode {

@@ -30,9 +30,9 @@ pub(super) fn rebalance_generation(node: &Node, out: &mut String) -> InfoResult 
 /// Columns of [`partition_info`].
 const PARTITION_COLUMNS: &str = "namespace:partition:state:n_replicas:replica:n_dupl:working_master:proxy_dst:\
 emigrates:lead_emigrates:immigrates:records:tombstones:regime:version:final_version";
-/// Bound of `max`: a partition has at most 256 replicas.
+/// Length limit (exclusive) of `max`: a partition has at most 256 replicas.
 const REPLICAS_TEXT_MAX: usize = 4;
-/// Replica number shown for a node that is no replica.
+/// The replica number of a node that has no replica.
 const REPLICA_NONE: i64 = -1;
 
 /// A row for each partition of each namespace, under a row of column names.
@@ -72,13 +72,13 @@ pub(super) fn replicas(node: &Node, arguments: Arguments<'_>, out: &mut String) 
     Ok(())
 }
 
-/// As [`replicas`], without the regime.
+/// As [`replicas`], but without the regime.
 pub(super) fn replicas_all(node: &Node, out: &mut String) -> InfoResult {
     each_namespace(node, out, |partitions| counted_bitmaps(partitions, 0));
     Ok(())
 }
 
-/// `namespace:bitmap` of the partitions this node is master of.
+/// `namespace:bitmap` of the partitions whose master is this node.
 pub(super) fn replicas_master(node: &Node, out: &mut String) -> InfoResult {
     each_namespace(node, out, |partitions| bitmaps(partitions, 1));
     Ok(())

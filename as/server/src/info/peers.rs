@@ -10,9 +10,9 @@ use crate::fabric::{
 };
 use crate::node::Node;
 
-/// The port that peers lists leave out.
+/// The default port, which lists of peers leave out.
 const DEFAULT_PORT: u16 = 3000;
-/// Digits of a generation.
+/// Length limit (exclusive) of a generation.
 const GENERATION_TEXT_MAX: usize = 32;
 
 /// Other nodes for old clients: `address;…`.
@@ -20,7 +20,7 @@ pub(super) fn services(node: &Node, out: &mut String) -> InfoResult {
     old_services(node, SERVICES, false, out)
 }
 
-/// Their alternate addresses.
+/// Alternate addresses of the other nodes, for old clients.
 pub(super) fn services_alternate(node: &Node, out: &mut String) -> InfoResult {
     old_services(node, SERVICES_ALTERNATE, false, out)
 }
@@ -44,8 +44,8 @@ pub(super) fn services_alumni_reset(node: &Node, out: &mut String) -> InfoResult
     Ok(())
 }
 
-/// `generation,default port,[other nodes]`, each node as `[id,TLS name,[addresses]]`. If asked for the
-/// changes since a generation, nodes that left are included as `[id,,]`.
+/// `generation,default port,[other nodes]`, each node as `[id,TLS name,[addresses]]`. If the request names a
+/// generation, the answer has the changes since then, with `[id,,]` for nodes that left.
 pub(super) fn peers_standard(node: &Node, arguments: Arguments<'_>, out: &mut String) -> InfoResult {
     peers(node, CLEAR_STANDARD, &arguments, out)
 }
@@ -66,7 +66,7 @@ pub(super) fn peers_tls_alternate(node: &Node, arguments: Arguments<'_>, out: &m
 }
 
 fn peers(node: &Node, field: u16, arguments: &Arguments<'_>, out: &mut String) -> InfoResult {
-    // Text that is no number counts as 0, as on the C server.
+    // Text that is not a number counts as 0, as on the C server.
     let asked = arguments.optional("generation", GENERATION_TEXT_MAX).ok().flatten();
     let since = asked.map(|text| text.parse().unwrap_or(0));
     list_peers(node, field, since.is_some(), since.unwrap_or(0), out);
@@ -97,13 +97,13 @@ fn without_default_port(addresses: &str) -> String {
     shortened.collect::<Vec<_>>().join(",")
 }
 
-/// All nodes, present or former.
+/// All present and former nodes.
 pub(super) fn alumni(node: &Node, _: Arguments<'_>, out: &mut String) -> InfoResult {
     list_peers(node, CLEAR_STANDARD, true, 0, out);
     Ok(())
 }
 
-/// All nodes that speak TLS with clients, present or former.
+/// All present and former nodes with a TLS port for clients.
 pub(super) fn alumni_tls(node: &Node, _: Arguments<'_>, out: &mut String) -> InfoResult {
     list_peers(node, TLS_STANDARD, true, 0, out);
     Ok(())
@@ -114,7 +114,7 @@ pub(super) fn generation(node: &Node, out: &mut String) -> InfoResult {
     Ok(())
 }
 
-/// Own addresses for old clients, which know IPv4 only.
+/// This node's addresses for old clients, which know IPv4 only.
 pub(super) fn service(node: &Node, out: &mut String) -> InfoResult {
     let mut addresses = Joined::new(out, ';');
     node.advertised.standard.iter().filter(|address| !address.starts_with('[')).for_each(|address| {

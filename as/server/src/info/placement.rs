@@ -1,4 +1,4 @@
-//! Racks, and quiesced nodes: where replicas are placed.
+//! Placement of replicas: racks and quiesced nodes.
 
 use std::fmt::Write;
 use std::sync::atomic::Ordering::Relaxed;
@@ -11,7 +11,7 @@ use crate::fabric::DriverEvent;
 use crate::namespace::Namespace;
 use crate::node::Node;
 
-/// Quiesces this node: at the next rebalance it gives its partitions to others.
+/// Quiesces this node: at the next rebalance it hands its partitions over to other nodes.
 pub(super) fn quiesce(node: &Node, out: &mut String) -> InfoResult {
     if node.config.service.stay_quiesced.get() {
         return Err(InfoError::new(ResultCode::Forbidden, "permanently quiesced"));
@@ -19,7 +19,7 @@ pub(super) fn quiesce(node: &Node, out: &mut String) -> InfoResult {
     set_quiesced(node, true, out)
 }
 
-/// Takes [`quiesce`] back at the next rebalance.
+/// Undoes [`quiesce`] at the next rebalance.
 pub(super) fn quiesce_undo(node: &Node, out: &mut String) -> InfoResult {
     if node.config.service.stay_quiesced.get() {
         out.push_str("ignored-permanently-quiesced");
@@ -29,7 +29,7 @@ pub(super) fn quiesce_undo(node: &Node, out: &mut String) -> InfoResult {
 }
 
 fn set_quiesced(node: &Node, is_quiesced: bool, out: &mut String) -> InfoResult {
-    // A single node has no other to give its partitions to.
+    // A single node has no other node that could take its partitions.
     let is_told =
         node.membership.get().is_none_or(|membership| membership.tell(DriverEvent::Quiesce(is_quiesced)));
     if !is_told {

@@ -1,7 +1,8 @@
 //! The info threads, which answer info requests of clients.
 //!
-//! A request with many commands is answered in turns: when a turn is over, the rest of the request goes to the end of
-//! the queue. So other requests wait for one turn of each request before them, never for a whole request.
+//! A request with many commands is answered in turns: when a turn is over, the rest of the request goes to
+//! the end of the queue. Other requests therefore wait for one turn of each request before them, never for a
+//! whole request.
 
 use std::time::{Duration, Instant};
 
@@ -17,11 +18,11 @@ use crate::service::InfoRequest;
 const TURN_TIME: Duration = Duration::from_millis(2);
 /// Answers larger than this count towards the budget of replies kept for clients.
 const CHARGED_SIZE_MIN: usize = 64 << 10;
-/// Most commands of one request.
+/// Maximum number of commands in one request.
 const COMMANDS_MAX: usize = 10_000;
 
-/// Answers a request, or as much of it as one turn allows, on an info thread. Returns the request if it must
-/// be served again.
+/// Answers a request, or the part of it that one turn allows, on an info thread. Returns the request if it
+/// must be served again.
 pub(crate) fn serve(node: &Node, mut request: InfoRequest) -> Option<InfoRequest> {
     cf::fault_point!("info");
     if request.reply.is_client_gone() {

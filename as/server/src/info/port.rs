@@ -1,9 +1,9 @@
-//! The info port: requests in plain text, one a line, answered with their bare values, one a line. It serves
-//! people with `telnet` or `nc`, and scripts.
+//! The info port: requests and answers in plain text. Each line is a request; its answer is the bare value on
+//! one line. The port serves scripts, and people with `telnet` or `nc`.
 //!
 //! # Threads
-//! One thread serves all connections, a few lines of each at a time, and computes the answers itself. It does not read
-//! from a connection whose client does not read its answers.
+//! One thread serves all connections, a few lines of each at a time, and computes the answers. It does not
+//! read from a connection whose client does not read its answers.
 
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -17,25 +17,25 @@ use crate::metrics::ServerCounter;
 use crate::node::Node;
 use crate::side_port::{self, Bounds, Guests, Turn};
 
-/// A connection that asks for nothing is closed after this time.
+/// A connection without requests is closed after this time.
 const IDLE_TIME_MAX: Duration = Duration::from_secs(60);
 /// Longest line; a client that sends a longer one is disconnected.
 const LINE_SIZE_MAX: usize = 64 << 10;
 /// Bytes read at a time.
 const RECEIVE_SIZE: usize = 4096;
-/// Lines that are answered before others have their turn.
+/// Number of lines of a connection that are answered before other connections get their turn.
 const LINES_AT_ONCE: usize = 4;
 /// The byte that telnet sends before its own commands, such as Ctrl-C.
 const TELNET_COMMAND: u8 = 0xFF;
 
-/// A connection: received lines and the unsent rest of one answer. The next line is answered after that is
-/// sent, so that short requests cannot ask for more memory than one answer.
+/// A connection: received lines and the unsent rest of one answer. The next line is answered only after that
+/// rest is sent, so the memory of a connection is limited to one answer.
 struct InfoConnection {
     stream: TcpStream,
     input: Vec<u8>,
     /// Bytes of `input` that are answered.
     answered: usize,
-    /// When the last bytes came.
+    /// The time at which the last bytes came.
     received: Instant,
     output: Vec<u8>,
 }
@@ -77,7 +77,7 @@ impl Guests for Port<'_> {
 }
 
 impl InfoConnection {
-    /// Sends, answers and reads until the socket has no more or takes no more, or its turn is over.
+    /// Sends, answers and reads until the socket would block or the turn is over.
     ///
     /// # Errors
     /// When the connection is done or broken.
@@ -141,7 +141,7 @@ impl InfoConnection {
         true
     }
 
-    /// Sends what the socket takes; tells whether it took anything.
+    /// Sends as much as the socket takes; returns whether it took anything.
     ///
     /// # Errors
     /// When the connection is broken.

@@ -1,4 +1,4 @@
-//! Running queries, and long ones that ended recently.
+//! Running queries, and long queries that ended recently.
 
 use std::fmt::Write;
 
@@ -9,14 +9,14 @@ use super::request::{Joined, parse_c_number};
 use super::{Arguments, InfoError};
 use crate::node::Node;
 
-/// Bound of a query's number: decimal, octal or hexadecimal.
+/// Length limit (exclusive) of a query's number: decimal, octal or hexadecimal.
 const ID_SIZE_MAX: usize = 26;
 
 fn parse_id(text: &str) -> Result<u64, InfoError> {
     parse_c_number(text).filter(|id| *id != 0).ok_or_else(|| InfoError::parameter("bad trid"))
 }
 
-/// A row for each query, or for the one of this number.
+/// A row for each query, or for the query with the requested number.
 pub(super) fn show(node: &Node, arguments: Arguments<'_>, out: &mut String) -> InfoResult {
     let queries = &node.service.queries;
     let mut rows = Joined::new(out, ';');

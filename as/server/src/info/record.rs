@@ -1,6 +1,6 @@
-//! Details of one record and of how it is stored.
+//! Details of one record and of its storage.
 //!
-//! The names are those that tools know. Fields of the C server's index that this index lacks are left out.
+//! Tools know these names. Fields of the C server's index that this index lacks are left out.
 
 use std::fmt::Write;
 
@@ -16,12 +16,12 @@ use crate::namespace::Namespace;
 use crate::node::Node;
 use crate::storage::ReadBuffer;
 
-/// Bound of a digest in hexadecimal digits.
+/// Length limit (exclusive) of a digest in hexadecimal digits.
 const DIGEST_TEXT_MAX: usize = 41;
-/// Bound of a mode's name.
+/// Length limit (exclusive) of a mode's name.
 const MODE_SIZE_MAX: usize = 32;
 
-/// The record with its values, or with the bytes it is stored in.
+/// The record with its values, or with the stored bytes.
 pub(super) fn debug_record(node: &Node, arguments: Arguments<'_>, out: &mut String) -> InfoResult {
     let (namespace, digest) = place(node, arguments)?;
     let content = match arguments.optional("mode", MODE_SIZE_MAX)? {
@@ -50,7 +50,7 @@ fn place<'s>(node: &'s Node, arguments: Arguments<'_>) -> Result<(&'s Namespace,
     ))
 }
 
-/// How much of a record is shown.
+/// The part of a record that is shown.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Content {
     Meta,

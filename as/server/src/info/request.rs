@@ -8,10 +8,10 @@ use proto::ResultCode;
 use crate::namespace::Namespace;
 use crate::node::Node;
 
-/// Most characters of a request that the log shows.
+/// Maximum number of characters of a request that the log shows.
 const LOGGED_SIZE_MAX: usize = 200;
 
-/// Result of a handler: its text is in `out`, or the error is answered instead.
+/// Result of a handler: its text is in `out`, or the answer is the error.
 pub(super) type InfoResult = Result<(), InfoError>;
 
 /// An error answer: `ERROR:<code>:<text>`; the code is left out when it is "unknown".
@@ -36,7 +36,7 @@ impl InfoError {
         InfoError::new(ResultCode::UnsupportedFeature, text)
     }
 
-    /// A command or part of one that this edition does not have.
+    /// The command, or a part of it, belongs to the Enterprise Edition.
     pub(crate) fn enterprise_only() -> Self {
         InfoError::new(ResultCode::EnterpriseOnly, "enterprise only")
     }
@@ -45,7 +45,7 @@ impl InfoError {
         self.code == ResultCode::EnterpriseOnly
     }
 
-    /// A named parameter is missing, empty or too long. The namespace has a separate code.
+    /// A named parameter is missing, empty or too long. A namespace has a separate error code.
     fn about(name: &str, text: impl Into<String>) -> Self {
         let code = if name == "namespace" { ResultCode::Namespace } else { ResultCode::Parameter };
         InfoError::new(code, text)
@@ -79,15 +79,15 @@ impl<'a> Arguments<'a> {
     /// The value of `name`, if there is one.
     ///
     /// # Errors
-    /// When it is empty or does not stay below `size_max` bytes.
+    /// When it is empty or has `size_max` bytes or more.
     pub(crate) fn optional(self, name: &str, size_max: usize) -> Result<Option<&'a str>, InfoError> {
         check(name, self.find(name), size_max)
     }
 
-    /// The value of `name`, where it may also be empty.
+    /// The value of `name`, which may be empty.
     ///
     /// # Errors
-    /// When it is missing or does not stay below `size_max` bytes.
+    /// When it is missing or has `size_max` bytes or more.
     pub(crate) fn required_or_empty(self, name: &str, size_max: usize) -> Result<&'a str, InfoError> {
         if self.find(name) == Some("") { Ok("") } else { self.required(name, size_max) }
     }
@@ -95,7 +95,7 @@ impl<'a> Arguments<'a> {
     /// The value of `name`.
     ///
     /// # Errors
-    /// When it is missing, empty or does not stay below `size_max` bytes.
+    /// When it is missing, empty or has `size_max` bytes or more.
     pub(crate) fn required(self, name: &str, size_max: usize) -> Result<&'a str, InfoError> {
         self.optional(name, size_max)?.ok_or_else(|| InfoError::about(name, format!("missing '{name}'")))
     }
@@ -114,7 +114,7 @@ impl<'a> Arguments<'a> {
         check(name, found, size_max)?.ok_or_else(|| InfoError::about(name, format!("missing '{name}'")))
     }
 
-    /// The value of `name`, a switch; off without it.
+    /// The value of the switch `name`; off if it is missing.
     ///
     /// # Errors
     /// When it is neither `true` nor `false`.
@@ -129,15 +129,15 @@ impl<'a> Arguments<'a> {
     /// The name of the namespace that the command is about; the namespace need not exist.
     ///
     /// # Errors
-    /// When none is named.
+    /// When the request names none.
     pub(crate) fn namespace_name(self) -> Result<&'a str, InfoError> {
         self.required("namespace", NAMESPACE_NAME_SIZE)
     }
 
-    /// The namespace that the command is about. `size_max` is the command's bound of its name.
+    /// The namespace that the command is about. Its name must have fewer than `size_max` bytes.
     ///
     /// # Errors
-    /// When none is named, or there is no such namespace.
+    /// When the request names none, or there is no such namespace.
     pub(crate) fn namespace(self, node: &Node, size_max: usize) -> Result<&Arc<Namespace>, InfoError> {
         find_namespace(node, self.required("namespace", size_max)?)
     }
@@ -145,12 +145,12 @@ impl<'a> Arguments<'a> {
     /// As [`namespace`](Self::namespace), for commands that also know it by its older name `ns`.
     ///
     /// # Errors
-    /// When none is named, or there is no such namespace.
+    /// When the request names none, or there is no such namespace.
     pub(crate) fn namespace_or_ns(self, node: &Node) -> Result<&Arc<Namespace>, InfoError> {
         find_namespace(node, self.required_either("namespace", "ns", VALUE_SIZE_MAX)?)
     }
 
-    /// As [`namespace`](Self::namespace), where it may be left out.
+    /// As [`namespace`](Self::namespace), for commands that may leave it out.
     ///
     /// # Errors
     /// When there is no namespace of that name.
@@ -159,7 +159,7 @@ impl<'a> Arguments<'a> {
         found.map(|name| find_namespace(node, name)).transpose()
     }
 
-    /// As [`namespace_or_ns`](Self::namespace_or_ns), where it may be left out.
+    /// As [`namespace_or_ns`](Self::namespace_or_ns), for commands that may leave it out.
     ///
     /// # Errors
     /// When there is no namespace of that name.
@@ -177,9 +177,9 @@ impl<'a> Arguments<'a> {
     }
 }
 
-/// Bound of most values, as the protocol has it.
+/// Length limit (exclusive) of most values in the protocol.
 pub(crate) const VALUE_SIZE_MAX: usize = 100;
-/// Bound of namespace names: 31 bytes.
+/// Length limit (exclusive) of a namespace name, which has up to 31 bytes.
 pub(crate) const NAMESPACE_NAME_SIZE: usize = 32;
 
 fn check<'a>(name: &str, value: Option<&'a str>, size_max: usize) -> Result<Option<&'a str>, InfoError> {
@@ -196,7 +196,7 @@ fn find_namespace<'s>(node: &'s Node, name: &str) -> Result<&'s Arc<Namespace>, 
     node.namespace(name).ok_or_else(|| InfoError::new(ResultCode::Namespace, "namespace not found on node"))
 }
 
-/// A list of items with a separator between them.
+/// Items with a separator between them.
 pub(super) struct Joined<'o> {
     out: &'o mut String,
     separator: char,
@@ -222,8 +222,8 @@ impl<'o> Joined<'o> {
     }
 }
 
-/// A number as C writes constants: decimal, hexadecimal after `0x`, octal after `0`. A negative number wraps around as
-/// an unsigned number of C does.
+/// Parses a number in C's notation: decimal, hexadecimal after `0x`, octal after `0`. A negative number wraps
+/// around as an unsigned number of C does.
 pub(super) fn parse_c_number(text: &str) -> Option<u64> {
     if let Some(rest) =
         text.strip_prefix('-').filter(|rest| rest.starts_with(|first: char| first.is_ascii_digit()))
@@ -239,13 +239,15 @@ pub(super) fn parse_c_number(text: &str) -> Option<u64> {
     }
 }
 
-/// Text of a client in a form for the log: cut, and without control characters, so that it cannot imitate a log line.
+/// Text of a client in a form for the log: truncated, and without control characters, so that it cannot
+/// imitate a log line.
 pub(super) fn shown(line: &str) -> String {
     let printable = |character: char| if character.is_control() { '?' } else { character };
     line.chars().take(LOGGED_SIZE_MAX).map(printable).collect()
 }
 
-/// The number that `text` begins with, as C's `strtoul` reads it: 0 without one, the largest if it is too large.
+/// The number at the start of `text`, as C's `strtoul` reads it: 0 if there is none, the largest number if it
+/// is too large.
 pub(super) fn c_number(text: &str) -> u64 {
     let text = text.trim_start_matches([' ', '\t', '\u{b}', '\u{c}', '\r', '\n']);
     let (is_negative, text) = match text.strip_prefix('-') {

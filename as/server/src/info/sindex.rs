@@ -18,24 +18,24 @@ use crate::sindex::{
 };
 use crate::smd::Module;
 
-/// Bound of index names.
+/// Length limit (exclusive) of an index name.
 const NAME_SIZE_MAX: usize = INDEX_NAME_SIZE_MAX + 1;
-/// Bound of namespace names.
+/// Length limit (exclusive) of a namespace name.
 const NAMESPACE_SIZE_MAX: usize = 32;
-/// Bound of set names.
+/// Length limit (exclusive) of a set name.
 const SET_SIZE_MAX: usize = 64;
-/// Bound of the type of an index.
+/// Length limit (exclusive) of the type of an index.
 const TYPE_SIZE_MAX: usize = 10;
-/// Bound of the definition of what is indexed: a bin and a type.
+/// Length limit (exclusive) of the indexed data: a bin and a type.
 const DATA_SIZE_MAX: usize = BIN_NAME_SIZE_MAX + 1 + 11 + 1;
-/// Bound of `true` and `false`.
+/// Length limit (exclusive) of `true` and `false`.
 const SWITCH_SIZE_MAX: usize = 6;
 
 fn no_index() -> InfoError {
     InfoError::new(ResultCode::IndexNotFound, "no index")
 }
 
-/// Indexes of all namespaces, of one, or figures of one index.
+/// The indexes of all namespaces or of one, or the figures of one index.
 pub(super) fn tree(node: &Node, arguments: Arguments<'_>, out: &mut String) -> InfoResult {
     let (name, index) = arguments.parts();
     if name.is_empty() && index.is_none() {
@@ -64,7 +64,7 @@ pub(super) fn list(node: &Node, arguments: Arguments<'_>, out: &mut String) -> I
     Ok(())
 }
 
-/// The indexes of a namespace, or of all.
+/// The indexes of one namespace, or of all.
 fn write_lists(node: &Node, of: Option<&Namespace>, in_base64: bool, out: &mut String) {
     let mut rows = Joined::new(out, ';');
     let is_asked = |namespace: &Namespace| of.is_none_or(|of| of.position() == namespace.position());
@@ -93,7 +93,7 @@ fn row(index: &SecondaryIndex, in_base64: bool) -> String {
     )
 }
 
-/// The state of an index: what may be done with it.
+/// The state of an index: the operations that it allows.
 fn state(index: &SecondaryIndex) -> &'static str {
     if index.has_failed() {
         "ERROR"
@@ -135,7 +135,7 @@ pub(super) fn exists(node: &Node, arguments: Arguments<'_>, out: &mut String) ->
     Ok(())
 }
 
-/// Indexes of a namespace in the system metadata, compared with the name and key of a command.
+/// Indexes of a namespace in the system metadata, compared with the name and the key in a command.
 struct Known {
     /// Keys of the indexes with the command's name.
     named: Vec<String>,
@@ -191,7 +191,7 @@ pub(super) fn create(node: &Node, arguments: Arguments<'_>, out: &mut String) ->
     Ok(())
 }
 
-/// Removes an index. It is no error if there is none.
+/// Removes an index. A missing index is not an error.
 pub(super) fn delete(node: &Node, arguments: Arguments<'_>, out: &mut String) -> InfoResult {
     let name = arguments.required("indexname", NAME_SIZE_MAX)?;
     let namespace = arguments.required_either("namespace", "ns", NAMESPACE_SIZE_MAX)?;

@@ -9,7 +9,7 @@ use super::{Arguments, InfoError};
 use crate::node::Node;
 use crate::smd::{Module, SetError};
 
-/// Bound of a module's name.
+/// Length limit (exclusive) of a module's name.
 const MODULE_SIZE_MAX: usize = 9;
 
 impl From<SetError> for InfoError {
@@ -23,7 +23,7 @@ impl From<SetError> for InfoError {
     }
 }
 
-/// Whether this node keeps items in a module; in security only with access control.
+/// Whether this node keeps items in a module. It keeps those of security only with access control.
 fn is_in_use(node: &Node, module: Module) -> bool {
     module.is_used() && (module != Module::Security || node.security.is_some())
 }

@@ -1,4 +1,4 @@
-//! The info protocol as a whole, against a server in the test's own process.
+//! Tests of the whole info protocol, against a server in the test's own process.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Barrier;
@@ -54,7 +54,7 @@ fn answer(node: &crate::node::Node, asker: Asker<'_>, body: &[u8]) -> Vec<u8> {
     out
 }
 
-/// Words that some command knows, and some that no command knows.
+/// Words of various commands, and words of no command.
 const WORDS: &[&str] = &[
     "test",
     "demo",
@@ -124,7 +124,7 @@ fn line() -> impl Strategy<Value = String> {
     let part = (prop::sample::select(vec![":", "/", ";", "=", ""]), word());
     (prop::sample::select(names), prop::collection::vec(part, 0..8)).prop_map(|(name, parts)| {
         let rest: String = parts.into_iter().map(|(separator, word)| format!("{separator}{word}")).collect();
-        // The number of threads is set, so that it does not vary.
+        // The number of threads must not vary.
         format!("{name}{rest}").replace('\n', " ").replace("info-threads", "info-thread")
     })
 }
@@ -170,7 +170,7 @@ fn an_answer_does_not_take_all_memory() {
     assert_eq!(proto::info::requests(&answer).count(), 1000);
 }
 
-/// Every part that acts on a parameter ends with its last value, whichever client set it last.
+/// Every part that acts on a parameter ends with the last value, whichever client set it.
 #[test]
 fn two_clients_that_change_a_parameter_leave_no_part_with_an_old_value() {
     const ROUNDS: u32 = 4_000;

@@ -1,4 +1,4 @@
-//! Commands for eviction, and for truncation: the removal of all records of a set or namespace.
+//! Commands for eviction and truncation. Truncation is the removal of all records of a set or namespace.
 
 use std::time::Duration;
 
@@ -10,11 +10,11 @@ use crate::config::params::namespace::TTL_SECONDS_MAX;
 use crate::node::Node;
 use crate::smd;
 
-/// Bound of set names.
+/// Length limit (exclusive) of a set name.
 const SET_NAME_SIZE: usize = 64;
-/// Bound of a time, in nanoseconds since 1970: decimal, octal or hexadecimal.
+/// Length limit (exclusive) of a time, in nanoseconds since 1970: decimal, octal or hexadecimal.
 const TIME_SIZE_MAX: usize = 24;
-/// Bound of a time to live in seconds.
+/// Length limit (exclusive) of a time to live in seconds.
 const TTL_SIZE_MAX: usize = 12;
 
 pub(super) fn set(node: &Node, arguments: Arguments<'_>, out: &mut String) -> InfoResult {
@@ -27,12 +27,12 @@ pub(super) fn namespace(node: &Node, arguments: Arguments<'_>, out: &mut String)
     truncate(node, namespace_without_set(arguments)?, None, arguments, out)
 }
 
-/// Most reads of the clock until a millisecond is over.
+/// Maximum number of reads of the clock until a millisecond is over.
 const LOOKS_AT_CLOCK_MAX: u32 = 100;
 const LOOK_PERIOD: Duration = Duration::from_micros(100);
 
-/// Removes all records last updated before `lut`, or before now without it. Namespaces and sets that are unknown here
-/// are accepted, as other nodes may have them.
+/// Removes all records that were last updated before `lut`, or, without it, before now. Unknown namespaces
+/// and sets are accepted, because other nodes may have them.
 fn truncate(
     node: &Node,
     namespace: &str,
@@ -45,7 +45,7 @@ fn truncate(
     }
     let now = StoredMillis::now();
     let last_update_time = match arguments.optional("lut", TIME_SIZE_MAX)? {
-        // Records written earlier in this millisecond must go too.
+        // Records written earlier in this millisecond must be removed too.
         None => next_millisecond(now).0,
         Some(text) => match StoredMillis::of_unix_nanos(c_number(text)).0 {
             0 => return Err(InfoError::parameter("would truncate to 0")),
@@ -60,9 +60,9 @@ fn truncate(
     Ok(())
 }
 
-/// Waits for the end of the millisecond `now`; returns the next one, in which nothing was written before.
+/// Waits for the end of the millisecond `now`; returns the next one, in which no record was written before.
 fn next_millisecond(now: StoredMillis) -> StoredMillis {
-    // The loop does not wait for a clock that was set back meanwhile.
+    // The loop does not wait for a clock that was set back in the meantime.
     for _ in 0..LOOKS_AT_CLOCK_MAX {
         let next = StoredMillis::now();
         if next > now {
@@ -80,7 +80,8 @@ fn label(namespace: &str, set_name: Option<&str>) -> String {
     }
 }
 
-/// The name of the namespace. A request that also names a set is refused: it is for another command.
+/// The name of the namespace. A request that also names a set is refused, because another command removes
+/// sets.
 fn namespace_without_set(arguments: Arguments<'_>) -> Result<&str, InfoError> {
     let namespace = arguments.namespace_name()?;
     match arguments.optional("set", SET_NAME_SIZE) {
@@ -89,7 +90,8 @@ fn namespace_without_set(arguments: Arguments<'_>) -> Result<&str, InfoError> {
     }
 }
 
-/// Undoes a truncation: records that are not removed yet are visible again. It is no error if there was none.
+/// Undoes a truncation: records that have not been removed yet are visible again. A missing truncation is not
+/// an error.
 pub(super) fn undo_set(node: &Node, arguments: Arguments<'_>, out: &mut String) -> InfoResult {
     let namespace = arguments.namespace_name()?;
     undo(node, namespace, Some(arguments.required("set", SET_NAME_SIZE)?), out)
@@ -107,8 +109,8 @@ fn undo(node: &Node, namespace: &str, set_name: Option<&str>, out: &mut String) 
     Ok(())
 }
 
-/// Clears the eviction threshold; with `ttl`, makes nsup evict the records that would expire within that many seconds.
-/// It is no error if the namespace is not here.
+/// Clears the eviction threshold; with `ttl`, makes nsup evict the records that would expire within that many
+/// seconds. A missing namespace is not an error.
 pub(super) fn eviction_reset(node: &Node, arguments: Arguments<'_>, out: &mut String) -> InfoResult {
     let name = arguments.namespace_name()?;
     let ttl = arguments.optional("ttl", TTL_SIZE_MAX)?;

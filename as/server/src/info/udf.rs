@@ -15,9 +15,9 @@ use crate::node::Node;
 use crate::smd::{Module, SetError};
 use crate::udf::{self, ContentError, FILE_NAME_SIZE_MAX, Functions};
 
-/// Bound of a number of bytes, in digits.
+/// Length limit (exclusive) of a number of bytes, in digits.
 const CONTENT_SIZE_DIGITS_MAX: usize = 11;
-/// Bound of the type's name.
+/// Length limit (exclusive) of the type's name.
 const TYPE_SIZE_MAX: usize = 16;
 fn functions(node: &Node) -> &Functions {
     &node.service.transactions.functions
@@ -109,7 +109,7 @@ fn register(node: &Node, arguments: Arguments<'_>) -> Result<(), String> {
     node.smd.set(Module::Udf, name, &value).map_err(|error| not_changed(name, &error))
 }
 
-/// Removes a module. It is no error if there is none.
+/// Removes a module. A missing module is not an error.
 pub(super) fn remove(node: &Node, arguments: Arguments<'_>, out: &mut String) -> InfoResult {
     answer(unregister(node, arguments).map(|()| "ok".to_owned()), out)
 }

@@ -1,5 +1,5 @@
 //! Benchmarks: how long each step of a transaction takes. They are measured only while a namespace's
-//! `enable-benchmarks-…` asks for it; a histogram is made when it is first filled or read during that time.
+//! `enable-benchmarks-…` is on; a histogram is made when it is first filled or read during that time.
 
 use std::sync::OnceLock;
 
@@ -28,7 +28,7 @@ pub(crate) enum BenchmarkStep {
     Prestart,
     /// Time until the record is looked up.
     Start,
-    /// Until it resumes after waiting for another transaction on its record.
+    /// Until the transaction resumes after a wait for another one on its record.
     Restart,
     /// Until other nodes have answered with their versions of the record.
     DuplicateResolution,
@@ -36,9 +36,9 @@ pub(crate) enum BenchmarkStep {
     ReplicaPing,
     /// Until the record is read and the reply is made.
     Read,
-    /// Until the record is changed here and the reply is made.
+    /// Until the record is changed on this node and the reply is made.
     Write,
-    /// Until the UDF has changed the record here.
+    /// Until the UDF has changed the record on this node.
     Udf,
     /// Until other nodes have the changed record.
     ReplicaWrite,
@@ -136,12 +136,12 @@ impl Benchmark {
 pub(crate) struct Benchmarks {
     /// Shards of each histogram.
     thread_count: usize,
-    /// The histograms by benchmark, then step; made when first needed.
+    /// The histograms by benchmark, then by step. They are made when first needed.
     histograms: [OnceLock<Box<[Histogram]>>; Benchmark::ALL.len()],
 }
 
 impl Benchmarks {
-    /// Benchmarks without histograms yet, to be filled by `thread_count` service threads.
+    /// Benchmarks without histograms. `thread_count` service threads will fill these.
     pub(super) fn new(thread_count: usize) -> Self {
         Benchmarks { thread_count, histograms: [const { OnceLock::new() }; Benchmark::ALL.len()] }
     }
@@ -152,13 +152,14 @@ impl Benchmarks {
             .get_or_init(|| benchmark.steps().iter().map(|_| Histogram::new(self.thread_count)).collect())
     }
 
-    /// The histogram of `step`; `None` where there is no such step.
+    /// The histogram of `step`; `None` if the benchmark has no such step.
     pub(crate) fn step(&self, benchmark: Benchmark, step: BenchmarkStep) -> Option<&Histogram> {
         let at = benchmark.steps().iter().position(|(known, _)| *known == step)?;
         self.of(benchmark).get(at)
     }
 
-    /// Name and [`Histogram::text`] of each step of `benchmark`: its latencies between the ticker's last two turns.
+    /// Name and [`Histogram::text`] of each step of `benchmark`: the latencies between the ticker's last two
+    /// turns.
     pub(crate) fn texts(&self, benchmark: Benchmark) -> impl Iterator<Item = (&'static str, String)> {
         let made = self.histograms[benchmark as usize].get();
         benchmark.steps().iter().enumerate().map(move |(at, (_, name))| {

@@ -2,7 +2,7 @@
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
-/// Number of attempts after which the past is halved.
+/// Number of attempts at which all counts are halved.
 const ATTEMPTS_MAX: u64 = 100_000;
 
 /// Attempts to compress data of one kind. Threads that compress share its cache line, which costs far less than
@@ -54,7 +54,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn figures_follow_what_was_compressed_lately() {
+    fn figures_follow_recent_attempts() {
         let figures = CompressionFigures::default();
         assert_eq!((figures.uncompressed_pct(), figures.ratio()), (0.0, 1.0));
         figures.note(1000, Some(250));

@@ -1,4 +1,4 @@
-//! Counters of transactions in the groups that statistics and the ticker show them in.
+//! Counters of transactions, in groups as statistics and the ticker show them.
 
 use super::Operation::{Delete, Lang, LangDelete, LangRead, LangWrite, Proxy, Read, Tsvc, Udf, Write};
 use super::Outcome::{Error, FilteredOut, NotFound, Success, Timeout};
@@ -41,7 +41,7 @@ pub(crate) static DELETE: Group = Group {
 /// Applied UDFs.
 pub(crate) static UDF: Group =
     Group { name: "udf", members: &[(Udf, Success), (Udf, Error), (Udf, Timeout), (Udf, FilteredOut)] };
-/// Operations that applied UDFs carried out.
+/// Operations that UDFs carried out.
 pub(crate) static LANG: Group = Group {
     name: "lang",
     members: &[(LangRead, Success), (LangWrite, Success), (LangDelete, Success), (Lang, Error)],

@@ -1,7 +1,7 @@
-//! Histograms by powers of two: of latencies in milliseconds or microseconds, and some of sizes.
+//! Histograms by powers of two, of latencies in milliseconds or microseconds, and of some sizes.
 //!
-//! Filling one costs a thread one store to memory of its own (see [`cf::counters`]). The ticker computes and stores the
-//! changes since its last turn.
+//! A measurement costs a thread one store to memory of its own (see [`cf::counters`]). The ticker computes
+//! and stores the changes since its last turn.
 
 use std::fmt::Write;
 use std::time::{Duration, Instant};
@@ -40,7 +40,6 @@ impl Unit {
         }
     }
 
-    /// The bucket of `elapsed`.
     #[inline]
     fn bucket(self, elapsed: Duration) -> usize {
         let units = match self {
@@ -51,7 +50,6 @@ impl Unit {
     }
 }
 
-/// The bucket of a number of units.
 #[inline]
 fn bucket_of(units: u64) -> usize {
     (u64::BITS - units.leading_zeros()).min(BUCKET_COUNT as u32 - 1) as usize
@@ -61,13 +59,12 @@ fn bucket_of(units: u64) -> usize {
 struct Tracked {
     /// Counts at the last clearing, which are subtracted.
     cleared: [u64; BUCKET_COUNT],
-    /// Time of the last turn; no rate is known before it.
+    /// Time of the last turn; before the first turn no rate is known.
     at: Option<Instant>,
     counts: [u64; BUCKET_COUNT],
     text: String,
 }
 
-/// One histogram.
 pub(crate) struct Histogram {
     counters: Counters<BUCKET_COUNT>,
     tracked: Mutex<Tracked>,
@@ -81,13 +78,13 @@ impl Histogram {
         Histogram { counters: Counters::new(thread_count), tracked: Mutex::new(tracked) }
     }
 
-    /// Counts `count` things that took `elapsed`.
+    /// Counts `count` events that took `elapsed`.
     #[inline]
     pub(crate) fn add(&self, unit: Unit, elapsed: Duration, count: u64) {
         self.counters.add(unit.bucket(elapsed), count);
     }
 
-    /// Counts something of `size` bytes.
+    /// Counts an item of `size` bytes.
     #[inline]
     pub(crate) fn add_size(&self, size: u64) {
         self.counters.add(bucket_of(size), 1);
@@ -136,14 +133,14 @@ impl Histogram {
         (tracked.at, tracked.counts) = (Some(now), counts);
     }
 
-    /// The values between the ticker's last two turns: unit, number per second, and the percentages that took longer
-    /// than 1, 2, 4 … units; empty before the second turn.
+    /// The values between the ticker's last two turns: unit, number per second, and the percentages that took
+    /// longer than 1, 2, 4 … units. Empty before the second turn.
     pub(crate) fn text(&self) -> String {
         self.tracked.lock().text.clone()
     }
 }
 
-/// Writes a line of a dump to the log, under the place where tools that read logs expect it.
+/// Writes a line of a dump to the log, with the place that log readers expect.
 fn log_dump(text: std::fmt::Arguments<'_>) {
     if cf::log::enabled(Context::Info, Level::Info) {
         cf::log::write(Context::Info, Level::Info, Place { file: "hist.c", line: line!() }, text);
@@ -177,7 +174,7 @@ mod tests {
     }
 
     #[test]
-    fn rates_tell_what_came_between_two_turns() {
+    fn rates_are_those_between_two_turns() {
         let histogram = Histogram::new(0);
         assert_eq!(histogram.text(), "");
         histogram.add(Unit::Milliseconds, Duration::from_micros(10), 5);

@@ -1,7 +1,7 @@
 //! The server's counters: one table for each scope, read by statistics and the exporter.
 //!
-//! Counters are sharded by thread (see [`cf::counters`]): counting costs a service thread one store to memory of its
-//! own.
+//! Counters are sharded by thread (see [`cf::counters`]): counting costs a service thread one store to memory
+//! of its own.
 
 mod compression;
 pub(crate) mod groups;
@@ -134,19 +134,20 @@ named! {
         SiQueryOpsBgComplete => "si_query_ops_bg_complete",
         SiQueryOpsBgError => "si_query_ops_bg_error",
         SiQueryOpsBgAbort => "si_query_ops_bg_abort",
-        /// Migrations whose receiver expected none.
+        /// Migrations that the receiver did not expect.
         MigratePartitionsImbalance => "migrate_tx_partitions_imbalance",
         MigrateRecordsTransmitted => "migrate_records_transmitted",
         MigrateRecordRetransmits => "migrate_record_retransmits",
         MigrateRecordReceives => "migrate_record_receives",
-        /// Records that could not be read, and were not sent.
+        /// Records that could not be read, and were therefore not sent.
         MigrateRecordsUnreadable => "migrate_records_unreadable",
-        /// Nodes asked for newer copies of records.
+        /// Nodes that were asked for newer copies of records.
         DupResAsk => "dup_res_ask",
-        /// Answers to other nodes for which a record was read, and others.
+        /// Answers to other nodes' questions for newer copies: those for which a record was read, and others.
         DupResRespondRead => "dup_res_respond_read",
         DupResRespondNoRead => "dup_res_respond_no_read",
-        /// Messages that were sent to other nodes again, by what they were sent for: questions for newer copies, replica writes.
+        /// Messages that were resent to other nodes, by their purpose: questions for newer copies, and
+        /// replica writes.
         RetransmitAllReadDupRes => "retransmit_all_read_dup_res",
         RetransmitAllWriteDupRes => "retransmit_all_write_dup_res",
         RetransmitAllDeleteDupRes => "retransmit_all_delete_dup_res",
@@ -173,7 +174,7 @@ named! {
         SindexGcCleaned => "sindex_gc_cleaned",
     }
 
-    /// The latencies of a namespace that are measured.
+    /// The measured latencies of a namespace.
     pub(crate) enum Latency {
         Read => "read",
         Write => "write",
@@ -184,17 +185,16 @@ named! {
         PiQuery => "pi-query",
         SiQuery => "si-query",
         ReadTouch => "read-touch",
-        /// Requests carried out by another node.
+        /// Requests that another node carried out.
         Proxy => "proxy",
     }
 
-    /// The latencies of the server that are measured.
+    /// The measured latencies of the server.
     pub(crate) enum ServerLatency {
         BatchIndex => "batch-index",
         Info => "info",
     }
 
-    /// Counters of the server.
     pub(crate) enum ServerCounter {
         ClientConnectionsOpened => "client_connections_opened",
         ClientConnectionsClosed => "client_connections_closed",
@@ -216,14 +216,15 @@ named! {
         UnreadConnectionsClosed => "unread_connections_closed",
         /// TLS handshakes that succeeded.
         TlsHandshakes => "tls_handshakes",
-        /// TLS handshakes that failed for another reason than time.
+        /// TLS handshakes that failed for a reason other than time.
         TlsHandshakesFailed => "tls_handshakes_failed",
         TlsHandshakesTimedOut => "tls_handshakes_timed_out",
     }
 }
 
 impl Outcome {
-    /// The outcome that a result counts as for `operation`: only reads and deletes tell "not found" from other errors.
+    /// The outcome for a result of `operation`. Only reads and deletes distinguish "not found" from other
+    /// errors.
     #[inline]
     pub(crate) fn of(operation: Operation, result: ResultCode) -> Self {
         match result {
@@ -237,8 +238,8 @@ impl Outcome {
         }
     }
 
-    /// Name in statistics for `operation`. An operation that ends on another node, or in code of a user, is called
-    /// complete.
+    /// Name in statistics for `operation`. An operation that ends on another node or in a user's code is
+    /// called complete.
     pub(crate) const fn name_for(self, operation: Operation) -> &'static str {
         match (self, operation) {
             (Outcome::Success, Operation::Udf | Operation::Proxy) => "complete",
@@ -257,14 +258,14 @@ const SERVER_COUNTERS: usize = ServerCounter::ALL.len();
 pub(crate) struct NamespaceMetrics {
     counters: Counters<{ TRANSACTION_COUNTERS + NAMESPACE_COUNTERS }>,
     latencies: [Histogram; Latency::ALL.len()],
-    /// How many records complete short queries have sent: by primary and by secondary index.
+    /// Number of records sent by each complete short query: by primary and by secondary index.
     pub(crate) query_rows: [Histogram; 2],
     pub(crate) benchmarks: Benchmarks,
-    /// Records that are stored.
+    /// Compression of stored records.
     pub(crate) data_compression: Arc<CompressionFigures>,
-    /// Replies to requests for one record.
+    /// Compression of replies to requests for one record.
     pub(crate) record_compression: Arc<CompressionFigures>,
-    /// Replies to queries.
+    /// Compression of replies to queries.
     pub(crate) query_compression: Arc<CompressionFigures>,
 }
 
@@ -317,9 +318,8 @@ const fn transaction_index(origin: Origin, operation: Operation, outcome: Outcom
 pub(crate) struct ServerMetrics {
     counters: Counters<SERVER_COUNTERS>,
     latencies: [Histogram; ServerLatency::ALL.len()],
-    /// The number of rows of batches.
     pub(crate) batch_rows: Histogram,
-    /// Replies to batches.
+    /// Compression of replies to batches.
     pub(crate) batch_compression: Arc<CompressionFigures>,
 }
 

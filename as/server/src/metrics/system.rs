@@ -1,4 +1,4 @@
-//! Processor usage, as the ticker last measured it.
+//! The last measurement of processor usage by the ticker.
 
 use cf::sys::facts::CpuUsage;
 use parking_lot::Mutex;
@@ -8,12 +8,12 @@ use parking_lot::Mutex;
 pub(crate) struct SystemUsage(Mutex<CpuUsage>);
 
 impl SystemUsage {
-    /// Replaces it.
+    /// Replaces the measurement.
     pub(crate) fn set(&self, usage: CpuUsage) {
         *self.0.lock() = usage;
     }
 
-    /// The last one; zeros before the first.
+    /// The last measurement; zeros before the first.
     pub(crate) fn get(&self) -> CpuUsage {
         *self.0.lock()
     }

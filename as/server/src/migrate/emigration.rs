@@ -143,7 +143,7 @@ impl Emigration {
         }
         if self.tells_removals {
             for (digest, _) in self.namespace.partitions.removals_of(self.partition) {
-                // A record that was written anew has been sent with the time of the removal.
+                // A record that was written again has been sent with the time of the removal.
                 let is_gone = self.namespace.index.get(&digest).is_none();
                 if self.is_stopped() || is_gone && !sender.send(&digest) {
                     return false;

@@ -57,7 +57,7 @@ pub(crate) enum Change<'a> {
     Gone,
 }
 
-/// Why a record changes.
+/// The reason why a record changes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Cause {
     Write,

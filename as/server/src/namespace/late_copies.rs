@@ -19,7 +19,7 @@ use parking_lot::Mutex;
 
 use crate::index::{PARTITION_COUNT, PartitionId};
 
-/// Most notes of a partition. At least the newest half of this number is kept.
+/// Maximum number of notes of a partition. At least half of this number, the newest ones, is kept.
 const NOTES_MAX: usize = 112;
 
 /// Removal times of a partition's records, in milliseconds since 2010.

@@ -100,7 +100,7 @@ pub(crate) struct Namespace {
     nsup_cycle_deleted_pct100: AtomicU64,
 }
 
-/// Why a namespace cannot be opened.
+/// The reason why a namespace cannot be opened.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum NamespaceError {
     #[error(

@@ -49,7 +49,7 @@ pub(crate) const BITMAP_SIZE: usize = PARTITION_COUNT / 8;
 /// decrement.
 const ISOLATION_POLL_PERIOD: Duration = Duration::from_millis(1);
 
-/// Why a partition cannot be reserved.
+/// The reason why a partition cannot be reserved.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Refused {
     /// No node serves it, or this node does not know yet which.

@@ -97,7 +97,7 @@ impl Sections {
     pub(super) fn join(&self) -> Section {
         let word = Arc::<SectionWord>::default();
         let mut words = self.0.lock();
-        // A word with one reference belongs to a thread that is gone.
+        // A word with one reference belongs to a thread that has ended.
         words.retain(|word| Arc::strong_count(word) > 1);
         words.push(Arc::clone(&word));
         Section { word, is_inside: false }

@@ -16,7 +16,7 @@ use crate::config::model::SetDirectory;
 use crate::config::params::namespace::SetParams;
 use crate::index::SetId;
 
-/// Most sets of a namespace.
+/// Maximum number of sets in a namespace.
 const SET_COUNT_MAX: usize = 4095;
 /// Slots of the name table; twice the sets, so that searches stay short.
 const NAME_SLOTS: usize = 8192;
@@ -102,7 +102,7 @@ impl Set {
     }
 }
 
-/// Why a set cannot be created.
+/// The reason why a set cannot be created.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum SetCreationError {
     NameTooLong,

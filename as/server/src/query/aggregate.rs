@@ -33,7 +33,7 @@ use crate::udf::{self, FoundRecord, FunctionCall, Output, RecordInput, StreamClo
 
 /// Index entries collected at once.
 const PORTION_SIZE: usize = 4_096;
-/// Most records that were read and may not be on disk yet before the query waits for the disk.
+/// Maximum number of records that were read and may not be on disk yet before the query waits for the disk.
 const UNSETTLED_MAX: usize = 1_024;
 
 impl Walker<'_> {
@@ -140,7 +140,7 @@ impl Walker<'_> {
     }
 }
 
-/// The records of a part that match the query as far as the index tells, found portion by portion, in order.
+/// The records of a part that match the query according to the index, found portion by portion, in order.
 struct Records<'q> {
     source: Source<'q>,
     portion: Vec<Digest>,
@@ -243,7 +243,7 @@ fn end_of(stop: Stop) -> End {
 struct PartStream<'w, 'a, 'q> {
     walker: &'w mut Walker<'a>,
     records: Records<'q>,
-    /// Why the query has ended meanwhile.
+    /// The reason why the query has ended meanwhile.
     end: Option<End>,
 }
 

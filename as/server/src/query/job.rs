@@ -33,7 +33,8 @@ pub(super) enum End {
     PartitionLost,
     /// The user has lost the right; the result is the one that a new query would get.
     Refused(ResultCode),
-    /// Its function failed, its records cannot be written to disk before their replies, or there is a bug of ours.
+    /// Its function failed, its records cannot be written to disk before their replies, or the server has a
+    /// bug.
     Failed,
 }
 

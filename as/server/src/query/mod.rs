@@ -76,7 +76,7 @@ const ONE_THREAD_RATE_MAX: u32 = 20_000;
 
 /// Longest wait of a background query's client for the reply that it has begun.
 const BEGUN_TIME_MAX: Duration = Duration::from_millis(250);
-/// Most clients that may wait for this at a time; others get the reply at once.
+/// Maximum number of clients that may wait for this at a time. Others get the reply at once.
 const BEGUN_THREADS_MAX: usize = 16;
 
 /// Including threads that wait for their clients, there may be this many times `query-threads-limit` threads.
@@ -288,7 +288,7 @@ impl Queries {
         self.long_threads.at_work() + self.short_threads.at_work()
     }
 
-    /// Most threads that may ever exist.
+    /// Maximum number of threads that may ever exist.
     fn threads_max(&self) -> usize {
         (self.config.service.query_threads_limit.get() as usize).saturating_mul(STALLED_FACTOR)
     }

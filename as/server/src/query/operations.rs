@@ -9,7 +9,7 @@ use proto::message::{Request, field, info1, op_code};
 const READS: [u8; 5] =
     [op_code::READ, op_code::CDT_READ, op_code::BITS_READ, op_code::HLL_READ, op_code::EXP_READ];
 
-/// Bound of the names of modules and functions.
+/// Length limit (exclusive) of the names of modules and functions.
 const FUNCTION_NAME_SIZE_MAX: usize = 128;
 
 /// The operations of a query.

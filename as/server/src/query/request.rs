@@ -283,7 +283,7 @@ impl Reading<'_> {
     }
 
     fn id(&self, next_id: impl FnOnce() -> u64) -> u64 {
-        // What follows the number is not looked at.
+        // The bytes after the number are ignored.
         let id = self.request.field(field::JOB_ID).and_then(|value| value.first_chunk());
         match id.map_or(0, |id| u64::from_be_bytes(*id)) {
             0 => next_id(),

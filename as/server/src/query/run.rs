@@ -37,7 +37,7 @@ pub(super) struct QueryRun {
     /// Records that count for `sample_max`.
     samples: AtomicU64,
     pub(super) pace: Pace,
-    /// Why it ends before it is complete.
+    /// The reason why it ends before it is complete.
     end: OnceLock<End>,
     /// Number of threads that work on it; 0 when it has ended.
     threads: AtomicUsize,
@@ -76,7 +76,8 @@ impl QueryRun {
         }
     }
 
-    /// Counts a further thread, besides the one that the query begins with; `false` if the query has ended.
+    /// Counts a further thread, in addition to the one with which the query begins. Returns `false` if the
+    /// query has ended.
     pub(super) fn join_in(&self) -> bool {
         let more = |count: usize| (count > 0).then_some(count + 1);
         let is_joined = self.threads.fetch_update(AcqRel, Acquire, more).is_ok();
@@ -138,7 +139,7 @@ impl QueryRun {
         self.next_part.load(Relaxed) < self.query.parts.len()
     }
 
-    /// Why the query must end early, if it must.
+    /// The reason why the query must end early, if it must.
     pub(super) fn reason_to_end(&self) -> Option<End> {
         if let Some(end) = self.end.get() {
             Some(*end)

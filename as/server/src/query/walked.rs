@@ -9,7 +9,7 @@ use super::job::End;
 use crate::index::PartitionId;
 use crate::namespace::{PartitionReservation, Partitions, QueryAccess};
 
-/// Why a walk ends early.
+/// The reason why a walk ends early.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Stop {
     /// The query ends.

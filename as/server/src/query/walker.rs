@@ -1,4 +1,5 @@
-//! One thread's work on a query: it walks through parts, and sends what it finds in chunks of its own.
+//! The work of one thread on a query: it walks through parts, and sends the records that it finds in its own
+//! chunks.
 //!
 //! # Threads
 //! One thread walks a partition, so its records are sent in order.
@@ -211,7 +212,7 @@ impl<'a> Walker<'a> {
         self.now = StoredMillis::now();
     }
 
-    /// Whether the query selects the record of `element`, as far as the index tells.
+    /// Whether the query selects the record of `element` according to the index.
     pub(super) fn is_wanted(&self, element: &Element) -> bool {
         self.run.query.set.admits(element.set_id)
             && element.generation != 0

@@ -26,7 +26,7 @@ const USER: &str = "user";
 const ROLE: &str = "role";
 /// Key of the item with the secret that signs session tokens, as base64.
 pub(super) const SECRET_KEY: &str = "secret|token";
-/// Most roles of a user, privileges of a role: their count is a byte on the wire.
+/// Maximum number of roles of a user and of privileges of a role: each count is one byte on the wire.
 const LIST_MAX: usize = 255;
 
 /// Distinguishes a user from dropped users of the same name. Users stored without one have 0.
@@ -37,7 +37,6 @@ pub(super) struct AccountId(pub(super) u64);
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
 pub(super) struct RoleId(pub(super) u64);
 
-/// A user.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) struct User {
     pub(super) id: AccountId,
@@ -59,7 +58,8 @@ pub(super) struct Role {
     pub(super) write_quota: u32,
 }
 
-/// The privileges of a request, or the error in them; that error is reported only if there is no other.
+/// The privileges of a request, or the error in them. That error is reported only if the request has no other
+/// error.
 pub(super) type Privileges<'p> = Result<&'p [Privilege], ResultCode>;
 
 /// The new value of an item of system metadata; `None` removes the item.
@@ -237,12 +237,12 @@ impl Accounts {
         predefined(name).or_else(|| self.roles.get(name).cloned())
     }
 
-    /// Whether the role of this name is the one of this id.
+    /// Whether the role with this name has this id.
     fn is_role(&self, name: &str, id: RoleId) -> bool {
         self.role(name).is_some_and(|role| role.id == id)
     }
 
-    /// The roles that a user has, by name: those that it was granted and that were not dropped since.
+    /// The roles of a user, by name: those that were granted to it and have not been dropped since.
     pub(super) fn roles_of<'a>(&'a self, user: &'a User) -> impl Iterator<Item = &'a str> {
         let has = move |(name, id): &(&String, &RoleId)| self.is_role(name, **id);
         user.granted.iter().filter(has).map(|(name, _)| name.as_str())
@@ -280,7 +280,8 @@ impl Accounts {
     }
 
     /// # Errors
-    /// `SecurityUser` for a name that cannot be one, `SecurityUserExists`, `SecurityRole` for a role that does not exist.
+    /// `SecurityUser` for an invalid name, `SecurityUserExists`, `SecurityRole` for a role that does not
+    /// exist.
     pub(super) fn create_user(
         &self,
         name: &str,
@@ -307,7 +308,7 @@ impl Accounts {
         if user.granted.len() > LIST_MAX { Err(ResultCode::SecurityRole) } else { Ok(()) }
     }
 
-    /// A user that is to be changed. Roles that were dropped are forgotten with the change.
+    /// A copy of a user for a change, without the roles that were dropped.
     fn changed_user(&self, name: &str) -> Result<User, ResultCode> {
         let mut user = self.users.get(name).cloned().ok_or(ResultCode::SecurityUser)?;
         user.granted.retain(|role, id| self.is_role(role, *id));
@@ -315,21 +316,21 @@ impl Accounts {
     }
 
     /// # Errors
-    /// `SecurityUser` without such a user.
+    /// `SecurityUser` if there is no such user.
     pub(super) fn drop_user(&self, name: &str) -> Result<ItemChange, ResultCode> {
         self.changed_user(name)?;
         Ok((format!("{USER}|{name}"), None))
     }
 
     /// # Errors
-    /// `SecurityUser` without such a user.
+    /// `SecurityUser` if there is no such user.
     pub(super) fn set_password(&self, name: &str, password: String) -> Result<ItemChange, ResultCode> {
         let user = User { password, ..self.changed_user(name)? };
         Ok(user_item(name, &user))
     }
 
     /// # Errors
-    /// `SecurityUser` without such a user, `SecurityRole` without such a role.
+    /// `SecurityUser` if there is no such user, `SecurityRole` if there is no such role.
     pub(super) fn grant_roles(&self, name: &str, roles: &[&str]) -> Result<ItemChange, ResultCode> {
         let mut user = self.changed_user(name)?;
         self.add_roles(&mut user, roles)?;
@@ -337,8 +338,8 @@ impl Accounts {
     }
 
     /// # Errors
-    /// `SecurityUser` without such a user, `SecurityRole` without such a role. A role that the user does not have is no
-    /// error.
+    /// `SecurityUser` if there is no such user, `SecurityRole` if there is no such role. A role that the user
+    /// does not have is no error.
     pub(super) fn revoke_roles(&self, name: &str, roles: &[&str]) -> Result<ItemChange, ResultCode> {
         let mut user = self.changed_user(name)?;
         if !roles.iter().all(|role| self.role(role).is_some()) {
@@ -349,8 +350,8 @@ impl Accounts {
     }
 
     /// # Errors
-    /// `SecurityRole` for a name that cannot be one, `SecurityRoleExists`, and as [`set_whitelist`](Self::set_whitelist)
-    /// and [`grant_privileges`](Self::grant_privileges).
+    /// `SecurityRole` for an invalid name, `SecurityRoleExists`, and as
+    /// [`set_whitelist`](Self::set_whitelist) and [`grant_privileges`](Self::grant_privileges).
     pub(super) fn create_role(
         &self,
         name: &str,
@@ -371,7 +372,8 @@ impl Accounts {
         Ok(role_item(name, &role))
     }
 
-    /// The role of this name, to be changed. Predefined roles cannot be changed and count as missing.
+    /// A copy of the role with this name, for a change. Predefined roles cannot be changed and count as
+    /// missing.
     fn changed_role(&self, name: &str) -> Result<Role, ResultCode> {
         if predefined(name).is_some() {
             return Err(ResultCode::SecurityRole);
@@ -392,14 +394,15 @@ impl Accounts {
     /// Drops a role: no user has it any more.
     ///
     /// # Errors
-    /// `SecurityRole` without such a role.
+    /// `SecurityRole` if there is no such role.
     pub(super) fn drop_role(&self, name: &str) -> Result<ItemChange, ResultCode> {
         self.changed_role(name)?;
         Ok((format!("{ROLE}|{name}"), None))
     }
 
     /// # Errors
-    /// `SecurityRole` without such a role, `SecurityPrivilege` for no privilege or an invalid one.
+    /// `SecurityRole` if there is no such role, `SecurityPrivilege` if a privilege is invalid or none is
+    /// given.
     pub(super) fn grant_privileges(
         &self,
         name: &str,
@@ -411,8 +414,8 @@ impl Accounts {
     }
 
     /// # Errors
-    /// `SecurityRole` without such a role, `SecurityPrivilege` for no privilege. A privilege that the role lacks is no
-    /// error.
+    /// `SecurityRole` if there is no such role, `SecurityPrivilege` if no privilege is given. A privilege
+    /// that the role lacks is no error.
     pub(super) fn revoke_privileges(
         &self,
         name: &str,
@@ -426,7 +429,7 @@ impl Accounts {
     /// Sets the addresses from which a role may be used; `None` allows all.
     ///
     /// # Errors
-    /// `SecurityRole` without such a role, `SecurityWhitelist` for invalid addresses.
+    /// `SecurityRole` if there is no such role, `SecurityWhitelist` for invalid addresses.
     pub(super) fn set_whitelist(
         &self,
         name: &str,
@@ -439,7 +442,7 @@ impl Accounts {
     /// Sets the quotas that are given.
     ///
     /// # Errors
-    /// `SecurityRole` without such a role.
+    /// `SecurityRole` if there is no such role.
     pub(super) fn set_quotas(
         &self,
         name: &str,

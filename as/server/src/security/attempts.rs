@@ -7,12 +7,12 @@ use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
-/// Failures before further attempts are barred.
+/// Number of failures before further attempts are barred.
 const FREE_FAILURES: u32 = 5;
 /// Duration of the first bar. Each further failure doubles it.
 const FIRST_BAR: Duration = Duration::from_millis(500);
 const LONGEST_BAR: Duration = Duration::from_secs(60);
-/// Most pairs of user and address that are remembered; above it, expired pairs are forgotten.
+/// Maximum number of remembered pairs of user and address; above it, expired pairs are forgotten.
 const REMEMBERED_MAX: usize = 10_000;
 
 /// The leading bits of an IPv6 address that identify its network.
@@ -76,7 +76,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn who_fails_often_waits_longer_and_longer() {
+    fn repeated_failures_bar_for_longer_and_longer() {
         let attempts = Attempts::default();
         let (here, there): (IpAddr, IpAddr) = ([127, 0, 0, 1].into(), [127, 0, 0, 2].into());
         let start = Instant::now();
@@ -92,7 +92,7 @@ mod tests {
     }
 
     #[test]
-    fn who_has_a_network_of_addresses_is_one() {
+    fn a_network_of_addresses_counts_as_one_client() {
         let [one, other, elsewhere, mapped] =
             ["2001:db8::1", "2001:db8::ffff:1", "2001:db8:0:1::1", "::ffff:127.0.0.1"]
                 .map(|text| text.parse::<IpAddr>().expect("an address"));
@@ -106,7 +106,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_remembered_is_bounded() {
+    fn the_number_of_remembered_failures_is_bounded() {
         let attempts = Attempts::default();
         let now = Instant::now();
         for user in 0..(3 * REMEMBERED_MAX) {

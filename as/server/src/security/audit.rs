@@ -21,7 +21,7 @@ pub(crate) enum Report {
     Authentication,
     UserAdmin,
     SysAdmin,
-    /// An operation on records, whether the settings ask for it or not.
+    /// An operation on records; `is_asked_for` says whether the settings ask for it.
     Data {
         is_asked_for: bool,
     },
@@ -53,22 +53,22 @@ fn outcome(report: Report, result: ResultCode) -> &'static str {
     }
 }
 
-/// Text of a client in a form for one field of a line.
+/// Text of a client in a form that fits into one field of a line.
 pub(crate) fn printable(text: &str) -> String {
     text.chars().map(|char| if char.is_control() || char == '|' { '?' } else { char }).collect()
 }
 
-/// Which of a user's operations on records are reported.
+/// The operations on records that are reported for one user.
 #[derive(Clone, PartialEq, Eq, Default, Debug)]
 pub(super) struct ReportedData {
-    /// Whether all of them are.
+    /// Whether all operations of the user are reported.
     everywhere: bool,
     /// Operations in these namespaces, or in these sets of namespaces.
     places: Vec<(Vec<u8>, Option<Vec<u8>>)>,
 }
 
 impl ReportedData {
-    /// Made from the settings, for a user of this name with these roles.
+    /// Applies the settings to a user with this name and these roles.
     pub(super) fn new(log: &SecurityLogParams, user: &str, roles: &[&str]) -> Self {
         let place = |text: &String| match text.split_once(' ') {
             Some((namespace, set)) => (namespace.into(), Some(set.into())),
@@ -149,7 +149,7 @@ mod tests {
     }
 
     #[test]
-    fn an_administrator_that_names_nobody_is_no_failed_login() {
+    fn an_unknown_user_in_a_command_is_not_a_failed_login() {
         let nobody = ResultCode::SecurityUser;
         assert_eq!(outcome(Report::Authentication, nobody), "authentication failed (user)");
         assert_eq!(outcome(Report::UserAdmin, nobody), "failed");

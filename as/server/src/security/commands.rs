@@ -25,14 +25,14 @@ const SAME_QUOTA: u32 = u32::MAX;
 /// Result of a command: an answer with content, or only a result code.
 type Answer = Result<Option<Vec<u8>>, ResultCode>;
 
-/// The other end of a connection: the facts known from the connection itself.
+/// The client of a connection: the facts known from the connection itself.
 pub(crate) struct Peer<'a> {
     pub(crate) address: SocketAddr,
     /// The name in its verified certificate.
     pub(crate) certificate_name: Option<&'a str>,
 }
 
-/// A command under way.
+/// A command that is being carried out.
 struct Call<'a> {
     access: &'a AccessControl,
     request: &'a Request<'a>,
@@ -85,7 +85,7 @@ pub(crate) enum SecurityWork {
 }
 
 impl AccessControl {
-    /// The effort of answering a request of `client`.
+    /// The effort that the answer to a request of `client` takes.
     pub(crate) fn work_of(&self, body: &[u8], client: SocketAddr) -> SecurityWork {
         let Ok(request) = Request::parse(body) else { return SecurityWork::Look };
         match Command::from_code(request.command) {
@@ -162,7 +162,8 @@ impl Call<'_> {
         self.store(change)
     }
 
-    /// The change that a command of an administrator makes. `password` is the hash of the new one, if there is one.
+    /// The change that an administrator's command makes. `password` is the hash of the new password, if the
+    /// command sets one.
     fn change_of(&self, command: Command, password: String) -> Result<ItemChange, ResultCode> {
         let request = self.request;
         let accounts = self.access.accounts.read();
@@ -203,7 +204,7 @@ impl Call<'_> {
         }
     }
 
-    /// The quotas of the request that change.
+    /// The quotas that the request changes.
     fn quotas(&self) -> Result<(Option<u32>, Option<u32>), ResultCode> {
         let given = |quota: Option<u32>| quota.filter(|quota| *quota != SAME_QUOTA);
         let quotas = (given(self.request.read_quota), given(self.request.write_quota));
@@ -314,7 +315,7 @@ impl Call<'_> {
 
     fn authenticate(&self) -> Answer {
         let Some(bytes) = self.request.session_token else {
-            // The client has no session token.
+            // A client without a session token sends a credential.
             let name = user_of(self.request)?;
             self.verify(name, self.request.credential)?;
             return self.enter(name).map(|()| None);

@@ -9,8 +9,8 @@
 //! Service threads only read the [`Standing`] of a connection.
 //!
 //! # Locks
-//! `changes` is held while a command makes a change, over a call of the metadata, whose listener takes `accounts` and then
-//! `users`. Nothing else is taken under these two.
+//! `changes` is held while a command makes a change, over a call of the metadata, whose listener takes
+//! `accounts` and then `users`. No lock is taken under these two.
 
 mod accounts;
 mod attempts;
@@ -54,7 +54,6 @@ pub(crate) use session::{LoggedIn, Permit, Session, Standing};
 use token::Secret;
 
 const SECOND: Duration = Duration::from_secs(1);
-/// The first administrator.
 const FIRST_ADMINISTRATOR: &str = "admin";
 const FIRST_PASSWORD: &str = "admin";
 /// Cost and salt that every client uses to hash passwords.
@@ -62,7 +61,7 @@ const CLIENT_COST: u32 = 10;
 const CLIENT_SALT: &[u8; 16] =
     &[0xf4, 0x6b, 0x0b, 0xbe, 0xcf, 0xfe, 0x8d, 0x1b, 0x06, 0x67, 0xd8, 0x4f, 0x6d, 0xc1, 0xd8, 0xa9];
 
-/// Why access control cannot start.
+/// The reason why access control cannot start.
 #[derive(Debug, thiserror::Error)]
 pub enum SecurityError {
     #[error("the system has no random bytes: {0}")]
@@ -320,7 +319,8 @@ impl AccessControl {
 
     /// The state that the user's connections share; `None` if there is no such user.
     fn user_rights(&self, name: &str) -> Option<Arc<UserRights>> {
-        // The lock is held until the rights are in force: a change that comes meanwhile replaces them afterwards.
+        // The lock is held until the rights are in force, so that a concurrent change replaces them
+        // afterwards.
         let accounts = self.accounts.read();
         let (id, rights) = self.rights_of(&accounts, name)?;
         let mut users = self.users.lock();

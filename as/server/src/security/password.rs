@@ -17,7 +17,7 @@ use sha2::Sha256;
 const ARGON_MEMORY_KIB: u32 = 19 << 10;
 const ARGON_PASSES: u32 = 2;
 const ARGON_LANES: u32 = 1;
-/// Most users whose credentials are remembered.
+/// Maximum number of users whose credentials are remembered.
 const REMEMBERED_MAX: usize = 10_000;
 
 type Digest = [u8; 32];
@@ -46,7 +46,7 @@ pub(super) fn random<const N: usize>() -> Result<[u8; N], getrandom::Error> {
     Ok(bytes)
 }
 
-/// A digest of `parts` by `key`; it depends on where each part ends.
+/// A digest of `parts` with `key`. It depends on where each part ends.
 pub(super) fn keyed_digest(key: &[u8], parts: &[&[u8]]) -> Hmac<Sha256> {
     let mut mac = Hmac::<Sha256>::new_from_slice(key).expect("HMAC takes keys of any size");
     for part in parts {
@@ -81,7 +81,7 @@ impl Verifier {
         Ok(hash.to_string())
     }
 
-    /// Whether `credential` is the one that was verified before against `hash`, the user's. Quick.
+    /// Whether `credential` has been verified against the user's `hash` before. Quick.
     pub(super) fn remembers(&self, user: &str, hash: &str, credential: &[u8]) -> bool {
         let known = self.remembered.lock().get(user).cloned();
         known.is_some_and(|(known_hash, digest)| {
@@ -93,7 +93,7 @@ impl Verifier {
         keyed_digest(&self.key, &[user.as_bytes(), credential])
     }
 
-    /// Whether `credential` matches `hash`, the user's. Takes some 20 ms unless the credential is
+    /// Whether `credential` matches the user's `hash`. Takes some 20 ms unless the credential is
     /// [remembered](Self::remembers).
     pub(super) fn verify(&self, user: &str, hash: &str, credential: &[u8]) -> bool {
         if self.remembers(user, hash, credential) {

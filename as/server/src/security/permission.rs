@@ -97,7 +97,7 @@ pub(crate) const fn permissions_of(code: PrivilegeCode) -> Permissions {
     }
 }
 
-/// The place of an action.
+/// The place where an action takes effect.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Scope<'a> {
     /// No particular place: only privileges for all namespaces count.
@@ -109,7 +109,6 @@ pub(crate) enum Scope<'a> {
 /// Rights that follow from the roles of a user.
 #[derive(Clone, PartialEq, Eq, Default, Debug)]
 pub(crate) struct Rights {
-    /// Permissions everywhere.
     everywhere: Permissions,
     /// Permissions in a whole namespace.
     namespaces: BTreeMap<Vec<u8>, Permissions>,
@@ -117,7 +116,7 @@ pub(crate) struct Rights {
     sets: BTreeMap<Vec<u8>, BTreeMap<Vec<u8>, Permissions>>,
     /// The addresses from which the user may connect; `None` allows all.
     whitelist: Option<Whitelist>,
-    /// Most reads and writes per second.
+    /// Limits of reads and of writes per second.
     pub(super) read_quota: Quota,
     pub(super) write_quota: Quota,
     /// The operations of the user that the audit log reports.
@@ -141,7 +140,6 @@ impl Rights {
         self.whitelist.get_or_insert_default().extend(whitelist);
     }
 
-    /// Whether all of `wanted` is allowed in `scope`.
     #[inline]
     pub(crate) fn allow(&self, wanted: Permissions, scope: Scope<'_>) -> bool {
         if self.everywhere.contains(wanted) {
@@ -215,7 +213,7 @@ mod tests {
     }
 
     #[test]
-    fn administrators_hold_what_theirs_includes() {
+    fn administrators_have_the_included_permissions() {
         let sys = permissions_of(PrivilegeCode::SysAdmin);
         assert!(sys.contains(permissions_of(PrivilegeCode::DataAdmin)));
         assert!(sys.contains(Permissions::SET_CONFIG) && !sys.contains(Permissions::USER_ADMIN));

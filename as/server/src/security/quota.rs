@@ -12,7 +12,7 @@ use std::time::Instant;
 
 use cf::counters::Counters;
 
-/// Threads with a counter of their own; further ones share a counter.
+/// Number of threads with a counter of their own; further threads share one.
 const OWN_SHARDS: usize = 16;
 
 /// The way in which a request counts against quotas.
@@ -29,14 +29,14 @@ pub(super) enum Quota {
     /// Nothing is counted: `enable-quotas` is off.
     #[default]
     Off,
-    /// No limit, but counted.
+    /// Operations are counted without a limit.
     Unlimited,
     /// At most this many records.
     Limited(u32),
 }
 
 impl Quota {
-    /// The quota of a role's or answer's number, where 0 is no limit.
+    /// The quota for a number in a role or an answer, where 0 means no limit.
     pub(super) fn new(is_enabled: bool, number: u32) -> Self {
         match number {
             _ if !is_enabled => Quota::Off,
@@ -45,7 +45,7 @@ impl Quota {
         }
     }
 
-    /// The number, where 0 is no limit.
+    /// The number, where 0 means no limit.
     pub(super) const fn number(self) -> u32 {
         match self {
             Quota::Limited(number) => number,
@@ -88,7 +88,8 @@ impl Default for Rate {
 const COUNT_MASK: u64 = u32::MAX as u64;
 
 impl Rate {
-    /// Counts an operation on a record, unless that would be more than `quota` in this second.
+    /// Counts an operation on a record, unless it would exceed `quota` in this second. Returns whether it is
+    /// allowed.
     #[inline]
     pub(super) fn take(&self, quota: Quota) -> bool {
         match quota {
@@ -130,8 +131,8 @@ impl Rate {
         [quota.number(), self.per_second(), self.reserved.load(Relaxed), self.limitless.load(Relaxed)]
     }
 
-    /// Whether a query of `records_per_second`, where 0 is no limit, fits into the quota beside other activity; it
-    /// counts until it is [released](Self::give_back).
+    /// Reserves `records_per_second` (0 means no limit) for a query, if the quota leaves room for it beside
+    /// other activity. The query counts until it is [released](Self::give_back).
     pub(super) fn reserve(&self, records_per_second: u32, quota: Quota) -> bool {
         let limit = match quota {
             Quota::Limited(_) if records_per_second == 0 => return false,
@@ -173,7 +174,7 @@ mod tests {
     }
 
     #[test]
-    fn the_average_follows_what_is_done() {
+    fn the_average_follows_the_operations() {
         let rate = Rate::default();
         for _ in 1..10 {
             (0..100).for_each(|_| assert!(rate.take(Quota::Unlimited)));

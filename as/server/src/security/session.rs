@@ -8,7 +8,7 @@
 //! when the number of [`Changes`] has changed.
 //!
 //! # Locks
-//! A request takes none: it reads a number that hardly ever changes.
+//! A request takes none: it reads a number that rarely changes.
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -501,7 +501,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_counted_or_reported_is_looked_at() {
+    fn counted_or_reported_operations_are_checked() {
         let setup = Setup::default();
         let (user, mut standing) = (setup.user(1), setup.standing());
         standing.session().enter(Arc::clone(&user));

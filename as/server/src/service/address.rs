@@ -16,7 +16,7 @@ const BACKLOG: i32 = 4096;
 const ANY: &str = "any";
 const LOCAL: &str = "local";
 
-/// Why the server cannot listen.
+/// The reason why the server cannot listen.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ListenError {
     #[error("'{0}' is neither an IP address (without port or brackets) nor the name of an interface or host")]
@@ -29,7 +29,7 @@ pub(crate) enum ListenError {
     Bind(SocketAddr, io::Error),
 }
 
-/// Why an address cannot be bound, in plain words.
+/// The reason why an address cannot be bound, in plain words.
 fn bind_failure(error: &io::Error) -> String {
     match error.kind() {
         io::ErrorKind::AddrInUse => "another process uses this port".to_owned(),

@@ -44,7 +44,7 @@ pub(crate) struct Connection {
     /// Set while the next request is put off until there is room for its reply.
     pub(super) put_off: Option<Waiting>,
     /// Start of the current series of delays of the next request. The request is late when the client's time
-    /// is over.
+    /// has passed.
     pub(super) put_off_since: Option<Instant>,
     /// Whether another thread makes the next reply. Nothing is read or parsed meanwhile.
     pub(super) is_parked: bool,

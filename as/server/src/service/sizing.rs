@@ -305,7 +305,7 @@ impl Chooser {
         }
     }
 
-    /// The count according to the trial under way, if that is still undecided or has ended.
+    /// The count according to the trial in progress, if the trial is still undecided or has ended.
     fn follow_trial(
         &mut self,
         active_count: usize,

@@ -32,7 +32,7 @@ namespace test {
     }
 }
 ";
-/// Bound of operations that take milliseconds on an idle machine.
+/// Time limit of operations that take milliseconds on an idle machine.
 const PATIENCE: Duration = Duration::from_secs(120);
 const CONNECTIONS: usize = 12;
 

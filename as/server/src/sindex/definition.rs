@@ -17,7 +17,7 @@ use crate::smd::NOT_IN_COMMANDS;
 
 /// Most bytes of an index's name.
 pub(crate) const INDEX_NAME_SIZE_MAX: usize = 63;
-/// Bound of the length of a context in base64.
+/// Length limit (exclusive) of a context in base64.
 pub(crate) const CONTEXT_TEXT_SIZE: usize = 2048;
 
 /// Characters that no indexed bin has in its name: in a command they end the name.
@@ -57,7 +57,7 @@ pub(crate) enum ContextTextError {
 /// Decodes a context from base64 text.
 ///
 /// # Errors
-/// Why the text is not valid.
+/// The reason why the text is not valid.
 pub(crate) fn context_of_text(text: &str) -> Result<Box<[u8]>, ContextTextError> {
     let bytes = STANDARD.decode(text).map_err(|_| ContextTextError::Base64)?;
     check_context(&bytes).map_err(ContextTextError::Context)?;

@@ -25,7 +25,7 @@ use crate::index::SetId;
 use crate::namespace::{CommitObserver, Namespace};
 use crate::smd::{Module, SmdItem, report_unusable};
 
-/// Most indexes of a namespace.
+/// Maximum number of indexes in a namespace.
 pub(crate) const INDEX_COUNT_MAX: usize = 256;
 
 /// The pause after the first failure to fill an index, and the longest one.

@@ -355,7 +355,7 @@ fn estimates_end_with_the_server() {
     let index = rig.create("test|s|n|.|I", "a");
     (0..10_000).for_each(|key| rig.put(key, b"s", key as i64 % 8));
     let is_stopping = AtomicBool::new(false);
-    // The stop comes while the entries are gone through.
+    // The stop comes while the entries are being visited.
     let mut seen = 0;
     let is_complete = index.for_each_hash(&is_stopping, |_, _| {
         seen += 1;
@@ -438,7 +438,7 @@ fn entries_that_a_damaged_record_had_go_with_its_change() {
     rig.delete(2, false);
     rig.delete(3, true);
     assert_eq!((rig.check(&index), rig.sweep(&index)), (2, 0));
-    // Of a list whose other elements stay.
+    // The element belongs to a list whose other elements stay.
     let list = rig.create("test|s|l|L|I", "list");
     rig.build();
     rig.put(5, b"s", 20);

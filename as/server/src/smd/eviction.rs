@@ -9,8 +9,8 @@ use super::report::report_unusable;
 use super::{Module, Occasion, SetError, Smd, SmdItem};
 use crate::namespace::Namespace;
 
-/// Makes all nodes evict the records of `namespace` that expire before `void_time`, or forget how far they evicted. A
-/// void-time before the known one has no effect.
+/// Makes all nodes evict the records of `namespace` that expire before `void_time`; without one they forget
+/// how far they evicted. A void-time before the known one has no effect.
 ///
 /// # Errors
 /// When the change cannot be made on all nodes.

@@ -1,21 +1,21 @@
 //! The times that items of system metadata can mean. Pure.
 //!
-//! A file may be damaged in its meaning although it is well formed, and a peer may send anything. A value that is no time,
-//! or one that no clock could show, has no effect: see `report.rs`.
+//! A file may be damaged in its meaning although it is well formed, and a peer may send anything. A value
+//! that is not a time, or that no clock could show, has no effect: see `report.rs`.
 //!
-//! This node's clock may be far behind, as after a start without a battery. So the time at which an item was made, by its
-//! timestamp, counts as well: a genuine moment is not after that, and damage hits the value or the timestamp, not both in
-//! the same way.
+//! This node's clock may be far behind, as after a start without a battery. So the timestamp of the item
+//! counts as well: a genuine moment is not after it, and damage does not change value and timestamp in the
+//! same way.
 
 use datamodel::smd::SmdItem;
 
 use crate::config::params::namespace::TTL_SECONDS_MAX;
 
-/// Most by which the clock that a moment is from may be ahead of the clock that its item's timestamp is from: a clock that is set to
-/// another time zone is wrong by less.
+/// Maximum by which the clock of a moment may be ahead of the clock of its item's timestamp. A clock that is
+/// set to another time zone is wrong by less.
 const CLOCK_ERROR_MAX_SECONDS: u64 = 24 * 60 * 60;
 
-/// Why a text is no [`Moment`].
+/// The reason why a text is not a [`Moment`].
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 pub(super) enum MomentError {
     #[error("its value is no decimal number")]

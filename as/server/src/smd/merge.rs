@@ -15,12 +15,13 @@ use datamodel::smd::{SmdItem, SmdVersion};
 
 use super::meaning::Moment;
 
-/// The rule which of two values of one key wins. If one of them is a deletion, the later one wins.
+/// The rule that determines the winner of two values of one key. If one of them is a deletion, the later one
+/// wins.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum ConflictRule {
     /// The later one, by timestamp, then generation. Every set is accepted.
     Latest,
-    /// The later moment. A set to one that is not later is ignored. A value that is no moment is before all others.
+    /// The later moment. A set to one that is not later is ignored. An invalid value is before all others.
     LatestMoment(Moment),
 }
 
@@ -174,9 +175,9 @@ impl Catalog {
         }
     }
 
-    /// Merges the items of the other nodes of a newly formed cluster: the principal calls this if their versions are
-    /// not of one history. `now` is the time, in milliseconds since 2010-01-01. Returns the items with another or no
-    /// value here before.
+    /// Merges the items of the other nodes of a newly formed cluster. The principal calls this if their
+    /// versions are not of one history. `now` is the time, in milliseconds since 2010-01-01. Returns the
+    /// items that had another or no value here.
     pub(crate) fn merge(&mut self, others: Vec<Vec<SmdItem>>, cluster_key: u64, now: u64) -> Vec<SmdItem> {
         let mut next = self.clone();
         for item in others.into_iter().flatten() {
@@ -190,8 +191,8 @@ impl Catalog {
         news
     }
 
-    /// Replaces all items with those of the principal. Returns those with another or no value here before; missing ones
-    /// are deleted.
+    /// Replaces all items with those of the principal. Returns the items that had another or no value here;
+    /// missing ones are deleted.
     pub(crate) fn replace(&mut self, version: SmdVersion, items: Vec<SmdItem>) -> Vec<SmdItem> {
         let next = Catalog::new(self.rule, version, items);
         let gone = self.items.iter().filter(|item| item.value.is_some() && next.get(&item.key).is_none());
@@ -201,7 +202,7 @@ impl Catalog {
         news
     }
 
-    /// The items of `next` with another or no value here.
+    /// The items of `next` that have another or no value here.
     fn news_in(&self, next: &Catalog) -> Vec<SmdItem> {
         let value = |key: &str| self.get(key).and_then(|item| item.value.as_ref());
         next.items.iter().filter(|item| value(&item.key) != item.value.as_ref()).cloned().collect()
@@ -270,7 +271,7 @@ mod tests {
         assert!(set(&mut catalog, "a", Some("1"), 6).is_some());
     }
 
-    /// A damaged item must not stand in the way of later truncations.
+    /// A damaged item must not prevent later truncations.
     #[test]
     fn what_is_no_moment_gives_way_to_one() {
         for damaged in ["99999999999999999999999", "9999999999999", "abc", "-5", ""] {

@@ -2,8 +2,8 @@
 //! definitions, user-defined functions, truncation, eviction.
 //!
 //! # Use
-//! A module's items are key and value, both text. [`Smd::set`] and [`Smd::delete`] return when the change is on disk and
-//! every listener of the module has seen it:
+//! An item of a module has a key and a value, both text. [`Smd::set`] and [`Smd::delete`] return when the
+//! change is on disk and every listener of the module has seen it:
 //!
 //! ```text
 //! node.smd.set(Module::Udf, "twice.lua", &json)?;      // an error: nothing has changed
@@ -11,10 +11,10 @@
 //! node.smd.listen(Module::Udf, move |items: &[&SmdItem], occasion| { … });
 //! ```
 //!
-//! [`Smd::listen`] passes the present items to the listener before it returns ([`Occasion::Start`], without deleted
-//! items); then each change, after it is on disk and before the set returns ([`Occasion::Change`]; a deleted item has
-//! no value). `server.rs` registers all listeners before clients are served. Code that needs items earlier, while
-//! records are loaded, reads them with [`Smd::live_items`].
+//! [`Smd::listen`] passes the present items to the listener before it returns ([`Occasion::Start`], without
+//! deleted items). Later the listener gets each change after it is on disk and before the set returns
+//! ([`Occasion::Change`]; a deleted item has no value). `server.rs` registers all listeners before clients
+//! are served. Code that needs items earlier, while records are loaded, reads them with [`Smd::live_items`].
 //!
 //! A set to the present value, and the second deletion of a key, succeed without a change: listeners are not called.
 //! Items keep the order in which their keys were first set.
@@ -33,9 +33,9 @@
 //! makes such items, so that no item has an effect that a command could not ask for, or undo.
 //!
 //! # Locks
-//! Each module has a lock, held while a change is made, written and passed to listeners. So listeners see changes one
-//! after the other and in order; they may take any lock but must not set an item of their own module. A set waits for
-//! the disk, so service threads must not call it.
+//! Each module has a lock. It is held while a change is made, written and passed to listeners. So listeners
+//! see changes one at a time and in order. They may take any lock, but must not set an item of their own
+//! module. A set waits for the disk, so service threads must not call it.
 
 mod eviction;
 mod file;

@@ -1,8 +1,8 @@
 //! Reports of items of system metadata that have no effect on this node.
 //!
-//! An item that cannot mean anything, from a damaged file or another node, is told in the log and stays among the items of
-//! its module: it may be corrected, or be meant for a later version. Items of namespaces that this node does not have are
-//! kept for the nodes that have them.
+//! An item that cannot mean anything comes from a damaged file or another node. It is reported in the log and
+//! stays among the items of its module: it may be corrected, or be meant for a later version. Items of
+//! namespaces that this node does not have are kept for the nodes that have them.
 
 use std::collections::BTreeSet;
 use std::fmt::Display;
@@ -23,7 +23,7 @@ pub(crate) fn report_unusable(module: Module, key: &str, why: impl Display, reme
     );
 }
 
-/// Logs which of the `items` of `module` are for namespaces other than `own`.
+/// Logs the `items` of `module` that belong to namespaces other than `own`.
 pub(crate) fn report_elsewhere(module: Module, items: &[SmdItem], own: &[&str]) {
     let names = items.iter().map(|item| item.key.split('|').next().unwrap_or_default());
     let others: Vec<&str> = names.filter(|name| !own.contains(name)).collect();

@@ -13,10 +13,10 @@ use super::file::{self, DiskFolder, Folder, Found};
 use super::merge::{Catalog, Update};
 use super::{MODULES, Module};
 
-/// Why a listener is called.
+/// The reason for a call of a listener.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Occasion {
-    /// It has just begun to listen; these are the present items.
+    /// The listener has just begun to listen; it gets the present items.
     Start,
     /// The items have just changed.
     Change,
@@ -34,7 +34,7 @@ impl<F: Fn(&[&SmdItem], Occasion) + Send + Sync> Listener for F {
     }
 }
 
-/// Why an item is not set. Nothing has changed then, except as `Timeout` says.
+/// The reason why an item is not set. Nothing has changed then, except as `Timeout` says.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum SetError {
     /// C cannot represent such text, and would refuse the whole file.
@@ -60,7 +60,7 @@ struct ModuleState {
 }
 
 impl ModuleState {
-    /// Tells the listeners of items that have just changed.
+    /// Notifies the listeners of items that have just changed.
     fn tell(&self, news: &[&SmdItem]) {
         self.listeners.iter().for_each(|listener| listener.accept(news, Occasion::Change));
     }
@@ -82,7 +82,7 @@ fn unreadable(folder: &dyn Folder, module: Module, error: &io::Error) -> io::Err
     io::Error::new(error.kind(), format!("system metadata in {}: {error}", file::place(folder, module)))
 }
 
-/// Logs which keys have several items in the file of `module`.
+/// Logs the keys that have several items in the file of `module`.
 fn report_repeated(module: Module, items: &[SmdItem]) {
     let mut known = HashSet::new();
     let repeated = items.iter().filter(|item| !known.insert(item.key.as_str()));
@@ -318,8 +318,8 @@ impl Smd {
         state.catalog.items().to_vec()
     }
 
-    /// Stores items that all nodes have agreed on. If that fails they are valid anyway: other nodes have them, and the
-    /// next change stores them too.
+    /// Stores items that all nodes have agreed on. If that fails, they are valid anyway: other nodes have
+    /// them, and the next change stores them too.
     fn keep_and_tell(&self, module: Module, state: &ModuleState, news: &[&SmdItem]) {
         if let Err(error) = self.save(module, &state.catalog) {
             cf::warning!(Smd, "cannot store metadata of module {}: {error}", module.name());

@@ -22,8 +22,9 @@ pub(crate) fn is_truncatable(set_name: &str) -> bool {
     (1..=SET_NAME_SIZE_MAX).contains(&set_name.len()) && !set_name.contains(NOT_IN_COMMANDS)
 }
 
-/// Makes all nodes truncate the records of `namespace`, or of its set `set_name`, that were last updated before
-/// `last_update_time`, or, without that time, forget the threshold. A threshold before the known one has no effect.
+/// Makes all nodes truncate the records of `namespace`, or of its set `set_name`, that were last updated
+/// before `last_update_time`. Without that time the nodes forget the threshold. A threshold before the known
+/// one has no effect.
 ///
 /// # Errors
 /// When the change cannot be made on all nodes.
@@ -48,7 +49,7 @@ pub(crate) fn agree_truncation(
 struct Agreed<'a> {
     namespace: &'a str,
     set_name: Option<&'a str>,
-    /// The threshold; `None`: it is undone. Or why there is none.
+    /// The threshold; `None`: it is undone. An error: the reason why there is none.
     last_update_time: Result<Option<u64>, String>,
 }
 

@@ -68,7 +68,7 @@ impl Storage {
     }
 }
 
-/// Empties one queued block of `device`, if more than `defrag-queue-min` wait. If hardly any block is free,
+/// Empties one queued block of `device`, if more than `defrag-queue-min` wait. If very few blocks are free,
 /// it may also empty one that is not queued: writing much is better than refusing writes, as long as it
 /// helps. Returns whether it emptied a block.
 pub(super) fn defrag_one(
@@ -100,8 +100,9 @@ pub(super) fn defrag_one(
     }
 }
 
-/// The next block to empty when hardly any block is free: a queued one even if few wait, or else the emptiest
-/// of all, as long as that makes room. Writers wait for it meanwhile, and are refused if it does not help.
+/// The next block to empty if very few blocks are free: a queued block even if few wait, otherwise the
+/// emptiest block, as long as that makes room. Writers wait for it meanwhile, and are refused if it does not
+/// help.
 fn next_for_want_of_room(storage: &Storage, device: &Device) -> Option<Emptying> {
     if !storage.is_short(device) {
         device.set_can_gain(true);

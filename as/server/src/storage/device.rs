@@ -89,7 +89,7 @@ pub(super) struct Device {
     /// The block that [`prepare_ahead`](Self::prepare_ahead) found to be the first never used; 0 before the first call.
     prepared: AtomicU32,
     gain: Mutex<Gain>,
-    /// Whether defrag is at work, and has not found that it gains no room.
+    /// Whether defrag is running and has not found that it gains no room.
     can_gain: AtomicBool,
     pub(super) room: RoomQueue,
 }
@@ -141,7 +141,7 @@ impl Device {
         }
     }
 
-    /// Appends a flat record. The second value tells whether defrag has work now.
+    /// Appends a flat record. The second value says whether defrag now has work.
     ///
     /// # Errors
     /// When no block can be taken, or the disk has failed.

@@ -245,8 +245,8 @@ impl Disk {
     /// current life of its block. The caller has the guard of the record, so this does not wait for the disk.
     ///
     /// # Errors
-    /// Why the record could not be fetched. `NotInMemory` if it was not fetched; `scratch` then notes that it
-    /// is wanted.
+    /// The reason why the record could not be fetched. `NotInMemory` if it was not fetched; `scratch` then
+    /// notes that it is wanted.
     pub(super) fn record_in_memory<'s>(
         &self,
         record: Pinned<'_>,

@@ -26,7 +26,7 @@ const SPARES_MAX: usize = 4;
 /// Largest size of a key file in bytes.
 const KEY_FILE_SIZE_MAX: u64 = 10 << 20;
 
-/// Why encryption prevents the use of devices.
+/// The reason why encryption prevents the use of devices.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum EncryptionError {
     #[error("{name} on line {line}, {path}: {reason}")]

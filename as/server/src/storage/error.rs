@@ -6,7 +6,7 @@ use super::encryption::EncryptionError;
 use super::header::DeviceSetError;
 use super::shadow::ShadowMismatch;
 
-/// Why a record could not be stored or read.
+/// The reason why a record could not be stored or read.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 pub(crate) enum StorageError {
     /// No write block is free.
@@ -29,7 +29,7 @@ pub(crate) enum StorageError {
     Refused,
 }
 
-/// Why the devices of a namespace cannot be used.
+/// The reason why the devices of a namespace cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum OpenError {
     #[error(transparent)]

@@ -26,7 +26,7 @@ pub(crate) struct Candidate<'a> {
     pub(crate) first_bytes: &'a [u8],
 }
 
-/// Why the devices cannot be used.
+/// The reason why the devices cannot be used.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum DeviceSetError {
     /// A device cannot be used by itself.

@@ -1,4 +1,4 @@
-//! Frees blocks, without writing, after a load that found hardly a free one.
+//! Frees blocks, without writing, after a load that found very few free ones.
 //!
 //! Defrag leaves equal copies of the moved records in the blocks that it freed. A load cannot tell which of
 //! them was alive when the server ended, and takes the first that it finds. Therefore blocks that were free
@@ -23,7 +23,7 @@ use crate::index::{Element, Index, Location};
 /// A device with fewer free blocks than this is worth reading again.
 const FREE_BLOCKS_ENOUGH: usize = 2 * DISK_RESERVE_MAX;
 
-/// Frees blocks of `device` if it has hardly any free one. `pristine` is the first block never used.
+/// Frees blocks of `device` if very few are free. `pristine` is the first block that was never used.
 pub(super) fn reclaim_at_start(device: &Device, pristine: u32, index: &Index) {
     let used = (1..pristine).filter(|id| !device.wblocks.is_empty(WblockId(*id))).count();
     if device.wblocks.count() as usize - used > FREE_BLOCKS_ENOUGH {

@@ -46,7 +46,7 @@ pub(super) enum Reason {
     Unclean,
 }
 
-/// Why a disk and its shadow cannot be used together.
+/// The reason why a disk and its shadow cannot be used together.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum ShadowError {
     /// One of them cannot be used by itself.

@@ -1,4 +1,4 @@
-//! The rule which certificates are accepted from clients: `tls-authenticate-client`.
+//! The rule that decides which client certificates are accepted: `tls-authenticate-client`.
 
 /// The certificates that are accepted.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -12,7 +12,8 @@ pub(super) enum ClientRule {
 }
 
 impl ClientRule {
-    /// Made from the values of the parameter, which the configuration has checked; no value means any.
+    /// Reads the values of the parameter, which the configuration has checked. No value means any
+    /// certificate.
     pub(super) fn new(values: &[String]) -> Self {
         match values {
             [] => ClientRule::Any,
@@ -22,7 +23,7 @@ impl ClientRule {
         }
     }
 
-    /// The names of which a certificate must have one; `None` if any name is accepted.
+    /// The names of which a certificate must have one; `None` accepts any name.
     pub(super) fn names(&self) -> Option<Vec<String>> {
         match self {
             ClientRule::Names(names) => Some(names.clone()),

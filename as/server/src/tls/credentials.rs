@@ -29,7 +29,7 @@ use crate::config::setting::Text;
 const CERTIFICATE_LABELS: &[&str] = &["CERTIFICATE", "X509 CERTIFICATE", "TRUSTED CERTIFICATE"];
 const ENCRYPTED_KEY_LABEL: &str = "ENCRYPTED PRIVATE KEY";
 
-/// A context, as the source of errors.
+/// A context. Its methods name it in their errors.
 #[derive(Clone, Copy)]
 struct Context<'a>(&'a TlsConfig);
 
@@ -42,7 +42,7 @@ struct Identity {
 }
 
 impl Identity {
-    /// Why certificate and key cannot be used together.
+    /// The error for a certificate and a key that cannot be used together.
     fn unfit(&self, context: Context<'_>, error: &rustls::Error) -> TlsError {
         let Identity { chain_path, key_path, .. } = self;
         match error {
@@ -183,7 +183,7 @@ impl Context<'_> {
         Ok(text.lines().next().unwrap_or_default().to_owned())
     }
 
-    /// The certificates that sign those of clients, or of other nodes.
+    /// The certificates of the authorities of clients, or of other nodes.
     fn authorities(self, are_for_nodes: bool) -> Result<RootCertStore, TlsError> {
         let params = &self.0.params;
         let mut store = RootCertStore::empty();
@@ -414,7 +414,7 @@ mod tests {
     }
 
     #[test]
-    fn each_error_says_what_and_where() {
+    fn each_error_names_the_parameter_and_the_file() {
         let old = "-----BEGIN RSA PRIVATE KEY-----\nProc-Type: 4,ENCRYPTED\n\nAAAA\n-----END RSA PRIVATE KEY-----\n";
         for (key, wanted) in [
             (old, "encrypted in an old form: `openssl pkcs8 -topk8"),

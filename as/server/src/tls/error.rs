@@ -1,4 +1,4 @@
-//! Why a TLS context cannot be used.
+//! Errors that prevent the use of a TLS context.
 
 /// A sentence that names parameter, file and line.
 #[derive(Debug, thiserror::Error)]

@@ -33,7 +33,7 @@ pub(crate) use error::TlsError;
 pub(crate) use peer::{PeerSession, PeerStream};
 pub(crate) use session::{Received, TlsSession};
 
-/// How often the refresh thread checks whether it is time to read files or to stop.
+/// Period of the check whether it is time to read files or to stop.
 const LOOK_PERIOD: Duration = Duration::from_millis(200);
 
 /// A file's state when it was read.
@@ -42,7 +42,7 @@ type FileState = (String, Option<(SystemTime, u64)>);
 /// The settings of new connections.
 struct Materials {
     accepting: Arc<ServerConfig>,
-    /// The settings for connections to other nodes; only for ports for nodes.
+    /// The settings for connections to other nodes; only ports for nodes have them.
     connecting: Option<Arc<ClientConfig>>,
 }
 
@@ -61,16 +61,15 @@ impl Materials {
 
 /// A port with TLS as configured.
 struct PortUser {
-    /// Which of the `network.tls` contexts it uses.
+    /// Index of the `network.tls` context that it uses.
     context: usize,
-    /// The rule which certificates are accepted.
+    /// The rule that decides which certificates are accepted.
     rule: ClientRule,
     /// Whether it is a port for nodes: other nodes connect to it, and this node connects to other nodes' ports with the
     /// same settings.
     is_for_nodes: bool,
 }
 
-/// A port with TLS.
 pub(crate) struct TlsPort {
     config: Arc<Config>,
     user: PortUser,
@@ -177,7 +176,6 @@ pub(crate) struct PeerDoor {
     pub(crate) tls: Option<Arc<TlsPort>>,
 }
 
-/// All ports with TLS.
 #[derive(Clone, Default)]
 pub(crate) struct TlsPorts {
     /// The port of clients.

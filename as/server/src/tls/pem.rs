@@ -91,7 +91,7 @@ mod tests {
     }
 
     #[test]
-    fn damage_is_told_with_its_line() {
+    fn damage_is_reported_with_its_line() {
         for (text, line) in [
             ("-----BEGIN A-----\nAAEC\n", 1),
             ("\n-----BEGIN A-----\nAAEC\n-----END B-----\n", 2),

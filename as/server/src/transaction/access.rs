@@ -14,7 +14,7 @@ use crate::security::{Charge, LoggedIn, Permit, Session, Standing};
 const KEY_INTEGER: u8 = 1;
 const KEY_STRING: u8 = 3;
 const KEY_BLOB: u8 = 4;
-/// Most characters of a key that the audit log shows.
+/// Maximum number of characters of a key that the audit log shows.
 const LOGGED_KEY_SIZE_MAX: usize = 150;
 
 /// The session that a request belongs to; `None` without access control.

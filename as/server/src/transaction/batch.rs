@@ -52,7 +52,7 @@ fn checked<'a>(request: &Request<'a>, rows_max: u32) -> Result<Batch<'a>, Result
 /// Compiles the filter for rows without one of their own.
 ///
 /// # Errors
-/// Why the filter is invalid. The result is not valid if the budget is exhausted.
+/// The reason why the filter is invalid. The result is not valid if the budget is exhausted.
 pub(super) fn compile_filter<'a>(
     request: &Request<'a>,
     budget: &Budget<'_>,

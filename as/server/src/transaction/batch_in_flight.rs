@@ -29,7 +29,7 @@ use crate::metrics::Origin;
 use crate::storage::RoomWait;
 use crate::workers::Workers;
 
-/// Most rows of a turn.
+/// Maximum number of rows of a turn.
 pub(super) const TURN_ROWS: u32 = 256;
 /// How often clients that are behind with reading are checked.
 const CLIENTS_CHECK_PERIOD: Duration = Duration::from_secs(1);
@@ -147,8 +147,8 @@ impl BatchInFlight {
     /// Compiles the filter for rows without their own, if necessary; there is no other turn at that time.
     ///
     /// # Errors
-    /// Why it is invalid; `Timeout` if compiling takes longer than the batch may take, or nobody waits for the batch
-    /// any more.
+    /// The reason why it is invalid; `Timeout` if compiling takes longer than the batch may take, or nobody
+    /// waits for the batch any more.
     pub(super) fn prepare_filter(&self, context: &TransactionContext) -> Result<(), ResultCode> {
         if self.filter.get().is_some() {
             return Ok(());

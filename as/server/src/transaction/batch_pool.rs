@@ -48,7 +48,8 @@ use crate::security::Standing;
 use crate::storage::DiskCaller;
 use crate::workers::{Work, Workers};
 
-/// Most rows of a batch that is answered in order. One turn at a time takes no longer for so few rows.
+/// Maximum number of rows of a batch that is answered in order. One turn at a time takes no longer for so few
+/// rows.
 const ORDERED_ROWS_MAX: u32 = 4 * TURN_ROWS;
 /// Length of a turn; the current row is finished after it.
 const TURN_TIME: Duration = Duration::from_millis(2);

@@ -24,7 +24,7 @@ use crate::namespace::{Inside, Namespace, Refused, Section};
 use crate::storage::{FETCHES_MAX, ReadBuffer};
 use crate::udf::TimeLimit;
 
-/// Why a transaction failed, and what is reported of the record.
+/// The reason why a transaction failed, and what is reported of the record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Failure {
     pub(super) result: ResultCode,

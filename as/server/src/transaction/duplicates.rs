@@ -33,7 +33,7 @@ use crate::index::{LockWait, PartitionId};
 use crate::metrics::NamespaceCounter;
 use crate::namespace::Namespace;
 
-/// Most resolved records that a shard remembers.
+/// Maximum number of resolved records that a shard remembers.
 const RESOLVED_MAX: usize = 4096;
 
 /// The party that waits for an answer.

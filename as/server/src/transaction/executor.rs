@@ -25,7 +25,7 @@ use crate::namespace::{Namespace, PartitionReservation, RecordAccess, Refused, S
 use crate::security::Standing;
 use crate::storage::{DiskCaller, ReadBuffer};
 
-/// Most requests whose records are prefetched together.
+/// Maximum number of requests whose records are prefetched together.
 pub(crate) const PREPARED_REQUESTS: usize = 16;
 
 /// Carries out the transactions of one thread.

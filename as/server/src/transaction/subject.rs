@@ -69,7 +69,7 @@ impl RecordCopy {
     /// Its flat form; empty if there is no live record.
     ///
     /// # Errors
-    /// Why it cannot be read.
+    /// The reason why it cannot be read.
     pub(super) fn bytes(&self) -> Result<&[u8], ResultCode> {
         self.bytes.as_deref().map_err(|result| *result)
     }

@@ -28,14 +28,14 @@ use crate::udf::{
     self, EndedCall, FoundRecord, FunctionCall, Lease, Output, RecordInput, RecordState, TimeLimit,
 };
 
-/// Bound of the names of modules and functions.
+/// Length limit (exclusive) of the names of modules and functions.
 const NAME_SIZE_MAX: usize = 128;
 /// Longest run of a function on a service thread.
 const INLINE_TIME_MAX: Duration = Duration::from_micros(200);
 /// Steps that a call on a service thread draws from the budget of its request before it begins. So after some calls
 /// the rest of a batch goes to a batch thread.
 const INLINE_CALL_STEPS: u64 = 20_000;
-/// Most bytes of the record, and most bytes of the arguments, of a call on a service thread.
+/// Maximum number of bytes of the record, and of the arguments, of a call on a service thread.
 const INLINE_SIZE_MAX: u64 = 64 << 10;
 
 pub(super) fn run(call: &Call<'_>, buffers: &mut Buffers, out: &mut Vec<u8>) -> Option<Wait> {
@@ -278,7 +278,7 @@ fn open(
     }))
 }
 
-/// Why a function cannot save anything.
+/// The reason why a function cannot save anything.
 fn save_refusal(call: &Call<'_>, meta: &RecordMeta, is_live: bool) -> Option<ResultCode> {
     if call.namespace.stop_writes.load(Relaxed) {
         return Some(ResultCode::OutOfSpace);

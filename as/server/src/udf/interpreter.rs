@@ -27,14 +27,14 @@ use super::record::RecordState;
 use super::value::{Converter, Makers, Output, Plain, Shared, ValueError};
 use super::watch::{TimeLimit, Watch};
 
-/// Most bytes of an interpreter's Lua values.
+/// Maximum number of bytes of an interpreter's Lua values.
 const MEMORY_MAX: usize = 64 << 20;
-/// Most bytes of an interpreter in all.
+/// Maximum number of bytes of an interpreter in all.
 pub(super) const TOTAL_MEMORY_MAX: usize = MEMORY_MAX + bytes::MEMORY_MAX;
 /// An interpreter that has grown to this size is not kept.
 const KEPT_MEMORY_MAX: usize = 8 << 20;
 
-/// Why a function gave no result.
+/// The reason why a function gave no result.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Failure {
     /// There is no such module, or it cannot be loaded.
@@ -259,7 +259,7 @@ impl Interpreter {
         }
     }
 
-    /// Watches what is called whether it makes long strings; see [`Entry::watch_long_strings`].
+    /// Detects long strings that the next calls make; see [`Entry::watch_long_strings`].
     pub(super) fn watch_long_strings(&self, is_refusing: bool) -> LongStringWatch {
         self.entry.watch_long_strings(is_refusing)
     }
@@ -276,7 +276,7 @@ impl Interpreter {
         self.has_long_strings.get()
     }
 
-    /// Whether the last call was cut off, most often as its time was over.
+    /// Whether the last call was cut off, usually because its time was over.
     pub(super) fn was_late(&self) -> bool {
         self.watch.end()
     }
@@ -286,13 +286,13 @@ impl Interpreter {
         !self.watch.end() && self.used_memory() < KEPT_MEMORY_MAX
     }
 
-    /// Bytes of its values.
+    /// Number of bytes of its values.
     pub(super) fn used_memory(&self) -> usize {
         self.lua.used_memory() + self.memory.used()
     }
 }
 
-/// `find_module(name)`: a registered module as a function, or nothing and the reason; and its file.
+/// `find_module(name)` returns a registered module as a function, the reason if there is none, and its file.
 fn install_find_module(lua: &Lua, host: &Table, modules: &Arc<Modules>) -> mlua::Result<()> {
     let modules = Arc::clone(modules);
     host.set(
@@ -349,7 +349,7 @@ pub(super) fn error_text(error: &Value) -> Option<Vec<u8>> {
     }
 }
 
-/// The text of an error without the parts that Rust added on its way.
+/// The text of an error without the parts that Rust added.
 pub(super) fn message_of(error: &mlua::Error) -> Vec<u8> {
     let text = match error {
         mlua::Error::SyntaxError { message, .. } => message.clone(),

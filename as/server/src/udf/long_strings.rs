@@ -1,8 +1,9 @@
-//! Notices that a call makes long strings. One instruction that copies or compares such a string takes long, while the hook
-//! looks at the clock between instructions only. So a call on a service thread makes none: it ends with an error, and is
-//! repeated in the pool.
+//! Detects that a call makes long strings. One instruction that copies or compares such a string takes long,
+//! but the hook checks the clock only between instructions. So a call on a service thread must not make one:
+//! it ends with an error, and is repeated in the pool.
 //!
-//! Lua tells its allocator what a new block is for. During a call an allocator of this file is in front of the library's.
+//! Lua passes the purpose of a new block to its allocator. During a call an allocator of this file is in
+//! front of the library's.
 
 use std::cell::Cell;
 use std::ffi::c_void;
@@ -14,7 +15,7 @@ use mlua::ffi;
 const LONG_SIZE_MIN: usize = 16 << 10;
 
 thread_local! {
-    /// The call of this thread.
+    /// The running call of this thread.
     static RUNNING: Cell<Option<Running>> = const { Cell::new(None) };
 }
 
@@ -41,14 +42,16 @@ pub(super) struct LongStringWatch {
 }
 
 impl LongStringWatch {
-    /// Begins to watch, and with `is_refusing` to refuse long strings: making one is then an error of memory.
+    /// Begins to watch for long strings. With `is_refusing` it refuses them: making one is then an error of
+    /// memory.
     ///
     /// # Safety
-    /// The interpreter of `state` is there as long as the result, and is used by this thread alone. Nobody else replaces its
-    /// allocator.
+    /// The interpreter of `state` lives as long as the result, and only this thread uses it. No other code
+    /// replaces its allocator.
     pub(super) unsafe fn begin(state: *mut ffi::lua_State, is_refusing: bool) -> Self {
         let mut data = ptr::null_mut();
-        // SAFETY: the state is there. The new allocator passes all on to the present one, with its data.
+        // SAFETY: the state exists. The new allocator passes every request on to the present one, with its
+        // data.
         unsafe {
             let behind = ffi::lua_getallocf(state, &raw mut data);
             let outer = RUNNING.replace(Some(Running { behind, is_refusing, has_made_one: false }));
@@ -65,7 +68,7 @@ impl LongStringWatch {
 
 impl Drop for LongStringWatch {
     fn drop(&mut self) {
-        // SAFETY: as `begin` says, the state is there. Its allocator becomes what it was.
+        // SAFETY: as `begin` requires, the state exists. It gets its previous allocator back.
         unsafe { ffi::lua_setallocf(self.state, self.behind, self.data) };
         RUNNING.set(self.outer);
     }
@@ -78,9 +81,9 @@ unsafe extern "C" fn allocate(
     old_size: usize,
     new_size: usize,
 ) -> *mut c_void {
-    // It is there from before this is the allocator until after that.
+    // It is set as long as this is the allocator.
     let Some(running) = RUNNING.get() else { return ptr::null_mut() };
-    // Without a block, the old size is the kind of the new one.
+    // Without an old block, the old size is the kind of the new one.
     let is_string = block.is_null() && old_size == ffi::LUA_TSTRING as usize;
     if is_string && new_size >= LONG_SIZE_MIN {
         RUNNING.set(Some(Running { has_made_one: true, ..running }));
@@ -88,6 +91,6 @@ unsafe extern "C" fn allocate(
             return ptr::null_mut();
         }
     }
-    // SAFETY: Lua calls an allocator with what its contract says, and this passes it on unchanged.
+    // SAFETY: Lua keeps to the contract of an allocator, and the arguments are passed on unchanged.
     unsafe { (running.behind)(data, block, old_size, new_size) }
 }

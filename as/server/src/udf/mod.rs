@@ -57,9 +57,9 @@ pub(crate) use stream::{RecordStream, StreamClosed, StreamOwner, failure_text};
 pub(crate) use value::Output;
 pub(crate) use watch::TimeLimit;
 
-/// Most idle interpreters kept for a module.
+/// Maximum number of idle interpreters that are kept for a module.
 const IDLE_MAX: usize = 16;
-/// Most time that a module may run when it is registered.
+/// Time limit of a module's run at its registration.
 const TRY_OUT_TIME_MAX: Duration = Duration::from_millis(1_000);
 
 /// A function to call.
@@ -79,7 +79,8 @@ const SHORT_TIME: Duration = Duration::from_micros(100);
 /// detected after a few.
 const CONFIDENCE_MIN: u32 = 16;
 const CONFIDENCE_MAX: u32 = 256;
-/// A call that is cut off after less says nothing about its module: its client gave it little time, or it had waited.
+/// A call that is cut off after less time is no evidence about its module: its client gave it little time, or
+/// it had waited.
 const TELLING_TIME_MIN: Duration = Duration::from_millis(100);
 
 /// An interpreter that has loaded a module. It is kept for further calls when this is dropped.
@@ -90,7 +91,7 @@ pub(crate) struct Lease<'a> {
     version: u64,
     /// Present until this is dropped.
     interpreter: Option<MovableInterpreter>,
-    /// Whether it is for a call on a service thread.
+    /// Whether it serves a call on a service thread.
     is_for_short: bool,
     /// The end of the call, if there was one.
     end: Option<CallEnd>,
@@ -139,7 +140,7 @@ impl Lease<'_> {
 
 impl Drop for Lease<'_> {
     fn drop(&mut self) {
-        // One that a panic has left half-way through a call is of no use any more.
+        // An interpreter that a panic has left in the middle of a call is not used again.
         if let Some(interpreter) = self.interpreter.take().filter(|_| !std::thread::panicking()) {
             self.functions.give_back(self.module, self.version, interpreter, self.end);
         }
@@ -155,7 +156,8 @@ struct Idle {
     confidence: u32,
     /// Whether the last call used up its time.
     is_overdue: bool,
-    /// Whether a call has made a long string. Interpreters may have kept it, so all further calls are for the pool.
+    /// Whether a call has made a long string. Interpreters may have kept it, so all further calls run in the
+    /// pool.
     has_long_strings: bool,
 }
 
@@ -189,13 +191,13 @@ impl Idle {
     }
 }
 
-/// What to expect of the next call of a module.
+/// The expected duration of a module's next call.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum ModulePace {
-    /// It is likely short.
+    /// The call is likely short.
     Quick,
     Unknown,
-    /// It may take all of its time, as the last one did.
+    /// The call may use up its time, as the last one did.
     Overdue,
 }
 
@@ -212,12 +214,12 @@ pub(crate) struct EndedCall {
 pub(crate) struct Functions {
     modules: Arc<Modules>,
     idle: Mutex<HashMap<String, Idle>>,
-    /// Whether interpreters are kept for further calls.
+    /// Whether interpreters are kept after a call.
     is_caching: bool,
     stream_places: places::Places,
 }
 
-/// Why a module cannot be registered.
+/// The reason why a module cannot be registered.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct CompileError {
     /// The file that the error names; empty if it names none.
@@ -227,7 +229,7 @@ pub(crate) struct CompileError {
 }
 
 impl Functions {
-    /// Starts without modules; copies of them will be in `folder`.
+    /// Starts without modules; their copies will be in `folder`.
     pub(crate) fn new(folder: &Path, is_caching: bool) -> Self {
         Functions {
             modules: Arc::new(Modules::new(folder)),
@@ -306,7 +308,7 @@ impl Functions {
             is_for_short: false,
             end: None,
         };
-        // The one that has been idle longest: each interpreter has its own variables of a module.
+        // The interpreter that has been idle longest: each has its own variables of a module.
         let idle = self
             .idle
             .lock()
@@ -352,7 +354,8 @@ impl Functions {
         let idle = match all.get_mut(module) {
             Some(idle) if idle.version == version => idle,
             _ => {
-                // Interpreters of earlier versions are dropped, also those of modules that nobody calls any more.
+                // Interpreters of earlier versions are dropped, also those of modules that are no longer
+                // called.
                 all.retain(|_, idle| idle.version == version);
                 all.entry(module.to_owned()).or_insert_with(|| Idle::new(version))
             }
@@ -360,7 +363,7 @@ impl Functions {
         change(idle);
     }
 
-    /// What the recent calls of the module called `name` make expect of the next one.
+    /// The expected duration of the next call of the module `name`, judged by recent calls.
     pub(crate) fn pace(&self, name: &[u8]) -> ModulePace {
         let version = self.modules.version();
         let idle = self.idle.lock();
@@ -391,7 +394,8 @@ impl Functions {
     }
 }
 
-/// Parses an error of the form `[string "file"]:line: message`; of another form it keeps the first line.
+/// Parses an error of the form `[string "file"]:line: message`; it keeps the first line of an error of
+/// another form.
 fn compile_error(text: &[u8]) -> CompileError {
     const MESSAGE_SIZE_MAX: usize = 256;
     let parsed = || {

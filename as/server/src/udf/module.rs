@@ -1,7 +1,7 @@
-//! The registered modules: items of the system metadata, whose content is kept in memory.
+//! The registered modules are items of the system metadata; their content is kept in memory.
 //!
-//! A copy of each is written to the folder of `mod-lua`'s `user-path`, where people and tools look for it. The server
-//! does not read these copies.
+//! A copy of each is written to the folder of `mod-lua`'s `user-path`, where people and tools expect it. The
+//! server does not read these copies.
 
 use std::collections::HashMap;
 use std::fs::{self, File};
@@ -16,9 +16,9 @@ use parking_lot::RwLock;
 
 use crate::smd::{Module, NOT_IN_COMMANDS, SmdItem, report_unusable};
 
-/// Most bytes of a module.
+/// Maximum number of bytes of a module.
 pub(crate) const MODULE_SIZE_MAX: usize = 1 << 20;
-/// Limit of the name of a module's file in bytes; names are shorter.
+/// Length limit (exclusive) of the name of a module's file in bytes.
 pub(crate) const FILE_NAME_SIZE_MAX: usize = 128;
 /// Lua's own modules: a call can name them, but they have no functions to call.
 const OWN_MODULES: [&str; 9] = ["_G", "coroutine", "io", "math", "os", "package", "string", "table", "utf8"];
@@ -183,7 +183,7 @@ impl Modules {
         format!("{}/?.lua", self.folder.display())
     }
 
-    /// Writes a copy to a temporary file and renames it, so that nobody sees half of it.
+    /// Writes a copy to a temporary file and renames it, so that no half of it is visible.
     fn write_copy(&self, file_name: &str, content: &[u8]) -> io::Result<()> {
         if !self.folder.is_dir() {
             fs::create_dir(&self.folder)?;

@@ -5,9 +5,9 @@ use super::interpreter::Interpreter;
 /// An interpreter with every handle into it, which may move to another thread.
 pub(super) struct MovableInterpreter(Box<Interpreter>);
 
-// SAFETY: an interpreter and its handles share counters that are not atomic. All of them are in one `Interpreter`, which moves
-// as a whole and is used by one thread at a time: none of them is given out for longer than a borrow of it. What a call
-// gives back (`Output`, `RecordState`, `Failure`) holds values of Rust alone.
+// SAFETY: an interpreter and its handles share counters that are not atomic. All of them are in one
+// `Interpreter`, which moves as a whole and is used by one thread at a time: no handle outlives a borrow of
+// it. The results of a call (`Output`, `RecordState`, `Failure`) hold only values of Rust.
 unsafe impl Send for MovableInterpreter {}
 
 impl MovableInterpreter {

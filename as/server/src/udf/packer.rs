@@ -8,7 +8,7 @@ use proto::ResultCode;
 use super::packing::Purpose;
 use super::value::{Converter, Output, Plain, ValueError, buffer_bytes, class, json, to_zero};
 
-/// Why a value cannot be stored in a bin.
+/// The reason why a value cannot be stored in a bin.
 enum ParticleError {
     Result(ResultCode),
     Value(ValueError),
@@ -22,7 +22,7 @@ impl From<ValueError> for ParticleError {
 
 /// # Values of Lua to packed values
 impl Converter<'_> {
-    /// A function's result for a client. A value without a form there is null.
+    /// A function's result for a client. A value that has no form there is null.
     pub(super) fn output(&self, value: &Value) -> Result<Output, ValueError> {
         let output = |particle_type, bytes| Ok(Output { particle_type, bytes });
         match value {
@@ -47,7 +47,7 @@ impl Converter<'_> {
     /// A value in its stored form.
     ///
     /// # Errors
-    /// The result of a save that this value makes impossible.
+    /// The result of the save if this value makes it impossible.
     pub(super) fn to_particle(&self, value: &Value) -> Result<Particle<'static>, ResultCode> {
         self.particle(value).map_err(|error| match error {
             ParticleError::Result(result) => result,

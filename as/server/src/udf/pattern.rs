@@ -6,9 +6,9 @@
 
 use super::watch::Watch;
 
-/// Most captures of a pattern.
+/// Maximum number of captures of a pattern.
 const CAPTURES_MAX: usize = 32;
-/// Most nested calls of the matcher.
+/// Maximum number of nested calls of the matcher.
 const DEPTH_MAX: usize = 200;
 /// Steps between two checks of the watch.
 const WATCHED_STEPS: u32 = 20_000;
@@ -16,7 +16,7 @@ const WATCHED_STEPS: u32 = 20_000;
 const ESCAPE: u8 = b'%';
 const SPECIALS: &[u8] = b"^$*+?.([%-";
 
-/// Why matching failed.
+/// The reason why matching failed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum PatternError {
     /// The pattern is malformed; the text says how.
@@ -58,8 +58,8 @@ pub(super) fn is_plain(pattern: &[u8]) -> bool {
     !pattern.iter().any(|byte| SPECIALS.contains(byte))
 }
 
-/// The first match of `pattern` in `subject` from `from` on. With `is_anchored` it must begin there. An empty match at
-/// `last`, where the previous match ended, does not count.
+/// The first match of `pattern` in `subject` from `from` on. With `is_anchored` it must begin there. An empty
+/// match at `last`, the end of the previous match, does not count.
 ///
 /// # Errors
 /// For a malformed pattern, and when the time is over.
@@ -197,7 +197,7 @@ impl Matcher<'_> {
         }
     }
 
-    /// Matches an item as often as possible, and less often if the rest requires it.
+    /// Matches an item as often as possible; less often if the rest requires it.
     fn longest(&mut self, s: usize, p: usize, end: usize) -> Matched {
         let mut count = 0;
         while self.is_single(s + count, p, end) {
@@ -215,7 +215,7 @@ impl Matcher<'_> {
         }
     }
 
-    /// Matches an item as rarely as the rest allows.
+    /// Matches an item as few times as the rest allows.
     fn shortest(&mut self, mut s: usize, p: usize, end: usize) -> Matched {
         loop {
             if let Some(matched) = self.run(s, end + 1)? {

@@ -1,4 +1,5 @@
-//! Places for stream functions: they bound how many functions run at a time, and so the memory that they can take.
+//! Places for stream functions: they limit how many functions run at a time, and so the memory that functions
+//! can take.
 //!
 //! A function that waits for records or for its client needs no place, because its memory does not grow meanwhile. So a
 //! function that needs a place takes that of a waiting one, which takes a place again before it resumes. The memory of
@@ -22,7 +23,7 @@ use parking_lot::{Condvar, Mutex};
 
 use super::interpreter::TOTAL_MEMORY_MAX;
 
-/// The interpreters of all functions with a place may together take one in this many parts of the machine's memory.
+/// The interpreters of all functions with a place may together take the machine's memory divided by this.
 /// Those without a place may take as much again.
 const MEMORY_SHARE: u64 = 8;
 /// This many stream functions may run at a time even with little memory.
@@ -56,7 +57,7 @@ pub(crate) type EndWait = Box<dyn Fn() + Send + Sync>;
 pub(super) struct Places {
     state: Mutex<PlacesState>,
     freed: Condvar,
-    /// Most bytes of all functions without a place.
+    /// Maximum number of bytes of all functions without a place.
     parked_max: usize,
     patience: Duration,
     started: Instant,
@@ -74,7 +75,7 @@ struct PlacesState {
 struct Holder {
     /// A value of [`phase`].
     phase: AtomicU8,
-    /// Bytes in memory while it waits.
+    /// Number of bytes in memory while it waits.
     used: AtomicUsize,
     /// Start of its wait, in nanoseconds since `Places::started`.
     since: AtomicU64,
@@ -91,7 +92,7 @@ impl Holder {
         if !is_waiting || self.phase.compare_exchange(phase, phase::WITHOUT_PLACE, AcqRel, Acquire).is_err() {
             return false;
         }
-        // It cannot resume now: it finds its place gone, and waits for the lock to check again.
+        // It cannot resume now: it has lost its place, and waits for the lock to check again.
         let is_lent = self.used.load(Relaxed) <= room;
         if !is_lent {
             self.phase.store(phase, Release);
@@ -117,7 +118,7 @@ impl PlacesState {
         true
     }
 
-    /// A function to end because it has waited long for its client; none while another one is ending.
+    /// Chooses a function to end because it has waited long for its client; none while another one is ending.
     fn choose_to_end(&self, patience: Duration, now: Duration) -> Option<Arc<Holder>> {
         if self.holders.iter().any(|holder| holder.is_ended.load(Relaxed)) {
             return None;
@@ -129,7 +130,7 @@ impl PlacesState {
 }
 
 impl Places {
-    /// The number of places follows from the memory of this machine.
+    /// The number of places depends on the memory of this machine.
     pub(super) fn of_machine() -> Self {
         let of_each = TOTAL_MEMORY_MAX as u64;
         Places::new((Memory::now().total / MEMORY_SHARE / of_each).clamp(COUNT_MIN, COUNT_MAX))
@@ -271,7 +272,8 @@ impl Drop for Place<'_> {
 mod tests {
     use super::*;
 
-    /// A place for a function that nobody ends; `None` if there is none and it `is_unwanted`.
+    /// A place for a function that is never ended; `None` if there is no place and the function
+    /// `is_unwanted`.
     fn enter(places: &Places, is_unwanted: bool) -> Option<Place<'_>> {
         places.enter(Box::new(|| ()), &move || is_unwanted)
     }

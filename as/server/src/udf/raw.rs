@@ -2,10 +2,10 @@
 //! the deadline, and calls of small functions.
 //!
 //! # Proxies
-//! A value of this server in Lua (a list, a record …) is a userdata whose metatable gives its class and whose first
-//! user value is a table with its elements, the *content*. Programs reach neither the content nor the metatable, and
-//! Lua's collector frees cycles. The userdata of a record holds its number; its content is made when first needed. Most
-//! functions read only some numbers and short texts, which needs no content.
+//! A value of this server in Lua (a list, a record …) is a userdata whose metatable gives its class and whose
+//! first user value is a table with its elements, the *content*. Programs cannot reach the content or the
+//! metatable, and Lua's collector frees cycles. The userdata of a record holds its number; its content is
+//! made when first needed. Most functions read only some numbers and short texts; that needs no content.
 //!
 //! # Frames
 //! The C functions here hold nothing that must be dropped when Lua raises an error, because Lua leaves their frames
@@ -39,7 +39,7 @@ const TIMEOUT: &CStr = c"UDF Execution Timeout";
 pub(super) const CLASS_INDEX: ffi::lua_Integer = 1;
 /// Index of the function in the metatable of records that makes a record's content.
 const FILL_INDEX: ffi::lua_Integer = 2;
-/// Stack values that a call needs beside the function's arguments.
+/// Number of stack values that a call needs in addition to the function's arguments.
 const CALL_STACK: c_int = 8;
 
 /// A key of an interpreter's registry, identified by its address.
@@ -53,7 +53,8 @@ static SESSION_KEY: RegistryKey = RegistryKey(1);
 static RECORD_KEY: RegistryKey = RegistryKey(2);
 /// Key of the value of the variable `aerospike`.
 static AEROSPIKE_KEY: RegistryKey = RegistryKey(3);
-/// Key of a result or error that is no plain value. Never nil, so that setting it takes no memory.
+/// Key of a result or error that is not a plain value. The value is never nil, so that setting it takes no
+/// memory.
 static KEPT_KEY: RegistryKey = RegistryKey(4);
 
 impl RegistryKey {
@@ -70,8 +71,9 @@ pub(super) struct Primitives {
     pub(super) open: Function,
     /// `wrap(function)`: a C function that calls a Lua function, so that errors and names are those of a C function.
     pub(super) wrap: Function,
-    /// `watched(function)`: a C function that checks the deadline, and then is the given C function, which has no values of
-    /// its own: so its errors have the names and places that they have in plain Lua, and those of metamethods stay as they are.
+    /// `watched(function)`: a C function that checks the deadline and then acts as the given C function,
+    /// which has no values of its own. So its errors have the names and places that they have in plain Lua,
+    /// and errors of metamethods stay unchanged.
     pub(super) watched: Function,
     /// `look_soon()`: checks the clock after few further instructions, as they may be slow.
     pub(super) look_soon: Function,
@@ -94,7 +96,7 @@ pub(super) fn install(lua: &Lua, watch: &Rc<Watch>, session: &Rc<Session>) -> ml
     assert!(lua.app_data_ref::<RegistryValues>().is_none(), "an interpreter is watched once");
     let values = RegistryValues { watch: Rc::clone(watch), session: Rc::clone(session) };
     let (watch, session) = (Rc::as_ptr(&values.watch), Rc::as_ptr(&values.session));
-    // No other code can remove it: only this file knows the type.
+    // No other code can remove it, because only this file knows the type.
     lua.set_app_data(values);
     // SAFETY: `exec_raw` gives a state with room for a few values and catches errors. Watch and session live as long as the
     // interpreter, which owns a part in both.
@@ -107,7 +109,7 @@ pub(super) fn install(lua: &Lua, watch: &Rc<Watch>, session: &Rc<Session>) -> ml
             ffi::lua_sethook(state, Some(look_at_watch), ffi::LUA_MASKCOUNT, WATCHED_INSTRUCTIONS);
         })?;
     }
-    // SAFETY: these functions keep to Lua's rules for C functions.
+    // SAFETY: these functions follow Lua's rules for C functions.
     unsafe {
         Ok(Primitives {
             proxy: lua.create_c_function(make_proxy)?,
@@ -163,7 +165,7 @@ unsafe fn is_deep(state: *mut ffi::lua_State) -> bool {
 
 /// `look_soon()`
 unsafe extern "C-unwind" fn look_soon(state: *mut ffi::lua_State) -> c_int {
-    // SAFETY: it changes nothing but when the hook of the running thread is called.
+    // SAFETY: it changes only the time at which the hook of the running thread is called.
     unsafe { ffi::lua_sethook(state, Some(look_at_watch), ffi::LUA_MASKCOUNT, SLOW_INSTRUCTIONS) };
     0
 }
@@ -209,8 +211,8 @@ pub(super) unsafe fn raise_timeout(state: *mut ffi::lua_State) -> c_int {
 
 /// `proxy(content, metatable)`
 unsafe extern "C-unwind" fn make_proxy(state: *mut ffi::lua_State) -> c_int {
-    // SAFETY: a C function has room for 20 values; `settop` makes sure that two are there. Only the prelude calls this, with
-    // two tables.
+    // SAFETY: a C function has room for 20 values; `settop` makes sure that two exist. Only the prelude calls
+    // this, with two tables.
     unsafe {
         ffi::lua_settop(state, 2);
         ffi::lua_newuserdatauv(state, 0, 1);
@@ -331,9 +333,9 @@ pub(super) enum Ended<'a> {
 
 /// Calls functions of an interpreter without handles to values: several handles cost more than a small function.
 pub(super) struct Entry {
-    /// The main thread of the interpreter, which is there as long as that.
+    /// The main thread of the interpreter, which lives as long as the interpreter.
     state: *mut ffi::lua_State,
-    /// Keeps the interpreter alive as long as this.
+    /// Keeps the interpreter alive.
     _lua: Lua,
 }
 
@@ -351,7 +353,8 @@ impl Entry {
     /// When there is not enough memory.
     pub(super) fn new(lua: &Lua, record: Table, aerospike: Value) -> mlua::Result<Self> {
         let mut own = ptr::null_mut();
-        // SAFETY: `exec_raw` has put the arguments on the stack, where there is room for a few more values, and catches errors.
+        // SAFETY: `exec_raw` has put the arguments on the stack, which has room for a few more values, and
+        // catches errors.
         unsafe {
             lua.exec_raw::<()>((record, aerospike), |state| {
                 ffi::lua_rawgeti(state, ffi::LUA_REGISTRYINDEX, ffi::LUA_RIDX_MAINTHREAD);
@@ -366,9 +369,9 @@ impl Entry {
         Ok(Entry { state: own, _lua: lua.clone() })
     }
 
-    /// Watches whether a call makes long strings, as long as the result is there, and refuses them with `is_refusing`.
+    /// Detects long strings that a call makes, until the result is dropped; refuses them with `is_refusing`.
     pub(super) fn watch_long_strings(&self, is_refusing: bool) -> LongStringWatch {
-        // SAFETY: whoever makes a call has the interpreter, and keeps it until the call has ended. The library sets its
+        // SAFETY: the caller has the interpreter, and keeps it until the call has ended. The library sets its
         // allocator only when it makes an interpreter.
         unsafe { LongStringWatch::begin(self.state, is_refusing) }
     }
@@ -377,8 +380,8 @@ impl Entry {
     pub(super) fn call<T>(&self, call: PlainCall<'_>, read: impl FnOnce(Ended<'_>) -> T) -> T {
         let frame = CallFrame { call, is_found: Cell::new(true), is_kept: Cell::new(false) };
         let state = self.state;
-        // SAFETY: the state is there as long as its interpreter, of which this has a part. Pushing a C function without values
-        // and an address takes no memory, so it raises no error. The frame outlives the call.
+        // SAFETY: the state lives as long as its interpreter, of which this has a part. Pushing a C function
+        // without values and an address takes no memory, so it raises no error. The frame outlives the call.
         unsafe {
             let top = ffi::lua_gettop(state);
             if ffi::lua_checkstack(state, CALL_STACK) == 0 {
@@ -423,9 +426,9 @@ impl Entry {
 /// The value on top of the stack, if it is plain.
 ///
 /// # Safety
-/// There is a value, which stays there as long as what is returned.
+/// There is a value, which stays on the stack as long as the result is used.
 unsafe fn plain_at_top<'a>(state: *mut ffi::lua_State) -> Option<Plain<'a>> {
-    // SAFETY: as the caller says. Nothing here changes the value or takes memory: only strings are asked for their bytes.
+    // SAFETY: as the caller says. Nothing here changes the value or takes memory: only strings are read.
     unsafe {
         Some(match ffi::lua_type(state, -1) {
             ffi::LUA_TNIL => Plain::Nil,
@@ -485,10 +488,10 @@ unsafe extern "C-unwind" fn make_watched(state: *mut ffi::lua_State) -> c_int {
     1
 }
 
-/// Checks the deadline, and then is the C function that the closure has.
+/// Checks the deadline, and then acts as the C function in the closure.
 unsafe extern "C-unwind" fn call_watched(state: *mut ffi::lua_State) -> c_int {
-    // SAFETY: a C function has room for 20 values. The prelude gives functions of Lua's libraries, which have no values of
-    // their own, so they find nothing else in this frame than in one of their own.
+    // SAFETY: a C function has room for 20 values. The prelude passes functions of Lua's libraries. These
+    // have no values of their own, so this frame contains the same as a frame of their own.
     unsafe {
         if watch_of(state).is_some_and(Watch::is_over) {
             return raise_timeout(state);
@@ -512,8 +515,8 @@ unsafe extern "C-unwind" fn wrap_function(state: *mut ffi::lua_State) -> c_int {
 
 /// Calls the wrapped function with all arguments and returns all its results.
 unsafe extern "C-unwind" fn call_wrapped(state: *mut ffi::lua_State) -> c_int {
-    // SAFETY: the closure's only value is a function. There is room for it beside the arguments. `lua_call` takes as many
-    // arguments as there were, and makes room for the results.
+    // SAFETY: the closure's only value is a function. The stack has room for it in addition to the arguments.
+    // `lua_call` takes as many arguments as there were, and makes room for the results.
     unsafe {
         let arguments = ffi::lua_gettop(state);
         ffi::lua_pushvalue(state, ffi::lua_upvalueindex(1));

@@ -1,4 +1,4 @@
-//! The record that a function works on: its state before the call, and after.
+//! The record that a function works on: its state before and after the call.
 //!
 //! The function works on a copy. A save changes the copy's list of bins; nothing is stored before the function has
 //! ended.
@@ -11,11 +11,11 @@ use datamodel::flat::FlatRecord;
 use datamodel::{Bin, Bins, Particle};
 use proto::ResultCode;
 
-/// Most bins of a record that a function can work with.
+/// Maximum number of bins of a record that a function can work with.
 pub(crate) const BINS_MAX: usize = 512;
 
-/// Most bytes of the values that a function gives a record. No record is larger, so an excess is refused at once and
-/// not only when the function ends.
+/// Maximum number of bytes of the values that a function sets in a record. No record is larger, so an excess
+/// is refused at once and not only when the function ends.
 const MADE_SIZE_MAX: usize = 8 << 20;
 
 /// A record before a function runs.
@@ -31,7 +31,7 @@ pub(crate) struct RecordInput {
     pub(crate) sent_key: Option<Vec<u8>>,
     /// Whether the request has a set or key that no record can have.
     pub(crate) is_uncreatable: bool,
-    /// Why no save is possible at all.
+    /// The reason why no save is possible at all.
     pub(crate) save_refusal: Option<ResultCode>,
     /// Whether the namespace keeps records in memory.
     pub(crate) is_in_memory: bool,
@@ -73,9 +73,9 @@ pub(crate) struct RecordState {
     bins: Option<BinList>,
     /// The bins when the first save began.
     old: Option<BinList>,
-    /// Whether there is something to store.
+    /// Whether there are changes to store.
     has_updates: bool,
-    /// Why the last save failed.
+    /// The result of the last save.
     result: ResultCode,
     /// Time to live set by the function.
     ttl: Option<u32>,
@@ -106,7 +106,7 @@ impl RecordState {
         self.result
     }
 
-    /// Whether there is something to store.
+    /// Whether there are changes to store.
     pub(crate) fn has_updates(&self) -> bool {
         self.has_updates
     }

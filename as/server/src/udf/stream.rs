@@ -1,5 +1,5 @@
-//! Stream functions: the functions that an aggregation runs over the records of a partition. The caller passes the
-//! records one by one, and takes the values that the function yields.
+//! Stream functions: an aggregation runs them over the records of a partition. The caller passes the records
+//! one by one, and takes the values that the function yields.
 
 use std::cell::RefCell;
 use std::rc::Rc;
@@ -26,25 +26,25 @@ pub(crate) trait RecordStream {
     /// A copy of the next record; `None` after the last.
     ///
     /// # Errors
-    /// If nobody wants the values any more.
+    /// If the values are no longer wanted.
     fn next(&mut self) -> Result<Option<RecordInput>, StreamClosed>;
 
     /// Takes a value.
     ///
     /// # Errors
-    /// If nobody wants it any more.
+    /// If it is no longer wanted.
     fn write(&mut self, value: Output) -> Result<(), StreamClosed>;
 }
 
 /// The query that a stream function runs for.
 pub(crate) struct StreamOwner {
-    /// Returns whether nobody wants the values any more.
+    /// Returns whether the values are no longer wanted.
     pub(crate) is_unwanted: Box<dyn Fn() -> bool>,
     /// Ends a wait for the client, because other functions need its place.
     pub(crate) end_wait: EndWait,
 }
 
-/// The text of a query's answer after this failure.
+/// The text that answers a query after this failure.
 pub(crate) fn failure_text(failure: &Failure) -> Vec<u8> {
     match failure {
         Failure::Module => b"UDF: Execution Error 1".to_vec(),
@@ -103,7 +103,7 @@ impl Interpreter {
         }
     }
 
-    /// Returns whether the function came to an end, and its error.
+    /// Returns whether the function has ended, and its error.
     fn run_stream(
         &self,
         function: &[u8],
@@ -160,7 +160,7 @@ mod tests {
     struct TestStream {
         left: usize,
         values: Vec<String>,
-        /// Number of values after which nobody wants more.
+        /// Number of values after which no more are wanted.
         values_max: Option<usize>,
     }
 
@@ -241,8 +241,8 @@ mod tests {
         assert_eq!(failure_text(&failure), b"UDF: Execution Error 1");
     }
 
-    /// Stream functions run in threads of queries, but may leave a long string to a function of their module that is called
-    /// with a record.
+    /// Stream functions run in threads of queries, but a function of their module that is called with a
+    /// record may find a long string that they left.
     #[test]
     fn long_strings_of_streams_send_calls_of_the_module_to_the_pool() {
         let make = "s : map(function(r) kept = ('x'):rep(20000) return 1 end)";

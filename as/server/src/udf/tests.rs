@@ -87,7 +87,7 @@ fn a_module_is_overdue_after_a_call_that_used_up_its_time() {
     assert!(call("long", 10, None) && !is_overdue(b"m"), "it had little time");
     assert!(call("long", 200, None) && is_overdue(b"m") && !is_overdue(b"other"));
     assert!(!call("short", 10_000, None) && !is_overdue(b"m"));
-    // What is tried on a service thread has little time.
+    // A call that is tried on a service thread has little time.
     while !is_short(&functions, "m") {
         call("short", 10_000, None);
     }
@@ -95,8 +95,8 @@ fn a_module_is_overdue_after_a_call_that_used_up_its_time() {
     assert!(call("long", 1, functions.lease_for_short("m")) && !is_overdue(b"m"));
 }
 
-/// What is tried on a service thread makes no strings whose comparison would take long, also if it catches errors. From then
-/// on the module's calls are for the pool.
+/// A call that is tried on a service thread makes no strings whose comparison would take long, even if it
+/// catches errors. After the attempt the module's calls run in the pool.
 #[test]
 fn long_strings_are_made_in_the_pool_only() {
     let body = "local a = ('\\0'):rep(2000000) local b = a .. 'x' local n = 0
@@ -134,7 +134,7 @@ fn long_strings_are_made_in_the_pool_only() {
         assert!(!ended.was_late && ended.output.is_ok(), "{name}: {:?}", shown(ended.output));
         assert_eq!(functions.pace(b"m") == ModulePace::Quick, !is_long, "{name}");
     }
-    // So it is if the first long string is made in the pool.
+    // The same is true if the first long string is made in the pool.
     let functions = module(&text);
     call_with(&functions, "given", &argument).0.expect("it ends");
     functions.note_quick("m");
@@ -335,7 +335,8 @@ fn harm_ends_with_an_error() {
     }
 }
 
-/// Loops of Lua's own C functions, in which the hook runs no check: they end with the time of the call, or with an error.
+/// The hook does not check loops of Lua's own C functions. They end with the time of the call, or with an
+/// error.
 #[test]
 fn native_loops_end_with_the_time() {
     let lie = "local function lie(n) local c = 0 return setmetatable({}, {__len = function() c = c + 1 return c == 1 and 1 \
@@ -388,7 +389,7 @@ fn native_loops_end_with_the_time() {
     }
 }
 
-/// The functions of `table` do with metamethods what they do without.
+/// The functions of `table` work with metamethods as without.
 #[test]
 fn functions_of_tables_call_metamethods() {
     let proxy = "local function proxy(t) return setmetatable({}, {__index = t, __newindex = t, __len = function() return #t \
@@ -437,8 +438,8 @@ fn functions_of_tables_call_metamethods() {
     assert_eq!(run("table.sort({1, 'x'})"), Err("attempt to compare string with number".to_owned()));
 }
 
-/// Errors that a program raises within a function of Lua's libraries reach the client as they are; those of the function
-/// itself name it and the place of its call.
+/// Errors that a program raises within a function of Lua's libraries reach the client unchanged. Errors of
+/// the function itself name it and the place of its call.
 #[test]
 fn errors_within_native_functions_stay_as_they_are() {
     for (body, expected) in [

@@ -33,9 +33,9 @@ impl Shared {
     }
 }
 
-/// Most nesting of lists and maps.
+/// Maximum depth of nested lists and maps.
 pub(super) const DEPTH_MAX: usize = 200;
-/// Most bytes of a function's value.
+/// Maximum number of bytes of a function's value.
 pub(super) const PACKED_SIZE_MAX: usize = 64 << 20;
 /// Most arguments of a call that takes the short way.
 const PLAIN_ARGUMENTS_MAX: usize = 64;
@@ -51,7 +51,7 @@ pub(super) mod class {
     pub(crate) const ITERATOR: i64 = 8;
 }
 
-/// Why a value cannot be converted.
+/// The reason why a value cannot be converted.
 #[derive(Debug)]
 pub(super) enum ValueError {
     /// It is nested too deeply, or contains itself.
@@ -139,7 +139,7 @@ impl<'a> Plain<'a> {
         let mut reader = Reader::new(packed);
         let Some(count) = reader.list_header() else { return Some(arguments) };
         for _ in 0..count {
-            // Arguments before a malformed one count.
+            // Arguments before a malformed one are valid.
             let Some(head) = reader.head() else { break };
             arguments.push(match head {
                 Head::Nil => Plain::Nil,
@@ -217,7 +217,7 @@ impl Converter<'_> {
         for _ in 0..count - u32::from(described) {
             match self.unpack(&mut reader, 1, &mut elements)? {
                 Some(value) => arguments.push(if value.is_null() { Value::Nil } else { value }),
-                // Arguments before a malformed one count.
+                // Arguments before a malformed one are valid.
                 None => break,
             }
         }
@@ -355,7 +355,7 @@ impl TextWriter<'_, '_> {
     }
 }
 
-/// The number in the format `%.16g` of C.
+/// Formats a number like `%.16g` of C.
 fn format_double(value: f64) -> String {
     if value.is_nan() {
         return if value.is_sign_negative() { "-nan" } else { "nan" }.to_owned();

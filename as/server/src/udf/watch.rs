@@ -120,7 +120,8 @@ impl Watch {
         self.look_at.set(Some(Instant::now() + LOOK_PERIOD));
     }
 
-    /// Ends the time of the function. Returns whether it was over: then the interpreter must not be used again.
+    /// Ends the time of the function. Returns whether it was over; if so, the interpreter must not be used
+    /// again.
     pub(super) fn end(&self) -> bool {
         self.limit.set(None);
         self.renewed.set(None);

@@ -1,4 +1,4 @@
-//! A blocking connection of a hostile client, which stops whatever it does as soon as the stop flag is set.
+//! A blocking connection of a hostile client. Each operation ends as soon as the stop flag is set.
 
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -11,7 +11,7 @@ use crate::record::request::PROTO_SIZE;
 
 /// How often the stop flag is read.
 const POLL_INTERVAL: Duration = Duration::from_millis(50);
-/// Longest wait for the server to accept.
+/// Longest wait for the server to accept a connection.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// Largest frame kept, in bytes.
 const FRAME_SIZE_MAX: u64 = 192 << 20;
@@ -22,11 +22,11 @@ pub(super) struct Connection<'a> {
 }
 
 impl<'a> Connection<'a> {
-    /// Connects. A small `receive_buffer` (bytes) makes the server notice early that the client does not
+    /// Connects. A small `receive_buffer` (in bytes) makes the server notice early that the client does not
     /// read.
     ///
     /// # Errors
-    /// When the server does not accept.
+    /// When the server does not accept the connection.
     pub(super) fn open(
         address: SocketAddr,
         receive_buffer: Option<usize>,
@@ -43,7 +43,7 @@ impl<'a> Connection<'a> {
         Ok(Connection { stream: socket.into(), stop })
     }
 
-    /// Sends `bytes`; `false` if it was stopped before.
+    /// Sends `bytes`. Returns `false` if the stop flag was set before the end.
     ///
     /// # Errors
     /// When the connection breaks.
@@ -62,7 +62,7 @@ impl<'a> Connection<'a> {
         Ok(true)
     }
 
-    /// Sends as much of `bytes` as the kernel takes within a moment; returns the number of bytes.
+    /// Sends as many of `bytes` as the kernel takes within a moment. Returns their number.
     ///
     /// # Errors
     /// When the connection breaks.
@@ -73,7 +73,8 @@ impl<'a> Connection<'a> {
         }
     }
 
-    /// Reads one frame into `frame`, header and body; `false` if it was stopped before.
+    /// Reads one frame into `frame`, header and body. Returns `false` if the stop flag was set before the
+    /// end.
     ///
     /// # Errors
     /// When the connection breaks, or the frame is invalid.
@@ -102,9 +103,9 @@ impl<'a> Connection<'a> {
         }
     }
 
-    /// Closes the connection with a reset, so that no port stays in TIME_WAIT.
+    /// Closes the connection with a reset, so that its port does not stay in TIME_WAIT.
     pub(super) fn reset(self) {
-        // If this fails, the connection is closed in the ordinary way.
+        // If this fails, the connection is closed in the normal way.
         drop(SockRef::from(&self.stream).set_linger(Some(Duration::ZERO)));
     }
 

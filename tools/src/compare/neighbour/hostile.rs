@@ -1,4 +1,4 @@
-//! Hostile clients: each overloads a server in one way, and one uses only the processors.
+//! Hostile clients. Each overloads a server in one way; one uses only the processors, for comparison.
 
 use std::io;
 use std::net::SocketAddr;
@@ -11,11 +11,11 @@ use super::work::{Record, Work};
 use crate::record::reply;
 use crate::record::request::PROTO_SIZE;
 
-/// Time after which the client of the batch leaves.
+/// Time after which the client of the batch disconnects.
 const GOES_AFTER: Duration = Duration::from_millis(200);
-/// Result of a read whose filter does not match; the regular expression never matches.
+/// Result of a read whose filter does not match. The regular expression never matches.
 const FILTERED_OUT: u8 = 27;
-/// Bytes that the slow reader reads, and its interval.
+/// Number of bytes that the slow reader reads at a time, and the interval between two reads.
 const SLOW_BYTES: usize = 16 << 10;
 const SLOW_INTERVAL: Duration = Duration::from_millis(10);
 /// Receive buffer of a client that does not read, in bytes.
@@ -27,7 +27,7 @@ const POLL_INTERVAL: Duration = Duration::from_millis(5);
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Hostile {
-    /// Sends no request: shows the cost of the scheduler when no processor is idle.
+    /// Sends no request. It shows the effect of the scheduler when no processor is idle.
     BusyProcessors,
     ListOperations,
     WideRecord,
@@ -41,7 +41,7 @@ pub(super) enum Hostile {
 /// The results of a hostile client.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub(super) struct Tally {
-    /// Number of answered requests, or of sent ones if the client does not wait for answers.
+    /// Number of answered requests. For a client that does not wait for answers, number of sent requests.
     pub(super) requests: u64,
     /// The first result code that was not 0.
     pub(super) refusal: Option<u8>,
@@ -74,7 +74,7 @@ impl Hostile {
         }
     }
 
-    /// A description of the client, for below the table.
+    /// A description of the client for the text below the table.
     pub(super) fn describe(self, work: &Work) -> String {
         match self {
             Hostile::BusyProcessors => {
@@ -119,12 +119,12 @@ impl Hostile {
         }
     }
 
-    /// Whether it does not use the server: its effect is then no merit or fault of the server.
+    /// Whether it does not use the server. The server then does not cause its effect.
     pub(super) fn is_control(self) -> bool {
         self == Hostile::BusyProcessors
     }
 
-    /// Runs until it is stopped.
+    /// Runs until the stop flag is set.
     pub(super) fn run(self, address: SocketAddr, work: &Work, stop: &AtomicBool) -> Tally {
         let mut tally = Tally::default();
         while !stop.load(Ordering::Relaxed) {
@@ -173,7 +173,7 @@ fn spin(stop: &AtomicBool) {
     });
 }
 
-/// Sends one request after the other, each answered by one frame.
+/// Sends one request after another. Each is answered by one frame.
 fn repeat(address: SocketAddr, request: &[u8], stop: &AtomicBool, tally: &mut Tally) -> io::Result<()> {
     let mut connection = Connection::open(address, None, stop)?;
     let mut frame = Vec::new();
@@ -184,7 +184,7 @@ fn repeat(address: SocketAddr, request: &[u8], stop: &AtomicBool, tally: &mut Ta
     Ok(())
 }
 
-/// Sends a batch and leaves; once only, because the server may be busy with it for long.
+/// Sends a batch and disconnects. It does so only once, because the batch may occupy the server for long.
 fn go_away(address: SocketAddr, request: &[u8], stop: &AtomicBool, tally: &mut Tally) -> io::Result<()> {
     if tally.requests == 0 {
         let mut connection = Connection::open(address, None, stop)?;
@@ -196,7 +196,7 @@ fn go_away(address: SocketAddr, request: &[u8], stop: &AtomicBool, tally: &mut T
     Ok(())
 }
 
-/// Sends as many requests as the server takes, and reads few bytes of the answers.
+/// Sends as many requests as the server takes, and reads only few bytes of the answers.
 fn read_slowly(address: SocketAddr, request: &[u8], stop: &AtomicBool, tally: &mut Tally) -> io::Result<()> {
     let mut connection = Connection::open(address, Some(SMALL_BUFFER), stop)?;
     let many = request.repeat(100);
@@ -241,7 +241,7 @@ fn churn(address: SocketAddr, request: &[u8], stop: &AtomicBool, tally: &mut Tal
     }
 }
 
-/// Sends a batch, does not read the answer, and waits for the stop.
+/// Sends a batch, does not read the answer, and waits for the stop flag.
 pub(super) fn leave_unread(address: SocketAddr, request: &[u8], stop: &AtomicBool) -> io::Result<()> {
     let mut connection = Connection::open(address, Some(SMALL_BUFFER), stop)?;
     connection.send(request)?;
@@ -250,7 +250,7 @@ pub(super) fn leave_unread(address: SocketAddr, request: &[u8], stop: &AtomicBoo
     Ok(())
 }
 
-/// Notes the first refusal in a frame; returns whether the frame is the last of its answer.
+/// Notes the first refusal in a frame. Returns whether the frame is the last of its answer.
 fn note(frame: &[u8], tally: &mut Tally) -> io::Result<bool> {
     let body = frame.get(PROTO_SIZE..).unwrap_or_default();
     let see = |code: u8, _| {
@@ -261,7 +261,7 @@ fn note(frame: &[u8], tally: &mut Tally) -> io::Result<bool> {
     reply::for_each_message(body, see).map_err(|what| io::Error::new(io::ErrorKind::InvalidData, what))
 }
 
-/// Waits that long, or until it is stopped.
+/// Waits for `longest`, or until the stop flag is set.
 fn wait(longest: Duration, stop: &AtomicBool) {
     let start = Instant::now();
     while !stop.load(Ordering::Relaxed) {

@@ -1,10 +1,11 @@
-//! The effect of a hostile client on ordinary ones: their latencies alone and beside it, and the memory of an answer
-//! that the client does not read.
+//! The effect of a hostile client on ordinary clients: their latencies without it and beside it, and the
+//! memory of an answer that the client does not read.
 //!
-//! The ordinary clients read and write small records, each with short pauses. Between two measurements a server gets
-//! time to finish the work of hostile clients, so that each is measured by itself. The table has the plain percentiles,
-//! in which a stall of a second counts as one long wait of each client, and those of clients that ask at a fixed rate,
-//! answered or not ([`Snapshot::corrected`](crate::load::histogram::Snapshot::corrected)).
+//! The ordinary clients read and write small records, each with short pauses. Between two measurements a
+//! server gets time to finish the work of hostile clients, so that each is measured separately. The table has
+//! plain percentiles, in which a stall of a second counts as one long wait of each client, and the
+//! percentiles of clients that send requests at a fixed rate, answered or not
+//! ([`Snapshot::corrected`](crate::load::histogram::Snapshot::corrected)).
 
 mod connection;
 mod hostile;
@@ -31,21 +32,22 @@ use crate::{process, record::reply};
 
 /// The name of the memory measurement among the hostile clients.
 const UNREAD: &str = "unread batch";
-/// Longest observation of an unread answer's memory.
+/// Longest time for which the memory of an unread answer is observed.
 const UNREAD_WATCH: Duration = Duration::from_secs(6);
 const WATCH_INTERVAL: Duration = Duration::from_millis(10);
-/// Head start of a hostile client.
+/// Time between the start of a hostile client and that of the ordinary clients.
 const HEAD_START: Duration = Duration::from_millis(50);
 /// Longest wait for a server to finish a hostile client's work.
 const IDLE_WAIT_MAX: Duration = Duration::from_secs(60);
-/// A server is idle if it uses less processor time than this, in microseconds, in one interval.
+/// A server is idle if it uses less processor time than this in one interval, in microseconds.
 const IDLE_CPU_US: u64 = 50_000;
 const IDLE_POLL_INTERVAL: Duration = Duration::from_millis(300);
 
 /// Measures and returns the table.
 ///
 /// # Errors
-/// When a server is lost, or requests of ordinary clients fail while they are alone.
+/// When the connection to a server is lost, or requests of ordinary clients fail while no hostile client
+/// runs.
 pub(super) fn measure(options: &NeighbourOptions, progress: &mut impl Write) -> Result<String, String> {
     let settings = options.settings();
     let mut targets = options.servers.targets()?;
@@ -116,7 +118,7 @@ fn prepare(
     Ok(work)
 }
 
-/// All servers have the same namespace and set.
+/// The hostile work. All servers have the same namespace and set.
 fn work_of(targets: &[Target], options: &NeighbourOptions) -> Work {
     let (namespace, set) = match targets.first().map(|target| &target.kind) {
         Some(TargetKind::Aerospike { namespace, set }) => (namespace.as_str(), set.as_str()),
@@ -125,7 +127,7 @@ fn work_of(targets: &[Target], options: &NeighbourOptions) -> Work {
     Work::new(namespace, set, options.scale)
 }
 
-/// The ordinary clients' latencies beside `neighbour`.
+/// The latencies of the ordinary clients beside `neighbour`.
 fn beside(
     target: &Target,
     neighbour: Option<Hostile>,
@@ -149,7 +151,7 @@ fn beside(
     Ok((latencies?, tally))
 }
 
-/// The latencies of the ordinary clients. A request without an answer counts with the time waited.
+/// The latencies of the ordinary clients. A request without an answer counts with the time that it waited.
 fn ordinary(target: &Target, settings: &Settings, seed: u64) -> Result<Latencies, String> {
     let run = Phase::Mixed.run_unchecked(target, settings, settings.duration, None, seed)?;
     if let Some(fault) = run.failure.or(run.first_fault) {
@@ -163,7 +165,7 @@ fn ordinary(target: &Target, settings: &Settings, seed: u64) -> Result<Latencies
     Ok(Latencies::of(&latency_ns, interval).with_timeouts(timeouts))
 }
 
-/// How much the server grows while its answer to a small batch stays unread, in MiB.
+/// The growth of the server's memory while its answer to a small batch stays unread, in MiB.
 fn measure_unread(target: &Target, work: &Work) -> Result<Option<f64>, String> {
     let Some(pid) = target.pid else { return Ok(None) };
     let resident_kib =
@@ -175,7 +177,7 @@ fn measure_unread(target: &Target, work: &Work) -> Result<Option<f64>, String> {
     let body = move || drop(hostile::leave_unread(address, &request, &stopped));
     let handle = threads::spawn("unread", body).map_err(|error| format!("cannot start a thread: {error}"))?;
     let (start, mut most_kib, mut grew_at) = (Instant::now(), before_kib, Instant::now());
-    // Ends once it has not grown for a third of the time.
+    // The loop ends once the memory has not grown for a third of the time.
     while start.elapsed() < UNREAD_WATCH && grew_at.elapsed() < UNREAD_WATCH / 3 {
         thread::sleep(WATCH_INTERVAL);
         let now_kib = resident_kib()?;
@@ -189,7 +191,7 @@ fn measure_unread(target: &Target, work: &Work) -> Result<Option<f64>, String> {
     Ok(Some((most_kib - before_kib) as f64 / 1024.0))
 }
 
-/// Waits until the server is idle; `false` if it does not become idle.
+/// Waits until the server is idle. Returns `false` if it does not become idle in time.
 fn wait_until_idle(target: &Target) -> bool {
     let Some(pid) = target.pid else {
         thread::sleep(IDLE_POLL_INTERVAL);

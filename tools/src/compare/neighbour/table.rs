@@ -21,15 +21,15 @@ pub(super) struct Latencies {
     p50: f64,
     p99: f64,
     p999: f64,
-    /// p99.9 of clients that ask at a fixed rate, answered or not.
+    /// p99.9 of clients that send requests at a fixed rate, answered or not.
     corrected_p999: f64,
     longest: f64,
-    /// Requests that were not answered in time; they count with the time waited.
+    /// Requests that were not answered in time. They count with the time that they waited.
     timeouts: u64,
 }
 
 impl Latencies {
-    /// From the latencies of clients that ask every `interval`.
+    /// Makes these from the latencies of clients that send a request every `interval`.
     pub(super) fn of(latency_ns: &Snapshot, interval: Duration) -> Self {
         let ms = |ns: u64| ns as f64 / 1e6;
         let corrected = latency_ns.corrected(u64::try_from(interval.as_nanos()).unwrap_or(u64::MAX));
@@ -78,7 +78,7 @@ pub(super) struct Measured {
     label: String,
     about: String,
     unread_mib: Option<f64>,
-    /// The hostile client of each, `None` for none, in the order of the rounds.
+    /// The latencies for each hostile client, in the order of the rounds; `None` is no hostile client.
     samples: Vec<(Option<Hostile>, Latencies)>,
     notes: Vec<String>,
 }
@@ -111,7 +111,7 @@ impl Measured {
         }
     }
 
-    /// Adds a line below the table, unless it is there already.
+    /// Adds a line below the table, unless the line is there already.
     pub(super) fn note(&mut self, line: String) {
         if !self.notes.contains(&line) {
             self.notes.push(line);
@@ -130,7 +130,7 @@ impl Measured {
     }
 }
 
-/// The table with a column for each server, followed by the bars and the results of the hostile clients.
+/// The table with a column for each server. Below it are the bars and the results of the hostile clients.
 pub(super) fn render(all: &[Measured], hostile: &[Hostile], settings: &Settings, work: &Work) -> String {
     let mut text = String::new();
     append_header(&mut text, &all.iter().map(|measured| measured.label.as_str()).collect::<Vec<_>>());
@@ -202,7 +202,7 @@ mod tests {
     }
 
     #[test]
-    fn a_stall_shows_in_what_is_corrected() {
+    fn a_stall_shows_in_the_corrected_percentile() {
         let histogram = Histogram::default();
         (0..9999).for_each(|_| histogram.record(100_000));
         histogram.record(500_000_000);
@@ -214,7 +214,7 @@ mod tests {
     }
 
     #[test]
-    fn the_table_says_what_grows_and_which_bars_hold() {
+    fn the_table_shows_the_growth_and_the_bars() {
         let mut ours = Measured::new("ours", "ours: build 1".into(), Some(151.0));
         let mut theirs = Measured::new("theirs", "theirs: build 2".into(), None);
         for (measured, beside) in [(&mut ours, 3.0), (&mut theirs, 12.0)] {

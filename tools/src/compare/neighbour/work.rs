@@ -1,4 +1,4 @@
-//! The work that hostile clients request: its amount, their records, and their requests.
+//! The work that hostile clients request: its amount, its records and its requests.
 
 use cf::msgpack::{put_integer, put_list_header, put_raw_header};
 
@@ -12,13 +12,13 @@ const LIST_GET: u8 = 17;
 const REGEX: u8 = 7;
 const REGEX_EXTENDED: i64 = 1;
 const BIN_OF_TYPE: u8 = 81;
-/// Bytes of a packed number in the list.
+/// Size of a packed number in the list, in bytes.
 const ELEMENT_BYTES: usize = 5;
-/// A pattern of 18 bytes with 10,000 repetitions to distinguish.
+/// A pattern of 18 bytes with 10,000 repetitions that must be distinguished.
 const PATTERN: &str = "(a{0,100}){0,100}b";
-/// Bins of a batch row, and rows of 25 bytes: 13.6 kB.
+/// Number of rows of the batch whose answer is not read; at 25 bytes a row it has 13.6 kB.
 const UNREAD_ROWS: usize = 544;
-/// Time after which a server gives up an unread scan, in milliseconds.
+/// Time after which a server gives up a scan that is not read, in milliseconds.
 const SCAN_TIMEOUT_MS: u32 = 10_000;
 
 /// The records of hostile clients.
@@ -39,7 +39,7 @@ impl Record {
 #[derive(Clone, Debug)]
 pub(super) struct Work {
     namespace: String,
-    /// Set of the ordinary clients.
+    /// Set of the ordinary clients' records.
     set: String,
     pub(super) list_operations: usize,
     pub(super) list_bytes: usize,
@@ -95,7 +95,7 @@ impl Work {
         Record::ALL.into_iter().map(write_of).collect()
     }
 
-    /// Operations that each walk over the whole list to its last element.
+    /// Operations each of which walks over the whole list to its last element.
     pub(super) fn list_request(&self) -> Vec<u8> {
         let mut last_element = Vec::new();
         put_list_header(&mut last_element, 2);
@@ -108,7 +108,7 @@ impl Work {
         self.frame(&request, Record::List)
     }
 
-    /// Reads of bins by name, the record's last bins first.
+    /// Reads of bins by name. The last bins of the record come first.
     pub(super) fn wide_request(&self) -> Vec<u8> {
         let read = Header { info1: info::INFO1_READ, ..Header::default() };
         let request = (0..self.wide_reads).fold(Template::new(read, self.target()), |request, at| {
@@ -157,7 +157,7 @@ impl Work {
         let count = (self.list_bytes / ELEMENT_BYTES).max(1);
         let mut out = Vec::with_capacity(self.list_bytes + ELEMENT_BYTES);
         put_list_header(&mut out, count as u32);
-        // Numbers that take five bytes each.
+        // Each of these numbers takes five bytes.
         (0..count as i64).for_each(|value| put_integer(&mut out, (1 << 24) + value));
         out
     }
@@ -174,7 +174,7 @@ fn bin_name(at: usize) -> String {
     format!("b{at}")
 }
 
-/// The bin matches [`PATTERN`].
+/// The filter that matches the bin against [`PATTERN`].
 fn regex_filter() -> Vec<u8> {
     let mut out = vec![0x94, REGEX];
     put_integer(&mut out, REGEX_EXTENDED);
@@ -196,7 +196,7 @@ mod tests {
     }
 
     #[test]
-    fn requests_are_as_large_as_they_are_said_to_be() {
+    fn requests_have_their_stated_sizes() {
         let work = Work::new("test", "s", 1.0);
         assert_eq!(op_count(&work.list_request()), 6000);
         assert_eq!(op_count(&work.wide_request()), 65_535);
@@ -212,7 +212,7 @@ mod tests {
     }
 
     #[test]
-    fn a_share_of_the_work_is_never_nothing() {
+    fn a_share_of_the_work_is_never_empty() {
         let work = Work::new("test", "s", 0.0);
         assert_eq!((op_count(&work.list_request()), op_count(&work.wide_request())), (1, 1));
         assert_eq!(work.preparing_requests().len(), Record::ALL.len());

@@ -24,15 +24,15 @@ use crate::cdt::{ContainerChange, Presence, Scope};
 /// Sort flags.
 const DESCENDING: u64 = 1;
 const DROP_DUPLICATES: u64 = 2;
-/// Above this number of comparisons, the search for duplicates sorts first, unless the values are so few that sorting
-/// takes longer.
+/// If the search for duplicates needs more comparisons than this, it sorts first, unless the values are so
+/// few that sorting takes longer.
 const COMPARISONS_MAX: u64 = 1 << 12;
 const UNSORTED_VALUES_MAX: u32 = 16;
 
 /// The changed list and the answer.
 pub(super) type Change = (ContainerChange, ResultValue);
 
-/// How values may be added to a list.
+/// The conditions under which values may be added to a list.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct AddFlags(u64);
 
@@ -42,7 +42,7 @@ impl AddFlags {
         self.0 & 1 != 0
     }
 
-    /// Nothing may be put beyond the end.
+    /// No element may be put beyond the end.
     const fn is_bounded(self) -> bool {
         self.0 & 2 != 0
     }
@@ -52,12 +52,12 @@ impl AddFlags {
         self.0 & 4 != 0
     }
 
-    /// Elements that may be added are added although others may not.
+    /// If some elements may not be added, the others are added nevertheless.
     pub(super) const fn is_partial(self) -> bool {
         self.0 & 12 == 12
     }
 
-    /// The outcome for a value that is in the list already.
+    /// The outcome for a value that is already in the list.
     pub(super) const fn exists(self) -> Result<ContainerChange, ResultCode> {
         if self.is_no_fail() { Ok(ContainerChange::Kept) } else { Err(ResultCode::ElementExists) }
     }
@@ -98,7 +98,7 @@ pub(crate) fn modify(
     }
 }
 
-/// Applies a call where there is no list. Only operations that add something create one.
+/// Applies a call when there is no list. Only operations that add elements create one.
 fn create(
     operation: CdtOperation,
     arguments: Arguments<'_>,
@@ -203,7 +203,7 @@ pub(super) struct Values<'a> {
     /// The offset of the first value.
     start: usize,
     pub(super) count: u32,
-    /// Whether they came as a list of items rather than as one value.
+    /// Whether the request gave a list of items instead of one value.
     are_items: bool,
     budget: &'a Budget<'a>,
 }
@@ -220,7 +220,7 @@ impl<'a> Values<'a> {
         Ok(Self { bytes, start, count, are_items, budget })
     }
 
-    /// Whether they came as one value.
+    /// Whether the request gave one value.
     pub(super) const fn is_one(&self) -> bool {
         !self.are_items
     }
@@ -234,7 +234,7 @@ impl<'a> Values<'a> {
     }
 }
 
-/// Inserts values into an unordered list; returns the outcome and the new number of elements.
+/// Inserts values into an unordered list. Returns the outcome and the new number of elements.
 fn insert(
     list: &Container<'_>,
     index: i64,
@@ -291,8 +291,8 @@ fn insert(
     Ok((splice(list, &edit, &[&nils, &contents], scope.is_top)?, count))
 }
 
-/// The positions of the values that are not in the list yet; `None` if nothing is to be added, because no value is new
-/// or because a duplicate ends the operation.
+/// The positions of the values that are not in the list yet. `None` if nothing is to be added, because no
+/// value is new or because a duplicate ends the operation.
 fn new_values(list: &Container<'_>, values: &Values<'_>, add: AddFlags) -> Result<Option<Mask>, ResultCode> {
     let offsets = values.offsets()?;
     let value = |position| values.contents().get(offsets.range(position, 1)).ok_or(ResultCode::Parameter);
@@ -399,7 +399,7 @@ fn set(
     let index = if index < 0 { total.wrapping_add(index) } else { index };
     let index = u32::try_from(index).map_err(|_| ResultCode::OpNotApplicable)?;
     if add.is_unique() {
-        // A value that equals only the element it replaces is unique.
+        // A value is unique if it equals only the element that it replaces.
         for (element, position) in elements(list)?.zip(0..) {
             let order =
                 compare_metered(element?, value.contents(), list.budget).ok_or(ResultCode::Parameter)?;

@@ -1,4 +1,4 @@
-//! Adds to ordered lists.
+//! Additions to ordered lists.
 
 use std::cmp::Ordering;
 
@@ -14,7 +14,7 @@ use crate::cdt::order::Among;
 use crate::cdt::pick::splice;
 use crate::cdt::{ContainerChange, Scope};
 
-/// Inserts values at their places in the order; returns the outcome and the new number of elements.
+/// Inserts values at their places in the order. Returns the outcome and the new number of elements.
 ///
 /// # Errors
 /// `ElementExists` or `OpNotApplicable` for values that must be unique and are not.
@@ -86,7 +86,7 @@ fn merge(
     let mut out = layout.begin(list.budget)?;
     let mut copied = 0;
     for &(start, value) in placed {
-        // Values without a defined order may ask for a place that is already past.
+        // Values without a defined order may ask for a place that has already been passed.
         let start = start.max(copied);
         out.extend_from_slice(list.slice(copied..start)?);
         out.extend_from_slice(value);
@@ -120,7 +120,7 @@ pub(super) fn replace(
         return splice(list, &edit, &[value], scope.is_top);
     }
     let replaced = list.range(index, 1)?;
-    // The elements from the new place on, or those up to it, make room.
+    // The elements from the new place on, or up to it, are moved to make room.
     let edit = |position: u32, end: u32, range| Edit {
         position,
         removed: end - position,

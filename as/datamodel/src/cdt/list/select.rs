@@ -16,7 +16,7 @@ use crate::cdt::result::{
 use crate::cdt::window::Window;
 use crate::particle::Particle;
 
-/// Above this number of ranks to find, the list is sorted once instead of walked for each.
+/// If more ranks than this must be found, the list is sorted once, instead of being walked for each rank.
 const WALKS_MAX: u32 = 8;
 
 /// Selects elements and builds the answer.
@@ -53,7 +53,7 @@ pub(super) fn select(
 /// The end of an interval of values.
 #[derive(Clone, Copy)]
 enum End<'a> {
-    /// The interval is the values equal to its begin.
+    /// The interval has the values that are equal to its start.
     OfSame,
     Open,
     Before(&'a [u8]),
@@ -101,7 +101,7 @@ fn find_run(list: &Container<'_>, value: &[u8], is_multi: bool) -> Result<Window
     Ok(window)
 }
 
-/// The answer when nothing is selected. A list has neither keys nor pairs.
+/// The answer if nothing is selected. A list has neither keys nor pairs.
 fn nothing(want: Want, position: impl Into<i64>) -> Result<Selection, ResultCode> {
     if want.kind == ReturnType::Key || want.is_map() {
         return Err(ResultCode::OpNotApplicable);
@@ -130,7 +130,7 @@ fn by_window(list: &Container<'_>, window: Window, want: Want) -> Result<Selecti
     if count == 0 {
         return nothing(want, start);
     }
-    // The answer has at most the elements, or a number for each.
+    // The answer has at most the elements, or a number for each element.
     list.budget.draw_for(if want.is_multi { count as usize } else { 1 })?;
     let answer = match want.kind {
         ReturnType::Rank | ReturnType::ReverseRank if count == list.count => run(want, 0, count, list.count)?,

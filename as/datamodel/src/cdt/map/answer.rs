@@ -17,7 +17,8 @@ use crate::cdt::pick::Mask;
 use crate::cdt::result::{Integers, ResultValue, ReturnType, Want, element, integer, not_found};
 use crate::particle::{BytesType, Particle};
 
-/// Keys, values or pairs, in the given order; a map result that must be ordered is sorted by key.
+/// Keys, values or pairs, in the given order. If the result is a map that must be ordered, it is sorted by
+/// key.
 ///
 /// # Errors
 /// `Parameter` for a damaged map; `Unknown` for a value that no bin can hold.
@@ -110,7 +111,7 @@ pub(super) fn ranks(
     Ok(Integers::of(positions.map(|position| want.directed(rank(position), map.count))))
 }
 
-/// The number of pairs below a pair by value, then key.
+/// The number of pairs that are below a pair by value, then by key.
 fn rank_of(map: &Container<'_>, position: u32) -> Result<u32, ResultCode> {
     if map.has_value_order() {
         let order = value_order(map)?;
@@ -120,7 +121,7 @@ fn rank_of(map: &Container<'_>, position: u32) -> Result<u32, ResultCode> {
     rank_of_pair(map, map.slice(offsets.range(position, 1))?)
 }
 
-/// The number of pairs of a map below `pair` by value, then key.
+/// The number of pairs of a map that are below `pair` by value, then by key.
 pub(super) fn rank_of_pair(map: &Container<'_>, pair: &[u8]) -> Result<u32, ResultCode> {
     let offsets = map.offsets()?;
     map.budget.draw_for(10 * map.count as usize)?;
@@ -139,7 +140,7 @@ pub(super) fn indexes(
     positions: impl Iterator<Item = u32>,
     want: Want,
 ) -> Result<ResultValue, ResultCode> {
-    // At most a number for each pair, and the reversed order of keys.
+    // The price covers a number for each pair, and the inverse order of keys.
     map.budget.draw_for(if want.is_multi { 8 * map.count as usize } else { 1 })?;
     let mut positions = positions.peekable();
     let Some(&first) = positions.peek() else {
@@ -157,7 +158,7 @@ pub(super) fn indexes(
     Ok(Integers::of(positions.map(|position| want.directed(index(position), map.count))))
 }
 
-/// The number of keys of an unordered map below that of a pair.
+/// The number of keys of an unordered map that are below the key of a pair.
 pub(super) fn index_of(map: &Container<'_>, position: u32) -> Result<u32, ResultCode> {
     let (key, _) = split(map.element(position)?, map.budget)?;
     count_below(parts(map, true)?, key, map.budget)
@@ -171,7 +172,7 @@ fn order_by_key(map: &Container<'_>, offsets: &Offsets) -> Result<Vec<u32>, Resu
     Ok(order)
 }
 
-/// Turns positions by rank into ranks by position.
+/// Converts positions by rank to ranks by position.
 fn inverse(order: &[u32]) -> Vec<u32> {
     let mut ranks = vec![0; order.len()];
     for (&position, rank) in order.iter().zip(0..) {
@@ -182,10 +183,10 @@ fn inverse(order: &[u32]) -> Vec<u32> {
     ranks
 }
 
-/// Answers that need only a set of pairs.
+/// Answers that need only the set of selected pairs.
 ///
 /// # Errors
-/// `OpNotApplicable` for return types that need more.
+/// `OpNotApplicable` for return types that need more than the set.
 pub(super) fn of_mask(map: &Container<'_>, mask: &Mask, want: Want) -> Result<ResultValue, ResultCode> {
     match want.kind {
         ReturnType::None => Ok(None),

@@ -1,7 +1,7 @@
 //! Finds pairs of a map.
 //!
-//! A walk finds a key in a map without an index. It reads each key once and ends early where the order allows, so that
-//! only operations that need the offsets of all pairs compute them.
+//! In a map without an index, a key is found by a walk that reads each key once and ends early if the order
+//! allows that. Only operations that need the offsets of all pairs compute them.
 
 use std::cmp::Ordering;
 use std::ops::Range;
@@ -35,8 +35,8 @@ impl Place {
     }
 }
 
-/// Finds `key`, or where to insert it: at its place in a map whose pairs are in order (flagged or not), at the end of
-/// any other.
+/// Finds `key`, or the place where it would be inserted: its place in the order if the pairs are in order
+/// (flagged or not), otherwise the end.
 ///
 /// # Errors
 /// `Parameter` for a damaged map.
@@ -95,16 +95,17 @@ fn place_at(map: &Container<'_>, found: SearchResult) -> Result<Place, ResultCod
     Ok(Place::missing(found.rank, map.start_of(found.rank)?))
 }
 
-/// Whether the order between a key and those of a map is unambiguous, so that every search finds the same.
+/// Whether the order between a key and the keys of a map is unambiguous, so that every search has the same
+/// result.
 fn is_plain(key: &[u8]) -> bool {
     let kind = Reader::new(key).kind();
     kind.is_some_and(|kind| kind.is_integer() || matches!(kind, Kind::Text | Kind::Bytes))
 }
 
-/// Pairs that a walk over an ordered map skips at once.
+/// Number of pairs that a walk over an ordered map skips at once.
 const STRIDE: u32 = 32;
 
-/// Walks over the pairs of an ordered map up to `key`, and skips most keys unread.
+/// Walks over the pairs of an ordered map up to `key`. Most keys are skipped without being read.
 fn walk_ordered(map: &Container<'_>, key: &[u8]) -> Option<Place> {
     let probe = Probe::new(key);
     let at = |start: usize| map.contents.get(start..);
@@ -153,8 +154,8 @@ fn walk_equal(map: &Container<'_>, key: &[u8]) -> Option<Place> {
     Some(Place::missing(map.count, map.contents.len()))
 }
 
-/// Walks over the pairs of an unordered map up to `key`. A missing key belongs before the first greater key, provided
-/// that the keys before that ascend.
+/// Walks over the pairs of an unordered map up to `key`. A missing key belongs before the first greater key,
+/// if the keys before that ascend.
 fn walk_unordered(map: &Container<'_>, key: &[u8]) -> Option<Place> {
     let probe = Probe::new(key);
     let mut walk = Walk::new(map.contents, 0, map.budget);
@@ -172,7 +173,7 @@ fn walk_unordered(map: &Container<'_>, key: &[u8]) -> Option<Place> {
         }
     }
     walk.finish()?;
-    // The key before the place is less than the sought one, hence less than the one at the place.
+    // The key before the place is less than the searched key, and therefore less than the key at the place.
     if !is_ascending(map, place.position)? {
         place = Place::missing(map.count, map.contents.len());
     }
@@ -193,13 +194,13 @@ fn is_ascending(map: &Container<'_>, count: u32) -> Option<bool> {
     Some(true)
 }
 
-/// The bytes from a pair on.
+/// The bytes from a pair to the end.
 #[inline]
 pub(crate) fn bytes_at<'a>(map: &Container<'a>, offsets: &Offsets, position: u32) -> Option<&'a [u8]> {
     map.contents.get(offsets.start(position)..)
 }
 
-/// Keys of all pairs, or values of all pairs.
+/// The keys of all pairs, or the values of all pairs.
 pub(crate) fn parts<'m, 'a>(
     map: &'m Container<'a>,
     are_keys: bool,
@@ -228,12 +229,12 @@ fn compare_by_key(left: &[u8], right: &[u8], budget: &Budget<'_>) -> Option<Orde
     }
 }
 
-/// Positions of the window's pairs of an unordered map, in order of their keys.
+/// Positions of the window's pairs of an unordered map, in the order of their keys.
 pub(crate) fn pick_by_key(map: &Container<'_>, window: Window) -> Result<Vec<u32>, ResultCode> {
     pick(map, window, compare_by_key)
 }
 
-/// Positions of the window's pairs, in order of their values.
+/// Positions of the window's pairs, in the order of their values.
 pub(crate) fn pick_by_value(map: &Container<'_>, window: Window) -> Result<Vec<u32>, ResultCode> {
     if map.has_value_order() {
         let mut order = value_order(map)?;
@@ -255,7 +256,7 @@ fn pick(
     Ok(ranked.ascending())
 }
 
-/// The position of the pair that is `index` in order of keys.
+/// The position of the pair whose place in the order of keys is `index`.
 ///
 /// # Errors
 /// `Parameter` for a damaged map.
@@ -266,7 +267,7 @@ pub(crate) fn position_by_index(map: &Container<'_>, index: u32) -> Result<u32, 
     pick_by_key(map, Window { start: index, count: 1 })?.first().copied().ok_or(ResultCode::Parameter)
 }
 
-/// The position of the pair that is `rank` in order of values.
+/// The position of the pair whose place in the order of values is `rank`.
 ///
 /// # Errors
 /// `Parameter` for a damaged map.
@@ -274,7 +275,8 @@ pub(crate) fn position_by_rank(map: &Container<'_>, rank: u32) -> Result<u32, Re
     pick_by_value(map, Window { start: rank, count: 1 })?.first().copied().ok_or(ResultCode::Parameter)
 }
 
-/// The position of a pair with `value`: the first in the map, or the lowest in the index's order.
+/// The position of a pair with `value`: the first one in the map, or the lowest one in the order of the
+/// index.
 ///
 /// # Errors
 /// `Parameter` for a damaged map.
@@ -287,7 +289,7 @@ pub(crate) fn position_by_value(map: &Container<'_>, value: &[u8]) -> Result<Opt
     crate::cdt::items::position_of(parts(map, false)?, value, map.budget)
 }
 
-/// Searches the values of a map in order.
+/// Searches the values of a map in their order.
 pub(crate) fn search_values(
     map: &Container<'_>,
     order: &[u32],

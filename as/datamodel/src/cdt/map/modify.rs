@@ -25,7 +25,7 @@ use crate::cdt::{ContainerChange, Scope};
 /// The changed map and the answer.
 type Change = (ContainerChange, ResultValue);
 
-/// Which pairs may be put into a map.
+/// The conditions under which pairs may be put into a map.
 #[derive(Clone, Copy, Debug)]
 struct PutFlags {
     /// The value of an existing key may be replaced.
@@ -34,7 +34,7 @@ struct PutFlags {
     creates: bool,
     /// A pair that may not be put is skipped without an error.
     no_fail: bool,
-    /// Pairs that may be put are put although others may not.
+    /// If some pairs may not be put, the others are put nevertheless.
     is_partial: bool,
 }
 
@@ -52,7 +52,7 @@ impl PutFlags {
         }
     }
 
-    /// Whether a pair may be put, given whether its key exists; the error if a refusal is one.
+    /// Whether a pair may be put, depending on whether its key exists. The error, if a refusal is an error.
     const fn allows(self, is_there: bool) -> Result<bool, ResultCode> {
         match (is_there, self) {
             (true, Self { overwrites: true, .. }) | (false, Self { creates: true, .. }) => Ok(true),
@@ -90,7 +90,7 @@ pub(crate) fn modify(
     }
 }
 
-/// Applies a call where there is no map. Only operations that add something create one.
+/// Applies a call when there is no map. Only operations that add pairs create one.
 fn create(
     operation: CdtOperation,
     arguments: Arguments<'_>,
@@ -104,7 +104,7 @@ fn create(
     }
     let addition = Addition::parse(operation, arguments)?;
     let touched_flags = scope.creation_flags(Shape::Map, addition.creation_flags());
-    // Only the operation that sets the type makes an index without an order.
+    // Only the operation that sets the type can make an index without an order.
     let mut flags = if touched_flags == flags::PERSIST_INDEX { 0 } else { touched_flags };
     if !scope.is_top {
         flags &= !flags::PERSIST_INDEX;
@@ -198,7 +198,7 @@ fn normal_key<'k>(key: &'k [u8], budget: &Budget<'_>) -> Result<Cow<'k, [u8]>, R
     if is_key { Ok(normal) } else { Err(ResultCode::Parameter) }
 }
 
-/// Puts a pair; returns the outcome and the new number of pairs.
+/// Puts a pair. Returns the outcome and the new number of pairs.
 fn put_pair(
     map: &Container<'_>,
     key: &[u8],
@@ -216,7 +216,7 @@ fn put_pair(
     Ok((splice(map, &edit, &[key, value], scope.is_top)?, count))
 }
 
-/// Puts the pairs of a map; returns the outcome and the new number of pairs.
+/// Puts the pairs of a map. Returns the outcome and the new number of pairs.
 fn put_items(
     map: &Container<'_>,
     items: &[u8],
@@ -238,7 +238,7 @@ fn put_items(
         let pair = items.slice(offsets.range(position, 1))?;
         let place = find_by_offsets(map, pair)?;
         let is_allowed = match put.allows(place.is_found) {
-            // An empty map takes even pairs that may not be created, if partial success is allowed.
+            // If partial success is allowed, an empty map takes even pairs that may not be created.
             Ok(false) if map.count == 0 && put.is_partial => true,
             is_allowed => is_allowed?,
         };
@@ -252,7 +252,7 @@ fn put_items(
     merge(map, &placed, count, scope)
 }
 
-/// The map with pairs in place of ascending ranges of its contents.
+/// The map with pairs instead of ascending ranges of its contents.
 fn merge(
     map: &Container<'_>,
     placed: &[(Range<usize>, &[u8])],
@@ -279,7 +279,7 @@ fn merge(
     Ok((ContainerChange::Replaced(layout.seal(out, map.budget)?), count))
 }
 
-/// An unordered map with its pairs sorted by key in `contents`; `None` if they are sorted already.
+/// The contents of an unordered map, with its pairs sorted by key; `None` if they are already sorted.
 fn in_key_order<'c>(
     map: &Container<'c>,
     contents: &'c mut Vec<u8>,

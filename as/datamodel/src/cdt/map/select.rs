@@ -61,7 +61,7 @@ pub(super) fn select(
 /// The end of an interval of values.
 #[derive(Clone, Copy)]
 enum End<'a> {
-    /// The interval is the values equal to its begin.
+    /// The interval has the values that are equal to its start.
     OfSame,
     Open,
     Before(&'a [u8]),
@@ -303,7 +303,7 @@ pub(super) fn find_run(
     Ok(window)
 }
 
-/// Answers in the order of values, which the index holds.
+/// Answers in the order of values, which the index has.
 fn by_values_indexed(
     map: &Container<'_>,
     begin: &[u8],
@@ -326,7 +326,7 @@ fn by_values_indexed(
     by_positions(map, order.get(window.start as usize..window.end() as usize), window, want)
 }
 
-/// Selects the pairs at positions in order of value, whose ranks are `window`.
+/// Selects the pairs at `positions`, which are in the order of values and have the ranks of `window`.
 fn by_positions(
     map: &Container<'_>,
     positions: Option<&[u32]>,

@@ -18,7 +18,7 @@ use crate::cdt::window::Window;
 /// Selects the pairs with the keys of a list.
 ///
 /// # Errors
-/// `Parameter` for anything but a list; `OpNotApplicable` for ranks.
+/// `Parameter` for an argument that is not a list; `OpNotApplicable` for ranks.
 pub(super) fn by_key_list(map: &Container<'_>, keys: &[u8], want: Want) -> Result<Selection, ResultCode> {
     let keys = Items::parse(keys, map.budget)?;
     if keys.count == 0 {
@@ -49,7 +49,7 @@ pub(super) fn by_key_list(map: &Container<'_>, keys: &[u8], want: Want) -> Resul
     Ok(Selection::new(Picked::Mask(mask), answer))
 }
 
-/// The run of keys that are equal to `key`: at most one, unless it holds a wildcard.
+/// The run of keys that are equal to `key`. It has at most one key, unless `key` contains a wildcard.
 fn run_of_key(map: &Container<'_>, key: &[u8]) -> Result<Window, ResultCode> {
     if !holds_search_value(key) {
         let place = find_by_offsets(map, key)?;
@@ -66,7 +66,7 @@ fn run_of_key(map: &Container<'_>, key: &[u8]) -> Result<Window, ResultCode> {
 /// Selects the pairs with the values of a list.
 ///
 /// # Errors
-/// `Parameter` for anything but a list; `OpNotApplicable` for ranges.
+/// `Parameter` for an argument that is not a list; `OpNotApplicable` for ranges.
 pub(super) fn by_value_list(map: &Container<'_>, values: &[u8], want: Want) -> Result<Selection, ResultCode> {
     let values = Items::parse(values, map.budget)?;
     if values.count == 0 {
@@ -88,7 +88,7 @@ pub(super) fn by_value_list(map: &Container<'_>, values: &[u8], want: Want) -> R
     Ok(Selection::new(Picked::Mask(mask), answer))
 }
 
-/// Indexes and ranks are in the order of the values of the list, by the index's order of values, with repetitions.
+/// Indexes and ranks are in the order of the list's values, by the index's order of values, with repetitions.
 fn by_value_list_indexed(
     map: &Container<'_>,
     values: &Items<'_>,
@@ -110,7 +110,7 @@ fn by_value_list_indexed(
     Ok(Selection::new(Picked::Mask(mask), answer))
 }
 
-/// An empty list selects nothing, or everything if inverted.
+/// An empty list selects nothing; if inverted, it selects everything.
 fn by_empty_list(map: &Container<'_>, want: Want) -> Result<Selection, ResultCode> {
     if want.is_index_range() || want.is_rank_range() {
         return Err(ResultCode::OpNotApplicable);
@@ -118,7 +118,7 @@ fn by_empty_list(map: &Container<'_>, want: Want) -> Result<Selection, ResultCod
     if want.is_inverted {
         return all(map, want.upright());
     }
-    // An unknown return type is no error here.
+    // An unknown return type is not an error here.
     Ok(Selection::nothing(not_found(want, 0).unwrap_or_default()))
 }
 
@@ -147,7 +147,7 @@ impl<'b> Windows<'b> {
         Ok(())
     }
 
-    /// The selected positions, and the runs one after the other as the answer.
+    /// The selected positions, and, as the answer, the runs one after another.
     fn finish(self, want: Want) -> (Mask, Option<crate::particle::Particle<'static>>) {
         self.finish_through(want, None)
     }

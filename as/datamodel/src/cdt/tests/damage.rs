@@ -10,7 +10,7 @@ use crate::cdt::call::codes;
 use crate::change::{Change, Modified};
 use crate::particle::{BytesType, Particle};
 
-/// Bytes that only a damaged record can hold; some headers are wrong about what follows.
+/// Bytes that only a damaged record can hold. Some headers are wrong about the bytes that follow.
 fn raw_bytes() -> impl Strategy<Value = Vec<u8>> {
     let piece = prop_oneof![
         4 => (0u8..0xa4).prop_map(|byte| vec![byte]),
@@ -45,7 +45,7 @@ proptest! {
             let bin = Particle::owned(bytes_type, bytes.clone());
             for code in codes() {
                 let mut call = Vec::new();
-                // With one to three arguments; the last is a number, a list or a map.
+                // Calls have one to three arguments. The last one is a number, a list or a map.
                 for count in 1u8..4 {
                     call.clear();
                     if depth {

@@ -1,4 +1,4 @@
-//! Invalid bytes from clients or storage give errors and do no harm.
+//! Invalid bytes from clients or storage lead to errors and do no harm.
 
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -11,7 +11,7 @@ use crate::cdt::{list_to_wire, value_at};
 use crate::change::Change;
 use crate::particle::{BytesType, Particle};
 
-/// Calls with every code, few arguments and short contexts, mostly of the right kind.
+/// Calls with every code, few arguments and short contexts. Most are of the right kind.
 fn random_call(random: &mut Random) -> Value {
     let argument = |random: &mut Random| match random.below(6) {
         0 => Value::list((0..random.below(3)).map(|_| Value::random(random, 1)).collect()),
@@ -142,7 +142,7 @@ fn deep_values_are_neither_stored_nor_a_danger() {
 fn no_operation_makes_a_list_that_would_be_misread() {
     const EXTENSION: [u8; 3] = [0xd4, 5, 6];
     let refused: [(&[u8], &[u8]); 12] = [
-        // Append, insert, set, and the same with items.
+        // The operations are append, insert, set, and the same with items.
         (&[0x90], &[0x92, 1, 0xd4, 5, 6]),
         (&[0x90], &[0x92, 2, 0x92, 0xc7, 0, 0, 0xd4, 5, 6]),
         (&[0x91, 1], &[0x93, 3, 0, 0xd4, 5, 6]),
@@ -150,12 +150,12 @@ fn no_operation_makes_a_list_that_would_be_misread() {
         (&[0x91, 1], &[0x93, 9, 0, 0xd4, 5, 6]),
         (&[0x91, 0x91, 1], &[0x93, 0xcc, 0xff, 0x92, 0x10, 0, 0x93, 9, 0, 0xd4, 5, 6]),
         (&[0x90], &[0x92, 1, 0x92, 0xc7, 0, 0, 0xd4, 5, 6]),
-        // Remove, pop, trim, and removal by value.
+        // The operations are remove, pop, trim, and removal by value.
         (&[0x92, 1, 0xd4, 5, 6], &[0x92, 7, 0]),
         (&[0x92, 1, 0xd4, 5, 6], &[0x92, 5, 0]),
         (&[0x92, 1, 0xd4, 5, 6], &[0x93, 10, 1, 1]),
         (&[0x92, 1, 0xd4, 5, 6], &[0x93, 35, 0, 1]),
-        // The order is dropped, the index stays.
+        // The flag for order is dropped, the one for the index stays.
         (&[0x92, 0xc7, 0, 1, 0xd4, 5, 6], &[0x92, 0, 0x10]),
     ];
     for (stored, call) in refused {
@@ -169,7 +169,7 @@ fn no_operation_makes_a_list_that_would_be_misread() {
     }
 }
 
-/// The C server does this too; the recorded operations show it. No client may write such a map.
+/// The C server does this too, as the recorded operations show. No client may write such a map.
 #[test]
 fn a_context_makes_a_pair_of_any_key() {
     let call = |key: &[u8]| [&[0x93, 0xcc, 0xff, 0x92, 0x62], key, &[0x93, 67, 1, 1]].concat();

@@ -1,4 +1,4 @@
-//! A naive model of list operations over a vector.
+//! A naive model of list operations, based on a vector.
 
 use proto::ResultCode;
 
@@ -20,7 +20,7 @@ pub(super) fn window(index: i64, count: i64, total: usize) -> Vec<usize> {
     window_from(if index < 0 { total as i64 + index } else { index }, count, total)
 }
 
-/// Same as [`window`], from a start that does not count from the end.
+/// Same as [`window`], with a start that does not count from the end.
 pub(super) fn window_from(start: i64, count: i64, total: usize) -> Vec<usize> {
     (start.max(0)..(start + count).min(total as i64)).map(|position| position as usize).collect()
 }
@@ -69,7 +69,8 @@ pub(super) fn some_count(random: &mut Random, arguments: &mut Vec<Value>) -> i64
     count
 }
 
-/// How elements are selected: code to get, code to remove, whether any number of elements may be selected.
+/// A way of selecting elements: code to get, code to remove, and whether any number of elements may be
+/// selected.
 type Selector = (i64, i64, bool);
 
 const BY_INDEX: Selector = (19, 32, false);
@@ -94,7 +95,7 @@ const SELECTORS: [Selector; 9] = [
     BY_RELATIVE_RANK_RANGE,
 ];
 
-/// Arguments after the return type, and the positions of the elements they select.
+/// The arguments after the return type, and the positions of the elements that they select.
 fn selected(
     random: &mut Random,
     list: &List,
@@ -172,7 +173,7 @@ fn select(random: &mut Random, list: &mut List) -> (CdtOperation, Expected) {
     let mut by_rank: Vec<usize> = (0..total).collect();
     by_rank.sort_by(|&a, &b| order(&list.items[a], &list.items[b]));
     let has_equals = by_rank.windows(2).any(|pair| list.items[pair[0]].is(&list.items[pair[1]]));
-    // The algorithm decides about the ranks of equal elements, unless the list is ordered.
+    // If the list is not ordered, the algorithm determines the ranks of equal elements.
     let are_ranks_clear = list.is_ordered || !has_equals;
     let mut selector = *random.pick(&SELECTORS);
     if !are_ranks_clear && [BY_RANK, BY_RANK_RANGE, BY_RELATIVE_RANK_RANGE].contains(&selector) {
@@ -185,7 +186,7 @@ fn select(random: &mut Random, list: &mut List) -> (CdtOperation, Expected) {
     }
     let mut kinds = vec![NONE, INDEX, REVERSE_INDEX, COUNT, VALUE, VALUE];
     if !is_inverted {
-        // Selectors differ in their answer to whether elements outside of a selection exist.
+        // Selectors differ in whether elements outside a selection count as existing.
         kinds.push(EXISTS);
     }
     if are_ranks_clear {
@@ -314,7 +315,7 @@ fn change(random: &mut Random, list: &mut List) -> (CdtOperation, Expected) {
     (CdtOperation { call, modifies: true }, expected)
 }
 
-/// The values to be added; `None` when the operation ends without a change, an error when it fails.
+/// The values to be added; `None` if the operation ends without a change, and an error if it fails.
 fn addable(
     list: &List,
     values: &[Value],

@@ -1,4 +1,4 @@
-//! A naive model of map operations over a vector of pairs.
+//! A naive model of map operations, based on a vector of pairs.
 
 use proto::ResultCode;
 
@@ -25,7 +25,7 @@ pub(super) fn operation(random: &mut Random, map: &mut Map) -> (CdtOperation, Ex
     if random.chance(60) { select(random, map) } else { change(random, map) }
 }
 
-/// How pairs are selected: code to get, code to remove, whether any number of pairs may be selected.
+/// A way of selecting pairs: code to get, code to remove, and whether any number of pairs may be selected.
 type Selector = (i64, i64, bool);
 
 const BY_KEY: Selector = (97, 76, false);
@@ -58,7 +58,7 @@ const SELECTORS: [Selector; 13] = [
     BY_RELATIVE_RANK_RANGE,
 ];
 
-/// Arguments after the return type, and the positions of the pairs they select.
+/// The arguments after the return type, and the positions of the pairs that they select.
 fn selected(
     random: &mut Random,
     map: &Map,
@@ -182,7 +182,7 @@ fn select(random: &mut Random, map: &mut Map) -> (CdtOperation, Expected) {
         ],
     };
     let mut kind = *random.pick(&kinds);
-    // Selectors differ in their answer to whether elements outside of a selection exist.
+    // Selectors differ in whether pairs outside a selection count as existing.
     if !is_inverted && random.chance(10) {
         kind = EXISTS;
     }
@@ -293,8 +293,8 @@ fn change(random: &mut Random, map: &mut Map) -> (CdtOperation, Expected) {
     (CdtOperation { call, modifies: true }, expected)
 }
 
-/// An empty map takes even pairs that must not be created, if failure is no error and partial success is
-/// allowed.
+/// If failure is not an error and partial success is allowed, an empty map takes even pairs that must not be
+/// created.
 fn put_or_fill(map: &mut Map, items: &Map, flags: i64) -> Expected {
     let fills = NO_CREATE | NO_FAIL | PARTIAL;
     let flags = if map.pairs.is_empty() && flags & fills == fills { 0 } else { flags };

@@ -1,9 +1,9 @@
-//! Lists and maps compared with models over vectors, and fed with invalid bytes.
+//! Compares lists and maps with models over vectors, and tests them with invalid bytes.
 //!
-//! A run starts from a seed: a bin gets one operation after the other, with contexts that lead into its value, and
-//! so does a naive model. After each operation the answers and the values must agree, and the stored bytes must
-//! equal those of a writer that starts from scratch, index included. The order of an answer with several elements
-//! is not compared: the conformance corpora check it to the byte.
+//! A run starts from a seed. A bin gets one operation after another, with contexts that lead into its value,
+//! and so does a naive model. After each operation the answers and the values must agree, and the stored
+//! bytes must equal those of a writer that starts from scratch, index included. The order of an answer with
+//! several elements is not compared here; the conformance corpora compare it to the byte.
 
 mod damage;
 mod hostile;
@@ -78,7 +78,7 @@ fn payload(steps: &[Step], call: &[Value]) -> Vec<u8> {
     Value::list(vec![Value::Int(0xff), Value::list(context), Value::list(call.to_vec())]).packed()
 }
 
-/// Applies `payload`; returns the answer and the bin afterwards.
+/// Applies `payload`. Returns the answer, and the bin afterwards.
 fn carry_out(
     bin: Option<Particle<'static>>,
     payload: &[u8],
@@ -102,7 +102,7 @@ fn carry_out(
     }
 }
 
-/// Checks that the stored bytes of a list or map equal those of a writer for its flags and contents.
+/// Checks that the stored bytes of a list or map equal those that a writer makes for its flags and contents.
 fn assert_well_stored(bin: &Particle<'_>) {
     let (shape, bytes) = match bin {
         Particle::Bytes(BytesType::List, bytes) => (Shape::List, bytes),
@@ -166,7 +166,7 @@ proptest! {
     }
 }
 
-/// A new operation must be added to a model too.
+/// A new operation must be added to one of the models too.
 #[test]
 fn the_models_have_every_operation() {
     let mut random = Random::new(1);

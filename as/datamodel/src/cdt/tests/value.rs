@@ -62,7 +62,7 @@ pub(super) struct List {
     pub(super) items: Vec<Value>,
 }
 
-/// Pairs in order of their keys, even if the flags do not say so.
+/// Pairs in the order of their keys, even if the flags do not say so.
 #[derive(Clone, Debug, PartialEq, Default)]
 pub(super) struct Map {
     /// 0 unordered, 1 by key, 3 by key and value; 8 in results.
@@ -279,8 +279,8 @@ impl Value {
         self
     }
 
-    /// Sorts equal elements of ordered lists in bin values (flags inside of them may differ), so that values can be
-    /// compared.
+    /// Sorts equal elements of ordered lists in bin values (flags inside them may differ), so that values can
+    /// be compared.
     pub(super) fn with_ties_undone(mut self) -> Self {
         match &mut self {
             Self::List(list) => {
@@ -307,7 +307,7 @@ impl Value {
         }
     }
 
-    /// Positions of elements that are containers themselves.
+    /// Positions of the elements that are containers.
     pub(super) fn container_positions(&self) -> Vec<usize> {
         let is_container = |value: &Value| matches!(value, Self::List(_) | Self::Map(_));
         match self {

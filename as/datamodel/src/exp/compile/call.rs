@@ -1,6 +1,6 @@
 //! Calls of list, map, bit and HyperLogLog operations.
 //!
-//! The operation is a msgpack list as clients send it outside of expressions, except that arguments which are
+//! The operation is a msgpack list as clients send it outside expressions, except that arguments which are
 //! lists are expressions. Its other bytes are copied unchanged.
 
 use cf::msgpack::Kind;
@@ -33,7 +33,7 @@ pub(super) struct CallFrame {
     is_open: bool,
 }
 
-/// The number of pieces of an operation as the C server counts them; it is limited.
+/// The number of pieces of an operation. The C server limits this number and counts in the same way.
 #[derive(Clone, Copy, Debug)]
 struct Pieces {
     count: u32,
@@ -94,7 +94,7 @@ impl Compiler<'_> {
         Some(Frame::Call(frame))
     }
 
-    /// Skips arguments up to the next one that is evaluated, if there is one.
+    /// Skips arguments up to the next one that must be evaluated, if there is one.
     fn skip_arguments(&mut self, frame: &mut CallFrame) -> Option<()> {
         while frame.left != 0 {
             if self.reader.kind()? == Kind::List {

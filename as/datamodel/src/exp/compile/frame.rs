@@ -8,7 +8,7 @@ use crate::exp::value::Type;
 
 use super::call::CallFrame;
 
-/// An operator and its progress.
+/// An operator, and how far it has been compiled.
 #[derive(Debug)]
 pub(super) enum Frame {
     /// An operator with plain operands.
@@ -20,7 +20,7 @@ pub(super) enum Frame {
         /// Whether an earlier operand is open.
         is_open: bool,
     },
-    /// A regular expression, which awaits the text to match.
+    /// A regular expression that waits for the text to match.
     Regex(RegexId),
     Connective {
         connective: Connective,
@@ -35,10 +35,10 @@ pub(super) enum Frame {
     },
     Cond(CondFrame),
     Let {
-        /// Number of variables defined, the current one included.
+        /// Number of defined variables, including the current one.
         defined: u32,
         count: u32,
-        /// The variable whose value is being read; `None` when all are defined.
+        /// The variable whose value is being read; `None` if all are defined.
         current: Option<Slot>,
         outer: HandlerId,
     },
@@ -66,7 +66,7 @@ pub(super) struct CondFrame {
 pub(super) enum Step {
     /// Another operand.
     Operand,
-    /// None: the operator is complete, of this type.
+    /// There is none: the operator is complete, and has this type.
     Done(StaticType),
 }
 
@@ -94,7 +94,7 @@ impl Compiler<'_> {
             }
             Frame::Connective { connective, count, left, outer, exits, is_open } => {
                 shape.must_be(Type::Bool)?;
-                // A known operand may decide; an exclusive connective needs two.
+                // A known operand may decide the result. An exclusive connective needs two.
                 if *connective != Connective::Exclusive || left == count {
                     *is_open &= shape.is_open;
                 }
@@ -116,8 +116,8 @@ impl Compiler<'_> {
         }
     }
 
-    /// Takes the `done`th of `count` operands. Returns the type of the operator's value, which may not be final before
-    /// the last operand.
+    /// Takes operand number `done` of `count`. Returns the type of the operator's value, which may not be
+    /// final before the last operand.
     fn operand(
         &mut self,
         operator: Operator,
@@ -185,11 +185,11 @@ impl Compiler<'_> {
         }
     }
 
-    /// Combines the `done`th of `count` operands with the earlier ones.
+    /// Combines operand number `done` of `count` with the earlier ones.
     fn fold(&mut self, binary: Binary, done: u32, count: u32) {
         let handler = self.handler;
         match binary {
-            // The first is divided by the product of the others.
+            // The first operand is divided by the product of the others.
             Binary::Divide => {
                 if done > 2 {
                     self.combine(2, Instruction::Binary(Binary::Multiply, handler));
@@ -266,7 +266,8 @@ impl Compiler<'_> {
         }
         let is_default = cond.left == 0;
         if !shape.is_unknown || is_default && cond.result.is_none() {
-            // An extension, which has no type, may precede the first value that has one. It then counts as unknown.
+            // An extension, which has no type, may precede the first value that has a type. It then counts as
+            // unknown.
             cond.result = cond.result.or(shape.result);
             if cond.result != shape.result {
                 return None;

@@ -13,7 +13,7 @@ use crate::particle::BytesType;
 const SHORTEST_EXTENSION: u8 = 0xd4;
 
 impl Compiler<'_> {
-    /// Compiles a value that is no list.
+    /// Compiles a value that is not a list.
     pub(super) fn literal(&mut self) -> Option<StaticType> {
         let (mut constant, result) = self.read_literal()?;
         if let Constant::Bytes(BytesType::GeoJson, text) = constant {
@@ -25,7 +25,7 @@ impl Compiler<'_> {
         Some(StaticType { result, is_unknown: false, is_open: false })
     }
 
-    /// Reads a value that is no list, and its type.
+    /// Reads a value that is not a list, and its type.
     pub(super) fn read_literal(&mut self) -> Option<(Constant, Option<Type>)> {
         let marker = self.reader.marker()?;
         let mut ahead = self.reader;
@@ -65,14 +65,14 @@ impl Compiler<'_> {
         Some((constant, result))
     }
 
-    /// Skips a value without looking into it.
+    /// Skips a value without examining it.
     pub(super) fn skip_literal(&mut self) -> Option<()> {
         let mut ahead = self.reader;
         must_be_known(ahead.marker()?, &ahead.head()?)?;
         self.reader.skip(1)
     }
 
-    /// The next value as a whole, which remains unread.
+    /// The whole of the next value, which remains unread.
     fn value_ahead(&self) -> Option<Span> {
         let mut ahead = self.reader;
         let len = ahead.value()?.len() as u32;
@@ -80,7 +80,7 @@ impl Compiler<'_> {
     }
 }
 
-/// Refuses extensions of one byte that are no search values.
+/// Refuses extensions of one byte that are not search values.
 fn must_be_known(marker: u8, head: &Head<'_>) -> Option<()> {
     let is_search = matches!(head, Head::Extension(extension) if extension.kind == SEARCH)
         && matches!(head.kind(), Kind::Wildcard | Kind::Infinity);

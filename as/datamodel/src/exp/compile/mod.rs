@@ -1,9 +1,10 @@
 //! Compiles the bytes of an expression to a program, in one pass.
 //!
-//! An expression is a msgpack value: a list of an operator's code and its elements, or any other value as a literal.
-//! The compiler checks types, so that a program finds operands of the right types (or unknown ones).
+//! An expression is a msgpack value: a list of an operator's code and its elements, or any other value as a
+//! literal. The compiler checks types, so that the operands in a program have the right types or are unknown.
 //!
-//! Nothing recurses: the operators around the current position are a stack of frames, of limited depth.
+//! The compiler does not recurse: the operators around the current position are a stack of frames with
+//! limited depth.
 
 mod call;
 mod frame;
@@ -24,7 +25,7 @@ use crate::particle::BytesType;
 
 /// Deepest nesting of operators.
 pub(super) const DEPTH_MAX: usize = 4_096;
-/// Largest number of regular expressions, and the most bytes that they may take together when compiled.
+/// Maximum number of regular expressions, and maximum size of all of them together when compiled, in bytes.
 const REGEX_COUNT_MAX: usize = 256;
 const REGEX_SIZE_MAX: usize = 16 << 20;
 
@@ -44,7 +45,7 @@ impl StaticType {
         StaticType { result: Some(result), is_unknown: false, is_open: false }
     }
 
-    /// The type of a value that needs a record that has been read.
+    /// The type of a value that can be computed only from a record that has been read.
     const fn open(result: Type) -> Self {
         StaticType { is_open: true, ..StaticType::of(result) }
     }
@@ -203,7 +204,7 @@ impl<'e> Compiler<'e> {
     }
 
     fn bin_type(&mut self) -> Option<StaticType> {
-        // BinType reports the type of the bin and expects none.
+        // BinType reports the type of the bin, so no type is expected.
         let name = self.bin_name(Type::Nil)?;
         self.push(Instruction::BinType(name, self.handler));
         Some(StaticType::open(Type::Integer))
@@ -249,7 +250,8 @@ impl<'e> Compiler<'e> {
     }
 
     fn begin_connective(&mut self, connective: Connective, count: u32) -> Frame {
-        // Exactly one must be true: none is so far. And and Or likewise start from their value without operands.
+        // Exactly one operand must be true; so far none is. And and Or likewise start from their value
+        // without operands.
         self.push(Instruction::Push(Constant::Bool(connective == Connective::And)));
         let outer = self.handler;
         if connective != Connective::Exclusive {
@@ -287,7 +289,7 @@ impl<'e> Compiler<'e> {
         self.height = self.height.saturating_sub(1);
     }
 
-    /// A handler for what comes next, its target still open.
+    /// A handler for the following code. Its target is still open.
     fn new_handler(&mut self) -> HandlerId {
         let id = self.program.handlers.len() as HandlerId;
         self.program.handlers.push(Handler { target: 0, height: self.height });
@@ -352,7 +354,8 @@ impl<'e> Compiler<'e> {
     }
 }
 
-/// Instructions that all jump to the same place, which is not known yet. Each holds the address of the previous one.
+/// Instructions that all jump to the same place, which is not known yet. Each has the address of the previous
+/// one.
 #[derive(Clone, Copy, Debug)]
 struct Chain {
     last: Address,

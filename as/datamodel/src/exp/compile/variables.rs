@@ -17,12 +17,13 @@ pub(super) struct Variables<'e> {
 #[derive(Clone, Copy, Debug)]
 struct Variable {
     slot: Slot,
-    /// `None` while the variable is being defined, or if its value has no type: the variable cannot be used.
+    /// `None` while the variable is being defined, or if its value has no type. The variable can then not be
+    /// used.
     shape: Option<StaticType>,
 }
 
 impl<'e> Variables<'e> {
-    /// Begins the definition of a variable. `None` for a name that is invalid or in use.
+    /// Begins the definition of a variable. `None` if the name is invalid or in use.
     pub(super) fn declare(&mut self, name: &'e [u8]) -> Option<Slot> {
         let (first, rest) = name.split_first()?;
         let is_letter = |byte: &u8| *byte == b'_' || byte.is_ascii_alphabetic();
@@ -41,7 +42,7 @@ impl<'e> Variables<'e> {
     /// Ends the definition of the last declared variable.
     pub(super) fn define(&mut self, slot: Slot, value: StaticType) {
         if let Some(variable) = self.names.get(slot as usize).and_then(|name| self.by_name.get_mut(name)) {
-            // A variable with an unknown value has a fixed type: it does not stand in for others.
+            // A variable with an unknown value has a fixed type: it does not stand for other types.
             variable.shape = value.result.map(|_| StaticType { is_unknown: false, ..value });
         }
     }

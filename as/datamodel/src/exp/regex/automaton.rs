@@ -1,8 +1,8 @@
 //! Builds an automaton from a parsed pattern, and matches with it.
 //!
-//! Short texts go whole to the engines of the regex-automata crate, which are fast and cannot be stopped. Where the
-//! number of the automaton's states and the length of the text allow a long match, a lazy DFA reads the text byte by
-//! byte instead and draws on the budget for each byte and for each new state.
+//! Short texts are passed as a whole to the engines of the regex-automata crate, which are fast and cannot be
+//! interrupted. If the number of the automaton's states and the length of the text allow a long match, a lazy
+//! DFA reads the text byte by byte instead. It draws on the budget for each byte and for each new state.
 
 use std::sync::OnceLock;
 
@@ -17,29 +17,31 @@ use regex_syntax::hir::{Class, ClassBytes, ClassBytesRange, Hir, Look, Repetitio
 use super::{Assertion, Node};
 use crate::budget::Budget;
 
-/// Most bytes of an automaton.
+/// Maximum size of an automaton, in bytes.
 const SIZE_MAX: usize = 4 << 20;
-/// Most bytes of an automaton's cached states.
+/// Maximum size of an automaton's cached states, in bytes.
 const CACHE_SIZE_MAX: usize = 256 << 10;
-/// Largest product of states and text bytes for a match in one go.
+/// Largest product of states and text bytes for a match without interruption.
 const WHOLE_WORK_MAX: u64 = 1 << 14;
-/// Such a match costs one step for this many state-byte products, because few states are active at once.
+/// Number of state-byte products that cost one step in such a match. It is large because few states are
+/// active at once.
 const WHOLE_WORK_PER_STEP: u64 = 16;
-/// Price of making an automaton, and of each of its states; its size limits their number.
+/// Price of making an automaton, and of each of its states. The size of the automaton limits their number.
 const COMPILE_STEPS: u64 = 10_000;
 const STATE_COMPILE_STEPS: u64 = 100;
 const STATES_MAX: u64 = SIZE_MAX as u64 / 16;
 /// Base price of a match.
 const MATCH_STEPS: u64 = 50;
-/// Bytes that the lazy DFA reads between two draws on the budget.
+/// Number of bytes that the lazy DFA reads between two draws on the budget.
 const CHUNK_SIZE: usize = 256;
-/// Price of a byte in the lazy DFA, and, where it makes a state, of each state of the pattern.
+/// Price of a byte in the lazy DFA, and, for a byte that makes a state, the price of each state of the
+/// pattern.
 const BYTE_STEPS: usize = 2;
 const STATE_STEPS: u64 = 6;
 
 type CachePool = Pool<Cache, Box<dyn Fn() -> Cache + Send + Sync>>;
 
-/// An automaton that tells whether part of a text matches.
+/// An automaton that finds out whether a part of a text matches.
 #[derive(Debug)]
 pub(super) struct Automaton {
     whole: meta::Regex,
@@ -74,7 +76,7 @@ impl Clone for Automaton {
 }
 
 impl Automaton {
-    /// `None` if it gets too large, or if the budget is exhausted.
+    /// `None` if it becomes too large, or if the budget is exhausted.
     pub(super) fn new(node: &Node, budget: &Budget<'_>) -> Option<Self> {
         let config = meta::Config::new()
             .utf8_empty(false)
@@ -95,7 +97,7 @@ impl Automaton {
         self.whole.memory_usage()
     }
 
-    /// Whether part of `text` matches; `None` if the budget is exhausted.
+    /// Whether a part of `text` matches; `None` if the budget is exhausted.
     pub(super) fn is_match(&self, text: &[u8], budget: &Budget<'_>) -> Option<bool> {
         let work = self.states.saturating_mul(text.len() as u64);
         if work <= WHOLE_WORK_MAX {
@@ -106,7 +108,8 @@ impl Automaton {
     }
 
     pub(super) fn is_match_stepwise(&self, text: &[u8], budget: &Budget<'_>) -> Option<bool> {
-        // The price is the same whether or not it exists already, because results must not depend on earlier matches.
+        // The price is the same whether the state exists already or not, because results must not depend on
+        // earlier matches.
         budget.draw(self.states.saturating_mul(STATE_STEPS)).ok()?;
         let stepwise = self.stepwise.get_or_init(|| Stepwise::new(&self.hir)).as_ref()?;
         stepwise.is_match(text, self.states, budget)
@@ -120,7 +123,7 @@ impl Stepwise {
             .which_captures(WhichCaptures::None)
             .nfa_size_limit(Some(SIZE_MAX));
         let nfa = thompson::Compiler::new().configure(config).build_from_hir(hir).ok()?;
-        // The DFA never gives up: it continues within the budget, however often it drops its states.
+        // The DFA never gives up. It continues within the budget, however often it drops its states.
         let config = dfa::Config::new()
             .cache_capacity(CACHE_SIZE_MAX)
             .skip_cache_capacity_check(true)
@@ -140,7 +143,7 @@ impl Stepwise {
         for chunk in text.chunks(CHUNK_SIZE) {
             budget.draw_for(chunk.len() * BYTE_STEPS).ok()?;
             for &byte in chunk {
-                // The state has no tag: tagged states are returned below.
+                // The state has no tag, because tagged states are returned below.
                 let mut next = self.dfa.next_state_untagged(&cache, state, byte);
                 if next.is_unknown() {
                     budget.draw(unmet_steps).ok()?;
@@ -167,7 +170,7 @@ fn state_count(node: &Node) -> u64 {
         Node::Group(_, node) => state_count(node),
         Node::Repeat { node, min, max } => {
             let copies = max.unwrap_or(*min).max(1);
-            // Each copy has its states, and one to skip it.
+            // Each copy has its own states, and one to skip it.
             state_count(node).saturating_add(1).saturating_mul(copies.into())
         }
     }

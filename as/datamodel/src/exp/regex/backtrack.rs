@@ -1,7 +1,7 @@
 //! Matches patterns with back-references by backtracking.
 //!
-//! The trail is a stack of places to continue from and of registers to restore first. The number of steps is limited,
-//! because it can be exponential in the length of the text.
+//! The trail is a stack of places to continue from, and of registers to restore before that. The number of
+//! steps is limited, because it can be exponential in the length of the text.
 
 use super::set::{ByteSet, is_word};
 use super::{Assertion, Flags, Node};
@@ -11,7 +11,8 @@ use crate::budget::Budget;
 const INSTRUCTIONS_MAX: usize = 10_000;
 /// Largest number of steps of a match.
 const STEPS_MAX: u32 = 1 << 20;
-/// Steps between two draws on the budget, the price of each, and the price of each start position.
+/// Number of steps between two draws on the budget, the price of each step, and the price of each start
+/// position.
 const STEPS_AT_ONCE: u32 = 64;
 const STEP_STEPS: u64 = 8;
 const START_STEPS: u64 = 50;
@@ -24,7 +25,7 @@ const UNSET: usize = usize::MAX;
 enum Instruction {
     Set(ByteSet),
     Assertion(Assertion),
-    /// Continue at the first and, if that fails, at the second.
+    /// Continue at the first address, and, if that fails, at the second.
     Split(usize, usize),
     Jump(usize),
     /// Store the position in a register.
@@ -49,7 +50,7 @@ enum Trail {
 }
 
 impl Backtracker {
-    /// `None` if the program gets too large.
+    /// `None` if the program becomes too large.
     pub(super) fn new(node: &Node, flags: Flags) -> Option<Self> {
         let mut program = Backtracker {
             instructions: Vec::new(),
@@ -64,7 +65,7 @@ impl Backtracker {
         self.instructions.capacity() * size_of::<Instruction>()
     }
 
-    /// Whether part of `text` matches; `None` if that takes too many steps, or if the budget is exhausted.
+    /// Whether a part of `text` matches; `None` if that takes too many steps, or if the budget is exhausted.
     pub(super) fn is_match(&self, text: &[u8], budget: &Budget<'_>) -> Option<bool> {
         let mut steps_left = STEPS_MAX;
         for start in 0..=text.len() {
@@ -227,7 +228,7 @@ impl Backtracker {
         Some(())
     }
 
-    /// Any number of repetitions. One that takes no byte is the last.
+    /// Adds any number of repetitions. A repetition that takes no byte is the last.
     fn add_loop(&mut self, node: &Node) -> Option<()> {
         let register = self.register_count;
         self.register_count += 1;
@@ -239,7 +240,7 @@ impl Backtracker {
         Some(())
     }
 
-    /// Up to `count` repetitions.
+    /// Adds up to `count` repetitions.
     fn add_optional(&mut self, node: &Node, count: u32) -> Option<()> {
         let mut splits = Vec::new();
         for _ in 0..count {
@@ -259,7 +260,7 @@ fn group_count(node: &Node) -> usize {
         Node::Group(group, node) => group_count(node).max(*group as usize + 1),
         Node::Repeat { node, .. } => group_count(node),
         Node::Concat(nodes) | Node::Alternate(nodes) => largest(nodes),
-        // Its group may be missing from the pattern because it repeats zero times.
+        // The group may be missing from the program, because it repeats zero times.
         Node::BackReference(group) => *group as usize + 1,
         Node::Empty | Node::Set(_) | Node::Assertion(_) => 0,
     }

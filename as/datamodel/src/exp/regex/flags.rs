@@ -1,5 +1,5 @@
-//! Flags of a regular expression. Bits without a meaning are ignored, and so is the flag that asks for no positions of
-//! matches.
+//! Flags of a regular expression. Bits without a meaning are ignored, and so is the flag that requests no
+//! positions of matches.
 
 const EXTENDED: u64 = 1;
 const IGNORE_CASE: u64 = 2;
@@ -12,7 +12,8 @@ pub(in super::super::super) struct Flags {
     pub(in super::super::super) extended: bool,
     /// Whether letters of either case match each other.
     pub(in super::super::super) ignore_case: bool,
-    /// Whether lines are matched: anchors match at their ends, and neither `.` nor a negated list matches a newline.
+    /// Whether lines are matched. Anchors then match at the ends of lines, and neither `.` nor a negated list
+    /// matches a newline.
     pub(in super::super::super) by_line: bool,
 }
 

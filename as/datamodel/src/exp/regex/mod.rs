@@ -1,9 +1,9 @@
 //! POSIX regular expressions, basic and extended, as the C library of GNU systems understands them in the C locale:
 //! bytes are characters, and `\+ \? \| \w \W \s \S \b \B \< \> \` \'` and back-references work in both dialects.
 //!
-//! [`parse`] reads a pattern. A pattern without back-references becomes an [`automaton`], whose time is linear in the
-//! text, per byte at most the number of the pattern's states. A pattern with them is matched by [`backtrack`]ing, with
-//! a limited number of steps. Both draw on a budget.
+//! [`parse`] reads a pattern. A pattern without back-references becomes an [`automaton`]. Its time is linear
+//! in the text, with at most the number of the pattern's states for each byte. A pattern with back-references
+//! is matched by [`backtrack`]ing, with a limited number of steps. Both draw on a budget.
 
 mod automaton;
 mod backtrack;
@@ -30,8 +30,8 @@ enum Matcher {
 }
 
 impl Regex {
-    /// Compiles `pattern`, which ends before its first zero byte. `None` if it is invalid or too large, or if the budget
-    /// is exhausted.
+    /// Compiles `pattern`, which ends at its first zero byte. `None` if it is invalid or too large, or if the
+    /// budget is exhausted.
     pub(super) fn new(pattern: &[u8], flag_bits: u64, budget: &Budget<'_>) -> Option<Self> {
         let flags = Flags::from_bits(flag_bits);
         let (node, has_back_references) = parse::parse(before_zero(pattern), flags)?;
@@ -42,7 +42,7 @@ impl Regex {
         }))
     }
 
-    /// Whether part of `text`, which ends before its first zero byte, matches. `None` if that took too long.
+    /// Whether a part of `text`, which ends at its first zero byte, matches. `None` if that took too long.
     pub(super) fn is_match(&self, text: &[u8], budget: &Budget<'_>) -> Option<bool> {
         budget.draw_for(text.len()).ok()?;
         let text = before_zero(text);

@@ -36,7 +36,7 @@ pub(super) enum Node {
 }
 
 impl Node {
-    /// Whether every match takes at least one byte, as far as that is easy to see.
+    /// Whether every match takes at least one byte, if that is easy to see.
     pub(super) fn takes_a_byte(&self) -> bool {
         match self {
             Node::Set(_) => true,

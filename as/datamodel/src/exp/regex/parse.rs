@@ -1,14 +1,14 @@
 //! Parses a pattern to a [`Node`].
 //!
-//! Where letters of either case match each other, pattern and text count as upper case (except for the byte after a
-//! backslash). The text is not changed: the sets of bytes include the lower case instead.
+//! If case is ignored, pattern and text count as upper case (except the byte after a backslash). The text is
+//! not changed: instead, the sets of bytes include lower case.
 
 use super::set::{ByteSet, class, is_space, is_word};
 use super::{Assertion, Flags, Node};
 
 /// Deepest nesting of groups.
 const DEPTH_MAX: u32 = 50;
-/// Most consecutive intervals, each of which repeats the ones before it.
+/// Maximum number of consecutive intervals, each of which repeats the ones before it.
 const INTERVALS_MAX: u32 = 4;
 /// Largest number of repetitions of an interval.
 const REPEAT_MAX: u32 = 0x7fff;
@@ -17,7 +17,7 @@ const NAME_SIZE_MAX: usize = 31;
 /// Number of groups that back-references can name.
 const REFERABLE_GROUPS: u32 = 9;
 
-/// The nodes of `pattern`, and whether there are back-references in it. `None` if it is invalid or nested too deep.
+/// The nodes of `pattern`, and whether it has back-references. `None` if it is invalid or nested too deep.
 pub(super) fn parse(pattern: &[u8], flags: Flags) -> Option<(Node, bool)> {
     let mut parser = Parser {
         pattern,
@@ -36,9 +36,10 @@ pub(super) fn parse(pattern: &[u8], flags: Flags) -> Option<(Node, bool)> {
     Some((node, parser.has_back_references))
 }
 
-/// Makes `^` and `$` match at the ends of the text instead of lines, with the C library's one exception: where a match
-/// is certain to continue beyond an anchor, the anchor matches next to a newline. `$\n` matches. `is_before` and
-/// `is_after` tell whether something is certain to come before or after the node.
+/// Makes `^` and `$` match at the ends of the text instead of lines, with one exception as in the C library:
+/// if a match is certain to continue beyond an anchor, the anchor matches next to a newline. For example,
+/// `$\n` matches. `is_before` and `is_after` say whether something is certain to come before or after the
+/// node.
 fn anchor_to_text(node: &mut Node, is_before: bool, is_after: bool) {
     match node {
         Node::Assertion(assertion @ Assertion::LineStart) if !is_before => *assertion = Assertion::TextStart,
@@ -63,7 +64,7 @@ fn anchor_to_text(node: &mut Node, is_before: bool, is_after: bool) {
 enum Kind {
     Byte,
     Period,
-    /// Bytes of a class, or outside of it.
+    /// Bytes of a class, or bytes outside it.
     Word(bool),
     Space(bool),
     Assertion(Assertion),
@@ -85,7 +86,7 @@ enum Kind {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 struct Token {
     kind: Kind,
-    /// Its byte, where the token has no meaning.
+    /// The byte of the token, if the token has no meaning.
     byte: u8,
 }
 
@@ -108,7 +109,7 @@ impl Parser<'_> {
         Some(if self.flags.ignore_case { byte.to_ascii_uppercase() } else { byte })
     }
 
-    /// Reads the next token. `caret_is_anchor`: `^` is an anchor at this place in the basic dialect.
+    /// Reads the next token. With `caret_is_anchor`, `^` is an anchor at this place in the basic dialect.
     fn advance(&mut self, caret_is_anchor: bool) {
         let (token, len) = self.peek(caret_is_anchor);
         self.token = token;
@@ -241,7 +242,7 @@ impl Parser<'_> {
                 Node::BackReference(group)
             }
             Kind::Assertion(assertion) => {
-                // Anchors cannot be repeated: the next token starts a new element.
+                // Anchors cannot be repeated, so the next token starts a new element.
                 self.advance(false);
                 return Some(Node::Assertion(assertion));
             }
@@ -272,7 +273,7 @@ impl Parser<'_> {
         self.set(ByteSet::of(self.token.byte))
     }
 
-    /// The bytes of a text whose (upper case) bytes are in `set`.
+    /// The bytes of a text that are in `set` when converted to upper case.
     fn set(&self, set: ByteSet) -> Node {
         Node::Set(if self.flags.ignore_case {
             ByteSet::where_(|byte| set.contains(byte.to_ascii_uppercase()))
@@ -337,8 +338,8 @@ impl Parser<'_> {
         self.token == Token { kind: Kind::Byte, byte: b',' }
     }
 
-    /// The number up to a comma or the end of the interval, which is then the current token. `Some(None)` if there
-    /// are no digits.
+    /// The number before a comma or the end of the interval, which is then the current token. `Some(None)` if
+    /// there are no digits.
     fn number(&mut self) -> Option<Option<u32>> {
         let mut number = None;
         loop {
@@ -356,7 +357,8 @@ impl Parser<'_> {
     }
 }
 
-/// `node` repeated. Consecutive `*`, `+` and `?` combine into one; others nest, up to a limit.
+/// `node` repeated. Consecutive `*`, `+` and `?` are combined into one; other repetitions nest, up to a
+/// limit.
 fn repeat(node: Node, min: u32, max: Option<u32>, interval_count: &mut u32) -> Option<Node> {
     if matches!(node, Node::Empty) || max == Some(0) {
         return Some(Node::Empty);
@@ -414,12 +416,13 @@ impl Parser<'_> {
         Some(self.set(if is_negated { set.complement() } else { set }))
     }
 
-    /// Whether the next byte is a hyphen of a range, rather than the last byte of the list. `None` at the end.
+    /// Whether the next byte is the hyphen of a range, and not the last byte of the list. `None` at the end.
     fn is_range(&self) -> Option<bool> {
         Some(self.byte(0)? == b'-' && self.byte(1)? != b']')
     }
 
-    /// Reads an element of a list. `hyphen_is_byte`: a hyphen is allowed here; elsewhere only at the end of the list.
+    /// Reads an element of a list. With `hyphen_is_byte`, a hyphen is allowed here; otherwise it is allowed
+    /// only at the end of the list.
     fn bracket_element(&mut self, hyphen_is_byte: bool) -> Option<Element> {
         let byte = self.byte(0)?;
         if byte == b'['
@@ -464,7 +467,7 @@ enum Element {
 }
 
 impl Element {
-    /// Whether it can begin a range.
+    /// Whether the element can begin a range.
     const fn is_single(self) -> bool {
         matches!(self, Self::Byte(_))
     }

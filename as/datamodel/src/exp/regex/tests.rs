@@ -1,12 +1,12 @@
-//! Patterns compared with the C library's `regcomp` and `regexec` in the C locale.
+//! Compares patterns with the C library's `regcomp` and `regexec` in the C locale.
 
 use proptest::prelude::*;
 
 use super::{Matcher, Regex};
 use crate::budget::{Budget, unlimited};
 
-/// Whether part of `text` matches, with and without a limit of the budget; an automaton matches both whole and
-/// byte by byte.
+/// Whether a part of `text` matches, with and without a limit of the budget. An automaton is tested both on
+/// the whole text and byte by byte.
 fn is_match(regex: &Regex, text: &[u8]) -> Option<bool> {
     let Matcher::Automaton(automaton) = &regex.0 else {
         return unlimited(|budget| budget.check(Ok(regex.is_match(text, budget)))).ok().flatten();
@@ -22,7 +22,7 @@ fn is_match(regex: &Regex, text: &[u8]) -> Option<bool> {
     answer
 }
 
-/// Flags, pattern, and texts with whether they match; `None` for patterns that are refused.
+/// Flags, pattern, and texts with whether they match. `None` if the pattern is refused.
 type Row = (u64, &'static [u8], Option<&'static [(&'static [u8], bool)]>);
 
 const CASES: &[Row] = &[
@@ -128,7 +128,7 @@ const CASES: &[Row] = &[
 ];
 
 #[test]
-fn patterns_mean_what_they_mean_to_the_c_library() {
+fn patterns_match_as_in_the_c_library() {
     for (flags, pattern, texts) in CASES {
         let shown = format!("{:?} with flags {flags}", String::from_utf8_lossy(pattern));
         let regex = Regex::new(pattern, *flags, &Budget::unlimited());
@@ -148,7 +148,7 @@ fn pattern_and_text_end_at_a_zero_byte() {
 }
 
 #[test]
-fn what_is_nested_deep_or_repeated_often_is_refused() {
+fn patterns_nested_too_deep_or_repeated_too_often_are_refused() {
     assert!(Regex::new(&b"(".repeat(100_000), 1, &Budget::unlimited()).is_none());
     assert!(
         Regex::new(&[b"(".repeat(1_000), b")".repeat(1_000)].concat(), 1, &Budget::unlimited()).is_none()
@@ -193,7 +193,7 @@ proptest! {
     }
 
     #[test]
-    fn with_and_without_back_reference_the_same_matches(
+    fn a_back_reference_does_not_change_what_matches(
         pattern in "[ab]([*+?]|\\{[0-2],[2-3]\\})?([|]?[abx]|[.]|[\\^$]|\\[[^]a]?[ab]\\]){0,4}",
         text in "[abxy\n]{0,8}",
     ) {

@@ -1,23 +1,23 @@
-//! Each operator, and invalid expressions.
+//! Tests of each operator, and of invalid expressions.
 
 use super::packed::{NIL, Packed, bin, exp, list, name, quoted, raw};
 use super::{CIRCLE, FAR_CIRCLE, POINT, Truth, filter};
 use crate::exp::Expression;
 
-/// True or false even before the record is read.
+/// The value is known even before the record is read.
 #[track_caller]
 fn known(expression: &Packed, value: bool) {
     let truth = if value { Truth::True } else { Truth::False };
     assert_eq!(filter(&expression.0), Some((truth, value)), "{expression:x?}");
 }
 
-/// True or false once the record is read.
+/// The value is known when the record has been read.
 #[track_caller]
 fn found(expression: &Packed, value: bool) {
     assert_eq!(filter(&expression.0), Some((Truth::Unknown, value)), "{expression:x?}");
 }
 
-/// Unknown even then: neither the expression nor its opposite is true.
+/// The value is unknown even then: neither the expression nor its negation is true.
 #[track_caller]
 fn unknown(expression: &Packed) {
     assert_eq!(filter(&expression.0), Some((Truth::Unknown, false)), "{expression:x?}");
@@ -328,14 +328,14 @@ fn calls() {
     unknown(&equal(size(bin(4, "none")), 0));
     // The bin itself is unchanged.
     found(&exp!(16, equal(size(append(4.into(), bin(4, "l"))), 4), equal(size(bin(4, "l")), 3)), true);
-    // Counts the bits of a blob that was inverted first.
+    // This counts the bits of a blob that was inverted first.
     let blob = exp!(127, 6, 0x41, list(&[7.into(), 0.into(), 4.into(), 0.into()]), bin(6, "b"));
     found(&equal(exp!(127, 2, 1, list(&[51.into(), 0.into(), 16.into()]), blob), 4), true);
-    // Elements of another type than the call declares.
+    // The elements have another type than the call declares.
     let first = |result: i32| exp!(127, result, 0, list(&[19.into(), 7.into(), 0.into()]), bin(4, "l"));
     found(&equal(first(2), 1), true);
     unknown(&equal(first(3), "1"));
-    // With a context: the value of the key "a" is not a list.
+    // The call has a context. The value of the key "a" is not a list.
     let context = list(&[0x22.into(), "a".into()]);
     let inside = exp!(127, 2, 0, list(&[0xff.into(), context, list(&[16.into()])]), bin(5, "m"));
     unknown(&equal(inside, 1));
@@ -384,7 +384,7 @@ fn filters_are_truth_values() {
     refused(&equal(Packed(vec![0xa0]), Packed(vec![0xa0])));
 }
 
-/// Whether a filter needs every record to be read.
+/// Whether a filter requires that every record is read.
 fn is_open(expression: &Packed) -> bool {
     Expression::compile(&expression.0, &crate::Budget::unlimited()).unwrap().is_open
 }

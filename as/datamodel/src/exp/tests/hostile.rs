@@ -7,7 +7,7 @@ use super::{bins, filter, modify, read, record};
 use crate::budget::Budget;
 use crate::exp::{Filter, flags};
 
-/// Nested operators with one operand each.
+/// Operators with one operand each, nested.
 fn nested(code: u8, depth: usize, innermost: &[u8]) -> Vec<u8> {
     let mut expression = [0x92, code].repeat(depth);
     expression.extend_from_slice(innermost);
@@ -61,7 +61,7 @@ fn values_that_double_are_given_up() {
 }
 
 #[test]
-fn lengths_that_lie_are_errors() {
+fn wrong_lengths_are_errors() {
     for bytes in [
         &[0xdd, 0xff, 0xff, 0xff, 0xff, 16, 0xc3][..],
         &[0xdd, 0xff, 0xff, 0xff, 0xff, 123, 0xc3],
@@ -100,7 +100,7 @@ proptest! {
     }
 
     #[test]
-    fn every_cut_of_an_expression_is_none(at in 0usize..1_000) {
+    fn every_truncated_expression_is_refused(at in 0usize..1_000) {
         let expression = rich();
         prop_assert!(filter(&expression).is_some());
         prop_assert_eq!(filter(&expression[..at % expression.len()]), None);

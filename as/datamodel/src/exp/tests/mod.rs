@@ -74,7 +74,7 @@ fn record(bins: &Bins<'_>, check: impl FnOnce(&Record<'_>)) {
     check(&Record { metadata: &metadata(), key: Some(KEY), bins });
 }
 
-/// The answers of a filter before and after the record is read; `None` if it is no filter.
+/// The results of a filter before and after the record is read; `None` if it is not a valid filter.
 fn filter(expression: &[u8]) -> Option<(Truth, bool)> {
     let filter = Filter::compile(expression, &Budget::unlimited()).ok()?;
     let before = filter.matches_metadata(&metadata(), &Budget::unlimited());

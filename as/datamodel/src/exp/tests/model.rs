@@ -1,7 +1,8 @@
-//! Random expressions compared with a naive interpreter.
+//! Compares random expressions with a naive interpreter.
 //!
-//! The model evaluates a tree by recursion, always every operand, with unknown as an ordinary value. The tests compare
-//! the value of a read operation, so they cover compilation, jumps, handlers, variables and calls.
+//! The model evaluates a tree by recursion. It always evaluates every operand, and treats unknown as an
+//! ordinary value. The tests compare the value of a read operation, so they cover compilation, jumps,
+//! handlers, variables and calls.
 
 use std::cmp::Ordering;
 
@@ -46,7 +47,7 @@ enum Tree {
     Operator(i64, Vec<Tree>),
     Cond(Vec<(Tree, Tree)>, Box<Tree>),
     Let(Vec<Tree>, Box<Tree>, usize),
-    /// The `n`th of the variables in scope.
+    /// Variable number `n` of those in scope.
     Var(usize),
     Size(Box<Tree>),
     /// A list and the integer to append to it.
@@ -67,7 +68,8 @@ impl Choices {
     }
 }
 
-/// A tree of the kind; `variables` are the kinds of the variables in scope, `None` for those that cannot be used.
+/// A tree of this kind. `variables` are the kinds of the variables in scope, `None` for those that cannot be
+/// used.
 fn tree(choices: &mut Choices, kind: Kind, depth: usize, variables: &mut Vec<Option<Kind>>) -> Tree {
     if depth == 0 || choices.below(6) == 0 {
         return leaf(choices, kind, variables);
@@ -89,7 +91,7 @@ fn tree(choices: &mut Choices, kind: Kind, depth: usize, variables: &mut Vec<Opt
             let mut values = Vec::new();
             for _ in 0..=choices.below(2) {
                 let kind = choices.of(&KINDS);
-                // The name of a variable is taken during its definition, but cannot be used.
+                // During the definition of a variable its name is taken, but cannot be used.
                 let mut inside = variables.clone();
                 inside.push(None);
                 values.push(tree(choices, kind, depth, &mut inside));
@@ -149,7 +151,7 @@ fn operator(choices: &mut Choices, kind: Kind, depth: usize, variables: &mut Vec
         Kind::Text => return leaf(choices, kind, variables),
         Kind::List => {
             let to = tree(choices, Kind::List, depth, variables);
-            // Small values, so that the list stays one of small integers.
+            // Values are small, so that the list stays a list of small integers.
             let value = Tree::Literal(Value::Integer(choices.below(4) as i64));
             let value = match choices.below(3) {
                 0 => value,
@@ -283,7 +285,7 @@ fn operate(code: i64, operands: &[Value]) -> Value {
         16 if truths(false) != 0 => return Value::Bool(false),
         17 if truths(true) != 0 => return Value::Bool(true),
         19 => {
-            // The second true operand decides, unless an unknown one precedes it.
+            // The second true operand decides the result, unless an unknown operand precedes it.
             let mut true_count = 0;
             for operand in operands {
                 match operand {
@@ -461,7 +463,7 @@ proptest! {
     }
 
     #[test]
-    fn what_a_filter_knows_of_metadata_holds_of_the_record(seed: u64, depth in 1usize..6) {
+    fn a_result_from_metadata_is_the_result_for_the_record(seed: u64, depth in 1usize..6) {
         let tree = tree(&mut Choices(seed), Kind::Bool, depth, &mut Vec::new());
         let packed = tree.pack();
         let filter = Filter::compile(&packed.0, &Budget::unlimited()).unwrap();
@@ -477,7 +479,7 @@ proptest! {
     }
 
     #[test]
-    fn what_is_open_is_unknown_of_metadata(seed: u64, depth in 1usize..6, kind in 0usize..5) {
+    fn open_expressions_are_unknown_from_metadata(seed: u64, depth in 1usize..6, kind in 0usize..5) {
         let packed = tree(&mut Choices(seed), KINDS[kind], depth, &mut Vec::new()).pack();
         let expression = Expression::compile(&packed.0, &Budget::unlimited()).unwrap();
         let metadata = metadata();

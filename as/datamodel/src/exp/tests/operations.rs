@@ -47,7 +47,7 @@ fn values_of_every_type_are_read() {
 }
 
 #[test]
-fn what_is_unknown_cannot_be_read_unless_that_is_allowed() {
+fn unknown_values_cannot_be_read_unless_that_is_allowed() {
     let no_fail = flags::EVAL_NO_FAIL.cast_signed();
     assert_eq!(read_of(bin(2, "none"), 0), Err(ResultCode::OpNotApplicable));
     assert_eq!(read_of(bin(2, "none"), no_fail), Ok(None));

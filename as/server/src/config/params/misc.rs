@@ -74,7 +74,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn local0_is_where_it_is_said_to_be() {
+    fn local0_is_at_its_documented_position() {
         assert_eq!(SyslogFacility::NAMES[usize::from(SyslogFacility::LOCAL0.index())], "local0");
         assert_eq!(SyslogFacility::LOCAL0.number(), 16);
     }

@@ -205,7 +205,7 @@ impl Parser {
                 let label = self.label().to_owned();
                 self.report.note_refused(&label, context.word);
                 match values.first() {
-                    // The content is checked anyway.
+                    // The content of a namespace is checked even if its name is invalid.
                     Some(name) if context.kind == ContextKind::Namespace => (*name, context.variant),
                     _ => {
                         if brace {
@@ -291,7 +291,7 @@ impl Parser {
         let Some(context) = self.kind().spec() else { return };
         match spec.effect.max(context.effect) {
             Effect::Now => {}
-            // A value that equals the default asks for nothing.
+            // A value that equals the default needs no warning.
             Effect::Later if self.has_default(spec) => {}
             Effect::Later => {
                 self.report.note_later(format!("{}.{}", context.path, spec.name));

@@ -45,7 +45,7 @@ impl Report {
         self.lines.add(label, name, line)
     }
 
-    /// The lines of all parameters; the report does not know them any more.
+    /// Removes the lines of all parameters from the report and returns them.
     pub(super) fn take_lines(&mut self) -> Lines {
         take(&mut self.lines)
     }

@@ -8,7 +8,7 @@ use super::*;
 use crate::config::command::{get_config, set_config};
 use crate::config::context::CONTEXTS;
 
-/// A file made of the words that configuration files are made of, in any order.
+/// A file of words that configuration files contain, in any order.
 fn wordy() -> impl Strategy<Value = String> {
     let mut words: Vec<&'static str> = vec![
         "{",
@@ -52,7 +52,7 @@ fn wordy() -> impl Strategy<Value = String> {
         .prop_map(|pairs| pairs.into_iter().flat_map(|(word, gap)| [word, gap]).collect())
 }
 
-/// A good file with some of its characters replaced, removed or doubled.
+/// A valid file with some of its characters replaced, removed or doubled.
 fn mutated() -> impl Strategy<Value = String> {
     let edits = prop::collection::vec((any::<prop::sample::Index>(), 0_u8..4, any::<char>()), 1..20);
     let sources = vec![include_str!("rich.conf"), DEVELOPER_TEXT];
@@ -76,8 +76,8 @@ fn mutated() -> impl Strategy<Value = String> {
     })
 }
 
-/// Checks what holds for every text: parsing ends, messages give a line, and an accepted configuration can be
-/// shown and changed.
+/// Checks the properties of every text: parsing ends, messages state a line, and an accepted configuration
+/// can be shown and changed.
 fn check(text: &str) {
     let line_count = text.split('\n').count();
     match parse(text, "f.conf") {
@@ -127,7 +127,7 @@ proptest! {
     }
 }
 
-/// Parsing large files of the worst kinds stays quick.
+/// Even the worst kinds of large files are parsed quickly.
 #[test]
 fn time_is_bounded() {
     let deep = "network {\nservice {\n".repeat(20_000);

@@ -54,7 +54,7 @@ fn check(config: &Config, answers: &str) {
     for answer in answers.lines() {
         let (request, expected) = answer.split_once('\t').expect("request, tab, answer");
         let params = request.strip_prefix("get-config:").expect("a get-config");
-        // These are answers of the Community Edition, which has nothing to refresh.
+        // The answers were recorded from the Community Edition, which has nothing to refresh.
         let found = get_config(config, params).replace("tls-refresh-period=60", "tls-refresh-period=0");
         let (found, expected): (Vec<_>, Vec<_>) = (found.split(';').collect(), expected.split(';').collect());
         assert_eq!(found, expected, "{request}");

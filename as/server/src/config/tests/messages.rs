@@ -1,4 +1,4 @@
-//! Messages about wrong files: the exact sentences for common mistakes.
+//! Messages about invalid files: the exact sentences for common mistakes.
 
 use cf::log::{Context, Level, Target};
 
@@ -98,7 +98,7 @@ fn values_that_are_not_allowed() {
             "n".repeat(32)
         )
     );
-    // The content is checked anyway.
+    // The content of the namespace is checked even if its name is invalid.
     let text = "namespace a:b {\nnsup-periot 1\nstorage-engine memory {\ndata-sise 1G\n}\n}\n";
     let all = said(&[text, &file("", "", "")].concat());
     assert!(all[0].contains("has one of : ; = in it") && all[1].contains("'nsup-periot'"), "{all:#?}");
@@ -135,9 +135,9 @@ fn values_with_a_usual_slip() {
     );
 }
 
-/// What follows from an error is not told as another one.
+/// Consequences of an error are not reported as errors of their own.
 #[test]
-fn an_error_is_told_without_its_consequences() {
+fn an_error_is_reported_without_its_consequences() {
     let usual = file("", "", "");
     for (text, expected) in [
         (file("", "", "default-ttl 1d\nnsup-period 1x"), "'nsup-period' in namespace 'test' cannot be '1x'"),
@@ -163,14 +163,14 @@ fn an_error_is_told_without_its_consequences() {
         in_second_namespace("storage-engine devcie {\nfile /a\nfilesize 1G\n}"),
         "t.conf:18: 'storage-engine' cannot be 'devcie': it must be memory, pmem or device, did you mean 'device'?"
     );
-    // Rules come after the errors that may have caused them.
+    // Errors of rules come after the errors that may have caused them.
     let text = file("", "fabric {\nport 3000\n}\ninfo {\nprt 1\n}", "");
     let order: Vec<String> = said(&text).iter().map(|one| one[..9].to_owned()).collect();
     assert_eq!(order, ["t.conf:13", "t.conf:10"]);
 }
 
 #[test]
-fn what_has_a_bad_value_is_not_called_missing_too() {
+fn a_parameter_with_an_invalid_value_is_not_reported_as_missing_too() {
     assert_eq!(
         only(&file("", "", "").replacen("port 3000", "port 80", 1)),
         "t.conf:7: 'port' in network.service cannot be '80': it must be a port from 1024 to 65535, or 0 for any free one"
@@ -363,7 +363,7 @@ fn rules_between_parameters() {
 }
 
 #[test]
-fn what_is_missing_altogether() {
+fn missing_contexts_and_parameters_are_reported() {
     assert_eq!(
         said(""),
         [
@@ -437,7 +437,7 @@ fn many_namespaces_but_not_too_many() {
 }
 
 #[test]
-fn an_address_or_seed_given_twice_is_told_and_taken_once() {
+fn a_repeated_address_or_seed_is_reported_and_used_once() {
     let heartbeat = "heartbeat {\nmesh-seed-address-port 10.0.0.1 3002\nmesh-seed-address-port 10.0.0.1 3002\n}\n\
                      fabric {\nport 3001\naddress 10.0.0.1\naddress 10.0.0.1\n}";
     let (config, found) = parsed(&file("", heartbeat, ""));
@@ -450,7 +450,7 @@ fn an_address_or_seed_given_twice_is_told_and_taken_once() {
     );
 }
 
-/// Ports for other nodes are opened when both are configured, or when there is somebody to look for.
+/// Ports for other nodes are opened when both are configured, or when the node has seeds or multicast groups.
 #[test]
 fn ports_for_other_nodes_follow_the_configuration() {
     let fabric = "fabric {\nport 3001\n}";
@@ -476,7 +476,7 @@ fn ports_for_other_nodes_follow_the_configuration() {
 }
 
 #[test]
-fn what_is_not_in_effect_is_said_once() {
+fn parameters_not_in_effect_are_reported_once() {
     let network = "heartbeat {\ninterval 250\ntimeout 12\n}\nfabric {\nsend-threads 3\n}";
     let (_, found) = parsed(&file("batch-max-unused-buffers 3", network, "truncate-threads 3"));
     assert_eq!(
@@ -504,7 +504,7 @@ fn what_is_not_in_effect_is_said_once() {
 }
 
 #[test]
-fn what_one_might_rely_on_is_said_aloud() {
+fn missing_features_that_users_rely_on_are_reported_clearly() {
     // The server does not start if the file asks for protection that does not exist.
     let (_, found) = parsed(&file("", "", "strong-consistency true"));
     let asked = found.iter().find(|one| one.topic == Topic::Protection).map(ToString::to_string);

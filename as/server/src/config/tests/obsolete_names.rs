@@ -125,7 +125,7 @@ fn every_obsolete_value_is_answered() {
 }
 
 #[test]
-fn names_that_could_only_be_set_while_the_server_ran_are_told_too() {
+fn names_that_could_only_be_set_at_run_time_are_reported_too() {
     for (line, expected) in [
         (
             "udf-runtime-gmax-memory 1G",

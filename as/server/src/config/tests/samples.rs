@@ -1,4 +1,4 @@
-//! The sample files in `etc/` are right as they are.
+//! The sample files in `etc/` are valid without changes.
 
 use super::*;
 

@@ -59,7 +59,7 @@ fn answers_are_those_of_the_c_server() {
         ("context=service;transaction-retry-ms=0", INVALID),
         ("context=namespace;id=mem;set=s1;foo=1", INVALID),
         ("context=namespace;id=mem;set=s8;foo=1", INVALID),
-        // Enterprise only in the C server.
+        // These belong to the Enterprise Edition of the C server.
         ("context=namespace;id=mem;tomb-raider-period=5", "ok"),
     ] {
         assert_eq!(set_config(&config, params, &|_| ()).answer, expected, "{params}");
@@ -74,7 +74,7 @@ fn answers_are_those_of_the_c_server() {
 }
 
 #[test]
-fn changes_say_what_happened() {
+fn changes_describe_the_old_and_new_value() {
     let config = rich();
     let change = |params: &str| {
         let outcome = set_config(&config, params, &|_| ());
@@ -107,7 +107,7 @@ fn changes_say_what_happened() {
 }
 
 #[test]
-fn refusals_say_why() {
+fn refusals_give_a_reason() {
     let config = rich();
     let why = |params: &str| set_config(&config, params, &|_| ()).refusal.expect("refused").to_string();
     for (params, expected) in [
@@ -230,7 +230,7 @@ fn exactly_the_dynamic_parameters_can_be_set() {
                     | "read-consistency-level-override"
                     | "write-commit-level-override"
                     | "replication-factor"
-                    // A benchmark has been turned on before it.
+                    // A benchmark was turned on by an earlier parameter.
                     | "microsecond-histograms"
             );
             let can = spec.dynamic

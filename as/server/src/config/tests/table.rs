@@ -1,4 +1,5 @@
-//! The tables against the facts: every parameter of the C server is there, with its bounds and default.
+//! Compares the tables with recorded facts: every parameter of the C server exists, with its bounds and
+//! default.
 
 use super::*;
 use crate::config::context::{CONTEXTS, ContextKind, default_table, default_text};
@@ -81,7 +82,7 @@ fn every_name_is_there() {
 }
 
 #[test]
-fn no_name_of_another_version_is_a_present_one_or_there_twice() {
+fn names_of_other_versions_are_unique_and_not_present_names() {
     let mut seen = std::collections::HashSet::new();
     for row in OBSOLETE {
         for name in row.names {
@@ -97,7 +98,7 @@ fn no_name_of_another_version_is_a_present_one_or_there_twice() {
 }
 
 #[test]
-fn nothing_is_there_twice_or_without_a_sentence() {
+fn every_parameter_is_unique_and_documented() {
     for context in CONTEXTS {
         for (index, spec) in context.specs.iter().enumerate() {
             let place = format!("{} in {}", spec.name, context.path);
@@ -119,7 +120,7 @@ fn bounds_are_those_of_the_c_server() {
             let digits: String = text.chars().take_while(char::is_ascii_digit).collect();
             if digits.is_empty() { or } else { digits.parse::<u64>().expect("a number") }
         };
-        // One table serves both media of an index; a separate rule has the larger minimum of flash.
+        // One table serves both media of an index; a separate rule checks the larger minimum of flash.
         let min =
             if place == "mounts-budget in namespace.index-type flash" { 1 << 30 } else { bound(fact.min, 0) };
         match spec(&fact).kind {
@@ -187,7 +188,7 @@ fn defaults_and_marks_are_those_of_the_c_server() {
         }
         let place = format!("{}.{}", fact.context, fact.name);
         let spec = spec(&fact);
-        // One table serves all engines; pmem as a whole is of the Enterprise Edition.
+        // One table serves all engines; pmem as a whole belongs to the Enterprise Edition.
         if !fact.context.ends_with("engine pmem") {
             assert_eq!(spec.enterprise, fact.enterprise, "{place}");
         }

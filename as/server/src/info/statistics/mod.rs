@@ -1,7 +1,7 @@
-//! Statistics: for each scope one table of rows, in the order in which they are printed.
+//! Statistics: one table of rows for each scope, in the order in which they are printed.
 //!
-//! A row is a figure with the function that takes it, a counter, or a list of `Idle` names. Idle names belong to parts
-//! that this server does not have; tools look for them, and zero is their true value.
+//! A row is a counter, a figure with the function that reads it, or a list of `Idle` names. Idle names belong
+//! to parts that this server does not have. Tools look for them, and zero is their true value.
 
 mod namespace;
 mod server;
@@ -30,7 +30,7 @@ const DEVICE_COUNTERS: &[&str] = &[
     "data_given_back_bytes",
 ];
 
-/// Further counters, by the start of their names: those of parts that do nothing yet.
+/// Prefixes of further counters, which belong to parts that do nothing yet.
 const IDLE_COUNTERS: &[&str] = &[
     "appeals_records_exonerated",
     "batch_index_created_buffers",
@@ -73,7 +73,7 @@ pub(crate) fn is_counter(name: &str) -> bool {
         || counts_transactions(name)
 }
 
-/// Whether `name` is made of an origin, an operation and an outcome.
+/// Whether `name` consists of an origin, an operation and an outcome.
 fn counts_transactions(name: &str) -> bool {
     let after = |text: &str, part: &str| {
         text.strip_prefix(part).and_then(|rest| rest.strip_prefix('_')).map(str::to_owned)
@@ -92,7 +92,8 @@ pub(super) fn server(node: &Node, out: &mut String) -> InfoResult {
     Ok(())
 }
 
-/// `get-stats`: the figures of a context. Only the context `xdr` has figures in the protocol; here it has none.
+/// `get-stats`: the figures of a context. In the protocol only the context `xdr` has figures; this server has
+/// none for it.
 pub(super) fn of_context(_: &Node, arguments: Arguments<'_>, _: &mut String) -> InfoResult {
     match arguments.required("context", VALUE_SIZE_MAX)? {
         "xdr" => Ok(()),
@@ -105,7 +106,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn counters_are_told_from_states() {
+    fn counters_are_distinguished_from_gauges() {
         for name in
             ["client_read_success", "batch_sub_udf_complete", "expired_objects", "reaped_fds", "writes"]
         {

@@ -15,7 +15,7 @@ use crate::namespace::{IndexMemory, Namespace, PartitionFigures, RecordsByRole};
 use crate::node::Node;
 use crate::storage::{DeviceStats, DiskStats};
 
-/// Values that the rows read, taken once so that related figures agree.
+/// Values for the rows, read once so that related figures agree.
 struct View<'a> {
     node: &'a Node,
     namespace: &'a Namespace,
@@ -32,14 +32,14 @@ struct View<'a> {
 /// One or several lines of the table.
 enum Row {
     One(&'static str, fn(&View<'_>) -> Value),
-    /// A figure that some namespaces lack.
+    /// A figure that only some namespaces have.
     Some(&'static str, fn(&View<'_>) -> Option<Value>),
     Counter(NamespaceCounter),
     /// A group of transaction counters.
     Transactions(Origin, &'static [&'static Group]),
     /// Figures of each device.
     Devices,
-    /// Parts that this server does not have, or that do nothing on a node alone.
+    /// Figures of parts that this server does not have, or that do nothing on a single node.
     Idle(&'static [&'static str]),
 }
 
@@ -283,7 +283,7 @@ static DISK_COLUMNS: &[Column] = &[
 ];
 /// Further columns of a file or device with a shadow, which is written together with it.
 static SHADOW_COLUMNS: &[Column] = &[("shadow_write_q", |_, disk| disk.write_queue as u64)];
-/// The used percentage of a device's life, which is not known.
+/// Shown as the used percentage of a device's life, which is unknown.
 pub(in crate::info) const AGE_UNKNOWN: i64 = -1;
 
 /// Writes all rows.
@@ -327,7 +327,7 @@ fn write_transactions(namespace: &Namespace, origin: Origin, groups: &[&Group], 
     }
 }
 
-/// Writes the figures of each device, under the name that get-config shows for it.
+/// Writes the figures of each device, under the name that get-config shows for the device.
 fn write_devices(namespace: &Namespace, out: &mut Joined<'_>) {
     let config = &namespace.config().storage;
     if config.engine == Engine::Device {

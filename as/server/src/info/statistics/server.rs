@@ -10,7 +10,7 @@ use crate::metrics::{Heap, ServerCounter};
 use crate::node::Node;
 use crate::peer_traffic::{FabricFigures, HeartbeatFigures};
 
-/// Values that the rows read, taken once so that related figures agree.
+/// Values for the rows, read once so that related figures agree.
 struct View<'a> {
     node: &'a Node,
     memory: Memory,
@@ -24,7 +24,8 @@ struct View<'a> {
 
 impl<'a> View<'a> {
     fn new(node: &'a Node) -> Self {
-        // Closed connections are read before opened ones, so that none counts as closed only.
+        // Closed connections are read before opened ones, so that no connection counts as closed but not as
+        // opened.
         let connections_closed = node.metrics.get(ServerCounter::ClientConnectionsClosed);
         let (heartbeat, fabric) = node.peer_figures();
         View {
@@ -44,7 +45,7 @@ impl<'a> View<'a> {
 enum Row {
     One(&'static str, fn(&View<'_>) -> Value),
     Counter(ServerCounter),
-    /// Parts that this server does not have, or that do nothing on a node alone.
+    /// Figures of parts that this server does not have, or that do nothing on a single node.
     Idle(&'static [&'static str]),
 }
 
@@ -144,7 +145,8 @@ static ROWS: &[Row] = &[
     One("fabric_rw_recv_rate", |view| Number(view.fabric.rate(Channel::ReadWrite).received)),
 ];
 
-/// `batches:buffers` of each batch thread. They share one queue, which is shown with the first; no buffer waits in it.
+/// `batches:buffers` of each batch thread. The threads share one queue, so the first figure is that of all;
+/// no buffer waits in it.
 fn batch_queues(node: &Node) -> String {
     let batches = node.service.batches.under_way_count();
     let others = (node.config.service.batch_index_threads.get() as usize).saturating_sub(1);
@@ -169,7 +171,7 @@ mod tests {
 
     #[test]
     fn every_counter_has_its_row() {
-        // Connections are shown as figures, because they must agree.
+        // Counters of connections are left out: they are figures of the view, because they must agree.
         let shown = |counter: &ServerCounter| {
             ROWS.iter().any(|row| match row {
                 Counter(shown) => shown == counter,

@@ -37,7 +37,7 @@ pub(in crate::info) fn write_set(set: &Set, out: &mut String) {
 /// Writes `ns=…:set=…:key=value:…;` for each set of a namespace.
 pub(in crate::info) fn write_sets(namespace: &Namespace, out: &mut String) {
     for set in namespace.sets.iter() {
-        // The name comes from a client; it must not end the line.
+        // The name comes from a client, and must not end the line.
         let name = set.display_name().replace(char::is_control, "?");
         let _ = write!(out, "ns={}:set={name}:", namespace.name());
         write_set(set, out);
@@ -51,7 +51,7 @@ mod tests {
     use crate::namespace::Sets;
 
     #[test]
-    fn a_set_says_what_it_holds_and_how_it_is_configured() {
+    fn a_set_shows_its_figures_and_parameters() {
         let (sets, directory) = (Sets::new(), SetDirectory::default());
         directory.get_or_create("demo").expect("room").stop_writes_count.set(9);
         let set = sets.find_or_create(b"demo", &directory).unwrap_or_else(|error| panic!("{error:?}"));

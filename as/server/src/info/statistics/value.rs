@@ -2,18 +2,18 @@
 
 use std::fmt;
 
-/// A figure as it is printed.
+/// A figure in its printed form.
 #[derive(Clone, PartialEq, Debug)]
 pub(super) enum Value {
     Number(u64),
     Signed(i64),
     Flag(bool),
-    /// Upper-case hexadecimal digits, as node ids and cluster keys are written.
+    /// Upper-case hexadecimal digits, the form of node ids and cluster keys.
     Hex(u64),
     /// A number with this many digits after the point.
     Fixed(f64, usize),
     Text(String),
-    /// A figure that is not known or has no value.
+    /// A figure that is unknown or has no value.
     Null,
 }
 

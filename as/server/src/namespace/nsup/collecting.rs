@@ -16,7 +16,7 @@ const SIZE_BUCKETS: u32 = 1024;
 /// Buckets of doubling width of the sizes: one for 0, one for each highest bit of 32.
 const DOUBLING_BUCKETS: usize = 33;
 
-/// Makes all histograms anew, if there are records.
+/// Makes all histograms again, if there are records.
 pub(super) fn collect_histograms(namespace: &Namespace, now_seconds: u32) {
     if namespace.object_count() == 0 {
         return;

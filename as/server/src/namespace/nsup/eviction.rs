@@ -260,7 +260,7 @@ mod tests {
         let of_all = evictable(100, 100, &records);
         assert_eq!(Cut::until(&of_all, |count, _| count >= 30), Cut::Before { void_time: 130, records: 30 });
         assert_eq!(Cut::until(&of_all, |_, bytes| bytes >= 31), Cut::Before { void_time: 102, records: 2 });
-        // All would have to go, so the last bucket stays.
+        // All records would have to be evicted, so the last bucket stays.
         assert_eq!(Cut::until(&of_all, |count, _| count >= 100), Cut::Before { void_time: 199, records: 99 });
         let in_one = evictable(100, 1, &records);
         assert_eq!(Cut::until(&in_one, |_, _| false), Cut::All(100));

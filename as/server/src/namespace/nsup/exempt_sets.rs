@@ -8,7 +8,7 @@ pub(super) struct ExemptSets(Vec<bool>);
 
 impl ExemptSets {
     pub(super) fn of(sets: &Sets) -> Self {
-        // The first place stands for records in no set.
+        // The first place is for records in no set.
         let of_sets = sets.iter().map(|set| set.params.disable_eviction.get());
         ExemptSets(std::iter::once(false).chain(of_sets).collect())
     }

@@ -30,7 +30,7 @@ impl SweepCriteria<'_> {
         self.now_seconds.max(self.evict_before)
     }
 
-    /// Why a sweep removes the record of `element`, if it does.
+    /// The reason why a sweep removes the record of `element`, if it does.
     fn cause_for(&self, element: &Element) -> Option<Cause> {
         if element.is_expired(self.now_seconds) {
             Some(Cause::Expiry)

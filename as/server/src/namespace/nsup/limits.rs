@@ -127,7 +127,7 @@ impl Usage {
     }
 }
 
-/// Percentage of the memory in use, rounded up; 0 if the system does not tell.
+/// Percentage of the memory in use, rounded up; 0 if the system does not report it.
 fn used_pct(memory: &Memory) -> u64 {
     if memory.total == 0 { 0 } else { 100u64.saturating_sub(memory.available_pct()) }
 }

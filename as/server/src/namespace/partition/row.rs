@@ -76,7 +76,7 @@ impl PartitionRow {
             && column < replication_factor as usize
     }
 
-    /// Whether `node`, the owner of this row, has all records of the partition as far as is known.
+    /// Whether `node`, the owner of this row, is known to have all records of the partition.
     pub(super) fn is_full(&self, node: u64) -> bool {
         let is_acting_master = self.working_master == node && self.duplicates.is_empty();
         self.pending_immigrations == 0 && (self.replica_index(node).is_some() || is_acting_master)

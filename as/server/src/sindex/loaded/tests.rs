@@ -64,7 +64,7 @@ fn load(loaded: &LoadedIndexes, namespace: &Namespace, set_id: SetId, copy: &Fou
     let (mut guard, outcome) = namespace.index.get_or_create(&digest).expect("room");
     let mut unpacker = Unpacker::default();
     if outcome == CreateOutcome::Existed && guard.generation > copy.age {
-        // An older copy may still tell something of the record.
+        // An older copy may still contain information about the record.
         let mut after = **guard;
         after.set_leaves_tombstone(true);
         let copy = LoadedCopy { guard: &guard, after: &mut after, copy: None, unpacker: &mut unpacker };
@@ -275,7 +275,7 @@ fn what_the_load_cannot_read_is_read_after_it() {
 
 #[test]
 fn what_the_load_does_not_fill_is_filled_after_it() {
-    // Nothing was loaded, as from memory without a file; and a panic has ended the filling.
+    // Nothing was loaded (as from memory without a file), and then a panic ended the filling.
     for panics in [false, true] {
         let rig = Rig::new(0);
         if panics {

@@ -28,7 +28,7 @@ use crate::transaction::base::TransactionBase;
 use crate::transaction::wait::OwnedRequest;
 
 const SHARD_COUNT: usize = 16;
-/// Most times that nodes may send a request back before this node checks it again.
+/// Maximum number of times that nodes may send a request back before this node checks it again.
 const REDIRECTS_MAX: u32 = 3;
 
 /// The place of a request.

@@ -280,8 +280,9 @@ fn note_removal(namespace: &Namespace, digest: &Digest, via: Via) {
     }
 }
 
-/// Why a copy of the record of `digest` is not stored: `RecordExists` if `here`, the present one, is this version,
-/// `Generation` if the present one is newer, or if the copy is from before a removal. `None` if it is to be stored.
+/// The reason why a copy of the record of `digest` is not stored: `RecordExists` if `here`, the present one,
+/// is this version, `Generation` if the present one is newer, or if the copy is from before a removal. `None`
+/// if it is to be stored.
 fn loses_to(
     namespace: &Namespace,
     digest: &Digest,

@@ -32,7 +32,7 @@ use crate::transaction::wait::{HeldTurn, Hold, OwnedRequest, RecordKey};
 const FAILED_PAUSE: Duration = Duration::from_millis(50);
 /// How long a write that ended late is remembered, so that a reply that begins to wait for it gets a timeout.
 const LATE_KEPT: Duration = Duration::from_secs(60);
-/// Most writes that are listed one by one.
+/// Maximum number of writes that are listed one by one.
 const DESCRIBED_MAX: usize = 100;
 
 /// State of a write on its way.
@@ -100,7 +100,7 @@ pub(super) enum Acknowledgement {
     Failed,
 }
 
-/// Why a request does not queue for its turn.
+/// The reason why a request does not queue for its turn.
 pub(in crate::transaction) enum NotInLine {
     /// No write is on its way and nobody waits.
     Free(OwnedRequest),

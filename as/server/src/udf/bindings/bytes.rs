@@ -6,11 +6,11 @@ use std::rc::Rc;
 
 use mlua::{Lua, Table, UserData, UserDataRef, UserDataRefMut, Value};
 
-/// Most bytes of all buffers of an interpreter.
+/// Maximum number of bytes in all buffers of an interpreter.
 pub(in crate::udf) const MEMORY_MAX: usize = 32 << 20;
 /// The type of plain bytes.
 const BLOB: i64 = 4;
-/// Most bytes of a variable-length integer.
+/// Maximum number of bytes of a variable-length integer.
 const VARYING_SIZE_MAX: usize = 5;
 
 /// Memory used by the buffers of an interpreter.
@@ -38,7 +38,7 @@ impl Memory {
 
 /// A value of class `Bytes`.
 pub(crate) struct Buffer {
-    /// As long as the capacity; bytes behind the size do not count.
+    /// Its length is the capacity; bytes after the size do not count.
     storage: Vec<u8>,
     size: usize,
     kind: i64,
@@ -95,7 +95,7 @@ impl Buffer {
         true
     }
 
-    /// The position to write at: `at`, or behind the last byte if `at` is negative.
+    /// The position to write at: `at`, or after the last byte if `at` is negative.
     fn place(&self, at: i64) -> usize {
         usize::try_from(at).unwrap_or(self.size)
     }
@@ -111,7 +111,8 @@ impl Buffer {
         true
     }
 
-    /// The integer of `width` bytes at `at`: a single byte is unsigned, others are signed. `None` beyond the last byte.
+    /// The integer of `width` bytes at `at`: a single byte is unsigned, others are signed. `None`: `at` is
+    /// beyond the last byte.
     fn integer(&self, at: usize, width: usize, is_little: bool) -> Option<i64> {
         let bytes = self.bytes().get(at..at.checked_add(width)?)?;
         if width == 1 {

@@ -1,5 +1,5 @@
-//! The record that a function works on, as the prelude reaches it. Records have numbers: a record that a function kept
-//! from an earlier call is invalid.
+//! Access of the prelude to the record that a function works on. Records have numbers: a record that a
+//! function kept from an earlier call is invalid.
 
 use std::cell::{Cell, RefCell};
 use std::rc::{Rc, Weak};
@@ -11,9 +11,9 @@ use proto::ResultCode;
 use super::super::record::RecordState;
 use super::super::value::{Plain, Shared, to_zero};
 
-/// Longest name of a bin in bytes.
+/// Maximum length of a bin's name in bytes.
 const BIN_NAME_SIZE_MAX: usize = 15;
-/// Longest text that is passed as a plain value, in bytes.
+/// Maximum length in bytes of a text that is passed as a plain value.
 const PLAIN_TEXT_SIZE_MAX: usize = 64;
 
 /// A copy of a plain bin value.

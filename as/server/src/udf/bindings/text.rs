@@ -9,9 +9,9 @@ use super::super::pattern::{self, Capture, Match, PatternError};
 use super::super::watch::Watch;
 use super::record::Session;
 
-/// Most bytes of a replacement with its references filled in.
+/// Maximum number of bytes of a replacement with its references filled in.
 const EXPANDED_SIZE_MAX: usize = 16 << 20;
-/// Most bytes of a function's log line.
+/// Maximum number of bytes of a function's log line.
 const LOGGED_SIZE_MAX: usize = 1_000;
 
 /// Installs the prelude's functions on texts in `host`. The watch lives as long as the interpreter.
@@ -137,8 +137,8 @@ fn answer(lua: &Lua, subject: &[u8], found: Result<Option<Match>, PatternError>)
     Ok(values)
 }
 
-/// A replacement with its references to captures filled in; `false` if it is malformed; the number of a capture that
-/// does not exist. The second value is `nil`, or why there is no result.
+/// A replacement with its references to captures filled in; `false` if it is malformed; the number of a
+/// capture that does not exist. The second value is `nil`, or the reason why there is no result.
 fn expand(lua: &Lua, mut arguments: MultiValue) -> mlua::Result<(Value, Option<&'static str>)> {
     let malformed = Ok((Value::Boolean(false), None));
     let Some(Value::String(template)) = arguments.pop_front() else { return malformed };

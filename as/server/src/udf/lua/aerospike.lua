@@ -10,7 +10,7 @@ end
 function warn(m, ...)
 	return aerospike:log(1, string.format(m, ...))
 end
--- Above, and in `run_stream`, errors name their lines: 2, 5, 8, 11, 33.
+-- The line numbers of these functions and of `run_stream` appear in errors: 2, 5, 8, 11, 33.
 
 local host = ...
 local error, pcall, rawget, tostring, type, globals = error, pcall, rawget, tostring, type, _G
@@ -28,13 +28,13 @@ end
 
 
 
--- What the stream function `name` has made is run for the records that `input` gives; values go to `output`.
+-- The values that the operations of the stream function in `result` yield for the records of `input`.
 local function stream_values(input)
 	local ops = StreamOps_select(result.ops, 1)
 	return StreamOps_apply(stream_iterator(input), ops)
 end
 
--- Calls the global function `name` with a record. Gives whether it came to an end, and its result or error.
+-- Calls the global function `name` with a record. Returns whether it ended without an error, and its result or error.
 local function run_record(name, record, ...)
 	local f = rawget(globals, name)
 	if f == nil then return false, 'function not found' end
@@ -45,8 +45,8 @@ local function run_record(name, record, ...)
 	return is_done, value
 end
 
--- What is told of an error of a stream function, which the C server's handler takes for a string. Errors of the host have a
--- text of their own; they are the only userdata that no program can make.
+-- The reported form of an error of a stream function: the C server's handler expects a string. Errors of the host have
+-- their own text; they are the only userdata that no program can make.
 local function told(problem)
 	if type(problem) == 'string' or problem == nil then return problem end
 	if type(problem) == 'userdata' and host.open(problem) == nil then return problem end

@@ -1,4 +1,4 @@
--- Functions that are written in Lua, as programs see by the places that errors in them name.
+-- Functions that must be written in Lua, because programs see the places of errors in them.
 
 
 function list.clone(source)

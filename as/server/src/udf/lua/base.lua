@@ -1,17 +1,17 @@
--- What the other parts of the prelude build on: errors as C functions raise them, checks of arguments, classes.
+-- The base of the other parts of the prelude: errors as C functions raise them, checks of arguments, classes.
 local host = ...
 local error, getmetatable, rawget, select, setmetatable, tonumber, tostring, type =
 	error, getmetatable, rawget, select, setmetatable, tonumber, tostring, type
 local tointeger, math_type, find, sub = math.tointeger, math.type, string.find, string.sub
 local open, proxy, wrap, quick, caller = host.open, host.proxy, host.wrap, host.quick, host.caller
 
--- Stands for nil in lists, maps and records.
+-- Represents nil in lists, maps and records.
 local NIL = host.NIL
 local CLASS_NAMES = { 'List', 'Map', 'Bytes', 'Record', 'GeoJSON', 'Aerospike', 'Stream', 'Iterator' }
 local class = {}
 for number, name in ipairs(CLASS_NAMES) do class[name] = number end
 
--- Raises an error where the C function was called that runs.
+-- Raises an error at the place that called the running C function.
 local function raise(text)
 	local level = caller()
 	error(text, level)
@@ -26,7 +26,7 @@ local function bad_argument(position, text, qualified)
 	error("bad argument #" .. position .. " to '" .. (name or qualified or '?') .. "' (" .. text .. ")", level)
 end
 
--- The name of an argument's type: that which its metatable gives, or Lua's.
+-- The name of an argument's type: from its metatable, otherwise Lua's.
 local function type_name(position, ...)
 	if position > select('#', ...) then return 'no value' end
 	local value = (select(position, ...))
@@ -41,7 +41,7 @@ local function wrong_type(expected, position, ...)
 	bad_argument(position, expected .. ' expected, got ' .. type_name(position, ...))
 end
 
--- The argument is no proxy of the class that it must be of.
+-- Raises the error for an argument that is not a proxy of the required class.
 local function wrong_class(number, position, ...)
 	if type((select(position, ...))) ~= 'userdata' then
 		wrong_type('userdata', position, ...)
@@ -71,13 +71,13 @@ local function text(position, ...)
 	return tostring(value)
 end
 
--- A string as far as its first zero byte.
+-- A string up to its first zero byte.
 local function to_zero(value)
 	local zero = find(value, '\0', 1, true)
 	return zero and sub(value, 1, zero - 1) or value
 end
 
--- A value as it is kept in a list, map or record; nothing for what cannot be kept there.
+-- A value as it is kept in a list, map or record; nothing for a value that cannot be kept there.
 local function kept(value)
 	local kind = type(value)
 	if kind == 'number' or kind == 'boolean' then return value end
@@ -113,7 +113,7 @@ local function callable(functions, call, short_ways)
 	return setmetatable(object, { __call = call and wrap(call), __metatable = object })
 end
 
--- A function that gives the content of an argument, which has to be of the class of this number.
+-- A function that returns the content of an argument, which must be of the class with this number.
 local function content_reader(class_number)
 	return function(position, ...)
 		local number, content = open((select(position, ...)))
@@ -122,7 +122,7 @@ local function content_reader(class_number)
 	end
 end
 
--- Adds the functions that lists and maps have alike.
+-- Adds the functions that lists and maps have in common.
 local function add_size_and_text(functions, content_of)
 	function functions.size(...)
 		return content_of(1, ...).n

@@ -1,4 +1,4 @@
--- Bytes. The content of one holds the buffer, which the host works on.
+-- Bytes. The content holds the buffer, which the host works on.
 local host = ...
 local select = select
 local open, proxy, wrap = host.open, host.proxy, host.wrap
@@ -20,7 +20,7 @@ end
 -- Whether a number is a position counted from 1.
 local function is_index(index) return index >= 1 and index <= U32 end
 
--- What the host gives, unless the bytes would get too large.
+-- The host's result; raises an error if the bytes would get too large.
 local function done(result)
 	if result == nil then raise('not enough memory') end
 	return result
@@ -80,7 +80,7 @@ function functions.append_byte(...)
 	return done(host.bytes_set(data, -1, 1, false, value))
 end
 
--- Functions for signed integers of so many bytes.
+-- Functions for signed integers of `width` bytes.
 local function define_integer(suffix, width, is_little)
 	local limit = width < 8 and 1 << (8 * width - 1)
 	local function fits(value) return not limit or value >= -limit and value < limit end
@@ -173,7 +173,7 @@ function functions.set_bytes(...)
 	return done(host.bytes_write(data, index - 1, host.bytes_part(other, 0, count)))
 end
 
--- The bytes from an index on, no more than there are.
+-- The bytes from an index on; fewer if the bytes end before.
 local function part(...)
 	if select('#', ...) ~= 3 then return nil end
 	local data = data_of(1, ...)

@@ -1,11 +1,11 @@
--- Lists. The content of one is a table: its elements from 1, their count `n`, `room`, if it must not grow beyond, and the
--- `flags` of what described it in the bin or argument that it comes from.
+-- Lists. The content is a table: the elements from 1, their count `n`, the maximum count `room` if there is one, and the
+-- `flags` from the description in the bin or argument that the list comes from.
 local host = ...
 local next, select, type, move, math_type = next, select, type, table.move, math.type
 local open, proxy, quick = host.open, host.proxy, host.quick
 local kept, integer, wrong_class, raise = host.kept, host.integer, host.wrong_class, host.raise
 local NIL, LIST, ITERATOR, RECORD = host.NIL, host.class.List, host.class.Iterator, host.class.Record
--- Elements of one list: far more than a record can hold.
+-- Maximum number of elements of a list: far more than a record can hold.
 local COUNT_MAX = 1 << 23
 local U32 = 0xffffffff
 -- How many elements a list grows by, in the C server; a list that grows by none has `room`.
@@ -19,16 +19,16 @@ local function make(content, count, step, room)
 	return proxy(content, meta)
 end
 
--- The content of the list that an argument is.
+-- The content of the list in an argument.
 local content_of = host.content_reader(LIST)
 
--- Whether the list may have so many elements.
+-- Whether the list may have `count` elements.
 local function has_room(content, count)
 	if count > COUNT_MAX then raise('list of ' .. count .. ' elements is too long') end
 	return not content.room or count <= content.room
 end
 
--- The element that an argument is; nothing for a record, for what is none, and for an argument that is not there.
+-- The element in an argument; nothing for a record, for an invalid value, and for a missing argument.
 local function element(position, ...)
 	local value = (select(position, ...))
 	if value == nil and position > select('#', ...) then return nil end
@@ -36,7 +36,7 @@ local function element(position, ...)
 	if number ~= RECORD then return stored end
 end
 
--- Puts an element behind the first `before` ones.
+-- Puts an element after the first `before` ones.
 local function insert(content, before, value)
 	local count = content.n
 	local grown = (before > count and before or count) + 1

@@ -15,10 +15,10 @@ local function make()
 	return proxy(content, meta), content
 end
 
--- The content of the map that an argument is.
+-- The content of the map in an argument.
 local content_of = host.content_reader(MAP)
 
--- Where a value with this key is kept: the table and the key there. Nothing if it cannot be a key.
+-- The place of a value with this key: the table and the key in it. Nothing if it cannot be a key.
 local function place(content, key)
 	local kind = type(key)
 	if kind == 'string' then return content.values, host.to_zero(key) end

@@ -1,7 +1,7 @@
 -- Records, `aerospike`, GeoJSON, iterators and streams.
 --
 -- The content of a record is its cache: bins that were read or set, with their values, and which of them must be saved. The
--- record itself is the host's; `id` says which, and the host knows when it is another's turn.
+-- host has the record itself; `id` is its number, and the host refuses the number of an earlier record.
 local host = ...
 local next, select, tostring, type = next, select, tostring, type
 local open, proxy, wrap = host.open, host.proxy, host.wrap
@@ -12,7 +12,7 @@ local RECORD, AEROSPIKE = class.Record, class.Aerospike
 local BIN_NAME_SIZE_MAX, BINS_MAX, NAMES_MAX = 15, 512, 1024
 -- Result of a save with too many bins.
 local TOO_MANY_BINS = 21
--- Stands for a value that is not there, where nil would be one.
+-- Represents a missing value where nil would be a value.
 local ABSENT = {}
 local meta
 
@@ -53,7 +53,7 @@ local function remember(cache, name, value, dirty)
 	if is_value(value) then cache.inserted = cache.inserted + 1 end
 end
 
--- Forgets entry `at`; the last takes its place.
+-- Removes entry `at`; the last entry takes its place.
 local function forget(cache, at)
 	local last = cache.count
 	cache.index[cache.names[at]] = nil
@@ -72,7 +72,7 @@ local function failed(cache, result)
 	return -1
 end
 
--- Hands the changes to the host, which stores them when the function has ended.
+-- Passes the changes to the host, which stores them when the function has ended.
 local function save(cache)
 	local refused = host.record_begin_save(cache.id)
 	if refused then return failed(cache, refused) end
@@ -154,7 +154,7 @@ meta[2] = fill
 record = host.callable(functions)
 host.record_meta = meta
 
--- The record that a call of `aerospike` is about.
+-- The record in the arguments of a method of `aerospike`.
 local function record_of(...)
 	local value = (select(2, ...))
 	local number, cache = open(value)
@@ -228,7 +228,7 @@ function methods.get_config(...)
 	return 0
 end
 
--- Classes whose table of functions is their name too.
+-- Classes whose table of functions is also the value of their name.
 local function class_table(name, functions)
 	local wrapped = {}
 	for key, method in next, functions do wrapped[key] = wrap(method) end

@@ -1,4 +1,4 @@
--- Takes away what a function must not reach, and bounds what the hook cannot stop: loops in Lua's own C functions.
+-- Removes everything that a function must not reach, and bounds loops in Lua's own C functions, which the hook cannot stop.
 local host = ...
 local error, getmetatable, load, next, pcall, rawequal, rawget, rawset, select, setmetatable, tonumber, tostring, type =
 	error, getmetatable, load, next, pcall, rawequal, rawget, rawset, select, setmetatable, tonumber, tostring, type
@@ -6,18 +6,18 @@ local math_type, tointeger = math.type, math.tointeger
 local string_rep, string_match, gc, sub = string.rep, string.match, collectgarbage, string.sub
 local wrap, raise, bad_argument, wrong_type, text, integer =
 	host.wrap, host.raise, host.bad_argument, host.wrong_type, host.text, host.integer
--- Slots that one call of a function of `table` may go over.
+-- Maximum number of slots that one call of a function of `table` may visit.
 local SLOTS_MAX = 1 << 23
--- Bytes of a string from which on an instruction that compares it may be slow.
+-- Number of bytes from which on an instruction that compares a string may be slow.
 local SLOW_SIZE = 1 << 16
--- Results of `table.unpack`, as many as Lua's stack has room for.
+-- Maximum number of results of `table.unpack`: Lua's stack has no room for more.
 local UNPACKED_MAX = 1000000
 
 local TIMEOUT = 'UDF Execution Timeout'
 local is_over = host.is_over
 
--- Ends a function whose time is over. The hook looks at the clock between instructions; what runs for long within one, or
--- begins to be counted anew, asks here.
+-- Ends a function whose time is over. The hook checks the clock between instructions. Code that runs long within one
+-- instruction, or whose count of instructions begins again, calls this.
 local function watch()
 	if is_over() then raise(TIMEOUT) end
 end
@@ -30,7 +30,7 @@ local function string_argument(position, qualified, ...)
 	return value
 end
 
--- Metatables have no finalizers: the hook does not watch them.
+-- Metatables have no finalizers, because the hook does not watch these.
 local function set_metatable(...)
 	local object, meta = ...
 	if type(object) ~= 'table' then wrong_type('table', 1, ...) end
@@ -44,8 +44,8 @@ local function set_metatable(...)
 end
 _G.setmetatable = wrap(set_metatable)
 
--- A handler runs when all is unwound: Lua's own `xpcall` runs it where the error was raised, which may be within the hook,
--- and there no hook watches it.
+-- A handler runs after the stack is unwound. Lua's own `xpcall` runs it at the place of the error, which may be in the
+-- hook, where no hook watches it.
 local function handled(handler, is_done, ...)
 	if is_done then return true, ... end
 	watch()
@@ -59,8 +59,8 @@ function xpcall(...)
 	return handled(handler, pcall(f, select(3, ...)))
 end
 
--- Each coroutine has its instructions counted from zero, so the clock is looked at when one is resumed. One that died of the
--- hook has none any more: nothing of it runs again, such as what `__close` names.
+-- The count of instructions begins at zero in each coroutine, so the clock is checked when one is resumed. A coroutine
+-- that the hook has ended has no hook any more: no code of it runs again, for example of `__close`.
 local create, resume, close_coroutine = coroutine.create, coroutine.resume, coroutine.close
 coroutine.resume = wrap(function(...)
 	watch()
@@ -99,7 +99,7 @@ _G.load = wrap(function(...)
 	end
 	watch()
 	if type(chunk) == 'function' then
-		-- Each piece runs instructions, which the hook counts, whatever gives it.
+		-- Each piece runs instructions, which the hook counts, whichever function returns it.
 		local read = chunk
 		chunk = function() return read() end
 	end
@@ -144,7 +144,7 @@ _G.collectgarbage = wrap(function(...)
 end)
 string.dump = refused('string.dump')
 
--- Modules: those that are registered, and Lua's own.
+-- Modules: registered ones and Lua's own.
 local loaded = { _G = _G, coroutine = coroutine, table = table, io = io, os = os, string = string, math = math, utf8 = utf8 }
 package = { loaded = loaded, preload = {}, path = host.module_path, cpath = '', config = '/\n;\n?\n!\n-\n' }
 package.loaded.package = package
@@ -189,7 +189,7 @@ end
 
 local find_in = host.find_pattern
 
--- What the host says of a match: its start and end, and its captures. A pattern that is malformed raises an error.
+-- The host's result of a match: its start and end, and its captures. A malformed pattern raises an error.
 local function matched(start, stop, ...)
 	if start == nil then return nil end
 	if start == false then raise(stop) end
@@ -304,8 +304,8 @@ end
 host.concat = table.concat
 local move_plain, sort_plain, concat_plain, unpack_plain = table.move, table.sort, table.concat, table.unpack
 
--- What a function of Lua returned or raised, which runs no code of the program. What it raised names neither the place nor
--- the function that a program called.
+-- Returns the results of a function of Lua that runs no code of the program, or raises its error again: that one names
+-- neither the place nor the function that a program called.
 local function finish(qualified, is_done, ...)
 	if is_done then return ... end
 	local problem = ...
@@ -363,7 +363,7 @@ end
 
 local function by_operator(a, b) return a < b end
 
--- Sorts with one of Lua's own functions. Errors of comparisons stay as the program raised them; only those of the function
+-- Sorts with one of Lua's own functions. Errors of comparisons stay as the program raised them; errors of the function
 -- itself get a place.
 local function sort(sort_any, object, comparator)
 	local is_called = false
@@ -376,7 +376,7 @@ local function sort(sort_any, object, comparator)
 	if is_done then return end
 	if problem == 'invalid order function for sorting' then raise(problem) end
 	if comparator == nil and type(problem) == 'string' then
-		-- Where C code compares, the error names no place.
+		-- The error of a comparison in C code names no place.
 		problem = string_match(problem, '^sandbox:%d+: (attempt to compare .*)$') or problem
 	elseif not is_called then
 		finish('table.sort', false, problem)
@@ -384,7 +384,7 @@ local function sort(sort_any, object, comparator)
 	error(problem, 0)
 end
 
--- Called with a table as first argument.
+-- Functions for a table as first argument.
 local of_tables = {}
 
 function of_tables.insert(...)
@@ -481,7 +481,7 @@ for name, of_table in next, of_tables do
 	local function limited(...)
 		local kind = type((...))
 		if kind == 'table' or kind == 'string' and name == 'unpack' then return of_table(...) end
-		-- Metamethods of lists and the like are in Lua.
+		-- Metamethods of lists and other proxies are in Lua.
 		if kind == 'userdata' and name == 'sort' then
 			local comparator = (select(2, ...))
 			if type(comparator) == 'function' then return sort(original, (...), comparator) end
@@ -493,7 +493,7 @@ for name, of_table in next, of_tables do
 	table[name] = short_way and host.quick(short_way, limited) or wrap(limited)
 end
 
--- Functions whose every call looks at the clock first, since it takes as long as its arguments are large.
+-- Functions that check the clock first in each call, because the time of a call grows with the size of its arguments.
 for library, names in next, {
 	[string] = { 'format', 'lower', 'pack', 'packsize', 'reverse', 'unpack', 'upper' },
 	[utf8] = { 'codepoint', 'len', 'offset' },
@@ -501,8 +501,8 @@ for library, names in next, {
 } do
 	for _, name in ipairs(names) do library[name] = host.watched(library[name]) end
 end
--- Where Lua finds the name of a function for errors.
+-- Lua finds the name of a function for errors here.
 os_of_lua.date = os.date
 
--- What Lua 5.4 has for programs of earlier versions only.
+-- Functions that Lua 5.4 has only for programs of earlier versions.
 for _, name in ipairs { 'atan2', 'cosh', 'frexp', 'ldexp', 'log10', 'pow', 'sinh', 'tanh' } do math[name] = nil end

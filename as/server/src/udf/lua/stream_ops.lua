@@ -1,11 +1,11 @@
--- What a stream function builds: a chain of operations, and the functions that carry them out. Each takes a function that
--- gives the next value, and gives one.
+-- A stream function builds a chain of operations; these functions carry them out. Each takes a function that returns the
+-- next value, and returns such a function.
 --
--- Errors in them name their lines: 36, 50, 63, 76, 89, 113.
+-- Their line numbers appear in errors: 36, 50, 63, 76, 89, 113.
 local LIMIT = 1000
 local ON_SERVER, ON_CLIENT, ON_EITHER, ON_BOTH = 1, 2, 3, 4
 
--- A copy of the value that an aggregation begins with.
+-- A copy of the initial value of an aggregation.
 local function copied(value)
 	local kind = type(value)
 	if kind == 'table' then
@@ -23,14 +23,14 @@ end
 
 local function is_large(value) return type(value) == 'number' and value >= LIMIT end
 
--- A function that gives what `step` gives until that says, by its second result, that it is done.
+-- A function that returns the values of `step` until its second result says that it is done.
 local function until_done(step) local done = false
 	return function() if done then return nil end
 		local value, is_last = step() done = is_last return value end end
 
 function filter(next, p)
 	return until_done(function()
-		-- Values that `p` refuses are passed over.
+		-- Values that `p` refuses are skipped.
 
 		for a in next do
 			if p(a) then
@@ -114,7 +114,7 @@ function StreamOps_apply(stream, ops, i, n)
 	return StreamOps_apply(s, ops, i + 1, n)
 end
 
--- The operations for one side: those of the server end with the first reduction, which is for both.
+-- The operations for one side: the server's part ends with the first reduction, which belongs to both sides.
 function StreamOps_select(stream_ops, scope)
 	local of_server, of_client, is_server = {}, {}, true
 	for _, op in ipairs(stream_ops) do
