@@ -192,7 +192,7 @@ fn records_on_a_device_are_read_too() {
 }
 
 #[test]
-fn errors_are_told_with_their_place() {
+fn errors_are_reported_with_their_place() {
     let (_server, mut client) = start(None);
     let client = &mut client;
     let before = figures(client, "namespace/test");
@@ -321,7 +321,7 @@ fn clients_that_do_not_read_or_go_away_end_it() {
 /// Functions whose clients read nothing and which have no timeout take no thread from others, and lose no
 /// values.
 #[test]
-fn aggregations_that_nobody_reads_stop_no_others() {
+fn unread_aggregations_stop_no_others() {
     let (server, mut client) = start(None);
     let unread = plain("large").with_field(SOCKET_TIMEOUT, &0u32.to_be_bytes()).encode();
     let mut silent = Vec::new();

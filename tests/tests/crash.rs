@@ -228,7 +228,7 @@ fn with_commit_to_device_nothing_acknowledged_is_lost() {
 }
 
 #[test]
-fn with_durable_deletes_nothing_comes_back() {
+fn with_durable_deletes_no_record_returns() {
     crash(&Setting {
         lines: &["durable-deletes true"],
         engine: "device",

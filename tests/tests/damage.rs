@@ -319,7 +319,7 @@ fn damaged_under_it() -> (Server, DataFile, Places) {
 }
 
 #[test]
-fn reads_of_damaged_records_are_errors_and_others_go_on() {
+fn reads_of_damaged_records_are_errors_and_others_succeed() {
     let (mut server, file, places) = damaged_under_it();
     let mut client = server.connect();
     check_all_but(&mut client, &[3, 5, 7, 9], result::UNKNOWN);

@@ -169,7 +169,7 @@ fn a_device_of_another_set_is_refused() {
 }
 
 #[test]
-fn a_copy_of_a_device_beside_it_is_refused() {
+fn a_device_together_with_its_copy_is_refused() {
     let mut server = stopped(&["a", "b"]);
     fs::copy(file(&server, "a").0, file(&server, "copy").0).unwrap();
     server.configure(&files(&["a", "b", "copy"]));
@@ -281,7 +281,7 @@ fn a_shadow_of_another_disk_is_refused() {
 }
 
 #[test]
-fn reads_go_on_when_the_file_is_removed_and_writes_are_refused() {
+fn reads_continue_when_the_file_is_removed_and_writes_are_refused() {
     let mut server = stopped(&["a"]);
     server.restart();
     let path = file(&server, "a").0;
@@ -303,7 +303,7 @@ fn reads_go_on_when_the_file_is_removed_and_writes_are_refused() {
 }
 
 #[test]
-fn reads_go_on_before_the_end_of_a_file_that_was_cut_and_writes_are_refused() {
+fn reads_continue_before_the_end_of_a_truncated_file_and_writes_are_refused() {
     let mut server = stopped(&["a"]);
     let (file, places) = (file(&server, "a"), file(&server, "a").places());
     server.restart();

@@ -218,7 +218,7 @@ fn stops_writes(server: &Server, client: &mut Client, limit: &str, no_limit: &st
 }
 
 #[test]
-fn writes_stop_at_each_limit_and_go_on_again() {
+fn writes_stop_at_each_limit_and_resume() {
     let mut server = start("", "");
     server.allow("breached stop-writes limit (");
     let mut client = server.connect();
@@ -269,7 +269,7 @@ fn a_start_evicts_until_the_limit_holds() {
 }
 
 #[test]
-fn records_that_expire_are_told_from_those_that_do_not() {
+fn records_that_expire_are_distinguished_from_those_that_do_not() {
     let server = start("", "");
     let mut client = server.connect();
     let client = &mut client;

@@ -248,7 +248,7 @@ fn threads_that_may_start_again() {
     for point in
         ["nsup", "stop-writes", "memory-ahead", "tomb-raider", "ticker", "pool-sizing", "sindex-sweep"]
     {
-        // The point must be passed once more: a thread that has ended would not pass it.
+        // The point is passed once more: a thread that has ended would not pass it.
         for _ in 0..2 {
             server.inject_fault(point);
             server.await_fault(point);

@@ -103,7 +103,7 @@ fn without_a_limit_idle_connections_stay() {
 
 /// With a low limit on open files, the server accepts as many clients as it says: it counts its own files.
 #[test]
-fn as_many_clients_as_it_says_under_a_low_limit_on_files() {
+fn the_reported_number_of_clients_fits_under_a_low_limit_on_files() {
     let launcher = ["bash", "-c", "ulimit -n 48 && exec \"$0\" \"$@\""];
     let mut server = Server::start_under(&launcher, &config("service-threads 8"));
     server.allow("proto-fd-max");

@@ -136,7 +136,7 @@ fn levels_of_the_log_are_changed_while_it_runs() {
 }
 
 #[test]
-fn the_log_says_why_an_operation_was_refused() {
+fn the_log_shows_why_an_operation_was_refused() {
     const LIST: u8 = 20;
     const CDT_READ: u8 = 3;
     const CDT_MODIFY: u8 = 4;

@@ -233,7 +233,7 @@ fn many_conversations(server: &Server) {
 /// Replies are held before some of the requests behind them have been carried out. When they are released,
 /// their thread must be woken.
 #[test]
-fn requests_behind_held_replies_are_answered_at_once() {
+fn requests_after_held_replies_are_answered_at_once() {
     let storage = ["file {dir}/test.dat", "filesize 256M", "commit-to-device true"];
     let server = Server::start(&stored_config("test", "device", &storage));
     let mut client = server.connect();

@@ -108,7 +108,7 @@ fn roles_decide_and_change_at_once() {
 }
 
 #[test]
-fn requests_in_one_packet_are_of_whoever_logged_in_before_them() {
+fn requests_in_one_packet_belong_to_the_user_who_logged_in_before() {
     let server = start("");
     let mut admin = logged_in(&server, "admin", ADMIN);
     assert_eq!(create_user(&mut admin, "bob", PASS, &["read-write"]), 0);
@@ -234,7 +234,7 @@ fn tokens_are_good_until_they_end() {
 }
 
 #[test]
-fn users_and_roles_survive_a_crash_and_nothing_secret_is_told() {
+fn users_and_roles_survive_a_crash_and_secrets_stay_hidden() {
     let mut server =
         start("enable-quotas false\nlog {\nreport-user-admin true\nreport-authentication true\n}");
     let mut admin = logged_in(&server, "admin", ADMIN);
@@ -297,7 +297,7 @@ fn users_and_roles_survive_a_crash_and_nothing_secret_is_told() {
 }
 
 #[test]
-fn who_guesses_passwords_is_held_off() {
+fn guesses_of_passwords_are_barred() {
     let mut server = start("");
     server.allow("too many failed logins as 'admin' from 127.0.0.1");
     let mut client = server.connect();
@@ -500,7 +500,7 @@ fn the_first_password_may_come_from_a_file() {
 }
 
 #[test]
-fn without_its_users_a_server_does_not_start_and_nobody_else_reads_them() {
+fn a_server_without_its_users_does_not_start_and_their_file_is_private() {
     let mut server = start("");
     let mut admin = logged_in(&server, "admin", ADMIN);
     let set = [(field::USER, &b"admin"[..]), (field::PASSWORD, PASS.as_bytes())];

@@ -177,7 +177,7 @@ fn ranges_texts_lists_and_places_are_found() {
 }
 
 #[test]
-fn pages_go_on_behind_the_last_record() {
+fn pages_continue_after_the_last_record() {
     let server = Server::usual();
     let mut client = server.connect();
     let client = &mut client;
@@ -286,7 +286,7 @@ fn a_record_that_changes_between_pages_is_not_lost() {
 
 /// Each query returns the records whose value stays in the range, once, whatever else changes.
 #[test]
-fn queries_beside_writers_are_exact() {
+fn queries_during_writes_are_exact() {
     const KEYS: u32 = 3_000;
     let server = Server::usual();
     let mut client = server.connect();

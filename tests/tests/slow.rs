@@ -182,7 +182,7 @@ fn server_of_large_replies() -> (Server, Client) {
 }
 
 #[test]
-fn large_replies_that_nobody_reads_have_a_budget() {
+fn unread_large_replies_have_a_budget() {
     let (server, mut client) = server_of_large_replies();
     let before = server.resident_megabytes().unwrap_or(0);
     let mut readers: Vec<Client> = (0..LARGE_CLIENTS).map(|_| server.connect()).collect();

@@ -93,7 +93,7 @@ fn files_of_the_c_server_are_taken() {
 }
 
 #[test]
-fn a_change_counts_on_from_what_the_file_says() {
+fn a_change_continues_the_version_of_the_file() {
     let mut server = with_recorded_files();
     server.restart();
     let mut client = server.connect();
@@ -124,7 +124,7 @@ fn a_change_counts_on_from_what_the_file_says() {
 }
 
 #[test]
-fn what_is_acknowledged_outlives_a_crash() {
+fn acknowledged_changes_survive_a_crash() {
     let mut server = Server::start(&usual_config());
     let mut acknowledged = 0;
     for round in 0..8_u32 {
@@ -233,7 +233,7 @@ fn a_file_without_its_version_is_used() {
 }
 
 #[test]
-fn what_cannot_be_stored_is_refused() {
+fn changes_that_cannot_be_stored_are_refused() {
     refuses_what_it_cannot_store(&mut Server::start(&usual_config()));
     // A node that may join others makes the change as the principal of its cluster.
     let mut nodes = Nodes::start_seedless(1, IN_MEMORY);
@@ -324,7 +324,7 @@ fn a_device_of_the_c_server_is_served_with_its_metadata() {
 
 /// Evicted records stay away after a restart, although their copies are still on the device.
 #[test]
-fn what_was_evicted_stays_gone() {
+fn evicted_records_do_not_return() {
     let device = "device {\n        file {dir}/test.dat\n        filesize 128M";
     let exempt = "set kept {\n        disable-eviction true\n    }\n    storage-engine";
     let config = usual_config().replacen("memory {\n        data-size 1G", device, 1);

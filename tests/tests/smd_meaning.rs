@@ -339,7 +339,7 @@ fn what_is_ahead_is_told() {
 }
 
 #[test]
-fn repeated_items_are_told() {
+fn repeated_items_are_reported() {
     let mut server = Server::start(&usual_config());
     server.stop();
     store(&server, "truncate", &[("test|a", "5"), ("test|b", "6"), ("test|a", "7")]);

@@ -117,7 +117,7 @@ fn can_stall() -> bool {
 }
 
 #[test]
-fn batches_of_other_namespaces_go_on() {
+fn batches_of_other_namespaces_continue() {
     if !can_stall() {
         return;
     }
@@ -153,7 +153,7 @@ fn batches_of_other_namespaces_go_on() {
 }
 
 #[test]
-fn queries_of_other_namespaces_go_on() {
+fn queries_of_other_namespaces_continue() {
     if !can_stall() {
         return;
     }
@@ -187,7 +187,7 @@ fn queries_of_other_namespaces_go_on() {
 
 /// A record is read from the disk without its lock, so a write of it does not wait for the read.
 #[test]
-fn writers_of_records_that_are_being_read_go_on() {
+fn writers_of_records_that_are_being_read_continue() {
     if !can_stall() {
         return;
     }

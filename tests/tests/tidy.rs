@@ -229,7 +229,7 @@ fn the_map_shows_every_module_of_the_server() {
 }
 
 #[test]
-fn a_name_stands_for_one_type_in_a_crate() {
+fn a_name_belongs_to_one_type_in_a_crate() {
     let mut places: BTreeMap<(String, String), Vec<String>> = BTreeMap::new();
     for file in rust_files() {
         let Some((folder, _)) = file.path.split_once("/src/") else { continue };
@@ -247,7 +247,7 @@ fn a_name_stands_for_one_type_in_a_crate() {
 }
 
 #[test]
-fn layers_do_not_know_what_is_not_theirs() {
+fn layers_do_not_use_names_of_other_layers() {
     let mut wrong = Vec::new();
     for file in rust_files() {
         for (_, names, why) in IGNORANCE.iter().filter(|(folder, ..)| file.path.starts_with(folder)) {

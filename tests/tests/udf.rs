@@ -440,7 +440,7 @@ fn calls_on_one_record_add_up() {
 }
 
 #[test]
-fn modules_and_what_they_wrote_outlast_a_restart() {
+fn modules_and_their_writes_survive_a_restart() {
     let config = usual_config().replacen(
         "namespace bar {",
         "namespace disk {\n replication-factor 1\n storage-engine device {\n file {dir}/disk.dat\n filesize 128M\n }\n}\nnamespace bar {",

@@ -103,7 +103,7 @@ mod tests {
     }
 
     #[test]
-    fn policies_differ_in_what_comes_first() {
+    fn policies_differ_in_the_first_criterion() {
         let (often, late) = (age(5, 100), age(4, 200));
         assert_eq!(ConflictPolicy::Generation.compare(often, late), Ordering::Greater);
         assert_eq!(ConflictPolicy::LastUpdateTime.compare(often, late), Ordering::Less);

@@ -230,7 +230,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_such_file_is_refused() {
+    fn other_files_are_refused() {
         let good = r#"[[1,1],{"key":"k","value":"v","generation":1,"timestamp":1}]"#;
         assert!(decode_file(good.as_bytes()).is_ok());
         for text in ["", " ", "[]", " [ ] ", "{}", "null", "[null]", "[1,1]"] {
@@ -257,7 +257,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_is_written_is_read(
+        fn written_items_are_read(
             cluster_key: u64,
             tid: u64,
             parts in prop::collection::vec((".*", prop::option::of(".*"), any::<u32>(), any::<u64>()), 0..5),

@@ -169,7 +169,7 @@ mod tests {
     }
 
     #[test]
-    fn help_says_what_happens_without_a_configuration_and_names_every_option() {
+    fn help_describes_a_start_without_a_configuration_and_every_option() {
         assert_eq!(parse("asd --help"), Err(ErrorKind::DisplayHelp));
         let help = Options::command().render_long_help().to_string();
         let taught = [

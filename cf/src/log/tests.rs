@@ -169,7 +169,7 @@ fn syslog_gets_priority_time_tag_and_text() {
 }
 
 #[test]
-fn a_syslog_daemon_that_takes_nothing_holds_nobody_up() {
+fn a_syslog_daemon_that_reads_nothing_delays_no_thread() {
     const LINES: usize = 300;
     let folder = TempFolder::new("stuck-syslog");
     let path = folder.join("log");

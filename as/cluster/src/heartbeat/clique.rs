@@ -55,7 +55,7 @@ mod tests {
     }
 
     #[test]
-    fn who_misses_most_goes_first() {
+    fn the_node_that_misses_most_links_is_removed_first() {
         let cut = [(5, 1), (5, 2), (5, 3)];
         let mut nodes = ids(&[1, 2, 3, 4, 5]);
         evict(&mut nodes, NodeId(4), |a, b| !cut.contains(&(a.0, b.0)));

@@ -106,7 +106,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_noted_is_tried_again() {
+    fn a_note_that_fails_is_tried_again() {
         let parent = tempfile::tempdir().unwrap();
         let (folder, target) = (parent.path().join("work"), parent.path().join("nowhere"));
         fs::create_dir(&folder).unwrap();
@@ -123,7 +123,7 @@ mod tests {
     }
 
     #[test]
-    fn a_node_that_cannot_tell_waits() {
+    fn a_node_that_does_not_know_waits() {
         let parent = tempfile::tempdir().unwrap();
         let file = parent.path().join("file");
         fs::write(&file, "").unwrap();
@@ -131,7 +131,7 @@ mod tests {
     }
 
     #[test]
-    fn versions_tell_whether_there_were_others() {
+    fn versions_show_whether_there_were_others() {
         let master = PartitionVersion::new(7, 0).with_master(true);
         let entry = |version| PartitionEntry { version, tree_id: 1 };
         let absent = PartitionVersion::default();

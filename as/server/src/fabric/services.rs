@@ -188,7 +188,7 @@ mod tests {
     }
 
     #[test]
-    fn who_asks_what_has_changed_hears_of_those_who_left() {
+    fn a_request_for_changes_names_the_nodes_that_left() {
         let list = PeerList::default();
         list.set_members(&[NodeId(2), NodeId(3)]);
         for node in [2, 3] {

@@ -188,7 +188,7 @@ mod tests {
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(24))]
         #[test]
-        fn gives_what_a_map_has_in_its_order(
+        fn a_cursor_returns_the_digests_of_a_map_in_order(
             crowded in any::<bool>(), count in 0u32..4_000, removed in prop::collection::vec(0u32..4_000, 0..300),
             after in 0u32..4_000, divisor in 1u16..9,
         ) {
@@ -221,7 +221,7 @@ mod tests {
 
     /// A record that exists throughout is found once however the sprigs change, one that comes or goes at most once.
     #[test]
-    fn a_walk_beside_writers_misses_nothing_and_repeats_nothing() {
+    fn a_walk_during_writes_misses_and_repeats_nothing() {
         const COUNT: u32 = 6_000;
         for crowded in [true, false] {
             let index = small_index();
@@ -260,7 +260,7 @@ mod tests {
     }
 
     #[test]
-    fn a_walk_that_does_not_sleep_goes_on_where_a_lock_was_not_free() {
+    fn a_walk_that_does_not_sleep_continues_where_a_lock_was_not_free() {
         let index = small_index();
         (0..2_000).for_each(|number| put(&index, &digest(number, false), 1));
         let all = walk(&index, None, |_| true);

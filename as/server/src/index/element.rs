@@ -379,7 +379,7 @@ mod tests {
 
     #[test]
     #[expect(unsafe_code, reason = "a test of what is unsafe")]
-    fn a_digest_is_read_while_its_element_is_made_anew_and_changed() {
+    fn a_digest_is_read_while_its_element_is_recreated_and_changed() {
         const ROUNDS: u8 = if cfg!(miri) { 20 } else { 255 };
         let arena = cf::arena::Arena::<Element>::new(1 << 20);
         let handle = arena.allocate(0).expect("room");

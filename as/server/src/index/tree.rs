@@ -678,7 +678,7 @@ mod tests {
     }
 
     #[test]
-    fn whoever_does_not_sleep_gets_no_guard_of_a_locked_sprig() {
+    fn a_thread_that_does_not_sleep_gets_no_guard_of_a_locked_sprig() {
         let index = small_index();
         // Both are in one sprig.
         let (digest, absent) = (crowded_digest(0), crowded_digest(8));

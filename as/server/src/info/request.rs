@@ -320,7 +320,7 @@ mod tests {
     }
 
     #[test]
-    fn numbers_with_something_behind_them_are_read_as_c_reads_them() {
+    fn numbers_with_trailing_characters_are_read_as_in_c() {
         let read = [
             "",
             "x",

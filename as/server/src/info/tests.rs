@@ -147,7 +147,7 @@ fn whatever_is_asked_is_answered_by_one_line() {
 }
 
 #[test]
-fn bytes_that_are_no_text_are_answered() {
+fn bytes_that_are_not_text_are_answered() {
     let (server, _folder) = start();
     proptest!(ProptestConfig::with_cases(400), |(bytes in prop::collection::vec(any::<u8>(), 0..300))| {
         let answer = answer(server.node(), ANYBODY, &bytes);

@@ -61,7 +61,7 @@ fn dealt() -> (Partitions, Storage) {
 }
 
 #[test]
-fn nobody_serves_partitions_before_they_are_dealt() {
+fn no_node_serves_partitions_before_they_are_distributed() {
     let partitions = Partitions::load(OWN, &entries());
     assert_eq!(partitions.stored_count(), PARTITION_COUNT / 2);
     for number in [0, 1] {
@@ -78,7 +78,7 @@ fn nobody_serves_partitions_before_they_are_dealt() {
 }
 
 #[test]
-fn a_node_alone_serves_all_and_begins_those_without_data_anew() {
+fn a_single_node_serves_all_partitions_and_starts_empty_ones_anew() {
     let (partitions, _storage) = dealt();
     let expected = version("cef14538acf3.0.mp-");
     partitions.visit(|id, row| {
@@ -100,7 +100,7 @@ fn a_node_alone_serves_all_and_begins_those_without_data_anew() {
 
 /// The columns of `replicas` as the C server fills them, and the destination of requests that are not served here.
 #[test]
-fn a_node_of_several_answers_for_what_it_has() {
+fn a_node_of_several_answers_for_its_own_partitions() {
     let (partitions, storage) = dealt();
     let replica = |node, is_immigrating| Replica { node, is_immigrating };
     let deal = |number: usize, row: &mut PartitionRow| {
@@ -206,7 +206,7 @@ fn a_partition_in_service_keeps_its_data() {
 /// Threads enter partitions for a moment, as transactions do, while the cluster thread takes them out of service and
 /// puts them back. In between no thread may be in one.
 #[test]
-fn nobody_is_in_an_isolated_partition() {
+fn no_thread_is_in_an_isolated_partition() {
     const PARTITIONS: usize = 4;
     let (partitions, storage) = dealt();
     let inside: [AtomicUsize; PARTITIONS] = Default::default();
@@ -317,7 +317,7 @@ fn a_write_that_is_about_to_commit_is_judged_again() {
 }
 
 #[test]
-fn what_is_known_of_duplicates_is_of_the_rebalance_that_made_them() {
+fn knowledge_of_duplicates_is_valid_for_its_rebalance_only() {
     let (partitions, storage) = dealt();
     let (none, before) = partitions.duplicates(id(5));
     assert!(none.is_empty() && !partitions.may_have_duplicates(id(5)));

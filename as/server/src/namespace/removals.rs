@@ -41,7 +41,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_created_comes_after_what_was_removed() {
+    fn a_created_record_is_later_than_the_removed_one() {
         let digest = Digest::of_key(b"set", 1, b"12345678");
         let (on_disk, in_memory) = (Removals::new(true), Removals::new(false));
         for removals in [&on_disk, &in_memory] {

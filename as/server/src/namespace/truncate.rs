@@ -372,7 +372,7 @@ mod tests {
     }
 
     #[test]
-    fn a_threshold_hides_what_is_older_and_gives_it_back_until_the_walk() {
+    fn a_threshold_hides_older_records_and_can_be_undone_until_the_walk() {
         let namespace = namespace();
         for (key, set, last_update_time) in [(1, "s", 100), (2, "s", 200), (3, "t", 100), (4, "", 100)] {
             put(&namespace, set, key, last_update_time);
@@ -414,7 +414,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_created_is_never_truncated() {
+    fn created_records_are_never_truncated() {
         let namespace = namespace();
         put(&namespace, "s", 1, 100);
         let set_id = namespace.sets.find(b"s").expect("it is there").id;
@@ -431,7 +431,7 @@ mod tests {
     }
 
     #[test]
-    fn tombstones_and_what_is_loaded_are_judged_alike() {
+    fn tombstones_and_loaded_records_are_judged_alike() {
         let namespace = namespace();
         put(&namespace, "s", 1, 100);
         let set_id = namespace.sets.find(b"s").expect("it is there").id;

@@ -124,7 +124,7 @@ mod tests {
     }
 
     #[test]
-    fn the_hundreds_begin_anew_with_each_range() {
+    fn the_hundreds_start_again_with_each_range() {
         let ranges = [(key(0), key(9)), (key(10), key(19)), (key(20), key(29)), (key(30), key(500))];
         // Nothing is in the third range, and 80 entries are in the fourth.
         let entries = [(0, 1), (9, 1), (10, 1), (15, 1)].into_iter().chain((30..110).map(|value| (value, 1)));

@@ -332,7 +332,7 @@ fn a_panic_ends_the_query_and_tells_the_client() {
 }
 
 #[test]
-fn no_record_is_told_of_before_it_is_on_disk() {
+fn no_record_is_sent_before_it_is_on_disk() {
     let folder = std::env::temp_dir().join(format!("asd-query-{}", std::process::id()));
     std::fs::create_dir_all(&folder).expect("a folder");
     let file = folder.join("test.dat");

@@ -168,7 +168,7 @@ mod tests {
     }
 
     #[test]
-    fn samples_tell_what_happened_since_the_last() {
+    fn samples_cover_the_time_since_the_last_one() {
         let activity = Activity::new();
         activity.belong_to_this_thread();
         let mut meter = Meter::default();

@@ -407,7 +407,7 @@ mod tests {
     }
 
     #[test]
-    fn of_an_interface_what_one_can_listen_on_counts() {
+    fn only_addresses_of_an_interface_that_can_be_bound_count() {
         let found: Vec<IpAddr> =
             ["10.0.0.5", "fd00::5", "fe80::5", "10.0.0.6"].iter().map(|text| text.parse().unwrap()).collect();
         let texts = |addresses: Vec<IpAddr>| addresses.iter().map(IpAddr::to_string).collect::<Vec<_>>();
@@ -458,7 +458,7 @@ mod tests {
     }
 
     #[test]
-    fn what_nobody_can_connect_to_is_no_access_address() {
+    fn unreachable_addresses_are_no_access_addresses() {
         let params = NetworkServiceParams::default();
         for text in ["any", "0.0.0.0", "::"] {
             params.access_address.set(texts(&[text]));
@@ -494,7 +494,7 @@ mod tests {
     }
 
     #[test]
-    fn nobody_connects_before_it_listens() {
+    fn no_client_connects_before_it_listens() {
         let bound = bind_to(&["local"], 0).unwrap();
         let address = bound.addresses()[0];
         assert!(TcpStream::connect(address).is_err());

@@ -197,7 +197,7 @@ mod tests {
     }
 
     #[test]
-    fn queued_requests_go_on_with_room_or_when_their_time_is_over() {
+    fn queued_requests_resume_with_room_or_at_their_deadline() {
         let budget = ReplyBudget::new(Arc::new(ServerMetrics::new(0)));
         let kept = Charge::reserve(&budget, UNSENT_SIZE_MAX - 10).expect("nothing else is kept");
         let (now, went_on) = (Instant::now(), Arc::new(Mutex::new(Vec::new())));

@@ -377,7 +377,7 @@ mod tests {
     }
 
     #[test]
-    fn a_sample_sums_up_what_threads_did() {
+    fn a_sample_sums_up_the_work_of_threads() {
         let stats = |worked_ms, requests| WorkerStats {
             worked: Duration::from_millis(worked_ms),
             requests,

@@ -160,7 +160,7 @@ fn questions() -> impl Strategy<Value = (Vec<Question>, usize)> {
 }
 
 #[test]
-fn conversations_go_on_while_connections_change_their_threads() {
+fn conversations_continue_while_connections_change_their_threads() {
     let server = start();
     let pool = &server.node().service.pool;
     let is_done = AtomicBool::new(false);

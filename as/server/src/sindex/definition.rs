@@ -168,7 +168,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_key_is_refused() {
+    fn invalid_keys_are_refused() {
         for key in [
             "",
             "test|demo|b|.",

@@ -453,7 +453,7 @@ mod tests {
     }
 
     #[test]
-    fn nobody_sees_a_record_in_the_middle_of_its_change() {
+    fn no_reader_sees_a_record_in_the_middle_of_its_change() {
         let (namespace, index, records) = two_records();
         let (handle, digest) = records[0];
         let count = 5 * ENTRIES_AT_ONCE_MAX as i64;

@@ -198,7 +198,7 @@ fn the_same_definition_under_another_name_is_renamed() {
 }
 
 #[test]
-fn an_index_that_is_filled_beside_writers_is_exact() {
+fn an_index_that_is_filled_during_writes_is_exact() {
     const KEYS: u64 = 20_000;
     let rig = Rig::new();
     (0..KEYS).for_each(|key| rig.put(key, if key % 3 == 0 { b"t" } else { b"s" }, key as i64 % 500));
@@ -448,7 +448,7 @@ fn entries_that_a_damaged_record_had_go_with_its_change() {
 }
 
 #[test]
-fn entries_that_nobody_knows_of_lead_nowhere_and_are_swept_out() {
+fn entries_without_a_record_are_ignored_and_swept_out() {
     let rig = Rig::new();
     let index = rig.create("test|s|n|.|I", "number");
     (0..2_000).for_each(|key| rig.put(key, b"s", 7));

@@ -273,7 +273,7 @@ mod tests {
 
     /// A damaged item must not prevent later truncations.
     #[test]
-    fn what_is_no_moment_gives_way_to_one() {
+    fn an_invalid_value_gives_way_to_a_moment() {
         for damaged in ["99999999999999999999999", "9999999999999", "abc", "-5", ""] {
             let items = || vec![item("k", Some(damaged), 7, 1)];
             let mut catalog = Catalog::new(LATEST_MOMENT, SmdVersion::default(), items());
@@ -303,7 +303,7 @@ mod tests {
     }
 
     #[test]
-    fn a_merge_tells_the_news() {
+    fn a_merge_returns_the_changed_items() {
         let mut catalog = empty(ConflictRule::Latest);
         set(&mut catalog, "same", Some("1"), 100);
         set(&mut catalog, "older", Some("1"), 100);
@@ -348,7 +348,7 @@ mod tests {
     }
 
     #[test]
-    fn where_items_meet_the_rule_decides() {
+    fn the_rule_decides_between_items_of_one_key() {
         let winner = |rule, ours: SmdItem, theirs: SmdItem| {
             let mut catalog = Catalog::new(rule, SmdVersion { cluster_key: 1, tid: 9 }, vec![ours]);
             catalog.merge(vec![vec![theirs]], 5, 100);
@@ -372,7 +372,7 @@ mod tests {
     }
 
     #[test]
-    fn a_takeover_tells_the_news() {
+    fn a_replacement_returns_the_changed_items() {
         let mut catalog = empty(ConflictRule::Latest);
         set(&mut catalog, "same", Some("1"), 100);
         set(&mut catalog, "older", Some("1"), 100);

@@ -364,7 +364,7 @@ mod tests {
     }
 
     #[test]
-    fn changes_are_told_and_kept() {
+    fn listeners_get_changes_and_files_keep_them() {
         let folder = CrashingFolder::with(&[]);
         let smd = open(&folder);
         smd.set(Module::Udf, "a", "1").expect("it is stored");
@@ -390,7 +390,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_stored_changes_nothing() {
+    fn a_set_that_cannot_be_stored_changes_nothing() {
         let folder = CrashingFolder::with(&[]);
         let smd = open(&folder);
         smd.set(Module::Udf, "a", "1").expect("it is stored");

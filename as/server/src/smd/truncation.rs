@@ -164,7 +164,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_is_no_threshold() {
+    fn impossible_values_are_no_thresholds() {
         let now = StoredMillis::now().0;
         let (late, good) = ((now + 7 * 24 * 60 * 60 * 1_000).to_string(), now.to_string());
         let huge = "9".repeat(23);

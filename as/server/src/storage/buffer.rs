@@ -215,7 +215,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_complete_is_read_while_other_records_are_written() {
+    fn complete_records_are_read_while_others_are_written() {
         let table = WblockTable::new(0, 3, 0, Reuse::Oldest);
         let index = small_index();
         let taken = table.take(0, |_| true).expect("free");

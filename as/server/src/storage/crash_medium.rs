@@ -263,7 +263,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_synced_may_be_torn_at_any_sector() {
+    fn unsynced_writes_may_be_torn_at_any_sector() {
         let medium = CrashMedium::zeroed(SIZE, false);
         medium.write_at(0, &filled(1), 0..1024).unwrap();
         medium.sync().unwrap();
@@ -281,7 +281,7 @@ mod tests {
     }
 
     #[test]
-    fn faults_strike_where_told() {
+    fn faults_strike_at_the_chosen_places() {
         let medium = CrashMedium::zeroed(SIZE, true);
         medium.set_faults(Faults {
             write_fails_at: Some((1, 2)),

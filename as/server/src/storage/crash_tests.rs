@@ -55,7 +55,7 @@ fn committed_writes_of_a_namespace_in_memory_survive_every_cut() {
 }
 
 #[test]
-fn without_commit_what_survives_is_whole_and_was_written() {
+fn without_commit_surviving_records_are_whole_and_were_written() {
     crash_rounds(Engine::Device, false, 5);
     crash_rounds(Engine::Memory, false, 6);
 }
@@ -83,7 +83,7 @@ fn a_flush_ends_while_others_write() {
 }
 
 #[test]
-fn a_failed_disk_refuses_writes_serves_reads_and_comes_back() {
+fn a_failed_disk_refuses_writes_serves_reads_and_recovers() {
     let config = config(Engine::Device, true);
     let medium = Arc::new(CrashMedium::zeroed(DISK_SIZE as usize, true));
     let mut model = Model::default();
@@ -257,7 +257,7 @@ fn a_record_torn_at_any_sector_is_left_out() {
 /// The head of a record whose write was cut short states a size that covers older records behind it. These
 /// are alive, and defrag must find them as the start did.
 #[test]
-fn defrag_finds_what_is_behind_the_beginning_of_a_torn_record() {
+fn defrag_finds_records_after_the_start_of_a_torn_record() {
     for engine in [Engine::Device, Engine::Memory] {
         let config = config(engine, true);
         let medium = Arc::new(CrashMedium::zeroed(DISK_SIZE as usize, true));
@@ -348,7 +348,7 @@ fn blocks_that_defrag_freed_are_free_after_a_start() {
 /// were not synced. A record that was durable before still exists after it, in that version or a later one,
 /// although defrag moved it and its old place was overwritten.
 #[test]
-fn a_power_failure_does_not_take_what_was_durable() {
+fn a_power_failure_does_not_remove_durable_records() {
     for seed in (30..34).map(|seed| soak_seed() << 16 | seed) {
         let config = config(Engine::Device, false);
         let medium = Arc::new(CrashMedium::zeroed(DISK_SIZE as usize, false));

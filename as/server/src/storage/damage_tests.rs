@@ -57,7 +57,7 @@ fn defrag(node: &Node) -> u64 {
 }
 
 #[test]
-fn defrag_keeps_a_block_with_unreadable_bytes_and_goes_on() {
+fn defrag_keeps_a_block_with_unreadable_bytes_and_continues() {
     let medium = Arc::new(CrashMedium::zeroed(DISK_SIZE as usize, true));
     let node = sparse_node(&medium);
     let bad = place_of(&node, 5);
@@ -99,7 +99,7 @@ fn half_empty_node(config: &StorageConfig) -> Node {
 }
 
 #[test]
-fn what_defrag_moves_before_the_server_runs_does_not_gather_in_memory() {
+fn records_moved_before_the_server_runs_do_not_gather_in_memory() {
     let node = half_empty_node(&config(Engine::Device, false));
     assert!(defrag(&node) > 8);
     assert_eq!(node.storage.disks().map(Disk::queued_blocks).sum::<usize>(), 0);
@@ -261,7 +261,7 @@ fn places_that_wait_to_be_freed_are_not_taken_for_damage() {
 
 /// A start reports every record that it cannot load, wherever it is, and finds the records after it.
 #[test]
-fn a_record_without_its_magic_is_told_and_the_others_are_loaded() {
+fn a_record_without_its_magic_is_reported_and_the_others_are_loaded() {
     for engine in [Engine::Device, Engine::Memory] {
         for (damaged, size) in [(0, 4), (2, 4), (5, 4), (0, 64), (2, 64), (5, 64)] {
             let config = config(engine, true);
@@ -286,7 +286,7 @@ fn a_record_without_its_magic_is_told_and_the_others_are_loaded() {
 
 /// Bytes where no server has ever written are not reported as damage.
 #[test]
-fn what_was_never_used_is_not_damage() {
+fn unused_blocks_are_not_damage() {
     let config = config(Engine::Device, true);
     let medium = Arc::new(CrashMedium::zeroed(DISK_SIZE as usize, true));
     medium.damage(3 * u64::from(WBLOCK_SIZE)..4 * u64::from(WBLOCK_SIZE));
@@ -299,7 +299,7 @@ fn what_was_never_used_is_not_damage() {
 }
 
 #[test]
-fn what_was_fetched_counts_as_long_as_the_record_stays_there() {
+fn fetched_bytes_are_valid_as_long_as_the_record_stays_in_place() {
     let node = sparse_node(&Arc::new(CrashMedium::zeroed(DISK_SIZE as usize, true)));
     let mut scratch = ReadBuffer::new();
     let is_on_disk_only = |key: u32, scratch: &mut ReadBuffer| {
@@ -325,7 +325,7 @@ fn what_was_fetched_counts_as_long_as_the_record_stays_there() {
 }
 
 #[test]
-fn what_was_fetched_from_another_life_of_its_block_does_not_count() {
+fn bytes_fetched_from_an_earlier_use_of_the_block_are_not_valid() {
     let node = sparse_node(&Arc::new(CrashMedium::zeroed(DISK_SIZE as usize, true)));
     let (mut scratch, device) = (ReadBuffer::new(), &node.storage.devices[0]);
     let (key, location) = (0..60)

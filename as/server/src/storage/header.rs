@@ -390,7 +390,7 @@ mod tests {
     }
 
     #[test]
-    fn what_does_not_belong_together_is_named() {
+    fn devices_that_do_not_belong_together_are_named() {
         let (mut stranger, mut miscounted) = (used(1), used(1));
         stranger.signature = 5;
         miscounted.device_count = 3;

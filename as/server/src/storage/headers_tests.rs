@@ -178,7 +178,7 @@ fn a_header_that_cannot_be_written_changes_nothing() {
 /// The records of a dropped partition stay on the device until their blocks are reused. They must not come
 /// back, either with the first start or with a later one.
 #[test]
-fn records_of_a_dropped_partition_never_come_back() {
+fn records_of_a_dropped_partition_never_return() {
     for engine in [Engine::Device, Engine::Memory] {
         let config = config(engine, true);
         let medium = Arc::new(CrashMedium::zeroed(DISK_SIZE as usize, true));
@@ -312,7 +312,7 @@ fn end_marks_whose_key_another_server_erased_are_no_damage() {
 
 /// A stop writes the pristine offset before it marks the header as trusted.
 #[test]
-fn a_header_is_trusted_only_with_all_that_it_says() {
+fn a_header_is_trusted_only_after_all_its_writes() {
     let config = config(Engine::Device, true);
     let medium = Arc::new(CrashMedium::zeroed(DISK_SIZE as usize, true));
     let node = filled(&medium, &config);

@@ -83,7 +83,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_what_cannot_be_read_is_missing() {
+    fn only_unreadable_bytes_are_missing() {
         let medium = CrashMedium::from_image(vec![7; 3 * WBLOCK_SIZE as usize], true);
         let mut block = AlignedBuf::zeroed(WBLOCK_SIZE as usize);
         assert!(read_wblock(&medium, WblockId(1), &mut block).is_none());

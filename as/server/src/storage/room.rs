@@ -171,7 +171,7 @@ mod tests {
     }
 
     #[test]
-    fn as_many_go_on_as_there_is_room_for_in_their_order() {
+    fn waiting_requests_resume_in_order_while_there_is_room() {
         let (queue, resumed) = queue(&[(4, 60), (4, 60), (4, 60), (0, 60)]);
         queue.release(0);
         assert!(resumed.lock().is_empty());
@@ -184,7 +184,7 @@ mod tests {
     }
 
     #[test]
-    fn whose_time_is_over_goes_on_without_room() {
+    fn requests_resume_without_room_at_their_deadline() {
         let (queue, resumed) = queue(&[(4, 60), (4, 0), (4, 60), (4, 0)]);
         queue.release(0);
         assert_eq!(*resumed.lock(), [(1, false), (3, false)]);

@@ -185,7 +185,7 @@ mod tests {
     }
 
     #[test]
-    fn what_another_server_wrote_is_known_by_its_signature() {
+    fn writes_of_another_server_are_known_by_its_signature() {
         let by_other = |signature| header(&[], |header| header.signature = signature);
         assert_eq!(chosen(&by_other(5), &by_other(5)), Ok((false, Reason::Alike)));
         assert_eq!(chosen(&of_runs(&[9, 5]), &by_other(5)), Ok((false, Reason::OtherStale)));

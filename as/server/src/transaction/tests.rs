@@ -180,7 +180,7 @@ fn of_another(mut body: Vec<u8>) -> Vec<u8> {
 }
 
 #[test]
-fn a_service_thread_goes_on_when_it_meets_a_lock() {
+fn a_service_thread_continues_when_it_meets_a_lock() {
     let context = context();
     start_pool(&context, 2);
     let mut executor = Executor::new(Arc::clone(&context));
@@ -328,7 +328,7 @@ fn no_thread_of_the_pool_waits_for_a_reserved_record() {
 }
 
 #[test]
-fn writers_in_the_pool_and_beside_it_lose_nothing() {
+fn writers_in_the_pool_and_on_service_threads_lose_nothing() {
     let context = context();
     start_pool(&context, 2);
     let padding = vec![1; LARGE];
@@ -456,7 +456,7 @@ fn a_reserved_record_lets_readers_in_and_writers_wait() {
 }
 
 #[test]
-fn the_pool_ends_what_is_late_and_what_nobody_hears_of() {
+fn the_pool_ends_late_and_unwanted_requests() {
     let context = context();
     let mut executor = Executor::new(Arc::clone(&context));
     let listening = Arc::new(Answer::default());
@@ -568,7 +568,7 @@ fn rebalance(context: &TransactionContext) {
 }
 
 #[test]
-fn what_was_resolved_before_a_rebalance_is_asked_for_again_after_it() {
+fn records_resolved_before_a_rebalance_are_resolved_again_after_it() {
     let context = context_in_cluster();
     let mut executor = Executor::new(Arc::clone(&context));
     assert_eq!(on_service_thread(&context, &mut executor, &increment()), (0, false));

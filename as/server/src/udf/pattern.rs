@@ -432,7 +432,7 @@ mod tests {
     }
 
     #[test]
-    fn malformed_patterns_are_told() {
+    fn malformed_patterns_are_reported() {
         for (pattern, text) in [
             ("[a", "malformed pattern (missing ']')"),
             ("%", "malformed pattern (ends with '%')"),

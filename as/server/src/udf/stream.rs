@@ -258,7 +258,7 @@ mod tests {
     }
 
     #[test]
-    fn a_stream_that_nobody_wants_ends() {
+    fn an_unwanted_stream_ends() {
         let all = "function f(s) return s : map(function(r) return 1 end) end";
         let mut stream = TestStream { left: 1_000, values_max: Some(2), ..TestStream::default() };
         assert!(run_with(all, &mut stream, Box::new(|| false)).is_some());

@@ -172,7 +172,7 @@ fn ok(text: &str) -> Result<String, String> {
 }
 
 #[test]
-fn values_come_back_as_they_went() {
+fn values_are_returned_unchanged() {
     let functions = module("function f(r, v) return v end");
     for (packed, expected) in [
         (&[0x91, 0x05][..], "5"),
@@ -192,7 +192,7 @@ fn values_come_back_as_they_went() {
 }
 
 #[test]
-fn arguments_that_lie_are_none() {
+fn malformed_arguments_count_as_none() {
     let functions = module("function f(r, ...) return select('#', ...) end");
     let mut deep = vec![0x91; 100_000];
     deep.push(1);
@@ -265,7 +265,7 @@ fn values_larger_than_any_record_are_refused_at_once() {
 }
 
 #[test]
-fn records_of_earlier_calls_are_none() {
+fn records_of_earlier_calls_are_invalid() {
     let functions = module(
         "function f(r) local last = kept kept = r return last and record.gen(last) + (last.x and 1 or 0) end",
     );
@@ -274,7 +274,7 @@ fn records_of_earlier_calls_are_none() {
 }
 
 #[test]
-fn harm_ends_with_an_error() {
+fn malicious_programs_end_with_an_error() {
     for body in [
         "while true do end",
         "while true do pcall(function() while true do end end) end",
@@ -488,7 +488,7 @@ fn errors_within_native_functions_stay_as_they_are() {
 }
 
 #[test]
-fn what_is_odd_does_no_harm() {
+fn unusual_programs_do_no_harm() {
     for (body, expected) in [
         ("local b = bytes(4) return tostring(bytes.get_bytes(b, 100, 4000000000))", "Bytes()"),
         ("local b = bytes(2) bytes.set_byte(b, 1, 7) return bytes.get_string(b, 1, 4000000000)", "\u{7}"),

@@ -161,7 +161,7 @@ proptest! {
 
     /// Runs 240,000 operations, more than 100,000 each on lists and on maps.
     #[test]
-    fn operations_do_what_the_models_do(seed: u64) {
+    fn operations_agree_with_the_models(seed: u64) {
         run(seed, 40);
     }
 }

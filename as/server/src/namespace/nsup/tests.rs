@@ -83,7 +83,7 @@ fn run(namespace: &Namespace, now_seconds: u32) {
 }
 
 #[test]
-fn what_has_expired_goes() {
+fn expired_records_are_removed() {
     let namespace = namespace();
     for key in 0..1000 {
         put(&namespace, "s", key, NOW - 5 + key % 10, 10);
@@ -108,7 +108,7 @@ fn what_has_expired_goes() {
 }
 
 #[test]
-fn figures_follow_what_writers_do() {
+fn figures_follow_the_changes_of_writers() {
     let namespace = namespace();
     for key in 0..500 {
         put(&namespace, "s", key, NOW + 100, 10);
@@ -141,7 +141,7 @@ fn figures_follow_what_writers_do() {
 }
 
 #[test]
-fn writers_beside_a_run_are_not_overlooked() {
+fn changes_during_a_run_are_counted() {
     let namespace = namespace();
     let is_done = AtomicBool::new(false);
     cf::sync::scope(|scope| {
@@ -317,7 +317,7 @@ fn after_a_load_as_much_goes_as_must() {
 }
 
 #[test]
-fn histograms_tell_of_namespace_and_sets() {
+fn histograms_cover_namespace_and_sets() {
     let namespace = namespace();
     let text = |histogram, set: SetId| namespace.record_histograms.text(histogram, set);
     collecting::collect_histograms(&namespace, NOW);

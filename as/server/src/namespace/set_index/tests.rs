@@ -86,7 +86,7 @@ fn build(namespace: &Namespace) {
 }
 
 #[test]
-fn an_index_has_what_was_there_and_what_comes_and_goes() {
+fn an_index_has_earlier_records_and_follows_changes() {
     let namespace = namespace();
     for key in 0..3_000 {
         put(&namespace, if key % 3 == 0 { b"few" } else { b"many" }, key);
@@ -162,7 +162,7 @@ fn a_walk_resumes_and_outlives_its_index() {
 }
 
 #[test]
-fn a_walk_that_does_not_sleep_goes_on_where_a_lock_was_not_free() {
+fn a_walk_that_does_not_sleep_continues_where_a_lock_was_not_free() {
     let namespace = namespace();
     (0..2_000).for_each(|key| put(&namespace, b"few", key));
     switch(&namespace, "few", true);
@@ -190,7 +190,7 @@ fn a_walk_that_does_not_sleep_goes_on_where_a_lock_was_not_free() {
 
 /// A record that stays in the set is found once, and none twice, while others come and go and the index is switched.
 #[test]
-fn walks_beside_writers_and_switches_miss_and_repeat_nothing() {
+fn walks_during_writes_and_switches_miss_and_repeat_nothing() {
     const COUNT: u64 = 3_000;
     let namespace = namespace();
     (0..COUNT).step_by(3).for_each(|key| put(&namespace, b"s", key));

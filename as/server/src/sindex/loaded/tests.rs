@@ -242,7 +242,7 @@ fn indexes_are_given_up_if_the_memory_is_short() {
 
 /// A record that only the load could not read is in the indexes when the start ends.
 #[test]
-fn what_the_load_cannot_read_is_read_after_it() {
+fn records_that_the_load_cannot_read_are_read_after_it() {
     let rig = Rig::new(0);
     let namespace = rig.namespace();
     for key in 0..3u64 {
@@ -274,7 +274,7 @@ fn what_the_load_cannot_read_is_read_after_it() {
 }
 
 #[test]
-fn what_the_load_does_not_fill_is_filled_after_it() {
+fn indexes_that_the_load_does_not_fill_are_filled_after_it() {
     // Nothing was loaded (as from memory without a file), and then a panic ended the filling.
     for panics in [false, true] {
         let rig = Rig::new(0);

@@ -96,7 +96,7 @@ fn a_block_that_dies_while_current_is_free_when_closed() {
 }
 
 #[test]
-fn a_block_with_unreadable_records_is_left_alone_until_they_are_gone() {
+fn a_block_is_kept_until_its_unreadable_records_are_removed() {
     let table = WblockTable::new(0, 12, 1, Reuse::Newest);
     let id = take(&table, false).expect("free");
     table.begin_write(id, 300);
@@ -121,7 +121,7 @@ fn a_block_with_unreadable_records_is_left_alone_until_they_are_gone() {
 }
 
 #[test]
-fn what_waits_for_its_replacement_is_not_unreadable() {
+fn a_record_that_waits_for_its_replacement_is_not_unreadable() {
     let table = WblockTable::new(0, 12, 1, Reuse::Newest);
     let id = take(&table, false).expect("free");
     table.begin_write(id, 300);

@@ -406,7 +406,7 @@ mod tests {
     }
 
     #[test]
-    fn a_record_written_anew_takes_the_place_of_an_older_one_with_more_generations() {
+    fn a_recreated_record_replaces_an_older_one_with_more_generations() {
         let namespace = namespace();
         assert_eq!(take(&namespace, 9, 1000, None), ResultCode::Ok);
         assert_eq!(take(&namespace, 1, 3000, None), ResultCode::Generation);

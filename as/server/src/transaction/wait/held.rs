@@ -113,7 +113,7 @@ mod tests {
     }
 
     #[test]
-    fn what_nobody_made_safe_is_not_acknowledged() {
+    fn writes_that_were_not_made_safe_are_not_acknowledged() {
         let (first, released) = held(3);
         drop(first.about(vec![2, 7]));
         drop(first);
