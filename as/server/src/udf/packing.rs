@@ -31,6 +31,11 @@ mod flags {
 const LEVEL_STACK: c_int = 12;
 /// Bytes that are copied at about the cost of an element.
 const ELEMENT_BYTES: usize = 1 << 10;
+/// Most parts at a time: more than an interpreter has memory for, unless a list or map contains itself. Each level of such a
+/// value has the parts of a whole container.
+const PARTS_MAX: usize = 1 << 21;
+const _: () =
+    assert!(PARTS_MAX * size_of::<Part>() <= 96 << 20, "parts take about as much memory as the result");
 /// Index of the function that reads buffers, during a call.
 const BUFFER_READER: c_int = 1;
 
@@ -338,13 +343,22 @@ impl Packer<'_> {
                 self.put(state, depth + 1)?;
                 ffi::lua_pop(state, 1);
                 if flags & flags::ORDERED != 0 {
-                    self.parts.push(Part { key: Key::NONE, start, end: self.out.len() });
+                    self.add_part(Key::NONE, start)?;
                 }
             }
             if self.parts.len() > first {
                 self.sort_elements(first)?;
             }
         }
+        Ok(())
+    }
+
+    /// Notes what is packed from `start` on as a part of the innermost container.
+    fn add_part(&mut self, key: Key, start: usize) -> Result<(), Unpackable> {
+        if self.parts.len() >= PARTS_MAX {
+            return Err(Unpackable::Size);
+        }
+        self.parts.push(Part { key, start, end: self.out.len() });
         Ok(())
     }
 
@@ -467,7 +481,7 @@ impl Packer<'_> {
                 ffi::lua_pop(state, 1);
                 self.put(state, depth + 1)?;
                 ffi::lua_pop(state, 1);
-                self.parts.push(Part { key, start, end: self.out.len() });
+                self.add_part(key, start)?;
             }
         }
         Ok(())

@@ -775,3 +775,32 @@ fn containers_are_packed_in_order() {
     });
     assert_eq!(shown(call_with(&functions, "f", &equal).0), Ok(wanted));
 }
+
+/// Highest memory of this process so far, in bytes; `None` if the system does not tell it.
+fn peak_memory() -> Option<usize> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
+    line.trim().strip_suffix(" kB")?.parse::<usize>().ok().map(|kilobytes| kilobytes << 10)
+}
+
+/// Each level of such a value is as large as the whole. It is refused before the levels have used much memory.
+#[test]
+fn large_containers_that_contain_themselves_use_little_memory() {
+    let functions = module(
+        "function f(r) local m = map() for i = 1, 65536 do m[i] = 1 end m.x = m return m end
+        function g(r, l) for i = 1, 65536 do list.append(l, 1) end list.append(l, l) r.x = l return aerospike:create(r) end",
+    );
+    let before = peak_memory();
+    let call = |function: &[u8], arguments: &[u8]| {
+        let call = FunctionCall { module: "m", function, arguments };
+        let ended =
+            functions.call(&call, new_record(), TimeLimit::of_processor(Duration::from_secs(10)), None);
+        (shown(ended.output), ended.record.result())
+    };
+    assert_eq!(call(b"f", &[0x90]).0, Err("value is too large".to_owned()));
+    // The argument is an empty list that is ordered.
+    assert_eq!(call(b"g", &[0x91, 0x91, 0xc7, 0, 1]), (ok("-1"), ResultCode::RecordTooBig));
+    if let (Some(before), Some(after)) = (before, peak_memory()) {
+        assert!(after - before < 300 << 20, "{before} bytes before, {after} after");
+    }
+}
