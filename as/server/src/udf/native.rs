@@ -38,6 +38,7 @@ const QUICK: &[(&[u8], CFunction)] = &[
     (b"map_value", map_value),
     (b"record_get", record_get),
     (b"record_set", record_set),
+    (b"string_gsub", string_gsub),
     (b"string_match", string_match),
     (b"string_rep", string_rep),
     (b"table_insert", table_insert),
@@ -52,6 +53,9 @@ const MOVED_MAX: i64 = 4_096;
 const RETURNED_MAX: i64 = 256;
 /// Most steps of a match by Lua's own matcher, at which no hook looks.
 const MATCH_STEPS_MAX: u64 = 1 << 14;
+/// Most bytes that Lua's own function puts together for a string with replacements. It does so before it asks for the memory of
+/// a long string.
+const REPLACED_SIZE_MAX: usize = 64 << 10;
 /// Most bytes of a string that it repeats.
 const REPEATED_SIZE_MAX: i64 = 4_096;
 /// Most elements of a list; `list.lua` has the same number.
@@ -664,9 +668,12 @@ unsafe fn string_at<'a>(state: *mut ffi::lua_State, index: c_int) -> Option<&'a 
     }
 }
 
-/// Whether a match takes few steps, however unlucky it is: each repetition in the pattern may try each length.
+/// Whether a match takes few steps, however unlucky it is: each repetition in the pattern may try each length. A pair of
+/// brackets and an earlier capture may be as long as the subject too.
 fn is_short_match(subject: &[u8], pattern: &[u8]) -> bool {
-    let repetitions = pattern.iter().filter(|byte| b"*+-?".contains(byte)).count();
+    let is_long_item = |pair: &&[u8]| pair[0] == b'%' && b"bf123456789".contains(&pair[1]);
+    let repetitions = pattern.iter().filter(|byte| b"*+-?".contains(byte)).count()
+        + pattern.windows(2).filter(is_long_item).count();
     let mut steps = pattern.len() as u64 + 1;
     for _ in 0..=repetitions {
         steps = steps.saturating_mul(subject.len() as u64 + 1);
@@ -675,6 +682,12 @@ fn is_short_match(subject: &[u8], pattern: &[u8]) -> bool {
         }
     }
     true
+}
+
+/// Whether a string with replacements stays small, however many there are. A match that is put into a replacement is no longer
+/// than what it replaces.
+fn is_short_replacement(subject: &[u8], replacement: &[u8]) -> bool {
+    (subject.len() + 1).saturating_mul(replacement.len() + 1) <= REPLACED_SIZE_MAX
 }
 
 /// Is Lua's own function, if `is_short`.
@@ -691,7 +704,20 @@ unsafe fn be_original(state: *mut ffi::lua_State, is_short: bool) -> c_int {
     }
 }
 
-/// `string.match(subject, pattern, …)`, and the other functions that match
+/// `string.gsub(subject, pattern, replacement, …)`
+unsafe extern "C-unwind" fn string_gsub(state: *mut ffi::lua_State) -> c_int {
+    // SAFETY: this is its beginning. Without a third argument there is no string at its index.
+    unsafe {
+        let is_short = string_at(state, 1).zip(string_at(state, 2)).zip(string_at(state, 3)).is_some_and(
+            |((subject, pattern), replacement)| {
+                is_short_match(subject, pattern) && is_short_replacement(subject, replacement)
+            },
+        );
+        be_original(state, is_short)
+    }
+}
+
+/// `string.match(subject, pattern, …)`, and the other functions that only match
 unsafe extern "C-unwind" fn string_match(state: *mut ffi::lua_State) -> c_int {
     // SAFETY: this is its beginning.
     unsafe {
@@ -738,13 +764,15 @@ unsafe extern "C-unwind" fn table_insert(state: *mut ffi::lua_State) -> c_int {
     // SAFETY: a C function has room for 20 values.
     unsafe {
         let arguments = ffi::lua_gettop(state);
-        if let Some(length) = plain_length(state) {
+        if let Some(length) = plain_length(state)
+            && let Some(behind) = length.checked_add(1)
+        {
             let at = match arguments {
-                2 => Some(length + 1),
+                2 => Some(behind),
                 3 => integer_at(state, 2),
                 _ => None,
             };
-            if let Some(at) = at.filter(|at| *at >= 1 && (length - MOVED_MAX..=length + 1).contains(at)) {
+            if let Some(at) = at.filter(|at| *at >= 1 && (length - MOVED_MAX..=behind).contains(at)) {
                 for index in (at..=length).rev() {
                     ffi::lua_rawgeti(state, 1, index);
                     ffi::lua_rawseti(state, 1, index + 1);
@@ -800,5 +828,49 @@ unsafe extern "C-unwind" fn table_unpack(state: *mut ffi::lua_State) -> c_int {
             return count;
         }
         leave(state, arguments)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_matches_of_few_steps_are_short() {
+        for (subject, pattern, is_short) in [
+            (100, "b", true),
+            (50, "b+", true),
+            (100, "%a%%%d", true),
+            (5_000, "b", true),
+            (5_000, "b+", false),
+            (3_275, "%b()", false),
+            (3_275, "%f[b]", false),
+            (3_275, "(b)%1", false),
+            (3_275, "(b)%9", false),
+            (20, "%b()", true),
+            (20, "(b)%1", true),
+            (20, "%b()%b()%b()", false),
+            (20_000, "", false),
+        ] {
+            assert_eq!(
+                is_short_match(&vec![b'('; subject], pattern.as_bytes()),
+                is_short,
+                "{subject} {pattern}"
+            );
+        }
+    }
+
+    #[test]
+    fn only_small_replacements_are_short() {
+        for (subject, replacement, is_short) in [
+            (8_190, 15 << 10, false),
+            (8_190, 7, true),
+            (8_191, 8, false),
+            (0, 60_000, true),
+            (3, 1 << 20, false),
+        ] {
+            let is_found_short = is_short_replacement(&vec![b'x'; subject], &vec![b'y'; replacement]);
+            assert_eq!(is_found_short, is_short, "{subject} {replacement}");
+        }
     }
 }

@@ -672,6 +672,22 @@ fn short_ways_and_the_prelude_agree() {
             "2 a aabbcc ababab ab,ab",
         ),
         (
+            "return ('a-b'):gsub('%w', {a = 1}) .. ('ab'):gsub('.', function(c) return c:upper() end) .. ('ab'):gsub('b', 7) .. \
+          ('aab'):gsub('a', 'c', 1)",
+            "1-bABa7cab",
+        ),
+        (
+            "local s, t = ('(x)y '):rep(30), {} for _, v in ipairs{'f(a(b)c)d', s} do t[#t + 1] = v:match('%b()') .. v:find('%b()') .. \
+          (v:match('%f[y]%a') or '-') .. (v:match('(%a).-%1') or '-') .. v:gsub('%b()', '<%0>'):sub(1, 12) end return table.concat(t, ' ')",
+            "(a(b)c)2--f<(a(b)c)>d (x)1yx<(x)>y <(x)>",
+        ),
+        (
+            "local t = {1, 2, 3, 4, 5} t[8], t[9] = 8, 9 for i = 4, 62 do t[1 << i] = i end t[math.maxinteger] = 7 local a = #t == math.maxinteger and table.remove(t) \
+          t[math.maxinteger] = 7 table.insert(t, 9) local b = t[math.mininteger] return a .. b .. \
+          tostring(pcall(table.insert, t, math.maxinteger, 1)) .. tostring(pcall(table.remove, t, math.maxinteger - 5))",
+            "79falsetrue",
+        ),
+        (
             "local t = '' for k, v in ('a=1, b=2'):gmatch('(%w+)=(%w+)') do t = t .. k .. v end return t",
             "a1b2",
         ),

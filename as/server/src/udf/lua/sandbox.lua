@@ -294,9 +294,9 @@ function string.gsub(...)
 	return host.concat(parts, '', 1, size), count
 end
 
+local short_strings = { rep = 'string_rep', gsub = 'string_gsub' }
 for name, original in next, originals do
-	local short_way = name == 'rep' and 'string_rep' or 'string_match'
-	string[name] = host.quick(short_way, string[name], original)
+	string[name] = host.quick(short_strings[name] or 'string_match', string[name], original)
 end
 
 -- `table`: Lua's own functions work on tables without a metatable, over a bounded number of slots. Loops over other objects,
