@@ -20,10 +20,16 @@ use crate::udf::{Functions, TimeLimit};
 /// Longest run of a function, whatever its client's time limit.
 const FUNCTION_TIME_MAX: Duration = Duration::from_secs(10);
 
+/// Whether a request for one record calls a function. Reads and deletes do not, whatever fields they have.
+fn calls_function(request: &Request<'_>) -> bool {
+    let is_change = request.info2 & info2::WRITE != 0 && request.info2 & info2::DELETE == 0;
+    is_change && request.has_field(field::UDF_FILE)
+}
+
 /// How long a request may run that takes `time` at most, until `deadline`. A function that has begun by then may use that much
 /// time of a processor: it does not matter for it what else the machine does, nor how long the request has waited.
 pub(super) fn limit_of(request: &Request<'_>, time: Duration, deadline: Instant) -> TimeLimit {
-    if request.has_field(field::UDF_FILE) && Instant::now() < deadline {
+    if calls_function(request) && Instant::now() < deadline {
         TimeLimit::of_processor(time.min(FUNCTION_TIME_MAX))
     } else {
         TimeLimit::until(deadline)
@@ -96,7 +102,7 @@ impl TransactionBase {
         namespace
     }
 
-    /// Queues `request` for a pool thread, after earlier requests of its group.
+    /// Queues `request` for a pool thread of its group.
     pub(crate) fn submit_to_pool(&self, request: OwnedRequest) {
         self.pool.submit(request);
     }

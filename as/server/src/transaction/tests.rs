@@ -13,6 +13,7 @@ use proto::frame::HEADER_SIZE;
 use proto::message::{Request, field, info1, info2, op_code};
 use proto::peer::NodeId;
 
+use super::base::limit_of;
 use super::wait::RecordKey;
 use super::*;
 use crate::fabric::{Cluster, Fabric, FabricSettings};
@@ -623,4 +624,18 @@ fn calls_that_wait_are_not_forgotten_when_their_module_turns_out_quick() {
         answer.result();
     }
     assert!(context.pool.stop_until(Instant::now() + Duration::from_secs(10)).is_empty());
+}
+
+#[test]
+fn only_calls_of_functions_have_the_time_of_a_processor() {
+    let (time, call) = (Duration::from_millis(60), call_of(b"m"));
+    let limit_as = |info2: u8| {
+        let mut body = call.clone();
+        body[2] = info2;
+        let request = Request::parse(&body).expect("it is whole");
+        limit_of(&request, time, Instant::now() + time)
+    };
+    let limits = [info2::WRITE, 0, info2::WRITE | info2::DELETE].map(limit_as);
+    std::thread::sleep(time * 2);
+    assert_eq!(limits.map(|limit| limit.is_over()), [false, true, true]);
 }

@@ -78,9 +78,12 @@ fn apply(call: &Call<'_>, buffers: &mut Buffers, out: &mut Vec<u8>) -> Result<Do
     let Place::Pool { limit } = call.place else {
         return apply_at_once(call, &function, buffers, out);
     };
-    let start = out.len();
+    let (start, mut awaited) = (out.len(), None);
     until_committed(call, |turn| {
         out.truncate(start);
+        // Others wait for the record while it is reserved, and while this request has the turn to write it.
+        let is_awaited = turn == Turn::Reserved || call.has_turn;
+        let limit = if is_awaited { *awaited.get_or_insert_with(|| limit.while_awaited()) } else { limit };
         attempt(call, &function, Run { limit, turn, lease: None }, buffers, out)
     })
 }

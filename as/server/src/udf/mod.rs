@@ -270,7 +270,7 @@ impl Functions {
             message: b"not enough memory".to_vec(),
         })?;
         interpreter
-            .try_out(file_name, content, TimeLimit::of_processor(TRY_OUT_TIME_MAX))
+            .try_out(file_name, content, TimeLimit::by_clock(TRY_OUT_TIME_MAX))
             .map_err(|text| compile_error(&text))
     }
 

@@ -10,8 +10,10 @@ use cf::clock::thread_cpu_nanos;
 
 /// How many times as long a function may take by the clock as it may use a processor.
 const CLOCK_FACTOR: u32 = 10;
+/// The same while other requests wait for its end.
+const AWAITED_CLOCK_FACTOR: u32 = 3;
 /// The longest that it may take by the clock.
-const CLOCK_TIME_MAX: Duration = Duration::from_secs(60);
+const CLOCK_TIME_MAX: Duration = Duration::from_secs(30);
 /// Shortest time between two looks at the time of the processor, which is a system call.
 const LOOK_PERIOD: Duration = Duration::from_millis(1);
 
@@ -40,13 +42,19 @@ impl TimeLimit {
 
     /// This time of a processor.
     pub(crate) fn of_processor(time: Duration) -> Self {
-        let clock = time.saturating_mul(CLOCK_FACTOR).min(CLOCK_TIME_MAX.max(time));
+        let clock = time.saturating_mul(CLOCK_FACTOR).min(CLOCK_TIME_MAX);
         let nanos = u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
         TimeLimit {
             deadline: Instant::now() + clock,
             processor: Some(thread_cpu_nanos().saturating_add(nanos)),
             time,
         }
+    }
+
+    /// The limit of a function for whose end other requests wait from now on: it has less time by the clock.
+    pub(crate) fn while_awaited(self) -> Self {
+        let clock = self.time.saturating_mul(AWAITED_CLOCK_FACTOR).min(CLOCK_TIME_MAX);
+        TimeLimit { deadline: self.deadline.min(Instant::now() + clock), ..self }
     }
 
     /// The time that it allows in all.
@@ -207,11 +215,25 @@ mod tests {
         watch.begin(TimeLimit::by_clock(time));
         std::thread::sleep(time);
         assert!(watch.is_over());
-        let much = Duration::from_secs(1_000);
-        let limit = TimeLimit::of_processor(much);
-        assert!(limit.deadline >= Instant::now() + much - time);
-        let limit = TimeLimit::of_processor(CLOCK_TIME_MAX / 2);
-        assert!(limit.deadline <= Instant::now() + CLOCK_TIME_MAX);
+        for much in [CLOCK_TIME_MAX / 2, CLOCK_TIME_MAX * 2] {
+            let limit = TimeLimit::of_processor(much);
+            assert!(limit.deadline <= Instant::now() + CLOCK_TIME_MAX);
+        }
+    }
+
+    #[test]
+    fn others_wait_for_less_time_by_the_clock() {
+        let (watch, time) = (Watch::default(), Duration::from_millis(150));
+        watch.begin(TimeLimit::of_processor(time).while_awaited());
+        std::thread::sleep(time);
+        assert!(!watch.is_over(), "nothing was done yet");
+        std::thread::sleep(time * AWAITED_CLOCK_FACTOR);
+        assert!(watch.is_over());
+        // The time does not begin anew, and what only the clock limits has no more of it.
+        let deadline = Instant::now() + time;
+        assert_eq!(TimeLimit::until(deadline).while_awaited().deadline, deadline);
+        let limit = TimeLimit::of_processor(time).while_awaited();
+        assert!(limit.while_awaited().deadline == limit.deadline && limit.processor.is_some());
     }
 
     #[test]
