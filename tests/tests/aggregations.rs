@@ -246,7 +246,6 @@ fn errors_are_reported_with_their_place() {
     );
 }
 
-/// Ends within 10 seconds, and does not affect others meanwhile.
 /// The threads of a query may meet an error at the same moment.
 #[test]
 fn an_error_is_told_once() {
@@ -258,6 +257,7 @@ fn an_error_is_told_once() {
     }
 }
 
+/// Ends within 30 seconds, and does not affect others meanwhile.
 #[test]
 fn harm_in_lua_is_an_error_for_its_caller_alone() {
     let (server, mut client) = start(None);

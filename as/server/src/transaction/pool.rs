@@ -119,7 +119,9 @@ impl Pool {
         Ok(())
     }
 
-    /// Queues `request` for a thread, after earlier requests of its group.
+    /// Queues `request` for a thread of its group, after earlier requests. Only functions may overtake others: one that finds a
+    /// prompt thread free takes it, although earlier ones wait for the other threads, and those that wait for their module's
+    /// share come later.
     pub(super) fn submit(&self, request: OwnedRequest) {
         let module = match Request::parse(&request.body).map(|parsed| parsed.field(field::UDF_FILE)) {
             Ok(Some(module)) => module,
@@ -140,7 +142,7 @@ impl Pool {
         }
     }
 
-    /// Queues a function that is not known as overdue for a thread.
+    /// Queues a function that is not known as overdue for a prompt thread if one is free, otherwise for one of the others.
     fn submit_function(&self, request: OwnedRequest) {
         let has_place = self.prompt_free.fetch_update(AcqRel, Acquire, |free| free.checked_sub(1)).is_ok();
         let workers = if has_place { &self.prompt_functions } else { &self.functions };
