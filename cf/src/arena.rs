@@ -483,7 +483,7 @@ mod tests {
         assert!(!arena.prepare_ahead(), "nothing was taken");
         let prepared = |stage: usize| {
             let base = arena.stages[stage].load(Ordering::Relaxed).addr();
-            [0, 1, 2, 3].map(|part| huge_pages::are_requested_at(base + part * HUGE_PAGE_SIZE))
+            [0, 1, 2, 3].map(|part| huge_pages::is_prepared_at(base + part * HUGE_PAGE_SIZE))
         };
         let take =
             |count: usize| (0..count).for_each(|_| assert!(!arena.allocate(0).expect("room").is_null()));

@@ -117,6 +117,19 @@ impl Region {
         unsafe { std::ptr::write_bytes(self.base.as_ptr().add(offset), 0, size) };
     }
 
+    /// Bytes of memory that the system has given to the region; 0 if it does not report it.
+    #[cfg(test)]
+    pub(crate) fn resident_size(&self) -> usize {
+        if cfg!(miri) {
+            return 0;
+        }
+        let mut pages = vec![0u8; self.size() / PAGE_SIZE];
+        // SAFETY: the mapping is live, and `pages` has a byte for each of its pages.
+        let result = unsafe { libc::mincore(self.base.as_ptr().cast(), self.size(), pages.as_mut_ptr()) };
+        assert_eq!(result, 0);
+        pages.iter().filter(|page| **page & 1 != 0).count() * PAGE_SIZE
+    }
+
     #[inline]
     fn check(&self, offset: usize, size: usize) {
         let end = self.map.len();
@@ -144,15 +157,15 @@ mod tests {
     fn a_region_takes_memory_only_while_it_is_touched() {
         const SIZE: usize = if cfg!(miri) { 16 * PAGE_SIZE } else { 64 << 20 };
         let region = Region::new(SIZE).expect("memory");
-        let resident_at_first = resident(&region);
+        let resident_at_first = region.resident_size();
         // SAFETY: one thread, and no slice is alive during a write.
         unsafe { region.write(0, &vec![7; SIZE]) };
-        let resident_when_full = resident(&region);
+        let resident_when_full = region.resident_size();
         // SAFETY: as above.
         unsafe { region.discard(PAGE_SIZE, SIZE - PAGE_SIZE) };
         if !cfg!(miri) {
             assert_eq!((resident_at_first, resident_when_full), (0, SIZE));
-            assert_eq!(resident(&region), PAGE_SIZE);
+            assert_eq!(region.resident_size(), PAGE_SIZE);
         }
         // SAFETY: as above.
         let bytes = unsafe { region.slice(0, SIZE) };
@@ -160,18 +173,6 @@ mod tests {
             bytes[..PAGE_SIZE].iter().all(|byte| *byte == 7)
                 && bytes[PAGE_SIZE..].iter().all(|byte| *byte == 0)
         );
-    }
-
-    /// Bytes of memory that the system has given to `region`; 0 if the system does not report it.
-    fn resident(region: &Region) -> usize {
-        if cfg!(miri) {
-            return 0;
-        }
-        let mut pages = vec![0u8; region.size() / PAGE_SIZE];
-        // SAFETY: the mapping is live, and `pages` has a byte for each of its pages.
-        let result = unsafe { libc::mincore(region.base.as_ptr().cast(), region.size(), pages.as_mut_ptr()) };
-        assert_eq!(result, 0);
-        pages.iter().filter(|page| **page & 1 != 0).count() * PAGE_SIZE
     }
 
     #[test]

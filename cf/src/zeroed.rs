@@ -1,9 +1,7 @@
-//! Large slices of zeroed memory; the kernel backs a page on first use, with huge pages where it has them.
+//! Large slices of zeroed memory; the kernel backs a page on first use, so an unused part costs only address space.
 
 use std::alloc::{Layout, alloc_zeroed, handle_alloc_error};
 use std::sync::atomic::AtomicU64;
-
-use crate::huge_pages;
 
 /// A type whose all-zero bytes are a valid value.
 ///
@@ -26,7 +24,6 @@ pub fn boxed_slice<T: Zeroable>(count: usize) -> Box<[T]> {
     if base.is_null() {
         handle_alloc_error(layout);
     }
-    huge_pages::request(base.cast(), layout.size());
     // SAFETY: `base` was allocated by the global allocator with the layout of `[T; count]`, and zeros are valid values
     // of `T`.
     unsafe { Box::from_raw(std::ptr::slice_from_raw_parts_mut(base, count)) }

@@ -617,7 +617,7 @@ fn damaged_users_and_roles_have_no_effect_and_can_be_made_anew() {
         change(user, &user.replace("user", "former"));
     }
     let refusal = server.refusal();
-    let named = "security.smd holds no user that can be read (4 items cannot)";
+    let named = "security.smd holds no user that can be read (3 items cannot)";
     assert!(refusal.contains(named) && refusal.contains("put a copy"), "{refusal}");
     std::fs::write(&path, &good).unwrap();
     server.restart();

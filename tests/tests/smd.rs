@@ -17,6 +17,8 @@ use ferrospike_tests::server::{Server, usual_config};
 use ferrospike_tests::wire::{Message, Operation, field, info_request, info2, operation, result};
 use flate2::read::GzDecoder;
 
+/// A part of the line about an eviction that is ahead of the clock at a start.
+const EVICTED_AHEAD: &str = "{test} records that expire before ";
 const FILES: [&str; 4] = ["UDF.smd", "evict.smd", "sindex.smd", "truncate.smd"];
 
 fn recorded_path(name: &str) -> PathBuf {
@@ -95,6 +97,7 @@ fn files_of_the_c_server_are_taken() {
 #[test]
 fn a_change_continues_the_version_of_the_file() {
     let mut server = with_recorded_files();
+    server.allow(EVICTED_AHEAD);
     server.restart();
     let mut client = server.connect();
     let client = &mut client;
@@ -126,6 +129,7 @@ fn a_change_continues_the_version_of_the_file() {
 #[test]
 fn acknowledged_changes_survive_a_crash() {
     let mut server = Server::start(&usual_config());
+    server.allow(EVICTED_AHEAD);
     let mut acknowledged = 0;
     for round in 0..8_u32 {
         let (mut client, mut others) = (server.connect(), [server.connect(), server.connect()]);
@@ -165,7 +169,7 @@ fn a_damaged_file_is_put_aside() {
     order(&mut client, 1000);
     let ordered = void_time(&mut client, "test");
     server.stop();
-    server.allow("{test} records that expire before ");
+    server.allow(EVICTED_AHEAD);
     server.restart();
     assert_eq!(void_time(&mut server.connect(), "test"), ordered);
 }
@@ -329,6 +333,7 @@ fn evicted_records_do_not_return() {
     let exempt = "set kept {\n        disable-eviction true\n    }\n    storage-engine";
     let config = usual_config().replacen("memory {\n        data-size 1G", device, 1);
     let mut server = Server::start(&config.replacen("storage-engine", exempt, 1));
+    server.allow(EVICTED_AHEAD);
     let mut client = server.connect();
     let write = |set: &str, key: u32, ttl: u32| {
         let record = Message::on_record("test", set, &key.to_string());

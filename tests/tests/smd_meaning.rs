@@ -60,10 +60,15 @@ fn ask(client: &mut Client, request: &str) -> String {
 }
 
 fn put(client: &mut Client, set: &str, key: u64) {
-    let record = Message::on_record("test", set, &key.to_string());
+    assert_eq!(put_in(client, "test", set, key), result::OK);
+}
+
+/// Writes a record; returns the result.
+fn put_in(client: &mut Client, namespace: &str, set: &str, key: u64) -> u8 {
+    let record = Message::on_record(namespace, set, &key.to_string());
     let write = Message { info2: info2::WRITE, ..record };
     let answer = client.ask(&write.with_operation(Operation::integer(operation::WRITE, "n", 1)));
-    assert_eq!(answer.expect("an answer").result, result::OK);
+    answer.expect("an answer").result
 }
 
 fn objects(client: &mut Client, set: &str) -> u64 {
@@ -264,7 +269,8 @@ fn remedies_work() {
 /// What a command is refused, no item of it has an effect either, and the other way round.
 #[test]
 fn commands_are_judged_like_items() {
-    let server = Server::start(&usual_config());
+    let mut server = Server::start(&usual_config());
+    server.allow("'sindex-create:");
     let mut client = server.connect();
     let create = |set: &str, name: &str, bin: &str| {
         format!("sindex-create:namespace=test;set={set};indexname={name};indexdata={bin},numeric")
@@ -312,26 +318,15 @@ fn what_is_ahead_is_told() {
     told("{test} records that expire before 20", &void_time, "send eviction-reset:namespace=test");
     assert_eq!(log.matches(" ahead, are ").count(), 3, "{log}");
     let mut client = server.connect();
-    let mut put_in = |namespace: &str, set: &str| {
-        let record = Message { info2: info2::WRITE, ..Message::on_record(namespace, set, "key") };
-        client
-            .ask(&record.with_operation(Operation::integer(operation::WRITE, "n", 1)))
-            .expect("an answer")
-            .result
-    };
     // Sets that have no records yet are not concerned.
-    assert_eq!((put_in("test", "b"), put_in("bar", "b")), (result::OK, result::FORBIDDEN));
+    let mut results =
+        [("test", "b"), ("bar", "b")].map(|(namespace, set)| put_in(&mut client, namespace, set, 1));
+    assert_eq!(results, [result::OK, result::FORBIDDEN]);
     assert_eq!(ask(&mut client, "truncate-namespace-undo:namespace=bar"), "ok");
     assert_eq!(ask(&mut client, "truncate-undo:namespace=test;set=a"), "ok");
     assert_eq!(ask(&mut client, "eviction-reset:namespace=test"), "ok");
-    let mut put_in = |namespace: &str, set: &str| {
-        let record = Message { info2: info2::WRITE, ..Message::on_record(namespace, set, "key") };
-        client
-            .ask(&record.with_operation(Operation::integer(operation::WRITE, "n", 1)))
-            .expect("an answer")
-            .result
-    };
-    assert_eq!((put_in("test", "a"), put_in("bar", "b")), (result::OK, result::OK));
+    results = [("test", "a"), ("bar", "b")].map(|(namespace, set)| put_in(&mut client, namespace, set, 1));
+    assert_eq!(results, [result::OK; 2]);
     drop(client);
     server.stop();
     server.restart();

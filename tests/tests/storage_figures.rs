@@ -5,6 +5,8 @@
 //! eight. No block is flushed or emptied before the test says so.
 #![expect(clippy::unwrap_used, reason = "a test")]
 
+use std::fs;
+
 use ferrospike_tests::client::Client;
 use ferrospike_tests::damage::{self, DataFile};
 use ferrospike_tests::figures::{Figures, await_figures, figures, texts};
@@ -129,6 +131,31 @@ fn blocks_of_a_file_with_a_shadow_are_counted() {
 }
 
 /// Number of blocks of a file that have content.
+/// Kilobytes of huge pages that a process has, according to proc_pid_smaps(5).
+fn huge_page_kilobytes(process: u32) -> u64 {
+    let memory = fs::read_to_string(format!("/proc/{process}/smaps_rollup")).unwrap();
+    let line = memory.lines().find_map(|line| line.strip_prefix("AnonHugePages:")).unwrap();
+    line.split_whitespace().next().unwrap().parse().unwrap()
+}
+
+#[test]
+fn blocks_that_are_taken_next_have_huge_pages() {
+    let enabled = fs::read_to_string("/sys/kernel/mm/transparent_hugepage/enabled").unwrap_or_default();
+    if enabled.is_empty() || enabled.contains("[never]") {
+        eprintln!("this system has no huge pages: not tested");
+        return;
+    }
+    let server = Server::start(&stored_config("test", "memory", &["data-size 2G"]));
+    let process = server.process_id().unwrap();
+    let mut client = server.connect();
+    // Other tests may have taken all huge pages for a while.
+    let is_there = (0..1000).any(|number: u32| {
+        assert_eq!(put(&mut client, &number.to_string()), result::OK);
+        huge_page_kilobytes(process) >= 2048
+    });
+    assert!(is_there);
+}
+
 fn blocks_written(file: &DataFile) -> i64 {
     let bytes = file.bytes();
     let blocks = bytes.chunks(WBLOCK_SIZE as usize).skip(1);

@@ -126,6 +126,12 @@ impl Connection {
         self.is_established.store(true, Release);
     }
 
+    /// Whether an answer on `channel` to a message that came on this connection leaves on it: the other node reads it,
+    /// and nothing large waits before it.
+    pub(super) fn takes_answers(&self, channel: Channel) -> bool {
+        self.channel == channel && !self.uses_tls && self.backlog.load(Relaxed) < BUSY_SIZE
+    }
+
     /// Whether the other side has answered.
     pub(super) fn is_established(&self) -> bool {
         self.is_established.load(Acquire)

@@ -98,12 +98,13 @@ impl Fabric {
     }
 
     /// As [`send`](Self::send), for the answer to a message of that node. A handler's answer leaves on the connection
-    /// on which the message came, if that takes it.
+    /// on which the message came, if that is not busy. With TLS it does not: C servers read only the connections that
+    /// they have accepted.
     ///
     /// # Errors
     /// As [`send`](Self::send).
     pub(crate) fn answer(&self, to: NodeId, channel: Channel, message: &[u8]) -> Result<(), SendError> {
-        match arrival::connection_to(to).filter(|connection| connection.channel == channel) {
+        match arrival::connection_to(to).filter(|connection| connection.takes_answers(channel)) {
             Some(connection) if connection.queue(message).is_ok() => Ok(()),
             _ => self.send(to, channel, message),
         }

@@ -10,10 +10,11 @@
 
 use std::ops::Deref;
 use std::ptr::NonNull;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 
 use cf::Digest;
 use cf::arena::{Arena, AtomicHandle, Handle};
+use cf::huge_pages::{self, HUGE_PAGE_SIZE};
 use cf::sync::RwWord;
 use cf::zeroed::{self, Zeroable};
 
@@ -24,6 +25,9 @@ use super::{PARTITION_COUNT, PartitionId};
 
 /// Maximum number of bits for the sprigs of a partition.
 const SPRIG_BITS_MAX: u32 = 28;
+/// The table of sprigs is collapsed to huge pages when it has at most this many sprigs per element. Nearly all of its small
+/// pages are in use then, so that it takes no more memory.
+const SPRIGS_PER_ELEMENT_COLLAPSED: usize = 32;
 /// Number of high bits of the second digest byte that choose sprigs; the low ones choose the partition.
 const SPRIG_BITS_IN_BYTE_1: u32 = 4;
 
@@ -90,6 +94,8 @@ pub(crate) struct IndexGeometry {
 pub(crate) struct Index {
     arena: Arena<Element>,
     sprigs: Box<[Sprig]>,
+    /// Parts of `sprigs`, from the first one on, that are huge pages; more than there are if no part is left.
+    collapsed_parts: AtomicUsize,
     sprig_bits: u32,
     /// The first step of a path in a sprig.
     first_step: u32,
@@ -155,6 +161,7 @@ impl Index {
         Index {
             arena: Arena::new(geometry.stage_size),
             sprigs: zeroed::boxed_slice(PARTITION_COUNT * sprigs_per_partition),
+            collapsed_parts: AtomicUsize::new(0),
             sprig_bits,
             first_step: first_step(common_bits),
             counts: (0..PARTITION_COUNT).map(|_| AtomicU64::new(0)).collect(),
@@ -424,10 +431,30 @@ impl Index {
         self.arena.give_back(bytes_max);
     }
 
-    /// Backs the elements that come next with huge pages, if some were taken since the last call; returns whether.
-    /// Called every few milliseconds while it returns true.
+    /// Backs the elements that come next with huge pages, if some were taken since the last call, and a part of a well
+    /// used table of sprigs. Returns whether there may be more to do soon: then it is called again after a few
+    /// milliseconds.
     pub(crate) fn prepare_ahead(&self) -> bool {
-        self.arena.prepare_ahead()
+        self.arena.prepare_ahead() | self.collapse_sprigs()
+    }
+
+    /// Turns the next part of the sprigs into a huge page, once so many elements exist that all small pages are in use.
+    /// Returns whether there was a part left.
+    fn collapse_sprigs(&self) -> bool {
+        if self.element_count() < (self.sprigs.len() / SPRIGS_PER_ELEMENT_COLLAPSED) as u64 {
+            return false;
+        }
+        let base = self.sprigs.as_ptr().cast::<u8>();
+        let part = self.collapsed_parts.fetch_add(1, Relaxed);
+        let offset = part.saturating_mul(HUGE_PAGE_SIZE).saturating_add(base.align_offset(HUGE_PAGE_SIZE));
+        if offset.saturating_add(HUGE_PAGE_SIZE) > size_of_val(&*self.sprigs)
+            || huge_pages::collapse(base.wrapping_add(offset)).is_err()
+        {
+            // No part, or no huge page, is left.
+            self.collapsed_parts.store(usize::MAX / 2, Relaxed);
+            return false;
+        }
+        true
     }
 
     /// Bytes of memory given back since the start.

@@ -159,7 +159,15 @@ impl Call<'_> {
         };
         let _one_at_a_time = self.access.changes.lock();
         let change = self.change_of(command, password)?;
-        self.store(change)
+        let answer = self.store(change)?;
+        let takes_rights = matches!(
+            command,
+            Command::DropUser | Command::RevokeRoles | Command::DropRole | Command::RevokePrivileges
+        );
+        if takes_rights {
+            self.access.report_administrators();
+        }
+        Ok(answer)
     }
 
     /// The change that an administrator's command makes. `password` is the hash of the new password, if the
