@@ -126,7 +126,8 @@ impl TransactionBase {
     /// Whether a request with this `limit` may continue; its reply goes to `sink`.
     pub(super) fn may_go_on(&self, request: &Request<'_>, limit: &TimeLimit, sink: &dyn ReplySink) -> bool {
         let only_reads = request.info2 & info2::WRITE == 0;
-        !limit.is_over() && !(only_reads && self.is_unheard(sink))
+        let is_useless = only_reads && self.is_unheard(sink);
+        !limit.is_over() && !is_useless
     }
 
     /// Whether there is no client for the results of reads for `sink`.
