@@ -476,14 +476,14 @@ mod tests {
     #[cfg_attr(miri, ignore = "reads /proc")]
     fn elements_that_come_next_have_huge_pages() {
         const STAGE_SIZE: usize = 8 << 20;
-        if !huge_pages::are_available() {
+        if !huge_pages::tests::are_available() {
             return;
         }
         let arena = Arena::<Cell64>::new(STAGE_SIZE as u64);
         assert!(!arena.prepare_ahead(), "nothing was taken");
         let prepared = |stage: usize| {
             let base = arena.stages[stage].load(Ordering::Relaxed).addr();
-            [0, 1, 2, 3].map(|part| huge_pages::is_prepared_at(base + part * HUGE_PAGE_SIZE))
+            [0, 1, 2, 3].map(|part| huge_pages::tests::is_prepared_at(base + part * HUGE_PAGE_SIZE))
         };
         let take =
             |count: usize| (0..count).for_each(|_| assert!(!arena.allocate(0).expect("room").is_null()));

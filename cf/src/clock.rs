@@ -6,8 +6,6 @@
 use std::fmt;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use crate::log::date_of_days;
-
 /// Seconds from the Unix epoch to the zero of stored times, 2010-01-01T00:00:00Z.
 pub const STORED_EPOCH_UNIX_SECONDS: u64 = 1_262_304_000;
 
@@ -71,6 +69,22 @@ pub fn thread_cpu_nanos() -> u64 {
     // SAFETY: `time` is a valid, writable timespec; CLOCK_THREAD_CPUTIME_ID exists on every Linux.
     unsafe { libc::clock_gettime(libc::CLOCK_THREAD_CPUTIME_ID, &raw mut time) };
     time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64
+}
+
+/// Year, month (0 is January) and day of the month, `days` after 1970-01-01.
+///
+/// Counted in eras of 400 years that begin on a first of March, so that the leap day is the last of a year.
+pub(crate) fn date_of_days(days: i64) -> (i64, usize, i64) {
+    let shifted = days + 719_468;
+    let era = shifted.div_euclid(146_097);
+    let of_era = shifted.rem_euclid(146_097);
+    let year_of_era = (of_era - of_era / 1_460 + of_era / 36_524 - of_era / 146_096) / 365;
+    let of_year = of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+    let march_month = (5 * of_year + 2) / 153;
+    let day = of_year - (153 * march_month + 2) / 5 + 1;
+    let month = ((march_month + 2) % 12) as usize;
+    let year = year_of_era + era * 400 + i64::from(month < 2);
+    (year, month, day)
 }
 
 #[cfg(test)]

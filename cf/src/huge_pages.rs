@@ -69,37 +69,35 @@ fn advise(base: *const u8, size: usize, advice: libc::c_int) -> io::Result<()> {
     Err(error)
 }
 
-/// Whether the system has huge pages to request; tests print it if not.
 #[cfg(test)]
-pub(crate) fn are_available() -> bool {
-    let are_available = std::fs::exists("/sys/kernel/mm/transparent_hugepage").is_ok_and(|exists| exists);
-    if !are_available {
-        eprintln!("this system has no huge pages to request: not tested");
-    }
-    are_available
-}
-
-/// Whether the memory at `address` was prepared: such memory gets no further huge pages, see `nh` in proc_pid_smaps(5).
-#[cfg(test)]
-pub(crate) fn is_prepared_at(address: usize) -> bool {
-    let maps = std::fs::read_to_string("/proc/self/smaps").expect("smaps");
-    let mut is_inside = false;
-    for line in maps.lines() {
-        let range = line.split(' ').next().and_then(|range| range.split_once('-'));
-        let parse = |number| usize::from_str_radix(number, 16).ok();
-        if let Some((first, end)) = range.and_then(|(first, end)| Some((parse(first)?, parse(end)?))) {
-            is_inside = (first..end).contains(&address);
-        } else if is_inside && let Some(flags) = line.strip_prefix("VmFlags:") {
-            return flags.split(' ').any(|flag| flag == "nh");
-        }
-    }
-    panic!("no mapping at {address:x}");
-}
-
-#[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
     use crate::region::Region;
+
+    /// Whether the system has huge pages to request; tests print it if not.
+    pub(crate) fn are_available() -> bool {
+        let are_available = std::fs::exists("/sys/kernel/mm/transparent_hugepage").is_ok_and(|exists| exists);
+        if !are_available {
+            eprintln!("this system has no huge pages to request: not tested");
+        }
+        are_available
+    }
+
+    /// Whether the memory at `address` was prepared: such memory gets no further huge pages, see `nh` in proc_pid_smaps(5).
+    pub(crate) fn is_prepared_at(address: usize) -> bool {
+        let maps = std::fs::read_to_string("/proc/self/smaps").expect("smaps");
+        let mut is_inside = false;
+        for line in maps.lines() {
+            let range = line.split(' ').next().and_then(|range| range.split_once('-'));
+            let parse = |number| usize::from_str_radix(number, 16).ok();
+            if let Some((first, end)) = range.and_then(|(first, end)| Some((parse(first)?, parse(end)?))) {
+                is_inside = (first..end).contains(&address);
+            } else if is_inside && let Some(flags) = line.strip_prefix("VmFlags:") {
+                return flags.split(' ').any(|flag| flag == "nh");
+            }
+        }
+        panic!("no mapping at {address:x}");
+    }
 
     #[test]
     fn large_ranges_begin_at_a_huge_page() {

@@ -8,6 +8,7 @@ use std::fmt::{self, Write};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use super::{Context, Level};
+use crate::clock::date_of_days;
 
 /// Longest line in bytes, with its newline: the size that Linux writes to a pipe in one piece.
 pub const LINE_SIZE_MAX: usize = 4096;
@@ -107,22 +108,6 @@ fn local_offset(unix_seconds: i64) -> i64 {
     // SAFETY: both pointers are to live locals of the right types; `localtime_r` keeps neither.
     let done = unsafe { libc::localtime_r(&raw const unix_seconds, &raw mut fields) };
     if done.is_null() { 0 } else { fields.tm_gmtoff }
-}
-
-/// Year, month (0 is January) and day of the month, `days` after 1970-01-01.
-///
-/// Counted in eras of 400 years that begin on a first of March, so that the leap day is the last of a year.
-pub(crate) fn date_of_days(days: i64) -> (i64, usize, i64) {
-    let shifted = days + 719_468;
-    let era = shifted.div_euclid(146_097);
-    let of_era = shifted.rem_euclid(146_097);
-    let year_of_era = (of_era - of_era / 1_460 + of_era / 36_524 - of_era / 146_096) / 365;
-    let of_year = of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
-    let march_month = (5 * of_year + 2) / 153;
-    let day = of_year - (153 * march_month + 2) / 5 + 1;
-    let month = ((march_month + 2) % 12) as usize;
-    let year = year_of_era + era * 400 + i64::from(month < 2);
-    (year, month, day)
 }
 
 /// A line that is being built, and then complete.

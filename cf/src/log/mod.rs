@@ -29,7 +29,6 @@ use parking_lot::{Mutex, RwLock};
 pub use context::{CONTEXT_COUNT, Context, Level, Levels, SetLevelError};
 pub use facade::install;
 pub use limited::{CallSite, INTERVAL_NANOS, LINES_PER_INTERVAL};
-pub(crate) use line::date_of_days;
 pub use line::{LINE_SIZE_MAX, Place, TimeStyle, file_name};
 pub use sink::{
     CONSOLE, SYSLOG_FACILITIES, SYSLOG_FACILITY_DEFAULT, SYSLOG_PATH_DEFAULT, SYSLOG_TAG_DEFAULT,

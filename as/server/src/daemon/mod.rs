@@ -16,31 +16,26 @@ use std::fmt;
 use std::io::{self, Write};
 use std::path::Path;
 use std::process::ExitCode;
-use std::sync::Arc;
 use std::time::Duration;
 
 use cf::log::{CONSOLE, Level, Levels, Settings, SinkSettings, Target, check_syslog};
 use cf::sys::notify::{READY, STOPPING, notify};
 use cf::sys::probe::check_writable;
 use cf::sys::process::{
-    Background, Forked, PidFile, Progress, Starter, check_pid_file, console_file, fork, group_id,
-    leave_terminal, set_file_permissions, switch_user, user_id,
+    Background, Forked, PidFile, Progress, check_pid_file, console_file, fork, group_id, leave_terminal,
+    set_file_permissions, switch_user, user_id,
 };
 use cf::threads;
-use parking_lot::Mutex;
 
 use crate::cli::Options;
 use crate::config::{Config, InUse, Obstacle};
 use crate::version::{FERROSPIKE_VERSION, edition_and_build};
 use configuration::Loaded;
 use running::RunningServer;
-use signals::{Request, Watch};
+use signals::{Request, SharedStarter, Watch};
 
 /// How long the process at the terminal waits for a server in the background.
 const BACKGROUND_START_WAIT: Duration = Duration::from_secs(10);
-
-/// The process that waits until this one, in the background, is ready; empty once it was told how the start went.
-type SharedStarter = Arc<Mutex<Option<Starter>>>;
 
 /// The service that the process runs: the server, or a stand-in of a test.
 pub trait Run {

@@ -12,12 +12,15 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use cf::sys::process::exit_now;
+use cf::sys::process::{Starter, exit_now};
 use cf::sys::signals::{Signal, Signals};
 use crossbeam::channel::{Receiver, Sender, unbounded};
+use parking_lot::Mutex;
 
-use super::SharedStarter;
 use crate::version::edition_and_build;
+
+/// The process that waits until this one, in the background, is ready; empty once it was told how the start went.
+pub(super) type SharedStarter = Arc<Mutex<Option<Starter>>>;
 
 /// A request to the waiting thread.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

@@ -29,6 +29,9 @@ use super::wblock::{AfterFree, Emptying, Reuse, Taken, WblockId, WblockTable, wb
 use super::{RBLOCK_SIZE, RBLOCKS_PER_WBLOCK, WBLOCK_SIZE};
 use crate::index::{Location, WriteGuard};
 
+/// The first block of a memory stripe that is prepared before its use. In smaller stripes it would be much memory that is
+/// not used yet.
+const PREPARED_FROM: u32 = 8;
 /// Number of blocks reserved for defrag on a memory stripe: the live records of a block that it empties take
 /// less than one.
 const MEMORY_RESERVE: usize = 1;
@@ -411,7 +414,7 @@ impl Device {
         let pristine = self.wblocks.pristine();
         let last = self.prepared.swap(pristine, Relaxed);
         let is_growing = last != 0 && last != pristine;
-        if is_growing && pristine < self.wblocks.count() {
+        if is_growing && (PREPARED_FROM..self.wblocks.count()).contains(&pristine) {
             stripe.prepare(WblockId(pristine));
         }
         is_growing

@@ -292,14 +292,13 @@ impl Workspace {
         self.take_up_row(namespace);
         let request = &row.request;
         let access = record_access(request);
-        let is_neither = request.info2 & info2::WRITE == 0 && request.info1 & info1::READ == 0;
         let reserved = if is_late {
             Err(ResultCode::Timeout)
         } else if request.digest.is_some() && request.record_digest().is_none() {
             Err(ResultCode::Parameter)
         } else if let Err(result) = access::check_row(shared.standing, request, row.digest) {
             Err(result)
-        } else if is_neither {
+        } else if request.info2 & info2::WRITE == 0 && request.info1 & info1::READ == 0 {
             Err(ResultCode::Parameter)
         } else {
             Ok(self.reserve_partition(namespace, &row.digest, (access, Place::Service)))
