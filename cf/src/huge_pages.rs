@@ -70,7 +70,7 @@ fn advise(base: *const u8, size: usize, advice: libc::c_int) -> io::Result<()> {
 }
 
 #[cfg(test)]
-pub(crate) mod tests {
+pub(super) mod tests {
     use super::*;
     use crate::region::Region;
 
