@@ -14,8 +14,9 @@
 //! [share](super::module_shares) of the threads.
 //!
 //! [`prompt_thread_count`] of the threads for functions have the priority of service threads. A function gets one of them
-//! if it is free. So a function that runs alone takes as long as its work, also when other programs keep the processors busy,
-//! and many functions at a time take little from other clients.
+//! if it is free, unless the last call of its module was brief. So a long function that runs alone gets its share of the
+//! processors when other programs keep them busy, and many functions at a time take little from other clients. A brief one
+//! is as fast with the lower priority: its thread lets the others run that its client waits for.
 //!
 //! [`LOCK_TURN_THREADS`] threads, with the priority of service threads, take the requests that met a lock. They run
 //! only short requests, so a request that met a lock never waits behind a long one. A request that turns out to be
@@ -131,20 +132,22 @@ impl Pool {
         // it.
         let pace = if request.has_turn() { ModulePace::Quick } else { self.registry.pace(module) };
         match pace {
-            ModulePace::Quick => self.submit_function(request),
+            ModulePace::Quick => self.functions.submit(request),
             ModulePace::Overdue => self.overdue_functions.submit(request),
             ModulePace::Unknown => {
-                let module = Box::from(module);
-                if let Some(request) = self.shares.admit(module, request) {
-                    self.submit_function(request);
+                let module = Box::<[u8]>::from(module);
+                if let Some(request) = self.shares.admit(module.clone(), request) {
+                    self.submit_function(&module, request);
                 }
             }
         }
     }
 
-    /// Queues a function that is not known as overdue for a prompt thread if one is free, otherwise for one of the others.
-    fn submit_function(&self, request: OwnedRequest) {
-        let has_place = self.prompt_free.fetch_update(AcqRel, Acquire, |free| free.checked_sub(1)).is_ok();
+    /// Queues a function of `module`, which is not known as overdue: for a prompt thread if it may be long and one is free,
+    /// otherwise for one of the others.
+    fn submit_function(&self, module: &[u8], request: OwnedRequest) {
+        let has_place = !self.registry.was_brief(module)
+            && self.prompt_free.fetch_update(AcqRel, Acquire, |free| free.checked_sub(1)).is_ok();
         let workers = if has_place { &self.prompt_functions } else { &self.functions };
         workers.submit(request);
     }
@@ -154,7 +157,7 @@ impl Pool {
         let is_known = |module: &[u8]| self.registry.pace(module) != ModulePace::Unknown;
         for next in self.shares.give_back(share, is_known) {
             if next.share.is_some() {
-                self.submit_function(next);
+                self.submit_function(&share.0, next);
             } else {
                 self.submit(next);
             }
@@ -178,6 +181,12 @@ impl Pool {
     #[cfg(test)]
     pub(super) fn queued_counts(&self) -> [usize; 5] {
         self.groups().map(Workers::queued_count)
+    }
+
+    /// Makes one more prompt thread free, for a test.
+    #[cfg(test)]
+    pub(super) fn free_prompt_thread(&self) {
+        self.prompt_free.fetch_add(1, Release);
     }
 
     fn groups(&self) -> [&Workers<OwnedRequest>; 5] {

@@ -434,6 +434,22 @@ fn functions_that_use_up_their_time_have_threads_of_their_own() {
     assert_eq!(context.pool.queued_counts(), [2, 1, 1, 0, 0]);
 }
 
+/// A function gets a prompt thread as long as one is free, unless it is likely brief.
+#[test]
+fn functions_that_may_be_long_get_the_prompt_threads() {
+    let context = context();
+    let submit = || context.submit_to_pool(owned(&call_of(b"m"), Instant::now(), &Arc::default()));
+    context.pool.free_prompt_thread();
+    submit();
+    assert_eq!(context.pool.queued_counts(), [0, 0, 0, 0, 1]);
+    submit();
+    assert_eq!(context.pool.queued_counts(), [0, 1, 0, 0, 1]);
+    context.functions.note_brief("m");
+    context.pool.free_prompt_thread();
+    submit();
+    assert_eq!(context.pool.queued_counts(), [0, 2, 0, 0, 1]);
+}
+
 #[test]
 fn a_reserved_record_lets_readers_in_and_writers_wait() {
     let context = context();

@@ -79,6 +79,8 @@ const SHORT_TIME: Duration = Duration::from_micros(100);
 /// detected after a few.
 const CONFIDENCE_MIN: u32 = 16;
 const CONFIDENCE_MAX: u32 = 256;
+/// A call up to this duration is brief: it needs no priority.
+const BRIEF_TIME: Duration = Duration::from_millis(1);
 /// A call that is cut off after less time is no evidence about its module: its client gave it little time, or
 /// it had waited.
 const TELLING_TIME_MIN: Duration = Duration::from_millis(100);
@@ -156,6 +158,8 @@ struct Idle {
     confidence: u32,
     /// Whether the last call used up its time.
     is_overdue: bool,
+    /// Whether the last call was brief.
+    is_brief: bool,
     /// Whether a call has made a long string. Interpreters may have kept it, so all further calls run in the
     /// pool.
     has_long_strings: bool,
@@ -168,6 +172,7 @@ impl Idle {
             interpreters: VecDeque::new(),
             confidence: 0,
             is_overdue: false,
+            is_brief: false,
             has_long_strings: false,
         }
     }
@@ -183,6 +188,7 @@ impl Idle {
             CallEnd::After(time) if time <= SHORT_TIME => (self.confidence + 1).min(CONFIDENCE_MAX),
             CallEnd::After(_) | CallEnd::CutShort | CallEnd::Late => self.confidence / 2,
         };
+        self.is_brief = matches!(end, CallEnd::After(time) if time <= BRIEF_TIME);
         match end {
             CallEnd::After(_) => self.is_overdue = false,
             CallEnd::CutShort => {}
@@ -376,10 +382,24 @@ impl Functions {
         }
     }
 
+    /// Whether the last call of the module called `name` was brief.
+    pub(crate) fn was_brief(&self, name: &[u8]) -> bool {
+        let version = self.modules.version();
+        let idle = self.idle.lock();
+        let idle = std::str::from_utf8(name).ok().and_then(|name| idle.get(name));
+        idle.is_some_and(|idle| idle.version == version && idle.is_brief)
+    }
+
     /// Makes `module` overdue, for a test.
     #[cfg(test)]
     pub(crate) fn note_overdue(&self, module: &str) {
         self.note_late(module, self.modules.version());
+    }
+
+    /// Makes the last call of `module` brief, for a test.
+    #[cfg(test)]
+    pub(crate) fn note_brief(&self, module: &str) {
+        self.with_idle(module, self.modules.version(), |idle| idle.note(CallEnd::After(BRIEF_TIME)));
     }
 
     /// Makes `module` quick, for a test.
