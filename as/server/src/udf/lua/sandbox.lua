@@ -276,7 +276,7 @@ function string.gsub(...)
 		if kind == 'string' and new == false then
 			raise("invalid use of '%' in replacement string")
 		elseif kind == 'string' and type(new) == 'number' then
-			raise('invalid capture index %' .. new .. ' in replacement string')
+			raise('invalid capture index %' .. new)
 		elseif not new then
 			new = whole
 		elseif type(new) ~= 'string' and type(new) ~= 'number' then
