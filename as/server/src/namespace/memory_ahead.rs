@@ -1,8 +1,8 @@
 //! The thread that backs the next elements of each index, and the next blocks in memory, with huge pages
 //! ([`cf::huge_pages`]) before clients need them.
 //!
-//! It holds no lock while the system makes pages. It only prepares memory of tables that grow: those that took some since
-//! its last turn.
+//! While the system makes pages, it holds no lock that a client's thread takes. It only prepares memory of tables that
+//! grow: those that took some since its last turn.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Acquire};
