@@ -690,14 +690,6 @@ fn is_short_replacement(subject: &[u8], replacement: &[u8]) -> bool {
     (subject.len() + 1).saturating_mul(replacement.len() + 1) <= REPLACED_SIZE_MAX
 }
 
-/// Whether a replacement has a capture that the pattern lacks. The prelude has the usual error for that.
-fn lacks_capture(pattern: &[u8], replacement: &[u8]) -> bool {
-    let count = pattern.iter().filter(|byte| **byte == b'(').count().max(1);
-    let is_lacking =
-        |pair: &[u8]| pair[0] == b'%' && pair[1].is_ascii_digit() && usize::from(pair[1] - b'0') > count;
-    replacement.windows(2).any(is_lacking)
-}
-
 /// Is Lua's own function, if `is_short`.
 ///
 /// # Safety
@@ -718,9 +710,7 @@ unsafe extern "C-unwind" fn string_gsub(state: *mut ffi::lua_State) -> c_int {
     unsafe {
         let is_short = string_at(state, 1).zip(string_at(state, 2)).zip(string_at(state, 3)).is_some_and(
             |((subject, pattern), replacement)| {
-                is_short_match(subject, pattern)
-                    && is_short_replacement(subject, replacement)
-                    && !lacks_capture(pattern, replacement)
+                is_short_match(subject, pattern) && is_short_replacement(subject, replacement)
             },
         );
         be_original(state, is_short)
