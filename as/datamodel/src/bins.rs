@@ -17,7 +17,7 @@ pub const BIN_NAME_SIZE_MAX: usize = 15;
 /// Largest number of bins of a record.
 pub const BIN_COUNT_MAX: usize = 32_767;
 /// Records with this many bins or more find them through a table of names.
-const TABLE_BINS_MIN: usize = 64;
+pub(crate) const TABLE_BINS_MIN: usize = 64;
 /// Bins kept without an allocation.
 const INLINE_BINS: usize = 8;
 

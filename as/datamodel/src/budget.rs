@@ -79,7 +79,7 @@ impl<'a> Budget<'a> {
     /// Those of [`draw`](Self::draw).
     #[inline]
     pub fn draw_for_copy(&self, len: usize) -> Result<(), ResultCode> {
-        self.draw(1 + (len as u64 >> COPIED_BYTES_LOG2))
+        self.draw(copy_steps(len))
     }
 
     /// Grants further portions until `steps` can be taken.
@@ -146,6 +146,11 @@ impl std::fmt::Debug for Budget<'_> {
 
 /// Binary logarithm of the bytes copied in a step.
 const COPIED_BYTES_LOG2: u32 = 3;
+
+/// Price of `len` bytes that are copied or compared in bulk.
+pub(crate) const fn copy_steps(len: usize) -> u64 {
+    1 + (len as u64 >> COPIED_BYTES_LOG2)
+}
 
 /// The result of `work` with an unlimited budget. Checks that the steps it takes are enough for the same
 /// result, and that fewer steps give no result.

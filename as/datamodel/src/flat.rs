@@ -26,7 +26,8 @@
 
 use cf::Digest;
 
-use crate::bins::{BIN_COUNT_MAX, BIN_NAME_SIZE_MAX, Bin, Bins};
+use crate::bins::{BIN_COUNT_MAX, BIN_NAME_SIZE_MAX, Bin, Bins, TABLE_BINS_MIN};
+use crate::budget::copy_steps;
 use crate::flat_bytes::{take, take_chunk, take_varying, varying_size, write_varying};
 use crate::packed::{Method, Packing};
 use crate::particle::Particle;
@@ -56,6 +57,11 @@ const BIN_HAS_METADATA: u8 = 0x80;
 const BIN_HAS_LAST_UPDATE_TIME: u8 = 0x01;
 const BIN_HAS_SOURCE_ID: u8 = 0x02;
 const BIN_UNKNOWN_FLAGS: u8 = 0x5C;
+
+/// Price of one bin in a walk over the bins.
+const BIN_WALK_STEPS: u64 = 10;
+/// The same with an entry in a table of names.
+const BIN_TABLE_STEPS: u64 = 60;
 
 /// A record's metadata and the bytes of its bins, borrowed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -282,7 +288,20 @@ impl<'a> FlatRecord<'a> {
     /// Price of a bin lookup: a walk to the last bin.
     #[must_use]
     pub const fn lookup_steps(&self) -> u64 {
-        4 * self.bin_count as u64
+        BIN_WALK_STEPS * self.bin_count as u64
+    }
+
+    /// Price of a copy of all bins into a reply.
+    #[must_use]
+    pub const fn copy_steps(&self) -> u64 {
+        copy_steps(self.size) + BIN_WALK_STEPS * self.bin_count as u64
+    }
+
+    /// Price of [`load_bins`](Self::load_bins) and a lookup by name, for which many bins get a table.
+    #[must_use]
+    pub const fn load_steps(&self) -> u64 {
+        let bin_steps = if self.bin_count < TABLE_BINS_MIN as u32 { BIN_WALK_STEPS } else { BIN_TABLE_STEPS };
+        bin_steps * self.bin_count as u64
     }
 
     /// All bins, as changeable values.

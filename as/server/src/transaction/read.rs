@@ -129,7 +129,7 @@ fn answer(
     }
     call.check_reply_room(record.size)?;
     if request.info1 & info1::GET_ALL != 0 {
-        call.budget.draw_for_copy(record.size)?;
+        call.budget.draw(record.copy_steps())?;
         for bin in record.bins() {
             let bin = bin.map_err(damaged)?;
             reply.op(op_code::READ, bin.name, bin.particle.type_number(), |out| bin.particle.write_wire(out));
@@ -153,8 +153,13 @@ fn answer_ops(
         return Err(ResultCode::Parameter);
     }
     let respond_all = request.info2 & info2::RESPOND_ALL_OPS != 0;
-    let table =
-        if request.op_count() < OPS_FOR_TABLE { None } else { Some(record.load_bins().map_err(&damaged)?) };
+    let table = if request.op_count() < OPS_FOR_TABLE {
+        call.budget.draw(u64::from(request.op_count()) * record.lookup_steps())?;
+        None
+    } else {
+        call.budget.draw(record.load_steps())?;
+        Some(record.load_bins().map_err(&damaged)?)
+    };
     for op in request.ops() {
         check_name(op.name)?;
         // Rows of a batch report every read op as a plain read.

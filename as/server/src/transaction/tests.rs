@@ -44,7 +44,8 @@ fn context() -> Arc<TransactionContext> {
 /// The body of a message about the one record, with these ops: code, particle type, name and value.
 fn body(info1: u8, info2: u8, ops: &[(u8, u8, &[u8], &[u8])]) -> Vec<u8> {
     let mut body = vec![0; 22];
-    (body[0], body[1], body[2], body[19], body[21]) = (22, info1, info2, 2, ops.len() as u8);
+    (body[0], body[1], body[2], body[19]) = (22, info1, info2, 2);
+    body[20..].copy_from_slice(&(ops.len() as u16).to_be_bytes());
     for (number, value) in [(field::NAMESPACE, &b"test"[..]), (field::DIGEST, &[7; 20])] {
         body.extend((value.len() as u32 + 1).to_be_bytes());
         body.push(number);
@@ -213,6 +214,31 @@ fn a_service_thread_continues_when_it_meets_a_lock() {
         assert_eq!(answer.result(), ResultCode::Ok.code());
     }
     assert_eq!(on_service_thread(&context, &mut executor, &delete).0, ResultCode::NotFound.code());
+    assert!(context.pool.stop_until(Instant::now() + Duration::from_secs(10)).is_empty());
+}
+
+#[test]
+fn records_with_many_bins_are_for_the_pool() {
+    let context = context();
+    start_pool(&context, 2);
+    let mut executor = Executor::new(Arc::clone(&context));
+    let requests = [
+        body(info1::READ | info1::GET_ALL, 0, &[]),
+        body(info1::READ, 0, &[(op_code::READ, 0, &b"b0"[..], &b""[..]); 1]),
+        body(info1::READ, 0, &[(op_code::READ, 0, &b"b0"[..], &b""[..]); 4]),
+        body(0, info2::WRITE, &[(op_code::WRITE, 1, b"b0", &1i64.to_be_bytes())]),
+    ];
+    for (bin_count, is_long) in [(100, false), (25_000, true)] {
+        let names: Vec<String> = (0..bin_count).map(|number| format!("b{number}")).collect();
+        let value = 1i64.to_be_bytes();
+        let ops: Vec<_> = names.iter().map(|name| (op_code::WRITE, 1, name.as_bytes(), &value[..])).collect();
+        let (created, _) = on_service_thread(&context, &mut executor, &body(0, info2::WRITE, &ops));
+        assert_eq!(created, ResultCode::Ok.code());
+        for request in &requests {
+            let answered = on_service_thread(&context, &mut executor, request);
+            assert_eq!(answered, (ResultCode::Ok.code(), is_long), "{bin_count} bins, {request:?}");
+        }
+    }
     assert!(context.pool.stop_until(Instant::now() + Duration::from_secs(10)).is_empty());
 }
 

@@ -307,6 +307,7 @@ fn make_next(
     if let Some(old) = &old
         && !policy.replace
     {
+        call.budget.draw(old.load_steps())?;
         old.load_bins_into(&mut bins).map_err(|error| subject.report_damage(call, &error))?;
     }
     let had_bins = !bins.is_empty();
