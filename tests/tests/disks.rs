@@ -82,6 +82,7 @@ fn await_that(what: &str, mut attempt: impl FnMut() -> bool) {
 }
 
 const NOT_CONFIGURED: &str = "is not configured any more";
+const MISSING: &str = "of those used last is missing";
 
 #[test]
 fn devices_change_places() {
@@ -147,11 +148,15 @@ fn a_device_is_replaced_by_an_empty_one() {
     let mut server = stopped(&["a", "b"]);
     let gone = file(&server, "a").places().numbers();
     fs::remove_file(file(&server, "a").0).unwrap();
-    server.allow(NOT_CONFIGURED);
+    server.allow(MISSING);
     server.restart();
     let log = server.log();
-    line_with(&log, &[": WARNING (", "device 0 of those used last is not configured any more"]);
-    line_with(&log, &[&file(&server, "a").name(), "is empty"]);
+    let name = file(&server, "a").name();
+    line_with(
+        &log,
+        &[": WARNING (", "device 0 of those used last is missing", &name, "is empty: ", "not mounted"],
+    );
+    line_with(&log, &[&name, "is empty"]);
     let mut client = server.connect();
     check_all_but(&mut client, &gone, result::NOT_FOUND);
     assert!(gone.iter().all(|number| put(&mut client, *number) == result::OK));

@@ -44,6 +44,19 @@ fn an_interface_is_an_address_to_listen_on() {
 }
 
 #[test]
+fn an_interface_is_an_address_to_tell_clients() {
+    let names = ["access-address lo", "alternate-access-address lo"];
+    let config =
+        usual_config().replacen("address 127.0.0.1", &format!("address 127.0.0.1\n{}", names.join("\n")), 1);
+    let server = Server::start(&config);
+    let (mut client, port) = (server.connect(), server.address().port());
+    for command in ["service", "service-clear-std", "service-clear-alt"] {
+        assert_eq!(client.info_value(command).unwrap(), format!("127.0.0.1:{port}"), "{command}");
+    }
+    assert_eq!(client.info_value("service-tls-std").unwrap(), "");
+}
+
+#[test]
 fn the_admin_port_accepts_operators_when_clients_are_refused() {
     let port = free_port();
     let mut server = Server::start(&with_network(&format!("admin {{\naddress 127.0.0.1\nport {port}\n}}")));

@@ -229,7 +229,8 @@ fn accessible(configured: &[String], bound: &[SocketAddr]) -> Result<Vec<String>
             Some(interface) => {
                 let mut found = interface.addresses;
                 let is_bound = |one: &IpAddr| bound.iter().any(|bound| bound.is_ipv4() == one.is_ipv4());
-                found.retain(|one| is_bound(one) && !is_link_local(one));
+                // A port that is off has no family.
+                found.retain(|one| (bound.is_empty() || is_bound(one)) && !is_link_local(one));
                 found
             }
             None if text.contains('.') && text.parse::<IpAddr>().is_err() && is_host_name(text) => {
@@ -454,6 +455,10 @@ mod tests {
         let (clear, tls) = (Advertised::new(&clear, &bound).unwrap(), Advertised::new(&tls, &bound).unwrap());
         assert_eq!((clear.standard, clear.alternate), (texts(&["10.0.0.1:3000"]), texts(&["10.0.0.2:3000"])));
         assert_eq!((tls.standard, tls.alternate), (texts(&["10.0.0.1:4333"]), texts(&["10.0.0.2:4333"])));
+        assert_eq!(Advertised::new(&AccessParams::tls(&params), &[]).unwrap(), Advertised::default());
+        // The same for the addresses of an interface, of which a port that is off has none.
+        params.access_address.set(texts(&["lo"]));
+        params.alternate_access_address.set(texts(&["lo"]));
         assert_eq!(Advertised::new(&AccessParams::tls(&params), &[]).unwrap(), Advertised::default());
     }
 

@@ -104,8 +104,9 @@ impl fmt::Display for DeviceSetError {
             DeviceSetError::Signature { devices } => {
                 pair(f, devices, 48)?;
                 f.write_str(
-                    "different signatures, so they were not used together last; check the configured devices, or \
-                     erase the one that does not belong here",
+                    "different signatures, so they were not used together last: one of them may not have been there \
+                     at a start since (not mounted?), and each may hold records that the other lacks; configure \
+                     only those that belong together, and erase none before its records are elsewhere",
                 )
             }
             DeviceSetError::DeviceCount { devices, counts: [first, second] } => {
@@ -247,8 +248,10 @@ impl Candidate<'_> {
                     let size = header.size;
                     return Err(DeviceSetError::Short { device: self.path.to_owned(), found_size, size });
                 }
-                if !is_clean && self.found_size / wblock_size * wblock_size > self.size {
-                    let size = self.size;
+                // A header without a size is one of the C server.
+                let used_size = if header.size > 0 { header.size } else { found_size };
+                if !is_clean && used_size / wblock_size * wblock_size > self.size {
+                    let (found_size, size) = (used_size, self.size);
                     return Err(DeviceSetError::Cut { device: self.path.to_owned(), found_size, size });
                 }
                 Ok(Some(*header))
@@ -417,6 +420,11 @@ mod tests {
         let error = judge_sized(&[bytes(&header)], SIZE + (64 << 20)).unwrap_err().to_string();
         assert!(error.starts_with("/dev/d0: at offset 134217728: may hold data up to 201326592"), "{error}");
         assert!(judge_sized(&[bytes(&header)], SIZE + 4096).is_ok(), "less than a write block more");
+        // It was made smaller after a clean stop, and stopped uncleanly then. Its longer rest is not used.
+        (header.size, header.end_mark_key) = (SIZE, 9);
+        assert!(judge_sized(&[bytes(&header)], SIZE + (64 << 20)).is_ok());
+        header.size = SIZE + (64 << 20);
+        assert!(judge_sized(&[bytes(&header)], SIZE + (64 << 20)).is_err());
     }
 
     #[test]

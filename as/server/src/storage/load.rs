@@ -46,7 +46,7 @@ use crate::index::{CreateOutcome, Index, Location, PartitionId, RecordMeta, SetI
 
 pub(crate) use context::{LoadCommit, LoadContext, LoadStats};
 
-/// A record that expires later than this from now is rejected. Ten years, in seconds.
+/// A record that expires later than this from its last update, or from now, is rejected. Ten years, in seconds.
 const VOID_TIME_AHEAD_MAX: u32 = 315_360_000;
 
 /// A record updated later than this from now was updated while the clock was ahead. A minute, in seconds.
@@ -502,9 +502,9 @@ impl<'a> Parser<'a> {
             self.counts.dropped += 1;
             return false;
         }
-        let void_time_max = self.load.context.now_seconds().saturating_add(VOID_TIME_AHEAD_MAX);
+        let has_plausible_void_time = is_plausible_void_time(record, self.load.context.now_seconds());
         let set_id = self.set_id(record.set_name);
-        let (true, Some(set_id)) = (record.void_time <= void_time_max, set_id) else {
+        let (true, Some(set_id)) = (has_plausible_void_time, set_id) else {
             self.report_unbelieved(record, location);
             return false;
         };
@@ -585,6 +585,13 @@ impl<'a> Parser<'a> {
             record.size
         );
     }
+}
+
+/// Whether a record may expire when it says. This node's clock may be behind the one that the record was written by, as
+/// after a start without a battery; an older copy of the record must not win then.
+fn is_plausible_void_time(record: &FlatRecord<'_>, now_seconds: u32) -> bool {
+    let since = u64::from(now_seconds).max(record.last_update_time / 1000);
+    u64::from(record.void_time) <= since + u64::from(VOID_TIME_AHEAD_MAX)
 }
 
 /// Whether `location` wins against `other` if the copies are equal.

@@ -264,11 +264,23 @@ fn report(namespace: &str, set: &DeviceSet, disks: &[Opened], heads: &[(AlignedB
     for (disk, mended) in disks.iter().zip(&set.mended) {
         report_mended(disk, mended);
     }
+    let empty = disks.iter().zip(&set.fresh).filter_map(|(disk, is_fresh)| is_fresh.then_some(disk));
+    let empty: Vec<_> = empty.map(|disk| disk.media.main.path().display().to_string()).collect();
     for id in &set.missing_ids {
-        cf::warning!(
-            DrvSsd,
-            "{{{namespace}}} device {id} of those used last is not configured any more: records that only it holds are not loaded"
-        );
+        if empty.is_empty() {
+            cf::warning!(
+                DrvSsd,
+                "{{{namespace}}} device {id} of those used last is not configured any more: records that only it holds are not \
+                 loaded"
+            );
+        } else {
+            cf::warning!(
+                DrvSsd,
+                "{{{namespace}}} device {id} of those used last is missing, and {} is empty: records that only it holds are not \
+                 loaded; if its disk was not mounted, stop now, mount it and start again",
+                empty.join(", ")
+            );
+        }
     }
 }
 

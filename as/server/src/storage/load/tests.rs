@@ -194,3 +194,19 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn the_newest_copy_wins_if_this_nodes_clock_is_behind() {
+    let now_seconds = Context::default().now_seconds();
+    let void_time_max = now_seconds + VOID_TIME_AHEAD_MAX;
+    let void_time_of = |last_update_time, void_time| {
+        let copies = [(1, 0, 1, 1, 0, 1, false), (2, 0, last_update_time, 2, void_time, 1, false)];
+        let (metas, ..) = load(&[device()], &copies, &[vec![1, 2]]);
+        metas[0].expect("a record").void_time
+    };
+    assert_eq!(void_time_of(2, void_time_max), void_time_max);
+    assert_eq!(void_time_of(2, void_time_max + 1), 0, "nobody asks for such a time to live");
+    let later = u64::from(now_seconds) * 1000 + 3_600_000;
+    assert_eq!(void_time_of(later, void_time_max + 3600), void_time_max + 3600);
+    assert_eq!(void_time_of(later, void_time_max + 3601), 0);
+}
