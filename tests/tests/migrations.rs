@@ -3,11 +3,13 @@
 #![expect(clippy::unwrap_used, reason = "a test")]
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
 use ferrospike_tests::client::Client;
 use ferrospike_tests::nodes::{IN_MEMORY, Nodes};
+use ferrospike_tests::server::Server;
 use ferrospike_tests::wire::{Message, Operation, info2, operation, result};
 
 const FILE: &str = "
@@ -183,6 +185,59 @@ fn a_node_that_joins_gets_its_share_while_clients_write() {
     // Lost copies are made again.
     nodes.await_cluster(&[1, 2]);
     assert_eq!(check_copies(&nodes, &[1, 2]), 2 * KEYS as u64);
+}
+
+/// The system's file about a thread of a server.
+fn thread_file(server: &Server, thread: &str, file: &str) -> String {
+    let tasks = format!("/proc/{}/task", server.process_id().unwrap());
+    let folders = std::fs::read_dir(tasks).unwrap().map(|task| task.unwrap().path());
+    let name_of = |folder: &PathBuf| std::fs::read_to_string(folder.join("comm"));
+    let is_it = |folder: &PathBuf| name_of(folder).is_ok_and(|name| name.trim_end() == thread);
+    let folder = folders.into_iter().find(is_it).unwrap();
+    std::fs::read_to_string(folder.join(file)).unwrap()
+}
+
+/// How often a thread of a server has waited for work.
+fn waits(server: &Server, thread: &str) -> u64 {
+    let status = thread_file(server, thread, "status");
+    let count = status.lines().find_map(|line| line.strip_prefix("voluntary_ctxt_switches:")).unwrap();
+    count.trim().parse().unwrap()
+}
+
+/// The nice value of a thread of a server: the 17th field behind its name.
+fn niceness(server: &Server, thread: &str) -> i64 {
+    let stat = thread_file(server, thread, "stat");
+    stat.rsplit_once(')').unwrap().1.split_whitespace().nth(16).unwrap().parse().unwrap()
+}
+
+/// A third node joins two nodes with `count` records of this size. Returns how often threads of low priority
+/// have worked for that on each of the two.
+fn low_priority_work(count: usize, size: usize) -> [u64; 2] {
+    let mut nodes = Nodes::start_some(3, 2, IN_MEMORY);
+    nodes.await_cluster(&[0, 1]);
+    let mut clients = Clients::of(&nodes, &[0, 1]);
+    (0..count).for_each(|number| clients.put(&key(number), &vec![7; size]));
+    let waits = |nodes: &Nodes| [0, 1].map(|number| waits(&nodes.servers[number], "migrate-0"));
+    let before = waits(&nodes);
+    nodes.start_next();
+    nodes.await_cluster(&[0, 1, 2]);
+    assert_eq!(check_copies(&nodes, &[0, 1, 2]), 2 * count as u64);
+    assert!(sum(&nodes, &[0, 1], "migrate_tx_partitions_initial") > 2000);
+    let server = &nodes.servers[0];
+    assert_eq!(niceness(server, "migrate-0"), niceness(server, "migrate-few-0") + 10);
+    let after = waits(&nodes);
+    [0, 1].map(|number| after[number] - before[number])
+}
+
+#[test]
+fn small_partitions_do_not_wait_for_a_thread_of_low_priority() {
+    assert_eq!(low_priority_work(1000, 5), [0, 0]);
+}
+
+#[test]
+fn partitions_with_large_records_leave_the_priority_to_clients() {
+    let [first, second] = low_priority_work(200, 100_000);
+    assert!(first > 0 && second > 0, "{first} and {second}");
 }
 
 /// A node is killed, the others write and delete, and it comes back, with or without its records.

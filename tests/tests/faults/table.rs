@@ -55,7 +55,9 @@ const THREADS: &[(&str, Cost, &[&str])] = &[
     ("security", Work, &["security"]),
     ("password", Work, &["password"]),
     ("user-change", Work, &["user-change"]),
-    ("migrate", Work, &["emigration", "hand-over"]),
+    ("migrate", Work, &["emigration"]),
+    ("migrate-few", Work, &["emigration"]),
+    ("hand-over", Work, &["hand-over"]),
     ("metrics", Work, &["metrics"]),
     (
         "fabric",

@@ -35,6 +35,15 @@ struct Active {
     resend_at_ms: u64,
 }
 
+impl Active {
+    /// Whether the task counts as one of `migrate-threads`. The next emigration need not wait until the receiver
+    /// has acknowledged the end of this one: it reads the end before the next start, so there are never more under
+    /// way for it.
+    fn needs_thread(&self) -> bool {
+        !matches!(self.state, EmigrationState::Finishing | EmigrationState::Signalling)
+    }
+}
+
 /// The emigrations of a node.
 #[derive(Clone, Debug)]
 pub struct Emigrations {
@@ -115,9 +124,8 @@ impl Emigrations {
     /// Starts the tasks that may run. A signal needs no free thread.
     fn start_some(&mut self, now: Now) {
         loop {
-            let transfers =
-                self.active.values().filter(|active| active.state != EmigrationState::Signalling).count();
-            let has_thread = transfers < self.settings.threads;
+            let has_thread =
+                self.active.values().filter(|active| active.needs_thread()).count() < self.settings.threads;
             let last = self.last_destination;
             let may_run = |(task, not_before_ms): &(Task, u64)| {
                 let is_busy =
@@ -167,6 +175,12 @@ impl Emigrations {
             active.state = state;
         }
         self.say(emigration_id, now);
+    }
+
+    /// Reports the end of an emigration, and starts the next one.
+    fn enter_last(&mut self, emigration_id: u32, now: Now) {
+        self.enter(emigration_id, EmigrationState::Finishing, now);
+        self.start_some(now);
     }
 
     fn finish(&mut self, emigration_id: u32, now: Now) {
@@ -219,7 +233,7 @@ impl Emigrations {
                     self.enter(emigration_id, EmigrationState::HandingOver, now);
                     self.actions.push(MigrationAction::HandOver { emigration_id, partition });
                 }
-                EmigrationState::Sending => self.enter(emigration_id, EmigrationState::Finishing, now),
+                EmigrationState::Sending => self.enter_last(emigration_id, now),
                 _ => {}
             }
         }
@@ -230,7 +244,7 @@ impl Emigrations {
     pub fn handed_over(&mut self, emigration_id: u32, now: Now) -> Vec<MigrationAction> {
         if self.active.get(&emigration_id).is_some_and(|active| active.state == EmigrationState::HandingOver)
         {
-            self.enter(emigration_id, EmigrationState::Finishing, now);
+            self.enter_last(emigration_id, now);
         }
         std::mem::take(&mut self.actions)
     }
@@ -320,6 +334,30 @@ mod tests {
             [MigrationAction::Transferred { .. }]
         ));
         assert_eq!(emigrations.remaining(), 0);
+    }
+
+    #[test]
+    fn the_next_transfer_starts_with_the_end_of_the_last_one() {
+        let mut emigrations = Emigrations::new(MigrationSettings::default());
+        emigrations.push(task(3, false, false), at(0));
+        assert_eq!(emigrations.push(task(4, false, false), at(0)), [], "one at a time");
+        emigrations.start_ok(NodeId(7), 0, at(1));
+        let said = emigrations.records_sent(0, at(2));
+        assert!(matches!(
+            said[..],
+            [
+                MigrationAction::Say { saying: Saying::Done, emigration_id: 0, .. },
+                MigrationAction::Say { saying: Saying::Start, emigration_id: 1, .. }
+            ]
+        ));
+        assert_eq!(emigrations.remaining(), 2);
+        // A receiver that is busy is asked again when it has acknowledged an end.
+        assert_eq!(emigrations.start_again_later(NodeId(7), 1, at(3)), []);
+        let said = emigrations.done_ack(NodeId(7), 0, at(4));
+        assert!(matches!(
+            said[..],
+            [MigrationAction::Transferred { .. }, MigrationAction::Say { saying: Saying::Start, .. }]
+        ));
     }
 
     #[test]

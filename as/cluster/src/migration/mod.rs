@@ -27,6 +27,10 @@ use crate::balance::Emigration;
 /// Time after which an unanswered message is sent again.
 pub const RESEND_MS: u64 = 1000;
 
+/// Largest number of records of a small partition. To migrate one takes messages back and forth and little
+/// else.
+pub const SMALL_COUNT_MAX: u64 = 32;
+
 /// The settings of an administrator.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct MigrationSettings {

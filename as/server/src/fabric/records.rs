@@ -2,10 +2,21 @@
 
 use std::sync::Arc;
 
+use cluster::migration::SMALL_COUNT_MAX;
 use proto::peer::NodeId;
 
 use crate::index::PartitionId;
 use crate::namespace::Namespace;
+
+/// Largest size of the records of a small partition.
+const SMALL_SIZE_MAX: u64 = 64 << 10;
+
+/// Largest number of records of a small partition of `namespace`, if its records have the average size. To
+/// send a small partition takes so little work that clients do not notice it.
+pub(crate) fn small_count_max(namespace: &Namespace) -> u64 {
+    let average = namespace.storage.used_bytes() / namespace.index.element_count().max(1);
+    SMALL_COUNT_MAX.min(SMALL_SIZE_MAX / average.max(1))
+}
 
 /// An order about the records of a partition.
 pub(crate) enum MoveOrder {

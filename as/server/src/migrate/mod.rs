@@ -6,9 +6,12 @@
 //! writes under way ([`handing_over`]).
 //!
 //! # Threads
-//! `migrate-threads` threads, at least one, with lower priority than service threads. Messages arrive on
-//! fabric threads. An emigration that panics begins again; otherwise the cluster thread would wait for its
-//! end for ever.
+//! `migrate-threads` threads, at least one, with lower priority than service threads send large partitions.
+//! A few threads with the priority of service threads send small partitions, and a few hand over. On a busy
+//! machine a thread of low priority waits for a long time before it runs. For a small partition that wait
+//! would be most of the time. During a hand-over clients' writes wait, so it does not wait for anything that
+//! is sent. Messages arrive on fabric threads. An emigration that panics begins again; otherwise the cluster
+//! thread would wait for its end for ever.
 //!
 //! # Locks
 //! One mutex for the list of emigrations and one for the unacknowledged records of each. One lock for the
@@ -29,7 +32,7 @@ use parking_lot::Mutex;
 use proto::peer::migrate::{Migrate, MigrateBody};
 use proto::peer::{NodeId, PeerError};
 
-use crate::fabric::{Fabric, Handler, MoveOrder, MoveReport, MoveReports, RecordMover};
+use crate::fabric::{Fabric, Handler, MoveOrder, MoveReport, MoveReports, RecordMover, small_count_max};
 use crate::index::PartitionId;
 use crate::namespace::Namespace;
 use crate::transaction::TransactionContext;
@@ -39,12 +42,15 @@ use immigration::{Immigrations, Incoming};
 
 /// The nice value that the threads add to that of service threads; it gives them about a tenth of the share.
 const NICENESS: i32 = 10;
+/// Number of threads that send small partitions, and of those that hand over. They mostly wait, for
+/// acknowledgements or for writes under way.
+const SHORT_JOB_THREADS: usize = 4;
 /// Pause before a report to the cluster thread is repeated because its inbox was full.
 const TELL_PAUSE: Duration = Duration::from_millis(5);
 /// Longest pause before an emigration that has panicked begins again. Its thread waits meanwhile.
 const AGAIN_PAUSE_MAX: Duration = Duration::from_secs(1);
 
-/// A job for a thread of the pool.
+/// A job for a thread of a pool.
 enum Job {
     Send(Arc<Emigration>),
     HandOver(Arc<Emigration>),
@@ -57,7 +63,9 @@ pub(crate) struct Migrations {
     reports: OnceLock<MoveReports>,
     outgoing: Mutex<HashMap<u32, Arc<Emigration>>>,
     incoming: Immigrations,
-    workers: Workers<Job>,
+    large_senders: Workers<Job>,
+    small_senders: Workers<Job>,
+    hand_overs: Workers<Job>,
 }
 
 impl Migrations {
@@ -72,24 +80,46 @@ impl Migrations {
             reports: OnceLock::new(),
             outgoing: Mutex::default(),
             incoming: Immigrations::default(),
-            workers: Workers::with_niceness("migrate", NICENESS),
+            large_senders: Workers::with_niceness("migrate", NICENESS),
+            small_senders: Workers::new("migrate-few"),
+            hand_overs: Workers::new("hand-over"),
         });
-        let weak: Weak<Migrations> = Arc::downgrade(&migrations);
-        let count = migrations.thread_count();
-        migrations.workers.start(count, move || {
-            let weak = Weak::clone(&weak);
-            Some(Box::new(move |job| {
-                if let Some(migrations) = weak.upgrade() {
-                    migrations.carry_out_surely(job);
-                }
-            }))
-        })?;
+        for (workers, count) in migrations.pools() {
+            let weak: Weak<Migrations> = Arc::downgrade(&migrations);
+            workers.start(count, move || {
+                let weak = Weak::clone(&weak);
+                Some(Box::new(move |job| {
+                    if let Some(migrations) = weak.upgrade() {
+                        migrations.carry_out_surely(job);
+                    }
+                }))
+            })?;
+        }
         Ok(migrations)
     }
 
-    /// The configured number of threads, but at least one for migrations under way.
-    fn thread_count(&self) -> usize {
-        self.context.config.service.migrate_threads.get().max(1) as usize
+    /// The pools, with the configured number of their threads. If `migrate-threads` is 0, one is left for
+    /// migrations under way.
+    fn pools(&self) -> [(&Workers<Job>, usize); 3] {
+        let count = self.context.config.service.migrate_threads.get().max(1) as usize;
+        [
+            (&self.large_senders, count),
+            (&self.small_senders, SHORT_JOB_THREADS),
+            (&self.hand_overs, SHORT_JOB_THREADS),
+        ]
+    }
+
+    fn submit(&self, job: Job) {
+        let pool = match &job {
+            Job::Send(emigration) => {
+                let namespace = &emigration.namespace;
+                let count = namespace.index.partition_count(emigration.partition);
+                let is_small = count <= small_count_max(namespace);
+                if is_small { &self.small_senders } else { &self.large_senders }
+            }
+            Job::HandOver(_) => &self.hand_overs,
+        };
+        pool.submit(job);
     }
 
     fn carry_out_surely(&self, job: Job) {
@@ -106,7 +136,7 @@ impl Migrations {
         std::thread::sleep(emigration.pause_after_panic().min(AGAIN_PAUSE_MAX));
         if !emigration.is_stopped() {
             self.outgoing.lock().entry(emigration.id).or_insert_with(|| Arc::clone(emigration));
-            self.workers.submit(job);
+            self.submit(job);
         }
     }
 
@@ -136,7 +166,7 @@ impl Migrations {
     fn add(&self, emigration: Emigration, job: fn(Arc<Emigration>) -> Job) {
         let emigration = Arc::new(emigration);
         self.outgoing.lock().insert(emigration.id, Arc::clone(&emigration));
-        self.workers.submit(job(emigration));
+        self.submit(job(emigration));
     }
 
     /// Removes an emigration from the list. Returns whether it was not stopped.
@@ -225,12 +255,12 @@ impl RecordMover for Migrations {
     }
 
     fn resize(&self) {
-        self.workers.resize(self.thread_count());
+        self.pools().iter().for_each(|(workers, count)| workers.resize(*count));
     }
 
     fn stop(&self) {
         self.outgoing.lock().drain().for_each(|(_, emigration)| emigration.stop());
         self.incoming.clear();
-        self.workers.stop();
+        self.pools().iter().for_each(|(workers, _)| workers.stop());
     }
 }
