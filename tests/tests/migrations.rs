@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use ferrospike_tests::client::Client;
 use ferrospike_tests::nodes::{IN_MEMORY, Nodes};
+use ferrospike_tests::report;
 use ferrospike_tests::server::Server;
 use ferrospike_tests::wire::{Message, Operation, info2, operation, result};
 
@@ -238,6 +239,30 @@ fn small_partitions_do_not_wait_for_a_thread_of_low_priority() {
 fn partitions_with_large_records_leave_the_priority_to_clients() {
     let [first, second] = low_priority_work(200, 100_000);
     assert!(first > 0 && second > 0, "{first} and {second}");
+}
+
+#[test]
+fn small_partitions_are_sent_many_at_a_time() {
+    const KEYS: usize = 3000;
+    const SENT: &str = "emigration";
+    if !cfg!(debug_assertions) || std::env::var_os("ASD").is_some() {
+        report("skipped: no migration of this build can be stalled");
+        return;
+    }
+    let mut nodes = Nodes::start_some(2, 0, IN_MEMORY);
+    nodes.start_next_with_faults();
+    nodes.await_cluster(&[0]);
+    let mut clients = Clients::of(&nodes, &[0]);
+    (0..KEYS).for_each(|number| clients.put(&key(number), b"value"));
+    nodes.servers[0].stall(SENT);
+    nodes.start_next();
+    nodes.await_members(&[0, 1]);
+    // Partitions without records are sent. Those with records cannot go on, and begin as long as more may.
+    nodes.await_info(0, "namespace/test", "migrate_tx_partitions_active=16;");
+    nodes.await_info(1, "namespace/test", "migrate_rx_partitions_active=16;");
+    nodes.servers[0].release(SENT);
+    nodes.await_cluster(&[0, 1]);
+    assert_eq!(check_copies(&nodes, &[0, 1]), 2 * KEYS as u64);
 }
 
 /// A node is killed, the others write and delete, and it comes back, with or without its records.

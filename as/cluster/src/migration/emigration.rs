@@ -4,11 +4,14 @@
 //! so that all get their turn; then lead before contingent emigrations, acting masters before others, and
 //! small partitions before large ones.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use proto::peer::NodeId;
 
-use super::{MigrationAction, MigrationLoad, MigrationSettings, RESEND_MS, Saying, Task, TaskKind};
+use super::{
+    MigrationAction, MigrationLoad, MigrationSettings, RESEND_MS, SMALL_EMIGRATIONS_MAX, Saying, Task,
+    TaskKind,
+};
 use crate::time::Now;
 
 /// Time after which a busy receiver is asked again.
@@ -36,10 +39,10 @@ struct Active {
 }
 
 impl Active {
-    /// Whether the task counts as one of `migrate-threads`. The next emigration need not wait until the receiver
-    /// has acknowledged the end of this one: it reads the end before the next start, so there are never more under
-    /// way for it.
-    fn needs_thread(&self) -> bool {
+    /// Whether the task takes the place of another one. The next emigration need not wait until the receiver
+    /// has acknowledged the end of this one. The receiver reads the end before the next start, so there are
+    /// never more under way for it.
+    fn takes_place(&self) -> bool {
         !matches!(self.state, EmigrationState::Finishing | EmigrationState::Signalling)
     }
 }
@@ -51,6 +54,8 @@ pub struct Emigrations {
     /// The waiting tasks, each with the time before which it may not start.
     queue: Vec<(Task, u64)>,
     active: BTreeMap<u32, Active>,
+    /// Nodes with a limit of their own for small partitions.
+    take_small: BTreeSet<NodeId>,
     /// Busy receivers, with the time until which they are not asked again.
     busy: BTreeMap<NodeId, u64>,
     next_id: u32,
@@ -66,6 +71,7 @@ impl Emigrations {
             settings,
             queue: Vec::new(),
             active: BTreeMap::new(),
+            take_small: BTreeSet::new(),
             busy: BTreeMap::new(),
             next_id: 0,
             last_destination: NodeId::NONE,
@@ -76,6 +82,24 @@ impl Emigrations {
     /// Changes the settings.
     pub fn set(&mut self, settings: MigrationSettings) {
         self.settings = settings;
+    }
+
+    /// Sets the nodes with a limit of their own for small partitions, when there are no tasks.
+    pub(crate) fn set_take_small(&mut self, nodes: BTreeSet<NodeId>) {
+        self.take_small = nodes;
+    }
+
+    /// Whether a task counts as an emigration of a small partition, beside others.
+    fn is_beside_others(&self, task: &Task) -> bool {
+        task.is_small && self.take_small.contains(&task.destination())
+    }
+
+    /// Number of emigrations under way: of small partitions beside others, and of others.
+    fn under_way(&self) -> (usize, usize) {
+        let places = self.active.values().filter(|active| active.takes_place());
+        let (small, others): (Vec<_>, Vec<_>) =
+            places.partition(|active| self.is_beside_others(&active.task));
+        (small.len(), others.len())
     }
 
     /// Number of unfinished tasks.
@@ -121,17 +145,20 @@ impl Emigrations {
         std::mem::take(&mut self.actions)
     }
 
-    /// Starts the tasks that may run. A signal needs no free thread.
+    /// Starts the tasks that may run. A signal needs no free place.
     fn start_some(&mut self, now: Now) {
         loop {
-            let has_thread =
-                self.active.values().filter(|active| active.needs_thread()).count() < self.settings.threads;
+            let (small, others) = self.under_way();
+            let threads = self.settings.threads;
+            let has_place = others < threads;
+            let has_place_for_small = threads != 0 && small < SMALL_EMIGRATIONS_MAX;
             let last = self.last_destination;
             let may_run = |(task, not_before_ms): &(Task, u64)| {
+                let has_place = if self.is_beside_others(task) { has_place_for_small } else { has_place };
                 let is_busy =
                     self.busy.get(&task.destination()).is_some_and(|until_ms| *until_ms > now.monotonic_ms);
                 *not_before_ms <= now.monotonic_ms
-                    && (has_thread && !is_busy || matches!(task.kind, TaskKind::Signal { .. }))
+                    && (has_place && !is_busy || matches!(task.kind, TaskKind::Signal { .. }))
             };
             let runnable = self.queue.iter().enumerate().filter(|(_, entry)| may_run(entry));
             let first = runnable.min_by_key(|(_, (task, _))| priority(task, last));
@@ -308,7 +335,8 @@ mod tests {
     fn task(partition: u16, is_acting_master: bool, is_fill: bool) -> Task {
         let destination = NodeId(7);
         let kind = TaskKind::Transfer(Emigration { destination, is_acting_master, is_lead: true, is_fill });
-        Task { partition: PartitionId { namespace: 0, partition }, kind, order: 5, record_count: 10 }
+        let partition = PartitionId { namespace: 0, partition };
+        Task { partition, kind, order: 5, record_count: 1000, is_small: false }
     }
 
     #[test]
@@ -358,6 +386,30 @@ mod tests {
             said[..],
             [MigrationAction::Transferred { .. }, MigrationAction::Say { saying: Saying::Start, .. }]
         ));
+    }
+
+    #[test]
+    fn small_partitions_are_sent_beside_others_to_nodes_that_take_them() {
+        let small = |partition| Task { is_small: true, ..task(partition, false, false) };
+        let mut emigrations = Emigrations::new(MigrationSettings::default());
+        assert_eq!(emigrations.push(small(0), at(0)).len(), 1);
+        assert_eq!(emigrations.push(small(1), at(0)), [], "any other node receives one at a time");
+
+        let mut emigrations = Emigrations::new(MigrationSettings::default());
+        emigrations.set_take_small([NodeId(7)].into());
+        let started = (0..40).flat_map(|partition| emigrations.push(small(partition), at(0)));
+        assert_eq!(started.count(), SMALL_EMIGRATIONS_MAX);
+        assert_eq!(
+            emigrations.push(task(50, false, false), at(0)).len(),
+            1,
+            "it does not wait for small ones"
+        );
+        assert_eq!(emigrations.push(task(51, false, false), at(0)), [], "there is one thread");
+
+        let none = MigrationSettings { threads: 0, ..MigrationSettings::default() };
+        let mut emigrations = Emigrations::new(none);
+        emigrations.set_take_small([NodeId(7)].into());
+        assert_eq!(emigrations.push(small(1), at(0)), []);
     }
 
     #[test]

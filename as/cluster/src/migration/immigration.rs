@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use proto::peer::{ClusterKey, NodeId};
 
-use super::{MigrationLoad, MigrationSettings, PartitionId};
+use super::{MigrationLoad, MigrationSettings, PartitionId, SMALL_COUNT_MAX, SMALL_IMMIGRATIONS_MAX};
 use crate::time::Now;
 
 /// How long finished immigrations are remembered, for senders that repeat messages.
@@ -22,8 +22,15 @@ pub enum StartAnswer {
 struct Immigration {
     partition: PartitionId,
     cluster_key: ClusterKey,
+    /// Whether the partition is small.
+    is_small: bool,
     /// When it was complete.
     done_ms: Option<u64>,
+}
+
+/// Whether a partition is small, according to its sender.
+fn is_small(record_count: Option<u64>) -> bool {
+    record_count.is_some_and(|count| count <= SMALL_COUNT_MAX)
 }
 
 /// The immigrations of a node. The sender and the sender's number identify one.
@@ -33,11 +40,14 @@ pub struct Immigrations {
 }
 
 impl Immigrations {
-    /// Whether another immigration may begin.
+    /// Whether another immigration may begin, with so many records according to its sender.
     #[must_use]
-    pub fn has_room(&self, settings: &MigrationSettings) -> bool {
-        let active = self.known.values().filter(|immigration| immigration.done_ms.is_none()).count();
-        active < settings.incoming_max
+    pub fn has_room(&self, settings: &MigrationSettings, record_count: Option<u64>) -> bool {
+        let is_small = is_small(record_count);
+        let is_active = |known: &&Immigration| known.done_ms.is_none() && known.is_small == is_small;
+        let active = self.known.values().filter(is_active).count();
+        let max = if is_small { SMALL_IMMIGRATIONS_MAX } else { settings.incoming_max };
+        active < max && settings.incoming_max != 0
     }
 
     /// Whether a start message repeats an admitted one.
@@ -53,8 +63,11 @@ impl Immigrations {
         emigration_id: u32,
         cluster_key: ClusterKey,
         partition: PartitionId,
+        record_count: Option<u64>,
     ) {
-        self.known.insert((from, emigration_id), Immigration { partition, cluster_key, done_ms: None });
+        let is_small = is_small(record_count);
+        let immigration = Immigration { partition, cluster_key, is_small, done_ms: None };
+        self.known.insert((from, emigration_id), immigration);
     }
 
     /// The partition for an immigration's records. `None` if the immigration is not under way in this
@@ -114,3 +127,30 @@ impl Immigrations {
 /// The message repeats one that was processed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Repeated;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn small_partitions_and_others_have_separate_limits() {
+        let (mut immigrations, settings) = (Immigrations::default(), MigrationSettings::default());
+        let partition = PartitionId { namespace: 0, partition: 1 };
+        let (small, large) = (Some(SMALL_COUNT_MAX), Some(SMALL_COUNT_MAX + 1));
+        for id in 0..SMALL_IMMIGRATIONS_MAX as u32 {
+            assert!(immigrations.has_room(&settings, small));
+            immigrations.started(NodeId(1), id, ClusterKey(1), partition, small);
+        }
+        assert!(!immigrations.has_room(&settings, small));
+        for id in 0..settings.incoming_max as u32 {
+            assert!(immigrations.has_room(&settings, large) && immigrations.has_room(&settings, None));
+            immigrations.started(NodeId(2), id, ClusterKey(1), partition, large);
+        }
+        assert!(!immigrations.has_room(&settings, large) && !immigrations.has_room(&settings, None));
+        let done = immigrations.done(NodeId(1), 0, ClusterKey(1), Now { monotonic_ms: 0, wall_ms: 0 });
+        assert_eq!(done, Some(Ok(partition)));
+        assert_eq!([small, large].map(|count| immigrations.has_room(&settings, count)), [true, false]);
+        let closed = MigrationSettings { incoming_max: 0, ..settings };
+        assert!(!Immigrations::default().has_room(&closed, Some(0)));
+    }
+}

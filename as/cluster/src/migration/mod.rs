@@ -11,6 +11,11 @@
 //! An *immigration* is admitted while there are fewer than `migrate-max-num-incoming`. Messages are repeated,
 //! so the receiver remembers finished immigrations for a while and answers again.
 //!
+//! A cluster has thousands of *small* partitions, and to migrate one takes messages back and forth and little
+//! else. So these have limits of their own, unless the administrator's limits are 0. A node that has such a
+//! limit for immigrations says so in the exchange. C servers and nodes of earlier versions do not: what they
+//! receive is within `migrate-threads` of the sender, as from a C server.
+//!
 //! Any change of the cluster ends all migrations. Only the memory of finished immigrations outlives the
 //! cluster key.
 
@@ -27,9 +32,12 @@ use crate::balance::Emigration;
 /// Time after which an unanswered message is sent again.
 pub const RESEND_MS: u64 = 1000;
 
-/// Largest number of records of a small partition. To migrate one takes messages back and forth and little
-/// else.
+/// Largest number of records of a small partition.
 pub const SMALL_COUNT_MAX: u64 = 32;
+/// Largest number of emigrations of small partitions at a time, beside others.
+const SMALL_EMIGRATIONS_MAX: usize = 16;
+/// Largest number of immigrations of small partitions at a time, beside others.
+const SMALL_IMMIGRATIONS_MAX: usize = 256;
 
 /// The settings of an administrator.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -64,6 +72,8 @@ pub struct Task {
     pub order: u32,
     /// Smaller partitions first.
     pub record_count: u64,
+    /// Whether the partition is small.
+    pub is_small: bool,
 }
 
 /// The kind of a task.

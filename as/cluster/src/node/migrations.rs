@@ -3,12 +3,26 @@
 use proto::peer::migrate::{Migrate, MigrateBody, PartitionOf};
 use proto::peer::{NodeId, hello::Channel};
 
-use super::{Action, Node, Warning};
+use super::{Action, Namespace, Node, Warning};
 use crate::balance::{MigrationDone, Tree};
 use crate::migration::{
     MigrationAction, MigrationSettings, PartitionId, Saying, StartAnswer, Task, TaskKind,
 };
 use crate::time::Now;
+
+impl Namespace {
+    /// A transfer or signal about a partition of this namespace.
+    pub(super) fn task(&self, partition: PartitionId, kind: TaskKind) -> Task {
+        let record_count = self.record_counts.get(usize::from(partition.partition)).copied().unwrap_or(0);
+        Task {
+            partition,
+            kind,
+            order: self.settings.migrate_order,
+            record_count,
+            is_small: record_count <= self.small_count_max,
+        }
+    }
+}
 
 impl Node {
     /// Applies an administrator's change of the migration settings.
@@ -88,13 +102,12 @@ impl Node {
             self.actions.push(Action::MapChanged);
         }
         let namespace = &self.namespaces[id.namespace];
-        let order = namespace.settings.migrate_order;
-        let record_count = namespace.record_counts.get(usize::from(id.partition)).copied().unwrap_or(0);
         let transfers = done.emigrations.into_iter().map(TaskKind::Transfer);
         let signals =
             done.signals.into_iter().map(|signal| TaskKind::Signal { destination: signal.destination });
-        for kind in transfers.chain(signals).collect::<Vec<_>>() {
-            let actions = self.emigrations.push(Task { partition: id, kind, order, record_count }, now);
+        let tasks: Vec<_> = transfers.chain(signals).map(|kind| namespace.task(id, kind)).collect();
+        for task in tasks {
+            let actions = self.emigrations.push(task, now);
             self.carry_out_migration(actions, now);
         }
     }
@@ -134,8 +147,8 @@ impl Node {
     pub(super) fn migrate_message(&mut self, from: NodeId, message: &Migrate<'_>, now: Now) {
         let id = message.emigration_id;
         let actions = match &message.body {
-            MigrateBody::Start { partition, .. } => {
-                let body = match self.admit(from, id, partition) {
+            MigrateBody::Start { partition, record_count, .. } => {
+                let body = match self.admit(from, id, partition, *record_count) {
                     StartAnswer::Ok => MigrateBody::StartOk { features: Some(0) },
                     StartAnswer::AgainLater => MigrateBody::StartAgainLater,
                     StartAnswer::Fail => MigrateBody::StartFail,
@@ -174,7 +187,13 @@ impl Node {
         (is_current && exists).then_some(PartitionId { namespace, partition: number })
     }
 
-    fn admit(&mut self, from: NodeId, emigration_id: u32, partition: &PartitionOf<'_>) -> StartAnswer {
+    fn admit(
+        &mut self,
+        from: NodeId,
+        emigration_id: u32,
+        partition: &PartitionOf<'_>,
+        record_count: Option<u64>,
+    ) -> StartAnswer {
         let Some(id) = self.known_partition(partition) else { return StartAnswer::AgainLater };
         let cluster_key = self.balanced_key();
         if self.immigrations.is_known(from, emigration_id, cluster_key) {
@@ -184,10 +203,10 @@ impl Node {
         if self.partition(id).check_source(self_node, from).is_err() {
             return StartAnswer::Fail;
         }
-        if !self.immigrations.has_room(&self.settings.migration) {
+        if !self.immigrations.has_room(&self.settings.migration, record_count) {
             return StartAnswer::AgainLater;
         }
-        self.immigrations.started(from, emigration_id, cluster_key, id);
+        self.immigrations.started(from, emigration_id, cluster_key, id, record_count);
         if self.partition_mut(id).immigration_started(self_node, from) == Ok(true) {
             self.actions.push(Action::PartitionChanged(id));
         }

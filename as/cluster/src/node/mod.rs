@@ -204,6 +204,8 @@ struct Namespace {
     settings: NamespaceSettings,
     partitions: Vec<Partition>,
     record_counts: Vec<u64>,
+    /// Largest number of records of a small partition.
+    small_count_max: u64,
     /// The replication factor in effect since the last rebalance.
     replication_factor: usize,
     placement: Placement,
@@ -276,6 +278,7 @@ impl Node {
             Namespace {
                 settings: settings_of.clone(),
                 record_counts: vec![0; versions.len()],
+                small_count_max: 0,
                 partitions: versions.into_iter().map(partition).collect(),
                 replication_factor: 0,
                 placement: Placement::default(),
@@ -437,10 +440,12 @@ impl Node {
         self.settings.timing
     }
 
-    /// Sets the record counts of a namespace's partitions, so that small ones migrate first.
-    pub fn set_record_counts(&mut self, namespace: usize, counts: Vec<u64>) {
+    /// Sets the record counts of a namespace's partitions, so that small ones migrate first, and the largest
+    /// number of records of one that is small.
+    pub fn set_record_counts(&mut self, namespace: usize, counts: Vec<u64>, small_count_max: u64) {
         if let Some(namespace) = self.namespaces.get_mut(namespace) {
             namespace.record_counts = counts;
+            namespace.small_count_max = small_count_max;
         }
     }
 

@@ -21,6 +21,8 @@ use crate::time::Now;
 const FEATURE_PLACEMENT: u32 = 1;
 /// Migrations may send messages about removed records.
 const FEATURE_REMOVALS: u32 = 2;
+/// The node has a limit of its own for immigrations of small partitions.
+const FEATURE_SMALL: u32 = 4;
 
 impl Node {
     /// The data that this node sends in the exchange.
@@ -40,7 +42,7 @@ impl Node {
         });
         ExchangeData {
             compatibility_id: COMPATIBILITY_ID,
-            features: Some(FEATURE_PLACEMENT | FEATURE_REMOVALS),
+            features: Some(FEATURE_PLACEMENT | FEATURE_REMOVALS | FEATURE_SMALL),
             namespaces: namespaces.collect(),
         }
     }
@@ -48,10 +50,12 @@ impl Node {
     /// Balances all partitions for a cluster, and starts its migrations.
     pub(super) fn rebalance(&mut self, committed: &Committed, now: Now) {
         self.cancel_migrations();
-        let knows_removals = |(node, data): (&NodeId, &ExchangeData)| {
-            data.features.is_some_and(|features| features & FEATURE_REMOVALS != 0).then_some(*node)
+        let with = |feature: u32| {
+            let has_it = |(_, data): &(&NodeId, &ExchangeData)| has_feature(data, feature);
+            committed.data.iter().filter(has_it).map(|(node, _)| *node).collect()
         };
-        self.know_removals = committed.data.iter().filter_map(knows_removals).collect();
+        self.know_removals = with(FEATURE_REMOVALS);
+        self.emigrations.set_take_small(with(FEATURE_SMALL));
         self.leaving = Leaving::of(committed);
         let now_ms = self.update_time_ms(now);
         let mut tasks = Vec::new();
@@ -132,13 +136,10 @@ impl Node {
                 self.actions.push(Action::Tree { partition: id, tree });
             }
             self.actions.push(Action::PartitionChanged(id));
-            let record_count = namespace.record_counts.get(number).copied().unwrap_or(0);
-            let order = namespace.settings.migrate_order;
             let waits = !namespace.settings.ignores_fill_delay && !is_leaving;
             let task = |emigration: Emigration| {
                 let is_fill = emigration.is_fill && waits;
-                let kind = TaskKind::Transfer(Emigration { is_fill, ..emigration });
-                Task { partition: id, kind, order, record_count }
+                namespace.task(id, TaskKind::Transfer(Emigration { is_fill, ..emigration }))
             };
             tasks.extend(emigrations.into_iter().map(task));
         }
@@ -147,7 +148,11 @@ impl Node {
 
 /// Whether a member understands racks, uniform balance and quiesced nodes.
 pub(super) fn knows_placement(data: &ExchangeData) -> bool {
-    data.features.is_some_and(|features| features & FEATURE_PLACEMENT != 0)
+    has_feature(data, FEATURE_PLACEMENT)
+}
+
+fn has_feature(data: &ExchangeData, feature: u32) -> bool {
+    data.features.is_some_and(|features| features & feature != 0)
 }
 
 /// Partitions with data by their versions.

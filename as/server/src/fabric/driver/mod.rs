@@ -230,7 +230,9 @@ impl Driver {
         self.store_versions();
         if self.next_count <= Instant::now() {
             self.next_count = Instant::now() + COUNT_PERIOD;
-            self.count_records();
+            if self.node.emigrations_remaining() != 0 {
+                self.count_records();
+            }
         }
     }
 
@@ -390,6 +392,8 @@ impl Driver {
     /// Publishes that writes are held, and begins to wait for the commits under way. A transaction that has
     /// not begun to commit is checked again.
     fn await_writes(&mut self, cluster_key: ClusterKey) {
+        // The rebalance that follows orders its migrations by these counts.
+        self.count_records();
         self.show_end_of_service(now().monotonic_ms);
         self.show_partitions();
         let namespaces = self.around.namespaces.iter();

@@ -10,6 +10,7 @@ use proto::peer::NodeId;
 
 use super::{Driver, now};
 use crate::fabric::cluster::ClusterState;
+use crate::fabric::small_count_max;
 use crate::index::PartitionId;
 use crate::namespace::{Namespace, PartitionRow, Replica};
 
@@ -83,10 +84,8 @@ impl Driver {
     /// Passes the record counts of partitions to the node's logic, so that small ones migrate first.
     pub(super) fn count_records(&mut self) {
         for (at, namespace) in self.around.namespaces.iter().enumerate() {
-            if self.node.emigrations_remaining() != 0 {
-                let counts = PartitionId::all().map(|id| namespace.index.partition_count(id));
-                self.node.set_record_counts(at, counts.collect());
-            }
+            let counts = PartitionId::all().map(|id| namespace.index.partition_count(id));
+            self.node.set_record_counts(at, counts.collect(), small_count_max(namespace));
         }
     }
 
