@@ -1,7 +1,7 @@
 //! The sending side of migration: a queue of tasks, and the active ones.
 //!
-//! The order of the queue: signals first; then by `migrate-order`; then destinations other than the last one,
-//! so that all get their turn; then lead before contingent emigrations, acting masters before others, and
+//! Signals begin at once. The order of other tasks: by `migrate-order`; then destinations other than the last
+//! one, so that all get their turn; then lead before contingent emigrations, acting masters before others, and
 //! small partitions before large ones.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -51,7 +51,7 @@ impl Active {
 #[derive(Clone, Debug)]
 pub struct Emigrations {
     settings: MigrationSettings,
-    /// The waiting tasks, each with the time before which it may not start.
+    /// The waiting transfers, each with the time before which it may not start.
     queue: Vec<(Task, u64)>,
     active: BTreeMap<u32, Active>,
     /// Nodes with a limit of their own for small partitions.
@@ -136,44 +136,52 @@ impl Emigrations {
         sending.map(|(id, _)| MigrationAction::StopRecords { emigration_id: *id }).collect()
     }
 
-    /// Adds a task.
-    pub fn push(&mut self, task: Task, now: Now) -> Vec<MigrationAction> {
-        let waits = matches!(task.kind, TaskKind::Transfer(emigration) if emigration.is_fill);
-        let delay_ms = if waits { self.settings.fill_delay_ms } else { 0 };
-        self.queue.push((task, now.monotonic_ms + delay_ms));
+    /// Adds tasks. Signals begin at once.
+    pub fn push(&mut self, tasks: impl IntoIterator<Item = Task>, now: Now) -> Vec<MigrationAction> {
+        for task in tasks {
+            match task.kind {
+                TaskKind::Signal { .. } => self.start(task, EmigrationState::Signalling, now),
+                TaskKind::Transfer(emigration) => {
+                    let delay_ms = if emigration.is_fill { self.settings.fill_delay_ms } else { 0 };
+                    self.queue.push((task, now.monotonic_ms + delay_ms));
+                }
+            }
+        }
         self.start_some(now);
         std::mem::take(&mut self.actions)
     }
 
-    /// Starts the tasks that may run. A signal needs no free place.
+    /// Starts the waiting tasks that may run.
     fn start_some(&mut self, now: Now) {
         loop {
             let (small, others) = self.under_way();
             let threads = self.settings.threads;
             let has_place = others < threads;
             let has_place_for_small = threads != 0 && small < SMALL_EMIGRATIONS_MAX;
+            if !has_place && !has_place_for_small {
+                return;
+            }
             let last = self.last_destination;
             let may_run = |(task, not_before_ms): &(Task, u64)| {
                 let has_place = if self.is_beside_others(task) { has_place_for_small } else { has_place };
                 let is_busy =
                     self.busy.get(&task.destination()).is_some_and(|until_ms| *until_ms > now.monotonic_ms);
-                *not_before_ms <= now.monotonic_ms
-                    && (has_place && !is_busy || matches!(task.kind, TaskKind::Signal { .. }))
+                has_place && !is_busy && *not_before_ms <= now.monotonic_ms
             };
             let runnable = self.queue.iter().enumerate().filter(|(_, entry)| may_run(entry));
             let first = runnable.min_by_key(|(_, (task, _))| priority(task, last));
             let Some((place, _)) = first else { return };
             let (task, _) = self.queue.swap_remove(place);
             self.last_destination = task.destination();
-            let emigration_id = self.next_id;
-            self.next_id = self.next_id.wrapping_add(1);
-            let state = match task.kind {
-                TaskKind::Transfer(_) => EmigrationState::Starting,
-                TaskKind::Signal { .. } => EmigrationState::Signalling,
-            };
-            self.active.insert(emigration_id, Active { task, state, resend_at_ms: 0 });
-            self.say(emigration_id, now);
+            self.start(task, EmigrationState::Starting, now);
         }
+    }
+
+    fn start(&mut self, task: Task, state: EmigrationState, now: Now) {
+        let emigration_id = self.next_id;
+        self.next_id = self.next_id.wrapping_add(1);
+        self.active.insert(emigration_id, Active { task, state, resend_at_ms: 0 });
+        self.say(emigration_id, now);
     }
 
     /// Sends the message of a task's state.
@@ -309,17 +317,13 @@ impl Emigrations {
 
 fn priority(task: &Task, last_destination: NodeId) -> impl Ord + use<> {
     let is_repeated_destination = task.destination() == last_destination;
-    match task.kind {
-        TaskKind::Signal { .. } => (0, 0, false, 0, task.record_count, task.partition),
-        TaskKind::Transfer(emigration) => {
-            let importance = match (emigration.is_lead && !emigration.is_fill, emigration.is_acting_master) {
-                (true, true) => 0,
-                (true, false) => 1,
-                _ => 2,
-            };
-            (1, task.order, is_repeated_destination, importance, task.record_count, task.partition)
+    let importance = match task.kind {
+        TaskKind::Transfer(emigration) if emigration.is_lead && !emigration.is_fill => {
+            if emigration.is_acting_master { 0 } else { 1 }
         }
-    }
+        _ => 2,
+    };
+    (task.order, is_repeated_destination, importance, task.record_count, task.partition)
 }
 
 #[cfg(test)]
@@ -342,7 +346,7 @@ mod tests {
     #[test]
     fn a_transfer_goes_through_its_states_and_repeats_itself() {
         let mut emigrations = Emigrations::new(MigrationSettings::default());
-        let said = emigrations.push(task(3, true, false), at(0));
+        let said = emigrations.push([task(3, true, false)], at(0));
         assert!(matches!(said[..], [MigrationAction::Say { saying: Saying::Start, emigration_id: 0, .. }]));
         assert_eq!(emigrations.start_ok(NodeId(8), 0, at(1)), [], "another node cannot answer");
         assert_eq!(emigrations.tick(at(999)), []);
@@ -367,8 +371,8 @@ mod tests {
     #[test]
     fn the_next_transfer_starts_with_the_end_of_the_last_one() {
         let mut emigrations = Emigrations::new(MigrationSettings::default());
-        emigrations.push(task(3, false, false), at(0));
-        assert_eq!(emigrations.push(task(4, false, false), at(0)), [], "one at a time");
+        emigrations.push([task(3, false, false)], at(0));
+        assert_eq!(emigrations.push([task(4, false, false)], at(0)), [], "one at a time");
         emigrations.start_ok(NodeId(7), 0, at(1));
         let said = emigrations.records_sent(0, at(2));
         assert!(matches!(
@@ -389,35 +393,43 @@ mod tests {
     }
 
     #[test]
+    fn of_tasks_that_are_added_together_the_most_important_one_begins() {
+        let mut emigrations = Emigrations::new(MigrationSettings::default());
+        let tasks = [task(1, false, true), task(2, false, false), task(3, true, false)];
+        let said = emigrations.push(tasks, at(0));
+        let [MigrationAction::Say { partition, .. }] = said[..] else { panic!("{said:?}") };
+        assert_eq!(partition.partition, 3);
+    }
+
+    #[test]
     fn small_partitions_are_sent_beside_others_to_nodes_that_take_them() {
         let small = |partition| Task { is_small: true, ..task(partition, false, false) };
         let mut emigrations = Emigrations::new(MigrationSettings::default());
-        assert_eq!(emigrations.push(small(0), at(0)).len(), 1);
-        assert_eq!(emigrations.push(small(1), at(0)), [], "any other node receives one at a time");
+        assert_eq!(emigrations.push([small(0)], at(0)).len(), 1);
+        assert_eq!(emigrations.push([small(1)], at(0)), [], "any other node receives one at a time");
 
         let mut emigrations = Emigrations::new(MigrationSettings::default());
         emigrations.set_take_small([NodeId(7)].into());
-        let started = (0..40).flat_map(|partition| emigrations.push(small(partition), at(0)));
-        assert_eq!(started.count(), SMALL_EMIGRATIONS_MAX);
+        assert_eq!(emigrations.push((0..40).map(small), at(0)).len(), SMALL_EMIGRATIONS_MAX);
         assert_eq!(
-            emigrations.push(task(50, false, false), at(0)).len(),
+            emigrations.push([task(50, false, false)], at(0)).len(),
             1,
             "it does not wait for small ones"
         );
-        assert_eq!(emigrations.push(task(51, false, false), at(0)), [], "there is one thread");
+        assert_eq!(emigrations.push([task(51, false, false)], at(0)), [], "there is one thread");
 
         let none = MigrationSettings { threads: 0, ..MigrationSettings::default() };
         let mut emigrations = Emigrations::new(none);
         emigrations.set_take_small([NodeId(7)].into());
-        assert_eq!(emigrations.push(small(1), at(0)), []);
+        assert_eq!(emigrations.push([small(1)], at(0)), []);
     }
 
     #[test]
     fn refused_starts_wait_and_fills_come_last() {
         let settings = MigrationSettings { fill_delay_ms: 5000, ..MigrationSettings::default() };
         let mut emigrations = Emigrations::new(settings);
-        assert_eq!(emigrations.push(task(1, false, true), at(0)), [], "copies for new nodes wait");
-        assert_eq!(emigrations.push(task(2, false, false), at(0)).len(), 1);
+        assert_eq!(emigrations.push([task(1, false, true)], at(0)), [], "copies for new nodes wait");
+        assert_eq!(emigrations.push([task(2, false, false)], at(0)).len(), 1);
         assert_eq!(emigrations.start_again_later(NodeId(7), 0, at(1)), []);
         assert_eq!(emigrations.tick(at(BUSY_MS)), []);
         let said = emigrations.tick(at(1 + BUSY_MS));

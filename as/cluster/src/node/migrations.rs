@@ -106,10 +106,8 @@ impl Node {
         let signals =
             done.signals.into_iter().map(|signal| TaskKind::Signal { destination: signal.destination });
         let tasks: Vec<_> = transfers.chain(signals).map(|kind| namespace.task(id, kind)).collect();
-        for task in tasks {
-            let actions = self.emigrations.push(task, now);
-            self.carry_out_migration(actions, now);
-        }
+        let actions = self.emigrations.push(tasks, now);
+        self.carry_out_migration(actions, now);
     }
 
     fn say(

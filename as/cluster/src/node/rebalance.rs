@@ -68,10 +68,8 @@ impl Node {
         let succession = committed.succession.clone();
         self.actions.push(Action::Rebalanced { cluster_key: committed.cluster_key, succession });
         self.actions.push(Action::MapChanged);
-        for task in tasks {
-            let actions = self.emigrations.push(task, now);
-            self.carry_out_migration(actions, now);
-        }
+        let actions = self.emigrations.push(tasks, now);
+        self.carry_out_migration(actions, now);
     }
 
     /// The state of a namespace according to the members' exchange data.
