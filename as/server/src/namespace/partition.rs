@@ -45,6 +45,9 @@ type ServedTable = word::ServedTable<{ PARTITION_COUNT / 64 }, PARTITION_COUNT>;
 const FAMILY_COMMON: u8 = 0;
 /// Bytes of a bitmap with a bit for each partition.
 pub(crate) const BITMAP_SIZE: usize = PARTITION_COUNT / 8;
+/// Least time between writes of changes to the device headers that need not be written at once. Migrations make
+/// hundreds of them in a second, and each write takes two syncs of each disk.
+const STORE_PERIOD: Duration = Duration::from_millis(100);
 /// Time between checks whether the last reservation is released. Waking a waiter would make releasing more than a
 /// decrement.
 const ISOLATION_POLL_PERIOD: Duration = Duration::from_millis(1);
@@ -103,6 +106,8 @@ struct Table {
 struct Changing {
     /// Partitions whose new state is not in the device headers yet.
     unstored: Vec<PartitionId>,
+    /// When such states were last written.
+    stored_at: Option<Instant>,
 }
 
 /// The header entry of a partition.
@@ -426,6 +431,21 @@ impl Partitions {
             self.served.publish(id.index(), word);
         }
         Ok(locked)
+    }
+
+    /// As [`store_versions`](Self::store_versions), but not sooner than [`STORE_PERIOD`] after the last write.
+    ///
+    /// # Errors
+    /// As [`store_versions`](Self::store_versions).
+    pub(crate) fn store_versions_if_due(&self, storage: &Storage, now: Instant) -> Result<(), BlockError> {
+        let mut changing = self.changing.lock();
+        let is_early = changing.stored_at.is_some_and(|at| now.saturating_duration_since(at) < STORE_PERIOD);
+        if is_early || changing.unstored.is_empty() {
+            return Ok(());
+        }
+        changing.stored_at = Some(now);
+        drop(changing);
+        self.store_versions(storage)
     }
 
     /// Writes changed header entries that are not written yet. Only the cluster thread calls this.

@@ -2,6 +2,7 @@
 //! dropped partitions.
 
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use datamodel::device_header::{COPY_BYTES, DeviceHeader, Found, PartitionEntry, WRITTEN_SIZE};
 use datamodel::partition_version::PartitionVersion;
@@ -12,6 +13,7 @@ use super::crash_medium::{CrashMedium, Faults, SECTOR_SIZE};
 use super::tests::{Random, digest_of};
 use crate::config::{Engine, StorageConfig};
 use crate::index::{PARTITION_COUNT, PartitionId};
+use crate::namespace::PartitionRow;
 
 /// Twelve write blocks: enough for few records, and fast to copy.
 const SMALL_DISK_SIZE: usize = 12 * WBLOCK_SIZE as usize;
@@ -112,6 +114,41 @@ fn each_group_is_written_once_and_nothing_else() {
 }
 
 #[test]
+fn changes_that_can_wait_are_written_together() {
+    let config = config(Engine::Device, true);
+    let medium = Arc::new(CrashMedium::zeroed(SMALL_DISK_SIZE, true));
+    let (node, _) = start(alone(&medium), &config);
+    let (began, before, changed) = (Instant::now(), medium.writes(), version("0000000000ab.0.-s-"));
+    let change = |number: usize| {
+        let mut row = None;
+        node.partitions.visit(|found, of_found| {
+            row = row.take().or((found == id(number)).then(|| of_found.clone()));
+        });
+        let row = PartitionRow { version: changed, ..row.expect("a partition") };
+        node.partitions.take_over(&node.storage, vec![(id(number), row)], None).expect("no write");
+    };
+    let writes_at = |ms| {
+        let now = began + Duration::from_millis(ms);
+        node.partitions.store_versions_if_due(&node.storage, now).expect("the headers can be written");
+        medium.writes() - before
+    };
+    // A write of a group takes three writes to the disk.
+    change(3);
+    assert_eq!((writes_at(0), writes_at(1)), (3, 3));
+    change(4);
+    assert_eq!(writes_at(25), 3);
+    change(5);
+    assert_eq!((writes_at(99), writes_at(100), writes_at(500)), (3, 6, 6));
+    change(6);
+    assert_eq!(writes_at(500), 9, "the last write was long ago");
+    change(7);
+    node.partitions.store_versions(&node.storage).expect("the headers can be written");
+    assert_eq!(writes_at(501), 12, "a stop does not wait");
+    let entries = node.storage.partition_entries();
+    assert!((3..8).all(|number| entries[number].version == changed));
+}
+
+#[test]
 fn a_torn_group_is_made_whole_by_its_copy() {
     let config = config(Engine::Device, true);
     let medium = Arc::new(CrashMedium::zeroed(DISK_SIZE as usize, false));
@@ -184,7 +221,7 @@ fn records_of_a_dropped_partition_never_return() {
         let medium = Arc::new(CrashMedium::zeroed(DISK_SIZE as usize, true));
         let node = filled(&medium, &config);
         let dropped = PartitionId::of(&digest_of(1));
-        assert!(node.partitions.isolate(dropped, std::time::Duration::ZERO));
+        assert!(node.partitions.isolate(dropped, Duration::ZERO));
         node.partitions
             .set_versions(&node.storage, &[(dropped, PartitionVersion::default())])
             .expect("the headers can be written");

@@ -227,7 +227,7 @@ impl Driver {
         }
         self.show_state();
         self.show_migrations();
-        self.store_versions();
+        self.store_versions_if_due();
         if self.next_count <= Instant::now() {
             self.next_count = Instant::now() + COUNT_PERIOD;
             if self.node.emigrations_remaining() != 0 {

@@ -1,6 +1,7 @@
 //! Publishing: the cluster thread tells transactions, clients, operators and the log about its state.
 
 use std::collections::BTreeSet;
+use std::time::Instant;
 
 use cf::sys::block::BlockError;
 use cluster::balance::Partition;
@@ -12,7 +13,8 @@ use super::{Driver, now};
 use crate::fabric::cluster::ClusterState;
 use crate::fabric::small_count_max;
 use crate::index::PartitionId;
-use crate::namespace::{Namespace, PartitionRow, Replica};
+use crate::namespace::{Namespace, PartitionRow, Partitions, Replica};
+use crate::storage::Storage;
 
 /// The published row of a partition.
 fn row_of(partition: &Partition) -> PartitionRow {
@@ -54,8 +56,17 @@ impl Driver {
 
     /// Writes changed partitions to the device headers.
     pub(super) fn store_versions(&self) {
+        self.store_by(Partitions::store_versions);
+    }
+
+    /// As [`store_versions`](Self::store_versions), if the last write was some time ago.
+    pub(super) fn store_versions_if_due(&self) {
+        self.store_by(|partitions, storage| partitions.store_versions_if_due(storage, Instant::now()));
+    }
+
+    fn store_by(&self, store: impl Fn(&Partitions, &Storage) -> Result<(), BlockError>) {
         for namespace in self.around.namespaces.iter() {
-            if let Err(error) = namespace.partitions.store_versions(&namespace.storage) {
+            if let Err(error) = store(&namespace.partitions, &namespace.storage) {
                 versions_not_stored(namespace, &error);
             }
         }
