@@ -37,6 +37,8 @@ fn is_small(record_count: Option<u64>) -> bool {
 #[derive(Clone, Debug, Default)]
 pub struct Immigrations {
     known: BTreeMap<(NodeId, u32), Immigration>,
+    /// Number of those under way: of small partitions, and of others.
+    under_way: [usize; 2],
 }
 
 impl Immigrations {
@@ -44,10 +46,8 @@ impl Immigrations {
     #[must_use]
     pub fn has_room(&self, settings: &MigrationSettings, record_count: Option<u64>) -> bool {
         let is_small = is_small(record_count);
-        let is_active = |known: &&Immigration| known.done_ms.is_none() && known.is_small == is_small;
-        let active = self.known.values().filter(is_active).count();
         let max = if is_small { SMALL_IMMIGRATIONS_MAX } else { settings.incoming_max };
-        active < max && settings.incoming_max != 0
+        self.under_way[usize::from(!is_small)] < max && settings.incoming_max != 0
     }
 
     /// Whether a start message repeats an admitted one.
@@ -67,7 +67,11 @@ impl Immigrations {
     ) {
         let is_small = is_small(record_count);
         let immigration = Immigration { partition, cluster_key, is_small, done_ms: None };
-        self.known.insert((from, emigration_id), immigration);
+        self.under_way[usize::from(!is_small)] += 1;
+        let replaced = self.known.insert((from, emigration_id), immigration);
+        if let Some(Immigration { is_small, done_ms: None, .. }) = replaced {
+            self.under_way[usize::from(!is_small)] -= 1;
+        }
     }
 
     /// The partition for an immigration's records. `None` if the immigration is not under way in this
@@ -97,14 +101,17 @@ impl Immigrations {
             return None;
         }
         match known.done_ms.replace(now.monotonic_ms) {
-            None => Some(Ok(known.partition)),
+            None => {
+                self.under_way[usize::from(!known.is_small)] -= 1;
+                Some(Ok(known.partition))
+            }
             Some(_) => Some(Err(Repeated)),
         }
     }
 
     /// Ends incomplete immigrations when the cluster changes. Returns whether there were any.
     pub fn cancel(&mut self) -> bool {
-        !std::mem::take(&mut self.known).is_empty()
+        !std::mem::take(self).known.is_empty()
     }
 
     /// Adds the immigrations of a namespace.
@@ -150,6 +157,8 @@ mod tests {
         let done = immigrations.done(NodeId(1), 0, ClusterKey(1), Now { monotonic_ms: 0, wall_ms: 0 });
         assert_eq!(done, Some(Ok(partition)));
         assert_eq!([small, large].map(|count| immigrations.has_room(&settings, count)), [true, false]);
+        immigrations.started(NodeId(1), 1, ClusterKey(2), partition, small);
+        assert!(immigrations.has_room(&settings, small), "it replaces one of an earlier cluster");
         let closed = MigrationSettings { incoming_max: 0, ..settings };
         assert!(!Immigrations::default().has_room(&closed, Some(0)));
     }
