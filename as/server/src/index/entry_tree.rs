@@ -16,6 +16,7 @@
 //! used.
 
 use std::cmp::Ordering;
+use std::ops::Range;
 
 use cf::Digest;
 
@@ -82,6 +83,10 @@ impl Stub {
 }
 
 impl<K: Copy + Ord, H: Copy + PartialEq> TreeEntry<K, H> {
+    fn of(found: &IndexEntry<K, H>) -> Self {
+        TreeEntry { key: found.key, handle: found.handle, stub: Stub::of(&found.digest) }
+    }
+
     /// Compares the entry with `key` and the record of `digest`.
     fn compare(&self, key: K, digest: &Digest, records: &impl RecordDigests<Handle = H>) -> Ordering {
         let TreeEntry { key: own_key, handle, stub: own_stub } = *self;
@@ -159,12 +164,33 @@ impl<K: Copy + Ord, H: Copy + PartialEq> EntryTree<K, H> {
             let by_digest = || records.digest(handle).cmp(&records.digest(handle2));
             key.cmp(&key2).then_with(|| stub.cmp(&stub2)).then_with(by_digest)
         });
-        let (len, leaf_count) = (entries.len(), entries.len().div_ceil(LEAF_SIZE_BUILT));
+        Self::of_ordered(entries.len(), |part| entries[part].to_vec())
+    }
+
+    /// A tree of `entries`, which are in order and different.
+    pub(crate) fn of_sorted(entries: &[IndexEntry<K, H>]) -> Self {
+        Self::of_ordered(entries.len(), |part| entries[part].iter().map(TreeEntry::of).collect())
+    }
+
+    /// A tree of `len` entries; `entries_of` returns those of a leaf, by their places in the order.
+    fn of_ordered(len: usize, entries_of: impl Fn(Range<usize>) -> Vec<TreeEntry<K, H>>) -> Self {
+        let leaf_count = len.div_ceil(LEAF_SIZE_BUILT);
         let leaf = |at: usize| {
-            let entries = entries[len * at / leaf_count..len * (at + 1) / leaf_count].to_vec();
+            let entries = entries_of(len * at / leaf_count..len * (at + 1) / leaf_count);
             Leaf { first: entries[0], entries }
         };
         EntryTree { leaves: (0..leaf_count).map(leaf).collect(), len }
+    }
+
+    /// Adds the entries of `other` that lead to their records.
+    pub(crate) fn insert_all_of(&mut self, other: &Self, records: &impl RecordDigests<Handle = H>) {
+        other.for_each_entry(|TreeEntry { key, handle, stub }| {
+            let digest = records.digest(handle);
+            // A stale entry leads to another record.
+            if Stub::of(&digest) == stub {
+                self.insert(key, &digest, handle, records);
+            }
+        });
     }
 
     /// Number of entries.
@@ -394,10 +420,11 @@ impl<K: Copy + Ord, H: Copy + PartialEq> EntryTree<K, H> {
 
     /// Calls `visit` with the key and handle of each entry, in order.
     pub(crate) fn for_each(&self, mut visit: impl FnMut(K, H)) {
-        for entry in self.leaves.iter().flat_map(|leaf| &leaf.entries) {
-            let TreeEntry { key, handle, .. } = *entry;
-            visit(key, handle);
-        }
+        self.for_each_entry(|TreeEntry { key, handle, .. }| visit(key, handle));
+    }
+
+    fn for_each_entry(&self, mut visit: impl FnMut(TreeEntry<K, H>)) {
+        self.leaves.iter().flat_map(|leaf| &leaf.entries).for_each(|entry| visit(*entry));
     }
 }
 
@@ -455,17 +482,25 @@ mod tests {
     #[test]
     fn a_tree_of_loose_entries_is_like_one_that_they_were_inserted_in() {
         for count in [0u32, 1, 223, 224, 225, 448, 449, 5_000] {
-            let (mut loose, mut model) = (LooseEntries::new(), Model::new());
+            let (mut loose, mut sorted, mut model) = (LooseEntries::new(), Vec::new(), Model::new());
             // Many entries have the same key, and the same bits of their digests.
             for n in 0..count {
                 let handle = n.wrapping_mul(7_919) % count.max(1);
                 let (key, digest) = (key(i64::from(handle % 3) - 1), Numbers.digest(handle));
                 if model.insert((key, digest)) {
                     loose.push(key, &digest, handle);
+                    sorted.push(IndexEntry { key, digest, handle });
                 }
             }
             let mut tree = EntryTree::build(loose, &Numbers);
             check(&tree, &model);
+            sorted.sort_unstable_by_key(|entry| (entry.key, entry.digest));
+            let (early, late) = sorted.split_at(sorted.len() / 3);
+            let mut joined = EntryTree::of_sorted(late);
+            joined.insert_all_of(&EntryTree::of_sorted(early), &Numbers);
+            joined.insert_all_of(&EntryTree::of_sorted(late), &Numbers);
+            check(&joined, &model);
+            check(&EntryTree::of_sorted(&sorted), &model);
             // It takes further entries and gives up others, and its memory stays known.
             let mut memory = tree.memory() as isize;
             for handle in count..count + 600 {

@@ -278,6 +278,52 @@ impl SecondaryIndex {
         *self.trees[partition.index()].entries.write() = Some(tree);
     }
 
+    /// Adds `entries` of records of `partition`, which are in order and different. They were gathered, each under its
+    /// record's lock, since the number of removals was `removals`, and commits know that these records have entries.
+    /// Returns false, with none or some of them added, if an entry was removed since then: others may be of keys that
+    /// their records no longer have.
+    pub(super) fn add_gathered(
+        &self,
+        namespace: &Namespace,
+        (partition, removals): (PartitionId, u64),
+        entries: &[IndexEntry<Key>],
+    ) -> bool {
+        let records = LiveElements(&namespace.index);
+        let PartitionTree { entries: lock, removals: present_removals, .. } = &self.trees[partition.index()];
+        let is_small = |tree: &EntryTree<Key, ElementHandle>| tree.len() <= SLICE_SIZE;
+        if lock.read().as_ref().is_some_and(is_small) {
+            let mut built = EntryTree::of_sorted(entries);
+            let mut tree = lock.write();
+            if present_removals.load(Relaxed) != removals {
+                return false;
+            }
+            if let Some(tree) = tree.as_mut().filter(|tree| is_small(tree)) {
+                built.insert_all_of(tree, &records);
+                std::mem::swap(tree, &mut built);
+                let new_count = tree.len() as i64 - built.len() as i64;
+                self.count(namespace, new_count, tree.memory() as isize - built.memory() as isize);
+                return true;
+            }
+        }
+        let mut tree = lock.write();
+        for (at, slice) in entries.chunks(SLICE_SIZE).enumerate() {
+            if at > 0 {
+                RwLockWriteGuard::bump(&mut tree);
+            }
+            if present_removals.load(Relaxed) != removals {
+                return false;
+            }
+            let Some(tree) = &mut *tree else { break };
+            let (mut count, mut memory) = (0i64, 0isize);
+            for entry in slice {
+                let (is_new, grown) = tree.insert(entry.key, &entry.digest, entry.handle, &records);
+                (count, memory) = (count + i64::from(is_new), memory + grown);
+            }
+            self.count(namespace, count, memory);
+        }
+        true
+    }
+
     /// Adds to the numbers of entries and bytes. The caller holds the lock of the tree.
     fn count(&self, namespace: &Namespace, entries: i64, memory: isize) {
         // Wrapping: the differences may be negative.
@@ -473,6 +519,33 @@ mod tests {
             }
             is_over.store(true, Release);
         });
+    }
+
+    #[test]
+    fn gathered_entries_join_those_of_commits() {
+        for (of_commits, of_both, gathered) in [(0, 0, 300), (3, 2, 1), (200, 50, 3_000), (2_000, 700, 1_900)]
+        {
+            let (namespace, index, records) = two_records();
+            let [(first, digest), (second, second_digest)] = records;
+            let partition = PartitionId::of(&digest);
+            index.change(&namespace, second, &second_digest, &change(keys(0..0), keys(0..of_commits)));
+            index.change(&namespace, first, &digest, &change(keys(0..0), keys(0..of_both)));
+            let entry = |key| IndexEntry { key, digest, handle: first };
+            let entries: Vec<_> = keys(0..gathered).into_iter().map(entry).collect();
+            let removals = index.removals(partition);
+            assert!(index.add_gathered(&namespace, (partition, removals), &entries));
+            let expected = [gathered.max(of_both), of_commits];
+            assert_eq!(counts(&namespace, &index, &records), expected.map(|count| count as usize));
+            assert_eq!(index.entry_count(), expected.iter().sum::<i64>() as u64);
+            let memory = index.trees[partition.index()].entries.read().as_ref().map_or(0, EntryTree::memory);
+            assert_eq!(namespace.sindex_used_bytes.load(Relaxed), memory as u64);
+            // A commit takes a key away from which nobody knows whether it was gathered.
+            index.change(&namespace, second, &second_digest, &change(keys(0..1), keys(0..0)));
+            assert!(!index.add_gathered(&namespace, (partition, removals), &entries));
+            index.close(&namespace);
+            assert!(index.add_gathered(&namespace, (partition, index.removals(partition)), &entries));
+            assert_eq!((index.entry_count(), namespace.sindex_used_bytes.load(Relaxed)), (0, 0));
+        }
     }
 
     #[test]

@@ -6,7 +6,8 @@
 //! index        one index: its trees (`index/entry_tree.rs`) and figures
 //! observer     changes entries as commits change records
 //! loaded       filling indexes while a start loads the records
-//! populate     filling an index from existing records; memory_watch: the memory that is left for that
+//! populate     filling an index from existing records; gathered: the entries of many of them;
+//!              memory_watch: the memory that is left for that
 //! cardinality  estimates of different keys and records
 //! unread       records that could not be read when indexes were filled
 //! sweep        removal of entries that damaged records have left behind
@@ -17,6 +18,7 @@
 
 mod cardinality;
 mod definition;
+mod gathered;
 mod index;
 mod loaded;
 mod memory_watch;

@@ -32,6 +32,7 @@ use datamodel::sindex::Keys;
 use smallvec::SmallVec;
 
 use super::cardinality;
+use super::gathered::Gathered;
 use super::index::{KeyChange, SecondaryIndex};
 use super::loaded::{LoadOutcome, LoadedIndexes, remove_gone};
 use super::memory_watch::MemoryWatch;
@@ -47,6 +48,11 @@ use crate::storage::ReadBuffer;
 /// Attempts to compute the keys of a record that changes all the time, before they are computed under its exclusive
 /// lock.
 const LOOKS_MAX: u32 = 64;
+/// Largest record whose keys are computed under its exclusive lock, together with those of others: a microsecond or
+/// two.
+const GATHERED_SIZE_MAX: u64 = 1 << 10;
+/// How many records ahead of the current one stored bytes are prefetched.
+const PREFETCH_DISTANCE: usize = 8;
 /// Interval at which the builder checks whether the server stops.
 const LOOK_PERIOD: Duration = Duration::from_millis(200);
 /// How much less weight builder threads have than service threads, see [`cf::threads::lower_own_priority`].
@@ -318,27 +324,78 @@ impl<'a> Populating<'a> {
 
     fn run_thread(&self) {
         let mut scratch = ReadBuffer::new();
+        let mut gathered = Gathered::new(self.indexes);
         while !self.must_end() {
             cf::fault_point!("sindex-build");
             let Some(partition) = PartitionId::new(self.next_partition.fetch_add(1, Relaxed)) else { return };
             let mut walk = self.namespace.walk(partition, self.set_id(), None);
+            gathered.begin(partition);
             while let Some(portion) = walk.next_portion(|element| self.is_wanted(element)) {
                 for (at, found) in portion.iter().enumerate() {
-                    if let Some(ahead) = portion.get(at + 8) {
+                    if let Some(ahead) = portion.get(at + PREFETCH_DISTANCE) {
                         self.namespace.storage.prefetch(ahead.meta.location);
                     }
-                    if let Err(Unread(set_id)) = self.put(&found.digest, &mut scratch) {
-                        self.unread.add([(found.digest, set_id)]);
-                    }
+                    let gathering = self.gather(&found.digest, &mut gathered, &mut scratch);
+                    self.note(&found.digest, gathering);
                 }
                 if self.must_end() {
                     return;
                 }
+                if gathered.is_full() {
+                    self.add_gathered(&mut gathered, partition, &mut scratch);
+                    gathered.begin(partition);
+                }
             }
+            self.add_gathered(&mut gathered, partition, &mut scratch);
             let done = self.partitions_done.fetch_add(1, AcqRel) + 1;
             for index in self.indexes {
                 index.load_pct.fetch_max((done * 100 / PARTITION_COUNT) as u32, Relaxed);
             }
+        }
+    }
+
+    /// Gathers the entries of the record of `digest`, if there is one. Those of a large record, or one that is not in
+    /// memory, are added at once.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    fn gather(
+        &self,
+        digest: &Digest,
+        gathered: &mut Gathered<'_>,
+        scratch: &mut ReadBuffer,
+    ) -> Result<(), Unread> {
+        let Namespace { index, storage, .. } = self.namespace;
+        if storage.reads_disks() {
+            return self.put(digest, scratch);
+        }
+        let guard = index.get_exclusive(digest).filter(|guard| self.is_wanted(guard));
+        let Some(mut guard) = guard else { return Ok(()) };
+        if stored_size(&guard) <= GATHERED_SIZE_MAX
+            // A compressed record may be large.
+            && let Ok(record) = storage.record_within(&guard, scratch, |_| false)
+            && let Some(has_entries) = gathered.gather(&record, guard.set_id, guard.handle())
+        {
+            if has_entries {
+                guard.meta_mut().set_in_sindex(true);
+            }
+            return Ok(());
+        }
+        drop(guard);
+        self.put(digest, scratch)
+    }
+
+    /// Adds what was gathered to the indexes.
+    fn add_gathered(&self, gathered: &mut Gathered<'_>, partition: PartitionId, scratch: &mut ReadBuffer) {
+        for digest in gathered.add(self.namespace, partition) {
+            self.note(digest, self.put(digest, scratch));
+        }
+    }
+
+    /// Notes that the record of `digest` was left out, if it was.
+    fn note(&self, digest: &Digest, put: Result<(), Unread>) {
+        if let Err(Unread(set_id)) = put {
+            self.unread.add([(*digest, set_id)]);
         }
     }
 

@@ -11,6 +11,7 @@ use datamodel::flat::{FlatRecord, NewRecord};
 use datamodel::sindex::{Key, KeyType, Keys};
 use datamodel::{Bins, Budget, BytesType, Particle};
 
+use super::gathered::Gathered;
 use super::index::KeyChange;
 use super::registry::PopulateJob;
 use super::*;
@@ -234,6 +235,42 @@ fn an_index_that_is_filled_during_writes_is_exact() {
     for index in rig.indexes.of(rig.namespace()).all() {
         assert!(rig.check(&index) > 1_000);
     }
+}
+
+/// Commits do not find the entries that the builder has gathered but not added yet.
+#[test]
+fn a_key_that_goes_before_it_is_added_is_not_added() {
+    let rig = Rig::new();
+    (0..1_000).for_each(|key| rig.put(key, b"s", 7));
+    let index = rig.create("test|s|n|.|I", "number");
+    let (namespace, digest) = (rig.namespace(), digest_of(1));
+    let (partition, indexes) = (PartitionId::of(&digest), [Arc::clone(&index)]);
+    let mut gathered = Gathered::new(&indexes);
+    let gather = |gathered: &mut Gathered<'_>| {
+        gathered.begin(partition);
+        let (mut guard, mut scratch) =
+            (namespace.index.get_exclusive(&digest).expect("it is there"), ReadBuffer::new());
+        let record = namespace.record(&guard, &mut scratch).expect("a record");
+        assert_eq!(gathered.gather(&record, guard.set_id, guard.handle()), Some(true));
+        guard.meta_mut().set_in_sindex(true);
+    };
+    gather(&mut gathered);
+    rig.put(1, b"s", 8);
+    assert_eq!(gathered.add(namespace, partition), [digest]);
+    assert_eq!(index.entry_count(), 1, "the commit has added its entry");
+    // Changes of other values, or of other partitions, do no harm.
+    gather(&mut gathered);
+    rig.put(1, b"s", 8);
+    let elsewhere = (2..100).find(|key| PartitionId::of(&digest_of(*key)) != partition).expect("one");
+    rig.delete(elsewhere, false);
+    assert!(gathered.add(namespace, partition).is_empty());
+    assert_eq!(index.entry_count(), 1);
+    gather(&mut gathered);
+    rig.delete(1, true);
+    assert_eq!(gathered.add(namespace, partition), [digest]);
+    assert_eq!(index.entry_count(), 0);
+    rig.build();
+    assert_eq!(rig.check(&index), 998);
 }
 
 /// A change that exceeds the budget of its transaction is refused before anything has changed.
