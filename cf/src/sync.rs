@@ -24,7 +24,7 @@ use loom::hint::spin_loop;
 #[cfg(loom)]
 use loom::sync::atomic::AtomicU32;
 
-use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
+use std::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release};
 
 #[cfg(not(loom))]
 pub use std::thread::scope;
@@ -112,6 +112,17 @@ impl RwWord {
         debug_assert!(before & WRITER != 0);
         if before & SLEEPERS != 0 {
             self.wake();
+        }
+    }
+
+    /// Waits until the writer that holds the lock now has left, if there is one. The caller sees what writers did until
+    /// now, and later ones see what the caller did before.
+    #[inline]
+    pub fn wait_for_writer(&self) {
+        // Unlike a load, an atomic change has a place in the order of all writers.
+        if self.0.fetch_or(0, AcqRel) & WRITER != 0 {
+            self.lock_shared();
+            self.unlock_shared();
         }
     }
 

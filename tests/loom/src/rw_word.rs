@@ -95,6 +95,28 @@ fn readers_and_writers_that_return_all_enter() {
 }
 
 #[test]
+fn writers_after_a_wait_see_what_was_done_before_it() {
+    explore(4, || {
+        let guarded = Arc::new((Guarded::default(), AtomicBool::new(false)));
+        let writer = {
+            let guarded = Arc::clone(&guarded);
+            thread::spawn(move || {
+                guarded.0.lock.lock_exclusive();
+                if !guarded.1.load(Relaxed) {
+                    guarded.0.data.with_mut(|_| ());
+                }
+                guarded.0.lock.unlock_exclusive();
+            })
+        };
+        guarded.1.store(true, Relaxed);
+        guarded.0.lock.wait_for_writer();
+        // The writer has left, or leaves the data alone.
+        guarded.0.data.with_mut(|_| ());
+        writer.join().expect("it ends");
+    });
+}
+
+#[test]
 fn a_reader_after_a_sleeping_writer_enters_after_it() {
     explore(3, || {
         let guarded = Arc::new((Guarded::default(), AtomicBool::new(false)));

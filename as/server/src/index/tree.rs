@@ -415,9 +415,8 @@ impl Index {
     /// Waits until every change in progress in each sprig has ended. Later changes see what the caller did before; the
     /// caller sees the earlier changes.
     pub(crate) fn wait_for_writers(&self) {
-        for sprig in &self.sprigs {
-            drop(SharedLock::new(sprig));
-        }
+        LockWait::Sleep.check();
+        self.sprigs.iter().for_each(|sprig| sprig.lock.wait_for_writer());
     }
 
     /// Number of elements, including those being created.
