@@ -31,6 +31,9 @@ const LEAF_SIZE_MIN: usize = LEAF_SIZE_MAX / 4;
 /// How many entries ahead of the current one records are prefetched.
 const PREFETCH_DISTANCE: usize = 8;
 
+/// Bytes of a directory or leaf that are prefetched at most.
+const PREFETCH_SIZE_MAX: usize = 4 << 10;
+
 /// The records that entries stand for.
 pub(crate) trait RecordDigests {
     type Handle: Copy + PartialEq;
@@ -337,6 +340,21 @@ impl<K: Copy + Ord, H: Copy + PartialEq> EntryTree<K, H> {
         leaf.memory() as isize - before as isize
     }
 
+    /// First of two hints that entries will be looked for soon.
+    pub(crate) fn prefetch_directory(&self) {
+        let size = self.leaves.len() * size_of::<Leaf<K, H>>();
+        cf::prefetch::bytes(self.leaves.as_ptr().cast(), size.min(PREFETCH_SIZE_MAX));
+    }
+
+    /// Second hint, once the directory is loaded: entries will be looked for from `key` on.
+    pub(crate) fn prefetch_leaf(&self, key: K) {
+        let at = self.leaves.partition_point(|leaf| leaf.first_key() < key).saturating_sub(1);
+        if let Some(leaf) = self.leaves.get(at) {
+            let size = leaf.entries.len() * size_of::<TreeEntry<K, H>>();
+            cf::prefetch::bytes(leaf.entries.as_ptr().cast(), size.min(PREFETCH_SIZE_MAX));
+        }
+    }
+
     /// Adds the entries from `start` to those of key `high`, at most `max` of them, to `out`, in order. Returns whether there
     /// may be more.
     pub(crate) fn collect(
@@ -429,6 +447,10 @@ impl<K: Copy + Ord, H: Copy + PartialEq> EntryTree<K, H> {
 }
 
 impl<K: Copy, H: Copy> Leaf<K, H> {
+    fn first_key(&self) -> K {
+        self.first.key
+    }
+
     fn memory(&self) -> usize {
         self.entries.capacity() * size_of::<TreeEntry<K, H>>()
     }

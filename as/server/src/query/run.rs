@@ -19,6 +19,11 @@ use crate::security::Permit;
 use crate::transaction::{ReplySink, StalledSenders, TransactionContext};
 use crate::udf::Functions;
 
+/// Maximum number of parts that a thread takes at once. It loads the index of the next one while it works on one.
+const PARTS_AT_ONCE_MAX: usize = 8;
+/// The parts of a query are taken in at least this many shares, so that its threads end at about the same time.
+const SHARE_COUNT_MIN: usize = 256;
+
 /// A running query, shared by its threads.
 pub(super) struct QueryRun {
     pub(super) query: Query,
@@ -129,9 +134,12 @@ impl QueryRun {
         &self.transactions.functions
     }
 
-    /// Takes the next part that no thread has taken yet.
-    pub(super) fn take_part(&self) -> Option<&Part> {
-        self.query.parts.get(self.next_part.fetch_add(1, Relaxed))
+    /// Takes the next parts that no thread has taken yet; none if there are no more.
+    pub(super) fn take_parts(&self) -> &[Part] {
+        let parts = &*self.query.parts;
+        let count = (parts.len() / SHARE_COUNT_MIN).clamp(1, PARTS_AT_ONCE_MAX);
+        let start = self.next_part.fetch_add(count, Relaxed).min(parts.len());
+        &parts[start..parts.len().min(start + count)]
     }
 
     /// Whether there is a partition that no thread has taken.

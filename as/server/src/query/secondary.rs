@@ -31,20 +31,69 @@ use crate::namespace::Namespace;
 const PORTION_SIZE_MAX: usize = 1 << 16;
 /// Least number collected if few records are wanted.
 const PORTION_SIZE_MIN: usize = 256;
-/// How many records ahead of the current one elements are prefetched; stored bytes are prefetched half as far ahead.
-const PREFETCH_DISTANCE: usize = 12;
+/// How many records ahead of the current one each hint is given, see [`Ahead`].
+const SPRIG_DISTANCE: usize = 24;
+const ELEMENT_DISTANCE: usize = 12;
+const BYTES_DISTANCE: usize = 6;
+
+/// Hints to the processor about the records of entries. Each hint needs what the one before it has loaded.
+struct Ahead<'a> {
+    namespace: &'a Namespace,
+    entries: &'a [IndexEntry<Key>],
+}
+
+impl Ahead<'_> {
+    fn sprig(&self, at: usize) {
+        if let Some(ahead) = self.entries.get(at) {
+            self.namespace.index.prefetch_sprig(&ahead.digest);
+        }
+    }
+
+    fn element(&self, at: usize) {
+        if let Some(ahead) = self.entries.get(at) {
+            self.namespace.index.prefetch_element(&ahead.digest);
+        }
+    }
+
+    fn bytes(&self, at: usize) {
+        if let Some(guard) =
+            self.entries.get(at).and_then(|ahead| self.namespace.index.try_get(&ahead.digest))
+        {
+            self.namespace.storage.prefetch(guard.location);
+        }
+    }
+
+    /// The hints for the first records. A partition may have few, so each must not wait for its own.
+    fn begin(&self) {
+        (0..SPRIG_DISTANCE).for_each(|at| self.sprig(at));
+        (0..ELEMENT_DISTANCE).for_each(|at| self.element(at));
+        (0..BYTES_DISTANCE).for_each(|at| self.bytes(at));
+    }
+
+    /// The hints that are due with record number `at`.
+    #[inline]
+    fn go_on(&self, at: usize) {
+        self.sprig(at + SPRIG_DISTANCE);
+        self.element(at + ELEMENT_DISTANCE);
+        self.bytes(at + BYTES_DISTANCE);
+    }
+}
 
 impl Walker<'_> {
-    /// Walks through one part; breaks when there are enough records.
+    /// Walks through one part, and then through `next`; breaks when there are enough records.
     pub(super) fn walk_secondary(
         &mut self,
         condition: &Condition,
         part: &Part,
+        next: Option<&Part>,
     ) -> Result<ControlFlow<()>, Stop> {
         let Some(index) = condition.index() else { return Ok(ControlFlow::Continue(())) };
         let namespace = &*self.run.query.namespace;
         let mut repeats = Repeats::of(&self.run.query, condition);
-        let (mut after, mut entries) = (part.after, Vec::new());
+        let (mut after, mut entries) = (part.after, std::mem::take(&mut self.entries));
+        if let Some(next) = next {
+            index.prefetch_directory(next.partition);
+        }
         loop {
             let max = self.run.samples_left().map_or(PORTION_SIZE_MAX, |left| {
                 (left as usize).saturating_mul(2).clamp(PORTION_SIZE_MIN, PORTION_SIZE_MAX)
@@ -57,6 +106,9 @@ impl Walker<'_> {
             if has_more {
                 repeats.expect_portions();
             }
+            if let (Some(next), Some((low, _))) = (next, condition.ranges().first()) {
+                index.prefetch_leaf(next.partition, *low);
+            }
             if self.walk_entries(condition, part, (&entries[..], removals), &mut repeats)?.is_break() {
                 return Ok(ControlFlow::Break(()));
             }
@@ -64,9 +116,11 @@ impl Walker<'_> {
                 Some(last) if has_more && !condition.is_dropped() => {
                     after = Some(Resume { digest: last.digest, bval: last.key.bval(condition.key_type()) });
                 }
-                _ => return Ok(ControlFlow::Continue(())),
+                _ => break,
             }
         }
+        self.entries = entries;
+        Ok(ControlFlow::Continue(()))
     }
 
     /// Walks through entries that were collected when the number of removals was `removals`.
@@ -77,19 +131,10 @@ impl Walker<'_> {
         (entries, removals): (&[IndexEntry<Key>], u64),
         repeats: &mut Repeats,
     ) -> Result<ControlFlow<()>, Stop> {
-        let Namespace { index, storage, .. } = &*self.run.query.namespace;
+        let ahead = Ahead { namespace: &self.run.query.namespace, entries };
+        ahead.begin();
         for (at, found) in entries.iter().enumerate() {
-            if let Some(ahead) = entries.get(at + 2 * PREFETCH_DISTANCE) {
-                index.prefetch_sprig(&ahead.digest);
-            }
-            if let Some(ahead) = entries.get(at + PREFETCH_DISTANCE) {
-                index.prefetch_element(&ahead.digest);
-            }
-            if let Some(guard) =
-                entries.get(at + PREFETCH_DISTANCE / 2).and_then(|ahead| index.try_get(&ahead.digest))
-            {
-                storage.prefetch(guard.location);
-            }
+            ahead.go_on(at);
             if !repeats.is_due(found, condition.ranges()) {
                 continue;
             }
@@ -119,7 +164,7 @@ impl Walker<'_> {
                 self.check_end()?;
             }
         }
-        self.check_end()?;
+        self.check_end_after(entries.len() % PORTION_SIZE_MIN)?;
         self.keep_partition()?;
         Ok(ControlFlow::Continue(()))
     }

@@ -17,6 +17,7 @@ use std::time::{Duration, Instant};
 
 use cf::clock::StoredMillis;
 use datamodel::Budget;
+use datamodel::sindex::Key;
 use proto::ResultCode;
 use proto::frame::{self, FrameType, HEADER_SIZE};
 use proto::reply::{ReplyHeader, ReplyWriter};
@@ -29,7 +30,7 @@ use super::row::{self, CopiedRecord, FoundEntry, VisitedRecord};
 use super::run::{QueryRun, last_reply};
 use super::walked::{Stop, WalkedPartition};
 use crate::config::Engine;
-use crate::index::{Element, Location, ReadGuard, SeenRecord};
+use crate::index::{Element, IndexEntry, Location, ReadGuard, SeenRecord};
 use crate::storage::{DiskCaller, ReadBuffer};
 use crate::transaction::filter;
 
@@ -39,6 +40,12 @@ const INLINE_TIME_MAX: Duration = Duration::from_millis(1);
 const PORTION_STEPS: u64 = 1_000_000;
 /// Replies are sent when they reach this size.
 const CHUNK_SIZE: usize = 128 << 10;
+/// Room for the record with which they reach it.
+const CHUNK_ROOM: usize = 16 << 10;
+/// A thread checks whether its query must end at least once in so many records.
+const CHECK_RECORDS: usize = 256;
+/// A partition counts as so many of them.
+const PARTITION_RECORDS: usize = 16;
 /// Steps that a filter and the rest of a visit may take under the lock of a record; longer work uses a copy.
 const LOCKED_STEPS: u64 = 50_000;
 /// How often a thread checks whether a disk answers again.
@@ -105,6 +112,10 @@ pub(super) struct Walker<'a> {
     walked: Option<WalkedPartition<'a>>,
     /// One frame under construction: its header, then messages.
     pub(super) chunk: Vec<u8>,
+    /// Index entries of the partition it walks.
+    pub(super) entries: Vec<IndexEntry<Key>>,
+    /// Records since the last check whether the query must end.
+    unchecked: usize,
     /// Records since the last check of the rate.
     since_look: u64,
     /// Lets clients and service threads run that share its processor.
@@ -138,6 +149,9 @@ impl<'a> Walker<'a> {
             run,
             walked: None,
             chunk: vec![0; HEADER_SIZE],
+            entries: Vec::new(),
+            // The first part begins with a check.
+            unchecked: CHECK_RECORDS,
             since_look: 0,
             turns: Turns::default(),
             sent: 0,
@@ -152,18 +166,29 @@ impl<'a> Walker<'a> {
     /// Walks through parts until none is left; an error is the reason for an early end.
     pub(super) fn walk(&mut self) -> Result<(), End> {
         loop {
-            let Some(part) = self.run.take_part() else {
+            let parts = self.run.take_parts();
+            if parts.is_empty() {
                 return if self.run.is_index_dropped() { Err(End::IndexDropped) } else { Ok(()) };
-            };
-            self.check_end()?;
-            let walked = self.reserve_part(part).and_then(|()| self.walk_part(part));
-            self.walked = None;
-            match walked {
-                Ok(_) => {}
-                Err(Stop::PartitionLost) => self.tell_lost(part),
-                Err(Stop::Query(end)) => return Err(end),
             }
-            self.run.job.partitions_done.fetch_add(1, Relaxed);
+            for (at, part) in parts.iter().enumerate() {
+                self.check_end_after(PARTITION_RECORDS)?;
+                self.walk_whole(part, parts.get(at + 1))?;
+                self.run.job.partitions_done.fetch_add(1, Relaxed);
+            }
+        }
+    }
+
+    /// Walks through one part, unless it is lost; it walks through `next` afterwards.
+    fn walk_whole(&mut self, part: &Part, next: Option<&Part>) -> Result<(), End> {
+        let walked = self.reserve_part(part).and_then(|()| self.walk_part(part, next));
+        self.walked = None;
+        match walked {
+            Ok(_) => Ok(()),
+            Err(Stop::PartitionLost) => {
+                self.tell_lost(part);
+                Ok(())
+            }
+            Err(Stop::Query(end)) => Err(end),
         }
     }
 
@@ -192,8 +217,8 @@ impl<'a> Walker<'a> {
         }
     }
 
-    /// Walks through one part; breaks when there are enough records.
-    fn walk_part(&mut self, part: &Part) -> Result<ControlFlow<()>, Stop> {
+    /// Walks through one part, and then through `next`; breaks when there are enough records.
+    fn walk_part(&mut self, part: &Part, next: Option<&Part>) -> Result<ControlFlow<()>, Stop> {
         let run = self.run;
         if run.query.set == SetFilter::None || !run.has_samples() {
             return Ok(ControlFlow::Continue(()));
@@ -203,7 +228,7 @@ impl<'a> Walker<'a> {
         }
         match &run.query.condition {
             None => self.walk_primary(part),
-            Some(condition) => self.walk_secondary(condition, part),
+            Some(condition) => self.walk_secondary(condition, part, next),
         }
     }
 
@@ -472,6 +497,10 @@ impl<'a> Walker<'a> {
         }
         self.settle()?;
         let frame = self.take_frame();
+        if frame.len() >= CHUNK_SIZE {
+            // The next one is probably as large.
+            self.chunk.reserve_exact(CHUNK_SIZE + CHUNK_ROOM);
+        }
         if let Some(sink) = self.run.sink.as_ref().filter(|_| !frame.is_empty()) {
             let (size, start) = (frame.len() as u64, Instant::now());
             sink.send(frame).map_err(|_| self.run.reason_to_end().unwrap_or(End::Unread))?;
@@ -482,8 +511,16 @@ impl<'a> Walker<'a> {
         self.check_end()
     }
 
+    /// Checks whether the query must end if that is due after `count` further records.
+    #[inline]
+    pub(super) fn check_end_after(&mut self, count: usize) -> Result<(), End> {
+        self.unchecked += count;
+        if self.unchecked >= CHECK_RECORDS { self.check_end() } else { Ok(()) }
+    }
+
     /// Whether the query must end; called regularly.
     pub(super) fn check_end(&mut self) -> Result<(), End> {
+        self.unchecked = 0;
         self.note_sent();
         self.run.reason_to_end().map_or(Ok(()), Err)
     }

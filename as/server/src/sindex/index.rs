@@ -346,6 +346,20 @@ impl SecondaryIndex {
         self.trees[partition.index()].removals.load(Relaxed)
     }
 
+    /// First of two hints that entries of `partition` will be collected soon. Waits for no lock.
+    pub(crate) fn prefetch_directory(&self, partition: PartitionId) {
+        if let Some(Some(tree)) = self.trees[partition.index()].entries.try_read().as_deref() {
+            tree.prefetch_directory();
+        }
+    }
+
+    /// Second hint, once the directory is loaded: the entries are those from `key` on.
+    pub(crate) fn prefetch_leaf(&self, partition: PartitionId, key: Key) {
+        if let Some(Some(tree)) = self.trees[partition.index()].entries.try_read().as_deref() {
+            tree.prefetch_leaf(key);
+        }
+    }
+
     /// Adds the entries of `partition` in `ranges`, at most `max` of them, to `out`, range by range in order. A range
     /// goes from its start to its highest key. All entries are collected at one moment. Returns whether there may be
     /// more.
