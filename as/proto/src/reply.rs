@@ -72,8 +72,8 @@ impl<'a> ReplyWriter<'a> {
 
     /// Adds a field.
     pub fn field(&mut self, field_type: u8, value: &[u8]) {
-        self.out.extend_from_slice(&size_be(value.len() + 1));
-        self.out.push(field_type);
+        let [a, b, c, d] = size_be(value.len() + 1);
+        self.out.extend_from_slice(&[a, b, c, d, field_type]);
         self.out.extend_from_slice(value);
         self.field_count += 1;
     }
