@@ -228,7 +228,7 @@ fn a_start_without_permission_for_the_configured_user_gives_advice() {
     let said = printed(&output);
     assert!(!output.status.success());
     assert!(
-        said.contains("there is no user no-such-user-here, and there is no group no-such-group-here; make it, or leave 'user'"),
+        said.contains("there is no user no-such-user-here, and there is no group no-such-group-here; create them, or leave 'user'"),
         "{said}"
     );
 }

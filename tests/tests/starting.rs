@@ -345,7 +345,7 @@ fn a_check_reports_that_no_daemon_accepts_the_log() {
     assert!(config.contains("{dir}/syslog"));
     let output = check(folder.path(), &config);
     let said = lines(&output);
-    let is_told = |line: &String| line.starts_with("warning: syslog ") && line.contains("takes no lines now");
+    let is_told = |line: &String| line.starts_with("warning: syslog ") && line.contains("accepts no lines");
     assert!(output.status.success() && said.iter().filter(|line| is_told(line)).count() == 1, "{said:#?}");
     let _daemon = std::os::unix::net::UnixDatagram::bind(folder.path().join("syslog")).unwrap();
     let output = check(folder.path(), &config);

@@ -237,7 +237,7 @@ impl PidFile {
             Err(TryLockError::WouldBlock) => {
                 let mut holder = String::new();
                 file.take(20).read_to_string(&mut holder)?;
-                let text = format!("process {} holds {}", holder.trim(), path.display());
+                let text = format!("process {} holds it, probably a server that runs already", holder.trim());
                 return Err(io::Error::new(io::ErrorKind::AddrInUse, text));
             }
             Err(TryLockError::Error(error)) => return Err(error),
@@ -257,7 +257,7 @@ pub fn check_pid_file(path: &Path) -> io::Result<()> {
     match File::open(path).map(|file| file.try_lock()) {
         Ok(Err(TryLockError::WouldBlock)) => {
             let holder = std::fs::read_to_string(path).unwrap_or_default();
-            let text = format!("process {} holds {}", holder.trim(), path.display());
+            let text = format!("process {} holds it, probably a server that runs already", holder.trim());
             Err(io::Error::new(io::ErrorKind::AddrInUse, text))
         }
         _ => Ok(()),

@@ -9,6 +9,20 @@ use super::suggest::closest;
 
 /// Longest word for which a fix is suggested, in bytes.
 const WORD_SIZE_MAX: usize = 40;
+/// Units of time as people write them, and the suffixes of the file.
+const TIME_UNITS: [(&str, &str); 11] = [
+    ("days", "d"),
+    ("day", "d"),
+    ("hours", "h"),
+    ("hour", "h"),
+    ("hr", "h"),
+    ("minutes", "m"),
+    ("minute", "m"),
+    ("min", "m"),
+    ("seconds", "s"),
+    ("second", "s"),
+    ("sec", "s"),
+];
 /// Maximum number of contexts that a hint names.
 const PLACES_MAX: usize = 4;
 
@@ -31,7 +45,7 @@ pub(super) fn value_message(kind: ContextKind, spec: &Spec, place: &str, error: 
             format!("{place} cannot be '{}': it must be {}{hint}", shown(word), allowed())
         }
         ValueError::Duplicate(word) => format!("{place} names '{}' twice", shown(word)),
-        ValueError::TooMany(max) => format!("{place} stands on more than {max} lines"),
+        ValueError::TooMany(max) => format!("{place} is given on more than {max} lines"),
     }
 }
 
@@ -43,6 +57,12 @@ fn likely_value(kind: ContextKind, spec: &Spec, word: &str) -> Option<String> {
     let lower = word.to_ascii_lowercase();
     let bare = word.trim_matches([';', ',', '"', '\'', '=']).to_owned();
     let unit = ["ib", "b"].iter().find_map(|unit| lower.strip_suffix(unit)).map(str::to_ascii_uppercase);
+    let time = TIME_UNITS
+        .iter()
+        .find_map(|(unit, suffix)| lower.strip_suffix(unit).map(|number| format!("{number}{suffix}")));
+    let is_in_milliseconds = spec.doc.trim_start().starts_with("Milliseconds");
+    let unit_of_its_own =
+        word.strip_suffix('%').or_else(|| lower.strip_suffix("ms").filter(|_| is_in_milliseconds));
     let digits = Some(word.replace(['_', ','], ""));
     let switch = match lower.as_str() {
         "on" | "1" | "enable" | "enabled" => Some("true".to_owned()),
@@ -54,7 +74,8 @@ fn likely_value(kind: ContextKind, spec: &Spec, word: &str) -> Option<String> {
     if let (Kind::Endpoints { .. }, Some((host, port))) = (spec.kind, word.split_once(':')) {
         return spec.kind.assign(field, &[host, port]).is_ok().then(|| format!("{host} {port}"));
     }
-    [Some(lower), Some(bare), unit, digits, switch]
+    let unit_of_its_own = unit_of_its_own.map(str::to_owned);
+    [Some(lower), Some(bare), unit, time, unit_of_its_own, digits, switch]
         .into_iter()
         .flatten()
         .filter(|candidate| !candidate.is_empty() && candidate != word)

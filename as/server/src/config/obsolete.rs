@@ -38,7 +38,7 @@ const fn row(context: ContextKind, names: &'static [&'static str], handling: Han
 }
 
 /// Advice for a parameter whose feature no longer exists, or needs no setting any more.
-const LEAVE_OUT: &str = "it sets nothing any more; leave the line out";
+const LEAVE_OUT: &str = "it has no successor; leave the line out";
 /// Advice for a parameter of the former XDR.
 const XDR: &str =
     "destinations are 'dc' contexts in xdr, and shipped namespaces are 'namespace' contexts in them";
@@ -55,7 +55,7 @@ pub static OBSOLETE: &[Obsolete] = {
         row(
             K::Service,
             &["allow-inline-transactions"],
-            Refused("transactions always run on the service threads; use 'service-threads' to say how many"),
+            Refused("transactions always run on the service threads; use 'service-threads' for their number"),
         ),
         row(K::Service, &["nsup-period"], ToNamespaces("nsup-period")),
         row(K::Service, &["object-size-hist-period"], ToNamespaces("nsup-hist-period")),
@@ -72,7 +72,7 @@ pub static OBSOLETE: &[Obsolete] = {
         row(
             K::Service,
             &["transaction-queues"],
-            Refused("there are no such queues any more; use 'service-threads' to say how many threads"),
+            Refused("there are no such queues any more; use 'service-threads' for the number of threads"),
         ),
         row(
             K::Service,
@@ -84,7 +84,7 @@ pub static OBSOLETE: &[Obsolete] = {
         row(
             K::Service,
             &["transaction-threads-per-queue"],
-            Refused("there are no such queues any more; use 'service-threads' to say how many threads"),
+            Refused("there are no such queues any more; use 'service-threads' for the number of threads"),
         ),
         row(K::NetworkService, &["alternate-address"], Renamed("alternate-access-address")),
         row(K::NetworkService, &["alternate-port"], Renamed("alternate-access-port")),
@@ -131,7 +131,7 @@ pub static OBSOLETE: &[Obsolete] = {
         row(
             K::Namespace,
             &["data-in-index"],
-            Refused("records have bins and live in the storage engine; leave the line out"),
+            Refused("records are always in the storage engine; leave the line out"),
         ),
         row(K::Namespace, &["disable-nsup"], Refused("use 'nsup-period 0' to turn nsup off")),
         row(
@@ -199,22 +199,28 @@ pub static OBSOLETE: &[Obsolete] = {
             &["write-block-size"],
             Refused("use 'flush-size' for the size of writes and 'max-record-size' in the namespace"),
         ),
-        row(K::Security, &["enable-ldap"], Refused("an 'ldap' context in security asks for LDAP")),
+        row(
+            K::Security,
+            &["enable-ldap"],
+            Refused("users of a directory (LDAP) cannot log in yet; leave the line out"),
+        ),
         row(
             K::Security,
             &["enable-security"],
-            Refused("the presence of the 'security' context asks for security"),
+            Refused("the 'security' context alone enables access control; leave the line out"),
         ),
         row(K::Security, &["syslog"], Refused("use a 'syslog' sink in logging")),
         row(
             K::Service,
             &["paxos-single-replica-limit"],
-            Ignored("no cluster size changes the number of replicas; leave the line out"),
+            Ignored("the number of replicas does not depend on the size of the cluster; leave the line out"),
         ),
         row(
             K::Service,
             &["batch-threads", "batch-priority", "batch-retransmit", "batch-without-digests"],
-            Refused("batches run on the threads that 'batch-index-threads' counts; leave the line out"),
+            Refused(
+                "use 'batch-index-threads' for the number of threads that carry out batches, or leave the line out",
+            ),
         ),
         row(
             K::Service,
@@ -225,7 +231,7 @@ pub static OBSOLETE: &[Obsolete] = {
                 "query-req-in-query-thread",
                 "query-req-max-inflight",
             ],
-            Refused("all queries together may use as many threads as 'query-threads-limit' says"),
+            Refused("use 'query-threads-limit', the number of threads that all queries together may use"),
         ),
         row(
             K::Service,
@@ -490,9 +496,15 @@ pub static OBSOLETE: &[Obsolete] = {
         row(
             K::Storage,
             &["enable-osync"],
-            Refused("devices are always written so (see 'disable-odsync'); leave the line out"),
+            Refused(
+                "each write to a device waits until it is stored, unless 'disable-odsync' is set; leave the line out",
+            ),
         ),
-        row(K::Storage, &["commit-min-size"], Refused("a commit writes what it must; leave the line out")),
+        row(
+            K::Storage,
+            &["commit-min-size"],
+            Refused("the size of a commit needs no setting; leave the line out"),
+        ),
         row(
             K::Storage,
             &["defrag-max-blocks", "defrag-period", "write-smoothing-period", "write-threads"],
@@ -551,7 +563,11 @@ pub static OBSOLETE: &[Obsolete] = {
             Refused(XDR),
         ),
         row(K::XdrDc, &["max-used-service-threads"], Refused("leave the line out")),
-        row(K::XdrNamespace, &["ship-only-specified-bins"], Refused("use 'bin-policy only-specified'")),
+        row(
+            K::XdrNamespace,
+            &["ship-only-specified-bins"],
+            Refused("use 'bin-policy changed-and-specified'"),
+        ),
         row(K::Namespace, &["tomb-raider-unmark-threads"], NewIn("8.1")),
         row(K::XdrDc, &["recovery-threads"], NewIn("8.1")),
     ]

@@ -39,6 +39,7 @@ pub static OBSOLETE_VALUES: &[ObsoleteValues] = {
         ),
         values(K::Namespace, "storage-engine", &["kv", "ssd"], "write 'storage-engine device'"),
         values(K::Namespace, "index-type", &["ssd"], "write 'index-type flash'"),
+        values(K::XdrNamespace, "bin-policy", &["only-specified"], "write 'changed-and-specified'"),
     ]
 };
 

@@ -126,7 +126,7 @@ fn check_heartbeat(network: &NetworkConfig, report: &mut Report) {
             report,
             line,
             format!(
-                "'mesh-seed-address-port' in network.heartbeat stands on more than {MESH_SEEDS_MAX} lines"
+                "'mesh-seed-address-port' in network.heartbeat is given on more than {MESH_SEEDS_MAX} lines"
             ),
         );
     }

@@ -130,8 +130,9 @@ fn check<S: Run>(options: &Options, loaded: &Loaded) -> ExitCode {
             Target::Syslog { path, .. } => {
                 if let Err(error) = check_syslog(path) {
                     let path = path.display();
-                    let text =
-                        format_args!("warning: syslog {path} takes no lines now, they are lost: {error}");
+                    let text = format_args!(
+                        "warning: syslog {path} accepts no lines, so they are lost until it does: {error}"
+                    );
                     say(&mut io::stderr(), text);
                 }
             }
@@ -286,7 +287,8 @@ fn become_configured_user(config: &Config) -> Result<(), String> {
         (user, group) => {
             let unknown = [user.err(), group.err()].into_iter().flatten();
             let unknown: Vec<String> = unknown.map(|error| error.to_string()).collect();
-            return Err(format!("{}; make it, or {ADVICE}", unknown.join(", and ")));
+            let them = if unknown.len() == 1 { "it" } else { "them" };
+            return Err(format!("{}; create {them}, or {ADVICE}", unknown.join(", and ")));
         }
     };
     switch_user(user, group).map_err(|error| format!("cannot run as the configured user: {error}; {ADVICE}"))

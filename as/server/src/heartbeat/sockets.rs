@@ -100,7 +100,9 @@ pub(crate) fn addresses_of(text: &str) -> io::Result<Vec<Ipv4Addr>> {
 }
 
 fn invalid(name: &str, text: &str) -> io::Error {
-    let message = format!("'{name}' in network.heartbeat: '{text}' is no interface, host or address of IPv4");
+    let message = format!(
+        "'{name}' in network.heartbeat: '{text}' is neither an interface nor a host nor an IPv4 address"
+    );
     io::Error::new(io::ErrorKind::InvalidInput, message)
 }
 

@@ -7,7 +7,7 @@ use crate::config::spec::{
 };
 use crate::config::value::Endpoint;
 
-/// Lines with seeds: as many as a cluster has nodes at most.
+/// Maximum number of lines with seeds; seeds of some nodes are enough in a larger cluster.
 pub const MESH_SEEDS_MAX: usize = 128;
 
 params! {
@@ -161,7 +161,7 @@ params! {
         /// Does not listen on the loopback interface beside the configured addresses.
         disable_localhost: Flag = false, boolean("disable-localhost").hidden();
         /// Port for clients that connect even when proto-fd-max of them have.
-        port: Number<u16> = 0, port("port").note("no such port").hidden();
+        port: Number<u16> = 0, port("port").note("none").hidden();
         /// Address to listen on with TLS; may be repeated.
         tls_address: List<String> = [], addresses("tls-address").enterprise().hidden();
         /// Whose certificates are accepted: any, false (none asked for) or a name; may be repeated.
@@ -180,7 +180,7 @@ params! {
         /// Address, host name or interface to listen on; may be repeated.
         address: List<String> = [], addresses("address").note("any");
         /// Port for info requests in plain text.
-        port: Number<u16> = 0, port("port").note("no such port");
+        port: Number<u16> = 0, port("port").note("none");
     }
 }
 
@@ -190,7 +190,7 @@ params! {
         /// Address, host name or interface to listen on; may be repeated.
         address: List<String> = [], addresses("address").note("any").hidden();
         /// Port for HTTP requests of /metrics, /healthz and /readyz.
-        port: Number<u16> = 0, port("port").note("no such port").hidden();
+        port: Number<u16> = 0, port("port").note("none").hidden();
     }
 }
 

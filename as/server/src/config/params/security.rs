@@ -18,12 +18,12 @@ params! {
     pub struct SecurityParams {
         /// File with the password of the first administrator.
         default_password_file: Text = None, text("default-password-file").enterprise();
-        /// Limits how many operations per second a user may do.
+        /// Limits the operations per second of each user to the quotas of its roles.
         enable_quotas: Flag = false, boolean("enable-quotas").dynamic().enterprise();
-        /// Seconds between checks whether users' privileges have changed; of no effect, as changes count at once.
+        /// Seconds between checks whether users' privileges have changed. Without effect: changes apply at once.
         privilege_refresh_period: Number<u32> = 300,
             seconds("privilege-refresh-period", 10, 86_400).dynamic().enterprise();
-        /// Seconds a session token is good for.
+        /// Seconds for which a session token is valid.
         session_ttl: Number<u32> = 86_400, seconds("session-ttl", 120, 864_000).dynamic().enterprise();
         /// How strongly the last second counts when operations per second are averaged.
         tps_weight: Number<u32> = 2, number("tps-weight", 2, 20).dynamic().enterprise();
@@ -33,23 +33,23 @@ params! {
 params! {
     /// The `security.ldap` context.
     pub struct LdapParams {
-        /// Talks to the directory without TLS.
+        /// Connects to the directory without TLS.
         disable_tls: Flag = false, boolean("disable-tls").enterprise();
         /// Threads that log users in.
         login_threads: Number<u32> = 8, number("login-threads", 1, 64).enterprise();
-        /// Seconds between looks at users' roles in the directory; 0 means none.
+        /// Seconds between checks whether users' roles in the directory have changed; 0 means never.
         polling_period: Number<u32> = 300, seconds("polling-period", 0, 86_400).dynamic().enterprise();
-        /// Where in the directory users are searched.
+        /// Part of the directory in which users are looked up.
         query_base_dn: Text = None, text("query-base-dn").enterprise();
-        /// As whom the directory is searched.
+        /// Name under which the server logs in to the directory.
         query_user_dn: Text = None, text("query-user-dn").enterprise();
-        /// File with the password for searching the directory.
+        /// File with the password for that login.
         query_user_password_file: Text = None, text("query-user-password-file").enterprise();
-        /// Where in the directory roles are searched.
+        /// Part of the directory in which roles are looked up.
         role_query_base_dn: Text = None, text("role-query-base-dn").enterprise();
-        /// How the roles of a user are searched; may be repeated.
+        /// Filter that finds the roles of a user; may be repeated.
         role_query_pattern: List<String> = [], texts("role-query-pattern", 64, usize::MAX).enterprise();
-        /// Takes organizational units for roles.
+        /// Looks for roles among the organizational units too.
         role_query_search_ou: Flag = false, boolean("role-query-search-ou").enterprise();
         /// Address of the directory server.
         server: Text = None, text("server").enterprise();
@@ -57,9 +57,9 @@ params! {
         token_hash_method: Choice<TokenHash> = TokenHash::Sha256, choice::<TokenHash>("token-hash-method").dynamic().enterprise();
         /// File with the certificates that sign that of the directory server.
         tls_ca_file: Text = None, text("tls-ca-file").enterprise();
-        /// How the distinguished name is made from a user's name.
+        /// Pattern that makes the distinguished name from a user's name.
         user_dn_pattern: Text = None, text("user-dn-pattern").enterprise();
-        /// How a user is searched.
+        /// Filter that finds a user.
         user_query_pattern: Text = None, text("user-query-pattern").enterprise();
     }
 }

@@ -43,7 +43,7 @@ params! {
         batch_max_requests: Number<u32> = 0, any_u32("batch-max-requests").dynamic();
         /// Unused reply buffers kept for reuse.
         batch_max_unused_buffers: Number<u32> = 256, any_u32("batch-max-unused-buffers").dynamic().later();
-        /// Counts a memory limit of the control group as the limit of memory, which this server always does.
+        /// Takes a memory limit of the control group for the size of the memory, which this server always does.
         cgroup_mem_tracking: Flag = false, boolean("cgroup-mem-tracking").hidden();
         /// Name of the cluster; nodes of another name are not joined.
         cluster_name: Text = Some(CLUSTER_NAME_DEFAULT),
@@ -54,11 +54,11 @@ params! {
         disable_udf_execution: Flag = false, boolean("disable-udf-execution");
         /// Measures how long messages between nodes take.
         enable_benchmarks_fabric: Flag = false, boolean("enable-benchmarks-fabric").dynamic().later();
-        /// Watches devices and peers for signs of ill health.
+        /// Finds devices that read more slowly than the others.
         enable_health_check: Flag = false, boolean("enable-health-check").dynamic();
         /// Measures how long info requests take.
         enable_hist_info: Flag = false, boolean("enable-hist-info").dynamic();
-        /// Refuses to start on a system that breaks a best practice.
+        /// Refuses to start if a best practice is not followed.
         enforce_best_practices: Flag = false, boolean("enforce-best-practices");
         /// File with the feature key of the Enterprise Edition; no feature of this server needs one.
         feature_key_file: List<String> = [], paths("feature-key-file", 32).enterprise().unsupported();

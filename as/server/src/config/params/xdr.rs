@@ -80,7 +80,7 @@ params! {
         max_recoveries_interleaved: Number<u32> = 0, any_u32("max-recoveries-interleaved").dynamic().enterprise();
         /// Address and port of a node there; may be repeated.
         node_address_port: List<Endpoint> = [], tls_endpoints("node-address-port", 1_024).dynamic().enterprise();
-        /// Milliseconds between looks for changed records.
+        /// Milliseconds between searches for changed records.
         period_ms: Number<u32> = 100, number("period-ms", 5, 1_000).dynamic().enterprise();
         /// TLS context for connections.
         tls_name: Text = None, text("tls-name").dynamic().enterprise();
@@ -96,14 +96,14 @@ params! {
         bin_policy: Choice<BinPolicy> = BinPolicy::All, choice::<BinPolicy>("bin-policy").dynamic().enterprise();
         /// Effort of compression.
         compression_level: Number<u32> = 1, number("compression-level", 1, 9).dynamic().enterprise();
-        /// Bytes from which on a record is compressed.
+        /// Smallest size in bytes of records that are compressed.
         compression_threshold: Number<u32> = 128,
             number("compression-threshold", 128, u32::MAX as u64).dynamic().enterprise();
         /// Milliseconds to wait before a changed record is shipped.
         delay_ms: Number<u32> = 0, number("delay-ms", 0, 5_000).dynamic().enterprise();
         /// Compresses shipped records.
         enable_compression: Flag = false, boolean("enable-compression").dynamic().enterprise();
-        /// Ships on what came from another cluster.
+        /// Also ships records that came from another cluster.
         forward: Flag = false, boolean("forward").dynamic().enterprise();
         /// Milliseconds before a record that changes all the time is shipped again.
         hot_key_ms: Number<u32> = 100, number("hot-key-ms", 0, 5_000).dynamic().enterprise();

@@ -381,7 +381,7 @@ impl Parser {
                 (present, format!("'{present}' in storage-engine"), namespace)
             }
         };
-        let message = format!("'{name}' in {from} is obsolete; it is taken as {target}, please write that");
+        let message = format!("'{name}' in {from} is obsolete, but accepted: write {target} instead");
         self.report.warn(line, Topic::Obsolete, message);
         if let Handling::Renamed(present) = handling {
             if let Some(spec) = self.kind().specs().iter().find(|spec| spec.name == present) {
@@ -412,7 +412,7 @@ impl Parser {
         let what = format!("the log context '{name}' in {}", self.label());
         match find_log_context(name)? {
             Handling::Renamed(present) => {
-                let message = format!("{what} is obsolete; it is taken as '{present}', please write that");
+                let message = format!("{what} is obsolete, but accepted: write '{present}' instead");
                 self.report.warn(line, Topic::Obsolete, message);
                 Some(present)
             }

@@ -80,7 +80,7 @@ fn values_that_are_not_allowed() {
     assert_eq!(
         only(&file("", "info {\nport 80\n}", "")),
         "t.conf:10: 'port' in network.info cannot be '80': it must be a port from 1024 to 65535, or 0 for any \
-         free one (default: no such port)"
+         free one (default: none)"
     );
     assert_eq!(
         only(&format!("logging {{\nconsole {{\ncontext any inof\n}}\n}}\n{}", file("", "", ""))),
@@ -122,6 +122,11 @@ fn values_with_a_usual_slip() {
         "t.conf:3: 'proto-fd-max' in service has a '=' before its value; leave that out"
     );
     assert!(in_namespace("max-record-size 2MB").ends_with("did you mean '2M'?"));
+    assert_eq!(fix("tls-refresh-period 2hours"), "'2h'?");
+    assert!(in_namespace("nsup-period 1day").ends_with("did you mean '1d'?"));
+    assert!(in_namespace("stop-writes-sys-memory-pct 80%").ends_with("did you mean '80'?"));
+    assert_eq!(fix("proto-fd-idle-ms 500ms"), "'500'?");
+    assert!(!in_service("tls-refresh-period 500ms").contains("did you mean"), "not 500 s or minutes");
     assert_eq!(
         in_service("pidfile '/opt/x'"),
         "t.conf:3: the quotes around '/opt/x' become part of 'pidfile'; leave them out"

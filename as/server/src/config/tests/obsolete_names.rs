@@ -21,14 +21,12 @@ fn obsolete_names() {
     assert_eq!(
         found,
         [
-            "t.conf:3: 'scan-max-done' in service is obsolete; it is taken as 'query-max-done', please write that",
-            "t.conf:4: 'nsup-period' in service is obsolete; it is taken as 'nsup-period' in each namespace, \
-             please write that",
-            "t.conf:11: 'mcast-ttl' in network.heartbeat is obsolete; it is taken as 'multicast-ttl', please write that",
-            "t.conf:18: 'high-water-disk-pct' in namespace 'test' is obsolete; it is taken as 'evict-used-pct' in \
-             storage-engine, please write that",
-            "t.conf:19: 'single-scan-threads' in namespace 'test' is obsolete; it is taken as 'single-query-threads', \
-             please write that",
+            "t.conf:3: 'scan-max-done' in service is obsolete, but accepted: write 'query-max-done' instead",
+            "t.conf:4: 'nsup-period' in service is obsolete, but accepted: write 'nsup-period' in each namespace instead",
+            "t.conf:11: 'mcast-ttl' in network.heartbeat is obsolete, but accepted: write 'multicast-ttl' instead",
+            "t.conf:18: 'high-water-disk-pct' in namespace 'test' is obsolete, but accepted: write 'evict-used-pct' in \
+             storage-engine instead",
+            "t.conf:19: 'single-scan-threads' in namespace 'test' is obsolete, but accepted: write 'single-query-threads' instead",
         ]
     );
     assert_eq!(
@@ -115,6 +113,9 @@ fn every_obsolete_value_is_answered() {
                     file("", "", "").replace("storage-engine memory", &line)
                 }
                 "namespace" => file("", "", &line),
+                "xdr.dc.namespace" => {
+                    format!("xdr {{\ndc d {{\nnamespace n {{\n{line}\n}}\n}}\n}}\n{}", file("", "", ""))
+                }
                 other => panic!("{other}"),
             };
             let said = said(&text);
@@ -140,7 +141,7 @@ fn names_that_could_only_be_set_at_run_time_are_reported_too() {
     let (config, found) =
         parsed(&file("", "", "").replace("namespace test {", "namespace test {\nrepl-factor 1"));
     assert_eq!(config.namespaces[0].params.replication_factor.get(), 1);
-    assert!(lines(&found)[0].contains("it is taken as 'replication-factor'"), "{found:#?}");
+    assert!(lines(&found)[0].contains("but accepted: write 'replication-factor' instead"), "{found:#?}");
 }
 
 #[test]
@@ -152,7 +153,7 @@ fn names_of_later_versions_and_old_log_contexts_are_passed_over() {
     let found = lines(&found);
     for (at, expected) in [
         "t.conf:4: the log context 'masking' in logging.console is new in 8.1 and has no effect here; leave it out",
-        "t.conf:5: the log context 'scan' in logging.console is obsolete; it is taken as 'query', please write that",
+        "t.conf:5: the log context 'scan' in logging.console is obsolete, but accepted: write 'query' instead",
         "t.conf:6: the log context 'ldt' in logging.console is obsolete and has no effect: no lines come from it; leave \
          it out",
     ]
