@@ -23,11 +23,11 @@ const AUTHORITY: &str = "ca";
 const AUTHORITY_DAYS: u32 = 3_650;
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 
-/// Make a private authority, and certificates of it for the nodes and clients of a cluster.
+/// Make a private certificate authority, and its certificates for the nodes and clients of a cluster.
 #[derive(Parser, Debug)]
 #[command(name = "asd-tls", version)]
 pub struct Options {
-    /// Directory of the files; it is created if it does not exist
+    /// Directory for the files; it is created if it does not exist
     #[arg(short, long, value_name = "DIRECTORY", default_value = ".", global = true)]
     dir: PathBuf,
 
@@ -42,7 +42,7 @@ pub struct Options {
 /// The certificate to make. The authority is made with the first certificate.
 #[derive(Subcommand, Debug)]
 enum Wish {
-    /// Make only the authority
+    /// Make only the certificate authority
     Ca,
     /// Make the certificate of a node, or one for all nodes of a cluster
     Node {

@@ -104,7 +104,7 @@ pub fn run(options: &Options, out: &mut impl Write, errors: &mut impl Write) -> 
     let Some(timeout) =
         Duration::try_from_secs_f64(options.timeout).ok().filter(|timeout| !timeout.is_zero())
     else {
-        writeln!(errors, "asinfo: a timeout is more than 0 seconds")?;
+        writeln!(errors, "asinfo: --timeout must be more than 0 seconds")?;
         return Ok(ExitCode::from(2));
     };
     let commands = commands(&options.values);

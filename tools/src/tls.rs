@@ -24,19 +24,19 @@ pub struct TlsOptions {
     #[arg(long, help_heading = HEADING, value_name = "NAME")]
     tls_name: Option<String>,
 
-    /// Certificates of the authorities that sign the server's certificate
+    /// File with the certificate of the authority that signed the server's certificate; it may hold several
     #[arg(long, help_heading = HEADING, value_name = "FILE")]
     tls_cafile: Option<PathBuf>,
 
-    /// Directory with certificates of such authorities
+    /// Directory with files of this kind
     #[arg(long, help_heading = HEADING, value_name = "DIRECTORY")]
     tls_capath: Option<PathBuf>,
 
-    /// Certificate for a server that requests one from the client
+    /// File with the client's certificate, for a server that requests one
     #[arg(long, help_heading = HEADING, value_name = "FILE", requires = "tls_keyfile")]
     tls_certfile: Option<PathBuf>,
 
-    /// Key of the certificate in --tls-certfile
+    /// File with the key of that certificate
     #[arg(long, help_heading = HEADING, value_name = "FILE", requires = "tls_certfile")]
     tls_keyfile: Option<PathBuf>,
 }
@@ -104,7 +104,7 @@ impl TlsOptions {
         }
         if store.is_empty() {
             return Err(
-                "--tls-enable needs --tls-cafile or --tls-capath: who signs the server's certificate?"
+                "--tls-enable needs --tls-cafile or --tls-capath: the authority that signed the server's certificate"
                     .to_owned(),
             );
         }

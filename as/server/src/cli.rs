@@ -22,28 +22,29 @@ Try `asd --dev` for a server that needs no set-up, `asd --help` for more.";
 
 const AFTER_LONG_HELP: &str = "\
 Which configuration is used:
-  The file given with --config-file; else /etc/aerospike/aerospike.conf if there is one;
-  else the built-in developer configuration, and the first lines of the log say so: one
-  namespace `test` in memory, log on the terminal. `--dev` chooses it outright.
+  1. the file given with --config-file;
+  2. otherwise /etc/aerospike/aerospike.conf, if it exists;
+  3. otherwise the built-in developer configuration: one namespace `test` in memory, log on the
+     terminal. The log states this at the start. `--dev` selects it even if there is a file.
 
 Examples:
   asd                                     start with the configuration of this machine
-  asd --dev                               try it: nothing to set up, Ctrl-C ends it
-  asd --check-config -f my.conf           say what is wrong with my.conf, start nothing
+  asd --dev                               try it without any set-up; Ctrl-C stops it
+  asd --check-config -f my.conf           report all errors in my.conf, without starting a server
   asd --foreground -f my.conf             stay on the terminal
   asd --fgdaemon -f /etc/aerospike/aerospike.conf      under systemd or in a container
 
 Parameters:
-  asd --generate parameters               all of the configuration file, with bounds and defaults
+  asd --generate parameters               print all parameters of the file with bounds and defaults
 
 Signals:
-  SIGTERM, SIGINT   stop cleanly; a second SIGINT, a second later or more, stops at once
-  SIGHUP            roll the log: open its files anew; read certificates, keys and blacklists anew
+  SIGTERM, SIGINT   stop cleanly; another SIGINT, at least a second later, stops at once
+  SIGHUP            reopen the log files; read certificates, keys and blacklists again
   SIGUSR1           write the state of the server to the log
 
 Once it runs:
   asinfo -v status                        answers `ok`
-  asinfo -v 'namespace/test'              figures of the namespace `test`";
+  asinfo -v 'namespace/test'              statistics of the namespace `test`";
 
 /// The options.
 #[derive(Parser, Clone, PartialEq, Eq, Debug, Default)]
@@ -65,23 +66,25 @@ pub struct Options {
     #[arg(long, conflicts_with = "config_file")]
     pub dev: bool,
 
-    /// Check the configuration, print all its errors, and start nothing
+    /// Check the configuration and print all its errors, without starting a server
     ///
-    /// It also finds everything on this machine that would prevent a start, and only notes what a server that runs with
-    /// the same file uses. The exit status is 0 if a server would accept the configuration, otherwise 1.
+    /// The check also reports everything on this machine that would prevent a start, such as a port in use. What a
+    /// running server with the same file uses does not count as an error. The exit status is 0 if a server could start,
+    /// otherwise 1.
     #[arg(long)]
     pub check_config: bool,
 
     /// Stay on the terminal
     ///
     /// Without this option the server continues in the background, with its console output in
-    /// /tmp/aerospike-console.<pid>. The command returns when the server answers clients, or with the reason and exit
-    /// status 1 if it cannot start; a start that takes longer than ten seconds goes on without it. The option is the
-    /// same as `run-as-daemon false` in the service context.
+    /// /tmp/aerospike-console.<pid>. The command returns when the server is ready; a node with seeds then needs about
+    /// two more seconds to form or join a cluster. If the server cannot start, the command prints the reason and
+    /// returns 1. If the start takes longer than ten seconds, the command returns, and the start continues. The option
+    /// is the same as `run-as-daemon false` in the service context.
     #[arg(long, short = 'd')]
     pub foreground: bool,
 
-    /// Stay in the foreground as a daemon of systemd or a container
+    /// Stay in the foreground, as a service of systemd or in a container
     ///
     /// Like --foreground, but `pidfile` of the configuration is ignored, because the service manager knows the process
     /// id.
@@ -92,11 +95,11 @@ pub struct Options {
     #[arg(long, short = 'e')]
     pub early_verbose: bool,
 
-    /// Build the index from the records on the devices, even if an index was kept
+    /// Accepted for compatibility: every start builds the index from the records on the devices
     #[arg(long, short = 'c')]
     pub cold_start: bool,
 
-    /// Number of this server, if several run on one machine
+    /// Accepted for compatibility, without effect: each server on a machine needs a configuration file of its own
     #[arg(long, short = 'n', value_name = "0-15", default_value_t = 0,
           value_parser = clap::value_parser!(u8).range(0..=15), hide_default_value = true)]
     pub instance: u8,

@@ -54,7 +54,7 @@ pub fn run(options: &Options, out: &mut impl Write, errors: &mut impl Write) -> 
     }
     out.flush()?;
     if let Some(fault) = &run.first_fault {
-        writeln!(errors, "asbench: not everything was done as asked; first: {fault}")?;
+        writeln!(errors, "asbench: not all requests had the expected answer; the first: {fault}")?;
     }
     if let Some(failure) = &run.failure {
         writeln!(errors, "asbench: {failure}")?;

@@ -44,11 +44,11 @@ const WITHOUT_EFFECT: &[(&str, Option<char>, bool)] = &[
     ("sleep-between-retries", None, true),
 ];
 
-/// Load an Aerospike server with record requests and measure it.
+/// Send record requests to an Aerospike server and measure it.
 #[derive(Parser, Clone, Debug)]
 #[command(name = "asbench", version, disable_help_flag = true, disable_version_flag = true)]
 pub struct Options {
-    /// Node to load, as HOST[:TLS-NAME][:PORT]; the first of a comma-separated list is used
+    /// Node to send the load to, as HOST[:TLS-NAME][:PORT]; the first of a comma-separated list is used
     #[arg(short = 'h', long, alias = "host", value_name = "HOST", default_value = "localhost")]
     hosts: String,
 
@@ -89,11 +89,11 @@ pub struct Options {
     #[arg(short, long, alias = "objectSpec", default_value = "I4")]
     object_spec: String,
 
-    /// Bins that reads request, as numbers from 1, separated by commas; default: all
+    /// Bins to read, as numbers from 1, separated by commas; default: all
     #[arg(long, alias = "readBins", value_delimiter = ',', value_name = "BINS")]
     read_bins: Vec<usize>,
 
-    /// Bins that writes set, as numbers from 1, separated by commas; default: all
+    /// Bins to write, as numbers from 1, separated by commas; default: all
     #[arg(long, alias = "writeBins", value_delimiter = ',', value_name = "BINS")]
     write_bins: Vec<usize>,
 
@@ -141,7 +141,7 @@ pub struct Options {
     #[arg(short = 'W', long, alias = "eventLoops", default_value_t = 1)]
     event_loops: u16,
 
-    /// Most requests per second; 0: no limit
+    /// Maximum number of requests per second; 0: no limit
     #[arg(short = 'g', long, default_value_t = 0, value_name = "TPS")]
     throughput: u64,
 
@@ -173,15 +173,15 @@ pub struct Options {
     #[arg(long)]
     send_key: bool,
 
-    /// The replicas that have a write before it is answered
+    /// The replicas that must have a write before the server answers
     #[arg(short = 'M', long, alias = "commitLevel", value_enum, default_value_t = CommitLevel::All)]
     commit_level: CommitLevel,
 
-    /// The replicas that a read asks
+    /// The replicas that the server asks for a read
     #[arg(short = 'N', long, alias = "readModeAP", value_enum, default_value_t = ReadMode::One)]
     read_mode_ap: ReadMode,
 
-    /// Deletes leave tombstones
+    /// Durable deletes, which leave tombstones
     #[arg(short = 'D', long, alias = "durableDelete")]
     durable_delete: bool,
 
@@ -213,7 +213,7 @@ pub struct Options {
     #[arg(long = "output-period", aliases = ["outputPeriod", "output-period-s"], default_value_t = 1)]
     pub(super) output_period_s: u64,
 
-    /// Process of the server on this machine, to measure its processor time and memory
+    /// Process id of a server on this machine, to measure its processor time and memory
     #[arg(long, value_name = "PID")]
     server_pid: Option<u32>,
 

@@ -22,8 +22,8 @@ pub use scan::{Damage, Device, Inspection, Lock, Stored};
 #[derive(Parser, Debug)]
 #[command(name = "asd-inspect", version)]
 pub struct Options {
-    /// Devices or files of one namespace; the newest of several copies of a record counts, on any of them. Or files of
-    /// system metadata, WORK-DIRECTORY/smd/*.smd
+    /// All devices or files of one namespace (of several copies of a record only the newest counts), or files of system
+    /// metadata, WORK-DIRECTORY/smd/*.smd
     #[arg(required = true, value_name = "DEVICE")]
     pub devices: Vec<PathBuf>,
 
@@ -43,8 +43,7 @@ pub struct Options {
     #[arg(long)]
     pub records: bool,
 
-    /// Read to the end; without this option reading ends after ten unused write blocks in a row, as at a start of the
-    /// server
+    /// Read to the end; without this option, reading ends after ten unused write blocks in a row, as when a server starts
     #[arg(long)]
     pub all: bool,
 }

@@ -258,7 +258,7 @@ impl Shared {
         let read_bins = checked_bins(&options.read_bins, &names)?;
         let write_bins = checked_bins(&options.write_bins, &names)?;
         if options.key_count == 0 {
-            return Err("there are no keys".to_owned());
+            return Err("--keys must be at least 1".to_owned());
         }
         let mut keys = Keys::new(&options.set, options.first_key, options.key_count);
         if matches!(options.workload, Workload::Random(_)) {
@@ -435,7 +435,7 @@ mod tests {
         let error = |options: &RecordOptions| RecordLoad::for_threads(options, 1, 0).unwrap_err();
         assert!(error(&RecordOptions { read_bins: vec![1], ..options("RU") }).contains("no bin 2"));
         assert!(error(&RecordOptions { bin: "a".repeat(16), ..options("RU") }).contains("1 to 15"));
-        assert!(error(&RecordOptions { key_count: 0, ..options("RU") }).contains("no keys"));
+        assert!(error(&RecordOptions { key_count: 0, ..options("RU") }).contains("--keys must be"));
         assert!(error(&options("RUF")).contains("--udf-package-name"));
     }
 

@@ -219,19 +219,31 @@ impl Expectation {
                 continue;
             }
             let name = String::from_utf8_lossy(bin.name);
-            let got = format!("particle type {}, {} bytes", bin.particle_type, bin.value.len());
+            let got = format!("{} of {} bytes", type_name(bin.particle_type), bin.value.len());
             return match self.find(at, bin.name) {
                 None => format!("a record has a bin \"{name}\" that the object spec does not give"),
                 Some(expected) => {
                     let size = expected.size.map_or("any length".to_owned(), |size| format!("{size} bytes"));
-                    format!(
-                        "bin \"{name}\" is {got}; expected particle type {}, {size}",
-                        expected.particle_type
-                    )
+                    let type_name = type_name(expected.particle_type);
+                    format!("bin \"{name}\" is {got}, but the object spec gives {type_name} of {size}")
                 }
             };
         }
         format!("a record has {} bins where {} are expected", reply.op_count, self.bins.len())
+    }
+}
+
+/// The type of a bin's value, with an article.
+fn type_name(particle_type: u8) -> String {
+    match particle_type {
+        1 => "an integer".to_owned(),
+        2 => "a double".to_owned(),
+        3 => "a string".to_owned(),
+        4 => "a blob".to_owned(),
+        17 => "a bool".to_owned(),
+        19 => "a map".to_owned(),
+        20 => "a list".to_owned(),
+        other => format!("a value of type {other}"),
     }
 }
 
@@ -318,8 +330,7 @@ mod tests {
         let reply = frame(0, 2, b"\0\0\0\x08\x01\x03\0\x01axyz\0\0\0\x06\x01\x11\0\x01b\x01");
         let parsed = parse(&reply).unwrap().unwrap();
         assert!(expectation("S3,b").is_met_by(&parsed));
-        for (spec, why) in
-            [("S4,b", "\"a\" is particle type 3, 3 bytes"), ("I,b", "particle type 1"), ("S3", "\"b\"")]
+        for (spec, why) in [("S4,b", "\"a\" is a string of 3 bytes"), ("I,b", "an integer"), ("S3", "\"b\"")]
         {
             assert!(!expectation(spec).is_met_by(&parsed), "{spec}");
             let explained = expectation(spec).explain(&parsed);

@@ -85,7 +85,7 @@ impl Workload {
                 [share_pct] => Ok(Workload::Query(Asked::Range { share_pct })),
                 _ => Err("QI takes one percentage, that of the numbers in a range".to_owned()),
             },
-            _ => Err(format!("\"{text}\" is no workload: I, RU, RR, RUD, RUF, DB, Q and QI are")),
+            _ => Err(format!("\"{text}\" is not a workload; these are: I, RU, RR, RUD, RUF, DB, Q, QI")),
         }
     }
 
@@ -132,7 +132,7 @@ fn parse_shares(text: &str) -> Result<Vec<f64>, String> {
     text.split(',')
         .map(|share| match share.trim().parse() {
             Ok(number) if (0.0..=100.0).contains(&number) => Ok(number),
-            _ => Err(format!("\"{share}\" is no percentage of 0 to 100")),
+            _ => Err(format!("\"{share}\" is not a percentage from 0 to 100")),
         })
         .collect()
 }
