@@ -121,7 +121,7 @@ fn seeds_are_named_and_forgotten_while_it_runs() {
 fn bytes_of_strangers_do_no_harm() {
     let mut nodes = Nodes::start(2, IN_MEMORY);
     let key = nodes.await_cluster(&[0, 1]);
-    for text in ["begins with no hello", "closing a connection", "dropped:"] {
+    for text in ["does not begin with a hello", "closing a connection", "dropped:"] {
         nodes.servers.iter_mut().for_each(|server| _ = server.allow(text));
     }
     let ports: Vec<u16> = ["heartbeat.port=", "fabric.port="]

@@ -331,7 +331,10 @@ fn turned_around(request: &Message) -> Vec<u8> {
 #[test]
 fn requests_of_c_servers_are_understood() {
     let mut nodes = Nodes::start(1, IN_MEMORY);
-    nodes.servers[0].allow("passes on what is no request").allow("unknown namespace").allow("bad digest");
+    nodes.servers[0]
+        .allow("forwards a message that is not a request")
+        .allow("unknown namespace")
+        .allow("bad digest");
     nodes.await_cluster(&[0]);
     let mut stream = connect(nodes.ports(0)[1], 0x77);
     let mut ask = |id: u32, digest: &[u8], frame: Vec<u8>| {

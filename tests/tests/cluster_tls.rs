@@ -103,7 +103,10 @@ fn a_node_without_a_valid_certificate_never_gets_in() {
     let (authority, stranger) = (Authority::new("nodes"), Authority::new("stranger"));
     let mut nodes = Nodes::start_with_tls(MEMBERS.len(), IN_MEMORY, &authority);
     for server in &mut nodes.servers {
-        server.allow("closing the connection").allow("closing a connection").allow("begins with no hello");
+        server
+            .allow("closing the connection")
+            .allow("closing a connection")
+            .allow("does not begin with a hello");
     }
     try_to_join(&nodes, "one without TLS", None);
     let forged = intruder_files(&stranger, Wish::named(CLUSTER_NAME), &authority);
@@ -152,7 +155,7 @@ fn reload(nodes: &Nodes, count: usize, before: usize) {
         server.signal(Signal::SIGHUP);
         let began = Instant::now();
         // Heartbeat and fabric log a line each.
-        while server.log().matches("certificates are read anew").count() < 2 * (before + 1) {
+        while server.log().matches("certificates were read again").count() < 2 * (before + 1) {
             assert!(began.elapsed() < Duration::from_secs(20), "not read: {}", server.log());
             thread::sleep(Duration::from_millis(5));
         }
@@ -165,7 +168,10 @@ fn certificates_of_nodes_are_reloaded_and_no_connection_is_lost() {
     let [of_old, of_new] = [&old, &new].map(|authority| authority.issue(Wish::named(CLUSTER_NAME)));
     let mut nodes = Nodes::start_with_tls(2, IN_MEMORY, &old);
     for server in &mut nodes.servers {
-        server.allow("closing the connection").allow("closing a connection").allow("begins with no hello");
+        server
+            .allow("closing the connection")
+            .allow("closing a connection")
+            .allow("does not begin with a hello");
     }
     let key = nodes.await_cluster(&[0, 1]);
     assert_eq!(takes(&nodes, &old, Some(&of_old)), [true; 2]);
@@ -216,7 +222,10 @@ fn nodes_change_to_tls_one_after_another() {
     nodes.await_cluster(&[0, 1]);
     // The other node does not use TLS. The nodes still connect, although one tries TLS at a port without it.
     for server in &mut nodes.servers {
-        server.allow("closing the connection").allow("closing a connection").allow("begins with no hello");
+        server
+            .allow("closing the connection")
+            .allow("closing a connection")
+            .allow("does not begin with a hello");
     }
     let clear = nodes.config_with(1, None);
     nodes.servers[1].configure(&clear);

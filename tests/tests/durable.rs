@@ -421,7 +421,7 @@ fn records_that_expire_while_the_disk_fails_are_removed_later() {
     limit_files(&server, "4000000");
     let refused = client.ask(&Act::Put { number: 1, ttl: 0 }.message("test", &other)).unwrap().result;
     assert_eq!(refused, result::UNKNOWN);
-    server.await_log("a record that is to go stays");
+    server.await_log("a record cannot be removed");
     limit_files(&server, "unlimited");
     server.await_log("can be written to again");
     await_tombstones(&mut client, 1);

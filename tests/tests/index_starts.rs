@@ -197,7 +197,7 @@ fn records_that_cannot_be_read_are_added_later() {
         await_figures(&mut client, &stat(name), |now| {
             now["entries"] == 100 && !now.contains_key("unread_recs")
         });
-        server.await_log(&format!("index {name} lacks no record any more"));
+        server.await_log(&format!("index {name} is complete: all records"));
         assert_eq!(rows(&mut client, name, 0, 99).len(), 100);
     }
 }

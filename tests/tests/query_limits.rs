@@ -30,7 +30,7 @@ fn of_service(client: &mut Client, parameters: &str) {
 /// A server with some records of this size.
 fn start(size: usize) -> (Server, Client) {
     let mut server = Server::usual();
-    server.allow("cannot start a query").allow("query-show").allow("there is a query of the number");
+    server.allow("cannot start a query").allow("query-show").allow("a query with the number");
     let mut client = server.connect();
     for key in 0..RECORDS {
         let put = Message::put(&key.to_string(), vec![7; size]).with_operation(Operation::integer(

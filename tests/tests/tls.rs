@@ -232,7 +232,7 @@ fn clients_without_a_good_certificate_do_not_get_in() {
     assert!(setup.serves(Some(&stolen)));
     fs::write(setup.folder.path().join("blacklist"), "00abcdef # lost\n").unwrap();
     setup.server.signal(Signal::SIGHUP);
-    setup.server.await_log("certificates are read anew");
+    setup.server.await_log("certificates were read again");
     assert!(!setup.serves(Some(&stolen)) && setup.serves(Some(&good)));
     let mut clear = setup.server.connect();
     assert!(clear.figure("statistics", "tls_handshakes_failed").unwrap() >= 6);
@@ -367,7 +367,7 @@ fn certificates_change_under_load_and_no_connection_is_lost() {
         }
         new.write_files(setup.folder.path(), &new.issue(Wish::named("node.test")));
         setup.server.signal(Signal::SIGHUP);
-        setup.server.await_log("certificates are read anew");
+        setup.server.await_log("certificates were read again");
         assert!(setup.connect(&old).is_err(), "new connections see the new certificate");
         put(&mut setup.connect(&new.client(None)).unwrap(), "new", 10);
         let then = count.load(Ordering::Relaxed);
@@ -409,16 +409,16 @@ fn sessions_are_resumed_until_certificates_are_reloaded() {
     }
     // After this, the keys of tickets are new.
     setup.server.signal(Signal::SIGHUP);
-    setup.server.await_log("certificates are read anew");
+    setup.server.await_log("certificates were read again");
     for config in &configs {
         assert!(!is_resumed(&setup, config).unwrap());
         assert!(is_resumed(&setup, config).unwrap());
     }
     // A client whose certificate is no longer accepted cannot connect by resuming its session.
     fs::write(setup.folder.path().join("blacklist"), "BAD\n").unwrap();
-    let lines = setup.server.log().matches("certificates are read anew").count();
+    let lines = setup.server.log().matches("certificates were read again").count();
     setup.server.signal(Signal::SIGHUP);
-    while setup.server.log().matches("certificates are read anew").count() == lines {
+    while setup.server.log().matches("certificates were read again").count() == lines {
         thread::sleep(Duration::from_millis(5));
     }
     for config in &configs {
@@ -435,7 +435,7 @@ fn changed_files_are_noticed() {
     assert!(set.ends_with("\tok\n"), "{set}");
     new.write_files(setup.folder.path(), &new.issue(Wish::named("node.test")));
     setup.server.allow("stay in force");
-    setup.server.await_log("certificates are read anew");
+    setup.server.await_log("certificates were read again");
     put(&mut setup.connect(&new.client(None)).unwrap(), "new", 10);
 }
 

@@ -333,8 +333,8 @@ impl fmt::Display for HeaderError {
             ),
             HeaderError::Namespace { found, expected } => write!(
                 f,
-                "holds namespace {found:?}, not {expected:?}; check the configuration, or erase the device if that \
-                 namespace may go"
+                "holds namespace {found:?}, not {expected:?}; check the configuration, or erase the device if the data of \
+                 that namespace is not needed"
             ),
             HeaderError::PristineOffset(offset) => {
                 write!(f, "data ends at {offset}, before it can begin; {DAMAGED}")
@@ -342,7 +342,7 @@ impl fmt::Display for HeaderError {
             HeaderError::Truncated { data_end, size } => write!(
                 f,
                 "data reaches up to {data_end}, but only {size} bytes are there; restore the complete file, configure \
-                 the size it had, or erase it if its data may go"
+                 the size it had, or erase it if its data is not needed"
             ),
         }
     }

@@ -96,7 +96,7 @@ pub(crate) fn leave_others(node: &Node) {
         HandOver::None | HandOver::UnderWay => {
             cf::info!(
                 Partition,
-                "stopping before other nodes have all: {} partitions are left",
+                "stopping although other nodes do not have all partitions: {} are missing there",
                 served(node)
             );
         }

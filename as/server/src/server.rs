@@ -614,7 +614,7 @@ fn announce_namespace(namespace: &Namespace) {
     let (config, storage) = (namespace.config(), &namespace.storage);
     cf::info!(
         Namespace,
-        "{{{}}} storage-engine {}: {} bytes in {} parts, {} sprigs a partition, nsup-period {}",
+        "{{{}}} storage-engine {}: {} bytes, stripes or devices {}, sprigs per partition {}, nsup-period {}",
         namespace.name(),
         config.storage.engine.name(),
         storage.total_bytes(),

@@ -240,7 +240,7 @@ impl Logger {
         });
         for (sink, error) in failures {
             let place = Place { file: file!(), line: line!() };
-            let text = format_args!("cannot open the log {sink} anew, it goes on in the old file: {error}");
+            let text = format_args!("cannot reopen the log {sink}, lines still go to the old file: {error}");
             self.write(Context::Misc, Level::Warning, place, text);
         }
     }

@@ -112,7 +112,7 @@ fn rolling_moves_on_to_a_new_file() {
     std::fs::create_dir(&path).unwrap();
     logger.reopen();
     let lines = lines_of(&folder.join("last"));
-    assert!(lines[1].contains("it goes on in the old file"), "{lines:?}");
+    assert!(lines[1].contains("lines still go to the old file"), "{lines:?}");
 }
 
 #[test]

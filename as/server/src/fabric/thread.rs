@@ -221,7 +221,10 @@ impl FabricThread {
             Ok((stream, peer)) => {
                 cf::fault_point!("fabric-accept");
                 if self.greetings.len() >= GREETINGS_MAX {
-                    return cf::warning_limited!(Fabric, "refusing {peer}: too many connections say nothing");
+                    return cf::warning_limited!(
+                        Fabric,
+                        "refusing {peer}: too many connections have sent nothing yet"
+                    );
                 }
                 let tls = match door.tls.as_ref().map(|port| port.peer_session(true)) {
                     Some(None) => return,
@@ -277,7 +280,7 @@ impl FabricThread {
                 }
             }
             (Err(error), _) | (_, Some(Err(error))) => {
-                cf::warning_limited!(Fabric, "a connection begins with no hello: {error}");
+                cf::warning_limited!(Fabric, "a connection does not begin with a hello: {error}");
                 self.greetings.remove(&token);
             }
         }
@@ -289,7 +292,11 @@ impl FabricThread {
         };
         let number = peer.connection_count(hello.channel);
         if number >= ACCEPTED_MAX {
-            return cf::warning_limited!(Fabric, "refusing a connection of node {}: it has many", hello.node);
+            return cf::warning_limited!(
+                Fabric,
+                "refusing a connection of node {}: it has too many",
+                hello.node
+            );
         }
         if let Err(error) = self.prepare(&greeting.stream) {
             return cf::warning_limited!(Fabric, "cannot use a connection of node {}: {error}", hello.node);

@@ -134,7 +134,7 @@ impl HeartbeatThread {
     /// Runs `act`. A panic closes the connection that `act` is about, if any.
     fn guard(&mut self, id: Option<LinkId>, act: impl FnOnce(&mut Self)) {
         if catch_unwind(AssertUnwindSafe(|| act(self))).is_err() {
-            cf::critical!(Hb, "heartbeats failed on an internal error, and go on");
+            cf::critical!(Hb, "heartbeats failed on an internal error, and continue");
             // Tokens from `GROUP_TOKEN` on are no connections.
             if let Some(id) = id.filter(|id| *id < GROUP_TOKEN) {
                 self.close(id);

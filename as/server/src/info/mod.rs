@@ -69,7 +69,7 @@ fn answer_next(node: &Node, asker: Asker<'_>, body: &[u8], answered: &mut usize,
 fn answer_line(node: &Node, asker: Asker<'_>, request: &[u8], out: &mut Vec<u8>) {
     let line = String::from_utf8_lossy(request);
     let value = if out.len() > ANSWER_SIZE_MAX {
-        refused(&line, &InfoError::parameter("too much asked for at once"))
+        refused(&line, &InfoError::parameter("the answers to one request exceed 16 MiB"))
     } else {
         asker.value_of(node, &line)
     };

@@ -166,7 +166,7 @@ fn an_answer_does_not_take_all_memory() {
     let request = "partition-info\n".repeat(1000);
     let answer = answer(server.node(), ANYBODY, request.as_bytes());
     assert!(answer.len() < 100 << 20, "{} bytes", answer.len());
-    assert!(answer.ends_with(b"partition-info\tERROR:4:too much asked for at once\n"));
+    assert!(answer.ends_with(b"partition-info\tERROR:4:the answers to one request exceed 16 MiB\n"));
     assert_eq!(proto::info::requests(&answer).count(), 1000);
 }
 

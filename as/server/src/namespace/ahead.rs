@@ -106,7 +106,7 @@ impl Namespace {
                 self.remove(guard, &removal, &mut Vec::new())
             };
             let removed = removed.inspect_err(|error| {
-                cf::warning_limited!(Nsup, "{{{}}} a record that is to go stays: {error}", self.name());
+                cf::warning_limited!(Nsup, "{{{}}} a record cannot be removed: {error}", self.name());
             });
             return Some((before, cause, removed));
         }

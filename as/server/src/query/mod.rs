@@ -235,7 +235,10 @@ impl Queries {
             if self.at_work() >= self.threads_max() {
                 self.stalled.want_one();
             }
-            cf::warning_limited!(Query, "cannot start a query: query-threads-limit are at work");
+            cf::warning_limited!(
+                Query,
+                "cannot start a query: as many threads as query-threads-limit allows are at work"
+            );
             return Err(ResultCode::Forbidden);
         }
         let Requester { address, permit } = requester;
@@ -377,7 +380,7 @@ impl Queries {
         }
         let mut jobs = self.jobs.lock();
         if jobs.active.iter().chain(&jobs.done).any(|other| other.id == job.id) {
-            cf::warning_limited!(Query, "there is a query of the number {} already", job.id);
+            cf::warning_limited!(Query, "a query with the number {} exists already", job.id);
             return Err(ResultCode::Parameter);
         }
         jobs.active.push(Arc::clone(&job));

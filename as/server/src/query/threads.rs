@@ -78,7 +78,7 @@ impl Threads {
         loop {
             // A panic is a bug of ours: it costs only the task, and the thread counts as idle again.
             if catch_unwind(AssertUnwindSafe(task)).is_err() {
-                cf::critical!(Query, "a thread of queries goes on after an internal error");
+                cf::critical!(Query, "a query thread continues after an internal error");
             }
             {
                 let mut state = self.state.lock();

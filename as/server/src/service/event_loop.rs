@@ -364,7 +364,7 @@ impl ServiceThread {
     /// others are checked again, because an event of theirs may be lost.
     #[cold]
     fn recover(&mut self) {
-        cf::critical!(Service, "a service thread goes on after an internal error");
+        cf::critical!(Service, "a service thread continues after an internal error");
         self.checkpoint = None;
         self.executor.forget_unsettled(0);
         let outbox = std::mem::take(&mut self.outbox);

@@ -181,7 +181,12 @@ fn read_again(
         let (count, before) = (unread.count_in(&index), index.unread_records.load(Relaxed));
         index.unread_records.store(count, Relaxed);
         if before > 0 && count == 0 {
-            cf::info!(Sindex, "{{{}}} index {} lacks no record any more", namespace.name(), index.name());
+            cf::info!(
+                Sindex,
+                "{{{}}} index {} is complete: all records that could not be read were added",
+                namespace.name(),
+                index.name()
+            );
         }
     }
 }

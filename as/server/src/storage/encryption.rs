@@ -55,8 +55,8 @@ impl fmt::Display for Problem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Problem::NoKey => f.write_str(
-                "the data is encrypted: configure encryption-key-file with the file that it was encrypted by; if the data \
-                 may go, erase the device",
+                "the data is encrypted: configure encryption-key-file with the key file that it was encrypted with; if the \
+                 data is not needed, erase the device",
             ),
             Problem::NotEncrypted(line) => write!(
                 f,

@@ -60,10 +60,10 @@ impl fmt::Display for DeviceSetError {
                 write!(f, "{}: at offset {}: {error}", device.display(), error.offset())?;
                 match error {
                     HeaderError::Foreign(_) => {
-                        f.write_str("; check the path, or erase the device if the data may go")
+                        f.write_str("; check the path, or erase the device if its data is not needed")
                     }
                     _ if error.may_be_damage() => {
-                        f.write_str("; restore the device from a copy, or erase it if its data may go")
+                        f.write_str("; restore the device from a copy, or erase it if its data is not needed")
                     }
                     _ => Ok(()),
                 }
@@ -91,13 +91,13 @@ impl fmt::Display for DeviceSetError {
             DeviceSetError::HeaderErased { device, record_at } => write!(
                 f,
                 "{}: at offset 0: the header is empty, yet there are records, the first at offset {record_at}; restore \
-                 the header, or all of it, from a copy; if the records may go, start with cold-start-empty or erase it",
+                 the header, or all of it, from a copy; if the records are not needed, start with cold-start-empty or erase it",
                 device.display()
             ),
             DeviceSetError::KeyErased { device, data_at } => write!(
                 f,
                 "{}: at offset 0: the header is empty, yet there is data, at offset {data_at}; if it is encrypted, its key was \
-                 in the header: restore that from a copy; if the data may go, erase the device, or start with \
+                 in the header: restore that from a copy; if the data is not needed, erase the device, or start with \
                  cold-start-empty",
                 device.display()
             ),

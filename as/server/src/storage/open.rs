@@ -322,15 +322,15 @@ fn report_shadow(namespace: &str, disk: &Opened, source: Source) {
     match source.reason {
         Reason::Alike => {}
         Reason::OtherEmpty => {
-            cf::info!(DrvSsd, "{{{namespace}}} {written} is empty, and written anew from {read}");
+            cf::info!(DrvSsd, "{{{namespace}}} {written} is empty, and is rewritten from {read}");
         }
         Reason::Unclean => cf::info!(
             DrvSsd,
-            "{{{namespace}}} {main} and its shadow {shadow} were not stopped cleanly: {written} is written anew from {read}"
+            "{{{namespace}}} {main} and its shadow {shadow} were not stopped cleanly: {written} is rewritten from {read}"
         ),
         Reason::OtherStale => cf::warning!(
             DrvSsd,
-            "{{{namespace}}} {written} is out of date, because {read} was used without it: it is written anew from {read}"
+            "{{{namespace}}} {written} is out of date, because {read} was used without it: it is rewritten from {read}"
         ),
     }
 }

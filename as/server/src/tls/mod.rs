@@ -145,7 +145,7 @@ impl TlsPort {
         match Materials::read(tls, &self.user) {
             Ok(built) => {
                 self.current.store(Arc::new(built));
-                cf::info!(Tls, "tls '{}': certificates are read anew, for new connections", tls.name);
+                cf::info!(Tls, "tls '{}': certificates were read again; new connections use them", tls.name);
                 if let Some(fault) = credentials::certificate_fault(tls, SystemTime::now()) {
                     cf::warning!(Tls, "{fault}");
                 }

@@ -145,7 +145,7 @@ pub(super) fn finish(outcome: &BatchOutcome, complete: bool, metrics: &ServerMet
     let error = outcome.result.load(Ordering::Acquire);
     let code = if complete { error } else { ResultCode::Parameter.code() };
     if !complete {
-        cf::warning_limited!(Batch, "batch with fewer rows than it says, or a malformed one");
+        cf::warning_limited!(Batch, "batch with fewer rows than it states, or with a malformed row");
     }
     let result = ResultCode::from_code(code).unwrap_or(ResultCode::Unknown);
     let counter = match result {

@@ -140,7 +140,11 @@ fn function_of<'a>(call: &'a Call<'_>) -> Result<FunctionCall<'a>, ResultCode> {
     let has_policy = request.info2 & (info2::GENERATION | info2::GENERATION_GT | info2::CREATE_ONLY) != 0
         || request.info3 & (info3::UPDATE_ONLY | info3::CREATE_OR_REPLACE | info3::REPLACE_ONLY) != 0;
     if has_policy {
-        cf::warning_limited!(Udf, "{{{}}} function with a policy that it cannot have", call.namespace.name());
+        cf::warning_limited!(
+            Udf,
+            "{{{}}} call of a function with a policy that functions cannot have",
+            call.namespace.name()
+        );
         return Err(ResultCode::Parameter);
     }
     // No module has a name that is not text.

@@ -330,7 +330,10 @@ impl Driver {
                 self.around.cluster.map_changed();
             }
             Action::Frozen => {
-                cf::info!(Partition, "no cluster for long: partitions are not served");
+                cf::info!(
+                    Partition,
+                    "this node has been in no cluster for a while: its partitions are not served"
+                );
                 for (namespace, _) in self.around.namespaces.iter().enumerate() {
                     let partitions = 0..PARTITION_COUNT as u16;
                     self.changed.extend(partitions.map(|partition| MemberPartition { namespace, partition }));
@@ -408,7 +411,7 @@ impl Driver {
         awaited.under_way.retain_mut(|under_way| !under_way.is_over());
         let is_late = awaited.until <= Instant::now();
         if is_late && !awaited.under_way.is_empty() {
-            cf::warning!(Exchange, "writes that hang are not waited for any longer");
+            cf::warning!(Exchange, "not waiting any longer for writes that do not end");
         }
         if is_late || awaited.under_way.is_empty() {
             let cluster_key = awaited.cluster_key;
@@ -451,7 +454,7 @@ fn warn(warning: &Warning) {
             cf::warning!(Clustering, "the process did not run for {ms} ms: others may have taken over");
         }
         Warning::Unfit(unfit) => {
-            cf::warning!(Exchange, "nodes do not fit together, nothing is balanced: {unfit:?}");
+            cf::warning!(Exchange, "the nodes do not fit together, so no partitions are assigned: {unfit:?}");
         }
         Warning::MigrationRefused { partition, destination } => {
             cf::warning_limited!(

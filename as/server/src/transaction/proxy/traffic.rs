@@ -83,7 +83,7 @@ impl ProxyTraffic {
         let body = from_host_order(frame).ok();
         let parsed = body.as_deref().and_then(|body| Request::parse(body).ok());
         let (Some(body), Some(request), Some(digest)) = (&body, parsed, digest) else {
-            cf::warning_limited!(Proxy, "node {from} passes on what is no request");
+            cf::warning_limited!(Proxy, "node {from} forwards a message that is not a request");
             return asker.refuse(ResultCode::Unknown);
         };
         if request.info1 & info1::BATCH != 0 {
@@ -115,7 +115,10 @@ fn checked_reply(frame: &[u8]) -> Vec<u8> {
     if is_whole {
         return frame.to_vec();
     }
-    cf::warning_limited!(Proxy, "another node answers a request with what is no reply");
+    cf::warning_limited!(
+        Proxy,
+        "another node answers a forwarded request with a message that is not a reply"
+    );
     refusal(ResultCode::Unknown)
 }
 
