@@ -15,10 +15,12 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::time::{Duration, SystemTime};
 
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use parking_lot::Mutex;
 
 use super::context::{CONTEXT_COUNT, Context, Level, Levels};
 use super::line::{Line, TimeStyle, syslog_time};
+use crate::sys::probe::open_at_once;
 
 /// The socket of syslog, if not configured otherwise.
 pub const SYSLOG_PATH_DEFAULT: &str = "/dev/log";
@@ -261,7 +263,10 @@ impl Sink {
 }
 
 fn open_file(path: &Path) -> io::Result<OwnedFd> {
-    Ok(OpenOptions::new().append(true).create(true).mode(FILE_MODE).open(path)?.into())
+    let file = open_at_once(OpenOptions::new().append(true).create(true).mode(FILE_MODE), path)?;
+    // Only opening does not wait: lines are kept until the reader of a pipe takes them.
+    fcntl(&file, FcntlArg::F_SETFL(OFlag::O_APPEND))?;
+    Ok(file.into())
 }
 
 /// Reports errors of the log itself on standard error, the only place left for them.

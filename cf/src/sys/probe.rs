@@ -1,7 +1,8 @@
-//! Checks whether a file is writable without changing it.
+//! Checks whether a file is writable without changing it, and opening without a wait.
 
-use std::fs::OpenOptions;
+use std::fs::{File, OpenOptions};
 use std::io;
+use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 use std::path::Path;
 
 use nix::fcntl::{AT_FDCWD, AtFlags};
@@ -12,7 +13,7 @@ use nix::unistd::{AccessFlags, faccessat};
 /// # Errors
 /// The error that writing would have.
 pub fn check_writable(path: &Path) -> io::Result<()> {
-    match OpenOptions::new().append(true).open(path) {
+    match open_at_once(OpenOptions::new().append(true), path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => {}
         opened => return opened.map(drop),
     }
@@ -24,6 +25,26 @@ pub fn check_writable(path: &Path) -> io::Result<()> {
         return Err(io::ErrorKind::NotADirectory.into());
     }
     Ok(faccessat(AT_FDCWD, folder, AccessFlags::W_OK | AccessFlags::X_OK, AtFlags::AT_EACCESS)?)
+}
+
+/// Opens the file at `path` without a wait, with `options` other than flags of their own. A pipe without a process that
+/// reads it would be waited for otherwise. The file does not block either.
+///
+/// # Errors
+/// The error of opening; for a pipe or socket that has no reader, it says that.
+pub fn open_at_once(options: &mut OpenOptions, path: &Path) -> io::Result<File> {
+    options.custom_flags(libc::O_NONBLOCK).open(path).map_err(|error| {
+        let kind = std::fs::metadata(path).map(|found| found.file_type());
+        let is = |test: fn(&std::fs::FileType) -> bool| kind.as_ref().is_ok_and(test);
+        let text = match error.raw_os_error() {
+            Some(libc::ENXIO) if is(FileTypeExt::is_fifo) => {
+                "it is a pipe that no process reads; start its reader first, or name a regular file"
+            }
+            Some(libc::ENXIO) if is(FileTypeExt::is_socket) => "it is a socket; name a regular file",
+            _ => return error,
+        };
+        io::Error::other(text)
+    })
 }
 
 #[cfg(test)]
@@ -43,5 +64,24 @@ mod tests {
         assert_eq!(kind(&folder.join("none/log")), io::ErrorKind::NotFound);
         assert_eq!(kind(&path.join("log")), io::ErrorKind::NotADirectory);
         assert_eq!(kind(&folder.join(".")), io::ErrorKind::IsADirectory);
+    }
+
+    #[test]
+    fn a_pipe_without_a_reader_is_not_waited_for() {
+        let folder = crate::temp_folder::TempFolder::new("pipe");
+        let path = folder.join("pipe");
+        nix::unistd::mkfifo(&path, nix::sys::stat::Mode::S_IRWXU).expect("a pipe");
+        let (sender, said) = std::sync::mpsc::channel();
+        let checked = path.clone();
+        // It would block without end, so another thread waits.
+        #[expect(clippy::disallowed_methods, reason = "a thread of a test")]
+        std::thread::spawn(move || sender.send(check_writable(&checked).map_err(|error| error.to_string())));
+        let said = said.recv_timeout(std::time::Duration::from_secs(20)).expect("no wait");
+        assert!(said.expect_err("no reader").starts_with("it is a pipe that no process reads"));
+        let _reader = open_at_once(OpenOptions::new().read(true), &path).expect("a reader");
+        check_writable(&path).expect("it has a reader");
+        let socket = folder.join("socket");
+        let _socket = std::os::unix::net::UnixListener::bind(&socket).expect("a socket");
+        assert!(check_writable(&socket).expect_err("no file").to_string().contains("it is a socket"));
     }
 }

@@ -1,8 +1,8 @@
 //! Operations of a daemon on its own process: the pid file, its user, leaving the terminal, ending at once.
 
-use std::fs::{File, OpenOptions, TryLockError};
-use std::io::{self, Read, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::fs::{File, Metadata, OpenOptions, TryLockError};
+use std::io::{self, Read, Seek, Write};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -10,6 +10,8 @@ use std::time::{Duration, Instant};
 use nix::sys::stat::{Mode, umask};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::{ForkResult, Gid, Group, Pid, Uid, User, setgid, setgroups, setuid};
+
+use super::probe::{check_writable, open_at_once};
 
 /// Ends the process at once, without the clean-up of `exit`. Used for the second request to stop.
 pub fn exit_now(code: i32) -> ! {
@@ -222,30 +224,57 @@ pub fn leave_terminal() -> io::Result<()> {
 pub struct PidFile {
     path: PathBuf,
     /// Holds the lock.
-    _file: File,
+    file: File,
 }
+
+/// Largest size of a pid file: a process id and white space.
+const PID_FILE_SIZE_MAX: u64 = 32;
 
 impl PidFile {
     /// Creates the file, or takes over that of an ended process.
     ///
     /// # Errors
-    /// When a running process holds it, or it cannot be written.
+    /// When a running process holds it, it is not a pid file, or it cannot be written.
     pub fn create(path: &Path) -> io::Result<Self> {
-        let mut file = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path)?;
-        match file.try_lock() {
-            Ok(()) => {}
-            Err(TryLockError::WouldBlock) => {
-                let mut holder = String::new();
-                file.take(20).read_to_string(&mut holder)?;
-                let text = format!("process {} holds it, probably a server that runs already", holder.trim());
-                return Err(io::Error::new(io::ErrorKind::AddrInUse, text));
-            }
-            Err(TryLockError::Error(error)) => return Err(error),
-        }
+        let mut options = OpenOptions::new();
+        let mut file = open_at_once(options.read(true).write(true).create(true).truncate(false), path)?;
+        lock_pid_file(&file)?;
         file.set_len(0)?;
         file.write_all(format!("{}\n", std::process::id()).as_bytes())?;
-        Ok(PidFile { path: path.to_owned(), _file: file })
+        Ok(PidFile { path: path.to_owned(), file })
     }
+}
+
+/// Locks the pid file until it is closed.
+fn lock_pid_file(file: &File) -> io::Result<()> {
+    let holder = process_in(file)?;
+    match file.try_lock() {
+        Ok(()) => Ok(()),
+        Err(TryLockError::WouldBlock) => {
+            let text = format!("process {holder} holds it, probably a server that runs already");
+            Err(io::Error::new(io::ErrorKind::AddrInUse, text))
+        }
+        Err(TryLockError::Error(error)) => Err(error),
+    }
+}
+
+/// The process id in the pid file, perhaps empty. Any other file may be somebody's data, and must not be overwritten.
+fn process_in(mut file: &File) -> io::Result<String> {
+    let found = file.metadata()?;
+    if !found.is_file() {
+        return Err(io::Error::other("it is not a regular file; name a file of the server's own"));
+    }
+    let mut text = Vec::new();
+    file.take(PID_FILE_SIZE_MAX).read_to_end(&mut text)?;
+    file.rewind()?;
+    if found.len() > PID_FILE_SIZE_MAX
+        || text.iter().any(|byte| !byte.is_ascii_digit() && !byte.is_ascii_whitespace())
+    {
+        let text = "the file holds something other than a process id, and would be overwritten and later removed; name \
+                    another file, or remove this one if nobody needs it";
+        return Err(io::Error::other(text));
+    }
+    Ok(String::from_utf8_lossy(&text).trim().to_owned())
 }
 
 /// Checks that this process could hold the pid file `path`.
@@ -253,21 +282,21 @@ impl PidFile {
 /// # Errors
 /// Same errors as [`PidFile::create`].
 pub fn check_pid_file(path: &Path) -> io::Result<()> {
-    super::probe::check_writable(path)?;
-    match File::open(path).map(|file| file.try_lock()) {
-        Ok(Err(TryLockError::WouldBlock)) => {
-            let holder = std::fs::read_to_string(path).unwrap_or_default();
-            let text = format!("process {} holds it, probably a server that runs already", holder.trim());
-            Err(io::Error::new(io::ErrorKind::AddrInUse, text))
-        }
-        _ => Ok(()),
+    match open_at_once(OpenOptions::new().read(true).write(true), path) {
+        Ok(file) => lock_pid_file(&file),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => check_writable(path),
+        Err(error) => Err(error),
     }
 }
 
 impl Drop for PidFile {
     fn drop(&mut self) {
-        // This may not be permitted (in a folder of root's). The file then stays, unlocked.
-        let _ = std::fs::remove_file(&self.path);
+        let id = |found: Metadata| (found.dev(), found.ino());
+        // Another file may have taken its place.
+        if self.file.metadata().ok().map(id) == std::fs::metadata(&self.path).ok().map(id) {
+            // This may not be permitted (in a folder of root's). The file then stays, unlocked.
+            let _ = std::fs::remove_file(&self.path);
+        }
     }
 }
 
@@ -324,7 +353,7 @@ mod tests {
     fn a_pid_file_is_held_by_one_process() {
         let folder = crate::temp_folder::TempFolder::new("pid");
         let path = folder.join("asd.pid");
-        std::fs::write(&path, "999999999999 left over from a crash").unwrap();
+        std::fs::write(&path, " 999999999999\n\n").unwrap();
         let held = PidFile::create(&path).unwrap();
         assert_eq!(std::fs::read_to_string(&path).unwrap(), format!("{}\n", std::process::id()));
         let second = PidFile::create(&path).err().unwrap();
@@ -336,6 +365,39 @@ mod tests {
         assert!(!path.exists());
         drop(PidFile::create(&path).unwrap());
         assert!(PidFile::create(Path::new("/no/such/folder/asd.pid")).is_err());
+    }
+
+    #[test]
+    fn a_file_of_others_is_no_pid_file() {
+        let folder = crate::temp_folder::TempFolder::new("foreign-pid");
+        let path = folder.join("data");
+        for content in ["12 of 13", "key=value\n", "\0\0\0\0", "1 x", &"1 ".repeat(100)] {
+            std::fs::write(&path, content).unwrap();
+            let refusals =
+                [check_pid_file(&path).unwrap_err(), PidFile::create(&path).err().expect("a refusal")];
+            for refusal in refusals {
+                assert!(refusal.to_string().contains("something other than a process id"), "{refusal}");
+            }
+            assert_eq!(std::fs::read_to_string(&path).unwrap(), content);
+        }
+        let pipe = folder.join("pipe");
+        nix::unistd::mkfifo(&pipe, Mode::S_IRWXU).unwrap();
+        for refusal in [check_pid_file(&pipe).unwrap_err(), PidFile::create(&pipe).err().expect("a refusal")]
+        {
+            assert!(refusal.to_string().contains("not a regular file"), "{refusal}");
+        }
+        assert!(pipe.exists());
+    }
+
+    #[test]
+    fn a_file_in_the_place_of_a_pid_file_stays() {
+        let folder = crate::temp_folder::TempFolder::new("moved-pid");
+        let path = folder.join("asd.pid");
+        let held = PidFile::create(&path).unwrap();
+        std::fs::rename(&path, folder.join("old.pid")).unwrap();
+        std::fs::write(&path, "another file").unwrap();
+        drop(held);
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), "another file");
     }
 
     #[test]
