@@ -463,6 +463,87 @@ fn the_container_fills_in_a_template() {
     }
 }
 
+/// Templates of the official image use the syntax of bash, and variables that its entrypoint sets.
+#[test]
+fn templates_of_the_official_image_are_filled_in() {
+    if Path::new("/etc/aerospike/aerospike.conf").exists() {
+        return report(
+            "SKIPPED: a server is installed on this machine, the entrypoint was not tried beside it",
+        );
+    }
+    let folder = folder();
+    let template = folder.path().join("template.conf");
+    let text = r#"# it's a "comment" with pa$$word and $HOME
+service {
+	cluster-name $([[ "${NAMESPACE}" == t* ]] && echo "with-t")
+}
+network {
+	service {
+		address ${SERVICE_ADDRESS}
+		port ${SERVICE_PORT}
+	}
+	heartbeat {
+		mode mesh
+		port 3002
+		$(for seed in ${SEEDS//,/ }; do echo "mesh-seed-address-port ${seed} 3002"; done)
+	}
+	fabric {
+		port 3001
+	}
+}
+logging {
+	$([ -n "${LOGFILE}" ] && echo "file ${LOGFILE} {")
+	$([ -n "${LOGFILE}" ] && echo "context any info")
+	$([ -n "${LOGFILE}" ] && echo "}")
+	console {
+		context any info
+	}
+}
+namespace ${NAMESPACE^^}-$(tr a-z A-Z <<<"x") {
+	$( ((NSUP_PERIOD != 0)) && echo "nsup-period ${NSUP_PERIOD}" )
+	storage-engine $([ "${DATA_IN_MEMORY}" == "true" ] && echo "memory" || echo "device") {
+		file /opt/aerospike/data/${NAMESPACE}.dat
+		filesize ${STORAGE_GB}G
+		$(([ -z "${DATA_IN_MEMORY}" ] || [ "${DATA_IN_MEMORY}" = "false" ]) && echo "read-page-cache ${READ_PAGE_CACHE}")
+	}
+}"#;
+    fs::write(&template, text).expect("write");
+    let template = template.to_str().expect("plain text");
+    let mut variables =
+        vec![("CONFIG_TEMPLATE", template), ("SEEDS", "192.0.2.1,192.0.2.2"), ("NAMESPACE", "test")];
+    for (engine, has_file) in [("device", false), ("memory", true)] {
+        if has_file {
+            variables.extend([("LOGFILE", "/var/log/aerospike/a.log"), ("DATA_IN_MEMORY", "true")]);
+        }
+        let (_, conf) = entrypoint(&folder, &variables, &["asd"]);
+        let has = |line: &str| conf.lines().any(|found| found.trim() == line);
+        for line in [
+            "# it's a \"comment\" with pa$$word and $HOME",
+            "cluster-name with-t",
+            "port 3000",
+            "mesh-seed-address-port 192.0.2.1 3002",
+            "mesh-seed-address-port 192.0.2.2 3002",
+            "namespace TEST-X {",
+            "nsup-period 120",
+            &format!("storage-engine {engine} {{"),
+            "filesize 4G",
+        ] {
+            assert!(has(line), "no line '{line}' in\n{conf}");
+        }
+        assert_eq!(has("file /var/log/aerospike/a.log {"), has_file, "{conf}");
+        assert_eq!(has("read-page-cache true"), !has_file, "{conf}");
+    }
+    let unset = folder.path().join("unset.conf");
+    fs::write(&unset, "service {\n\tcluster-name ${NO_SUCH_VARIABLE}\n}\n").expect("write");
+    let output = Command::new(root().join("build/docker/entrypoint")).env("CONFIG_TEMPLATE", &unset).output();
+    let output = output.expect("run the entrypoint");
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(
+        !output.status.success() && said.contains("unset.conf:2: this line cannot be expanded"),
+        "{said}"
+    );
+}
+
 #[test]
 fn the_container_takes_a_configuration_or_another_program_as_they_are() {
     let folder = folder();
