@@ -207,7 +207,10 @@ pub static OBSOLETE: &[Obsolete] = {
         row(
             K::Security,
             &["enable-security"],
-            Refused("the 'security' context alone enables access control; leave the line out"),
+            Refused(
+                "the 'security' context alone enables access control; take the whole context out for 'false', only \
+                 this line for 'true'",
+            ),
         ),
         row(K::Security, &["syslog"], Refused("use a 'syslog' sink in logging")),
         row(

@@ -40,6 +40,13 @@ fn obsolete_names() {
             .iter()
             .any(|line| line.contains("'query-max-done' in service cannot be 'x'"))
     );
+    assert_eq!(
+        said(&format!("security {{\nenable-security false\n}}\n{}", file("", "", ""))),
+        [
+            "t.conf:2: 'enable-security' in security is obsolete: the presence of the 'security' context asks for \
+             security; take the whole context out for 'false', only this line for 'true'"
+        ]
+    );
     let bad = said(&file("", "", "high-water-disk-pct 101"));
     assert!(bad.iter().any(|line| line.contains("cannot be '101'")), "{bad:#?}");
 }
