@@ -354,6 +354,14 @@ fn programs_tell_their_man_pages_and_completions() {
             assert!(tell(shell).contains(program), "{program} {shell}");
         }
     }
+    for mistake in [&["--generate"][..], &["--generate", "config"], &["--generate", "parameters", "more"]] {
+        let output = Command::new(binary()).args(mistake).output().expect("it runs");
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(
+            !output.status.success() && said.contains("asd --generate parameters"),
+            "{mistake:?}: {said}"
+        );
+    }
     let page = run(binary().to_str().expect("plain text"), &["--generate", "man"]);
     for word in ["config\\-file", "fgdaemon", ".SH SIGNALS", "SIGHUP"] {
         assert!(page.contains(word), "{word}: {page}");

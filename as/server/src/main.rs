@@ -12,11 +12,19 @@ use clap::CommandFactory;
 #[global_allocator]
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
+/// The answer to `--generate` without a document that exists.
+const GENERATE_HELP: &str = "error: --generate takes the name of one document: parameters, man, or the name of a shell \
+    for its completions, as in\n\n  asd --generate parameters\n";
+
 fn main() -> ExitCode {
     if let Some(code) = cf::manual::answer(std::env::args_os(), Options::command, &MANUAL_PAGE) {
         return code;
     }
-    if std::env::args_os().skip(1).eq(["--generate", "parameters"]) {
+    if std::env::args_os().nth(1).is_some_and(|first| first == "--generate") {
+        if !std::env::args_os().skip(2).eq(["parameters"]) {
+            let _ = std::io::stderr().write_all(GENERATE_HELP.as_bytes());
+            return ExitCode::from(1);
+        }
         let written = std::io::stdout().write_all(asd::config::reference::markdown().as_bytes());
         return ExitCode::from(u8::from(written.is_err()));
     }

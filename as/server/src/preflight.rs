@@ -1,7 +1,6 @@
 //! The checks before a start changes anything, and the report of all obstacles to a start: `--check-config`.
 
 use std::io;
-use std::path::Path;
 
 use crate::best_practices;
 use crate::config::params::network::HeartbeatMode;
@@ -84,8 +83,8 @@ pub(crate) fn obstacles(config: &Config) -> Vec<Obstacle> {
     found.extend(shared_backings(namespaces).iter().map(|(namespace, path)| {
         Obstacle::new(None, format!("{{{namespace}}} {} is configured twice", path.display()))
     }));
-    if let Some(path) = config.service.work_directory.get() {
-        let error = Smd::check(Path::new(&*path)).err();
+    if let Some(path) = config.work_folder() {
+        let error = Smd::check(&path).err();
         found.extend(error.map(|error| Obstacle::new(line("service", "work-directory"), error)));
     }
     // What cannot be read at all is found already.

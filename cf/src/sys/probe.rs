@@ -27,6 +27,27 @@ pub fn check_writable(path: &Path) -> io::Result<()> {
     Ok(faccessat(AT_FDCWD, folder, AccessFlags::W_OK | AccessFlags::X_OK, AtFlags::AT_EACCESS)?)
 }
 
+/// Checks that the folder at `path` exists, or that this process could create it and the folders above it.
+///
+/// # Errors
+/// The error that creating it would have.
+pub fn check_creatable(path: &Path) -> io::Result<()> {
+    for folder in path.ancestors() {
+        let folder = if folder == Path::new("") { Path::new(".") } else { folder };
+        match std::fs::metadata(folder) {
+            Ok(found) if !found.is_dir() => return Err(io::ErrorKind::NotADirectory.into()),
+            Ok(_) if folder == path => return Ok(()),
+            Ok(_) => {
+                let access = AccessFlags::W_OK | AccessFlags::X_OK;
+                return Ok(faccessat(AT_FDCWD, folder, access, AtFlags::AT_EACCESS)?);
+            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
+}
+
 /// Opens the file at `path` without a wait, with `options` other than flags of their own. A pipe without a process that
 /// reads it would be waited for otherwise. The file does not block either.
 ///
@@ -64,6 +85,19 @@ mod tests {
         assert_eq!(kind(&folder.join("none/log")), io::ErrorKind::NotFound);
         assert_eq!(kind(&path.join("log")), io::ErrorKind::NotADirectory);
         assert_eq!(kind(&folder.join(".")), io::ErrorKind::IsADirectory);
+    }
+
+    #[test]
+    fn a_folder_is_there_or_can_be_made_or_not() {
+        let folder = crate::temp_folder::TempFolder::new("probe-folder");
+        check_creatable(&folder.join("")).expect("it is there");
+        check_creatable(&folder.join("a/b/c")).expect("it could be made");
+        check_creatable(Path::new("neither")).expect("it could be made here");
+        assert!(!folder.join("a").exists());
+        std::fs::write(folder.join("file"), "x").expect("it is made");
+        let kind = |path: &Path| check_creatable(path).expect_err("an error").kind();
+        assert_eq!(kind(&folder.join("file")), io::ErrorKind::NotADirectory);
+        assert_eq!(kind(&folder.join("file/a")), io::ErrorKind::NotADirectory);
     }
 
     #[test]

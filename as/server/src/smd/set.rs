@@ -98,6 +98,16 @@ fn report_repeated(module: Module, items: &[SmdItem]) {
     }
 }
 
+/// Checks that changes can be stored, so that the first one does not fail long after the start.
+fn check_creatable(work_directory: &Path) -> io::Result<()> {
+    cf::sys::probe::check_creatable(work_directory).map_err(|error| {
+        let path = work_directory.display();
+        let text =
+            format!("the work-directory {path} cannot be created: {error}; create it, or name another one");
+        io::Error::new(error.kind(), text)
+    })
+}
+
 impl Smd {
     /// Whether `work_directory` has a file of `module`.
     pub(crate) fn has_file(work_directory: &Path, module: Module) -> bool {
@@ -109,6 +119,7 @@ impl Smd {
     /// # Errors
     /// As [`open`](Self::open).
     pub(crate) fn check(work_directory: &Path) -> io::Result<()> {
+        check_creatable(work_directory)?;
         let folder = DiskFolder::new(work_directory);
         let modules = MODULES.iter().map(|row| row.module).filter(|module| module.is_used());
         for module in modules {
@@ -138,8 +149,10 @@ impl Smd {
     /// `cluster_key`.
     ///
     /// # Errors
-    /// When a file exists and cannot be read, or is damaged and the server cannot do without it.
+    /// When a file exists and cannot be read, or is damaged and the server cannot do without it; when the folder does not
+    /// exist and cannot be created.
     pub(crate) fn open(work_directory: Option<&Path>, cluster_key: u64) -> io::Result<Self> {
+        work_directory.map_or(Ok(()), check_creatable)?;
         let folder = work_directory.map(|path| Box::new(DiskFolder::new(path)) as Box<dyn Folder>);
         Smd::open_in(folder, cluster_key)
     }
