@@ -225,7 +225,7 @@ fn low_priority_work(count: usize, size: usize) -> [u64; 2] {
     assert_eq!(check_copies(&nodes, &[0, 1, 2]), 2 * count as u64);
     assert!(sum(&nodes, &[0, 1], "migrate_tx_partitions_initial") > 2000);
     let server = &nodes.servers[0];
-    assert_eq!(niceness(server, "migrate-0"), niceness(server, "migrate-few-0") + 10);
+    assert_eq!(niceness(server, "migrate-0"), niceness(server, "migrate-small-0") + 10);
     let after = waits(&nodes);
     [0, 1].map(|number| after[number] - before[number])
 }

@@ -481,7 +481,8 @@ fn templates_of_the_official_image_are_filled_in() {
     }
     let folder = folder();
     let template = folder.path().join("template.conf");
-    let text = r#"# it's a "comment" with pa$$word and $HOME
+    let text = r#"# it's a "comment" with pa$$word and $HOME, ${NO_SUCH} and $(false)
+  # "another"
 service {
 	cluster-name $([[ "${NAMESPACE}" == t* ]] && echo "with-t")
 }
@@ -489,6 +490,7 @@ network {
 	service {
 		address ${SERVICE_ADDRESS}
 		port ${SERVICE_PORT}
+		tag "${SERVICE_ADDRESS} * word"
 	}
 	heartbeat {
 		mode mesh
@@ -526,7 +528,9 @@ namespace ${NAMESPACE^^}-$(tr a-z A-Z <<<"x") {
         let (_, conf) = entrypoint(&folder, &variables, &["asd"]);
         let has = |line: &str| conf.lines().any(|found| found.trim() == line);
         for line in [
-            "# it's a \"comment\" with pa$$word and $HOME",
+            "# it's a \"comment\" with pa$$word and $HOME, ${NO_SUCH} and $(false)",
+            "# \"another\"",
+            "tag any * word",
             "cluster-name with-t",
             "port 3000",
             "mesh-seed-address-port 192.0.2.1 3002",

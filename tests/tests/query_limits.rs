@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use ferrospike_tests::client::{Client, PATIENCE};
 use ferrospike_tests::figures::{await_figures, expect_moved, figures};
 use ferrospike_tests::server::Server;
-use ferrospike_tests::wire::{Message, Operation, field, info1, info2, operation, result};
+use ferrospike_tests::wire::{Message, Operation, field, info1, info2, integer_range, operation, result};
 
 const JOB_ID: u8 = 7;
 const SOCKET_TIMEOUT: u8 = 9;
@@ -118,6 +118,46 @@ fn short_queries_run_on_service_threads_where_that_is_wanted() {
     }
     of_namespace(client, "inline-short-queries=false");
     assert_eq!(run(client, &short(scan(0))), (RECORDS, result::OK));
+}
+
+#[test]
+fn a_short_query_that_takes_long_after_all_is_complete() {
+    let server = Server::usual();
+    let mut client = server.connect();
+    let client = &mut client;
+    of_namespace(client, "inline-short-queries=true");
+    let partition_of = |key: &String| {
+        let digest = ferrospike_tests::wire::digest("rig", key);
+        u16::from_le_bytes([digest[0], digest[1]]) & 0xFFF
+    };
+    let keys: Vec<String> =
+        (0u32..).map(|number| number.to_string()).filter(|key| partition_of(key) == 7).take(5).collect();
+    for key in &keys {
+        let put = Message::write(key)
+            .with_operation(Operation::integer(operation::WRITE, "n", 1))
+            .with_operation(Operation::string(operation::WRITE, "b", &"a".repeat(3000)));
+        assert_eq!(client.ask(&put).unwrap().result, result::OK);
+    }
+    let create = "sindex-create:ns=test;set=rig;indexname=i;indexdata=n,numeric";
+    assert_eq!(client.info_value(create).unwrap(), "ok");
+    while !client.info_value("sindex-stat:ns=test;indexname=i").unwrap().contains("load_pct=100") {
+        thread::sleep(Duration::from_millis(5));
+    }
+    // A pattern that takes milliseconds for each record and does not match, or true.
+    let pattern = b"(a{0,100}){0,100}b";
+    let regex = [&[0x94, 7, 1, 0xa0 | pattern.len() as u8][..], pattern, &[0x93, 81, 3, 0xa1, b'b']].concat();
+    let filter = [&[0x93, 17][..], &regex, &[0xc3]].concat();
+    for range in [None, Some(integer_range("n", 1, 1))] {
+        let mut query = short(scan(0));
+        query.fields.retain(|(number, _)| *number != field::PARTITION_ID_ARRAY);
+        query = query
+            .with_field(field::PARTITION_ID_ARRAY, &7u16.to_le_bytes())
+            .with_field(field::FILTER_EXPRESSION, &filter);
+        if let Some(range) = range {
+            query = query.with_field(field::INDEX_RANGE, &range);
+        }
+        assert_eq!(run(client, &query), (5, result::OK));
+    }
 }
 
 #[test]

@@ -48,8 +48,8 @@ pub fn check_creatable(path: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// Opens the file at `path` without a wait, with `options` other than flags of their own. A pipe without a process that
-/// reads it would be waited for otherwise. The file does not block either.
+/// Opens the file at `path` without a wait. A pipe without a process that reads it would be waited for otherwise.
+/// `options` must have no custom flags, because O_NONBLOCK replaces them; reads and writes of the file do not block either.
 ///
 /// # Errors
 /// The error of opening; for a pipe or socket that has no reader, it says that.

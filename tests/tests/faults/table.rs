@@ -56,7 +56,7 @@ const THREADS: &[(&str, Cost, &[&str])] = &[
     ("password", Work, &["password"]),
     ("user-change", Work, &["user-change"]),
     ("migrate", Work, &["emigration"]),
-    ("migrate-few", Work, &["emigration"]),
+    ("migrate-small", Work, &["emigration"]),
     ("hand-over", Work, &["hand-over"]),
     ("metrics", Work, &["metrics"]),
     (

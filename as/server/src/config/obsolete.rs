@@ -208,8 +208,8 @@ pub static OBSOLETE: &[Obsolete] = {
             K::Security,
             &["enable-security"],
             Refused(
-                "the 'security' context alone enables access control; take the whole context out for 'false', only \
-                 this line for 'true'",
+                "the 'security' context alone enables access control; if the value is 'false', remove the whole context, \
+                 otherwise this line",
             ),
         ),
         row(K::Security, &["syslog"], Refused("use a 'syslog' sink in logging")),

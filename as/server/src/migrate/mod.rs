@@ -81,7 +81,7 @@ impl Migrations {
             outgoing: Mutex::default(),
             incoming: Immigrations::default(),
             large_senders: Workers::with_niceness("migrate", NICENESS),
-            small_senders: Workers::new("migrate-few"),
+            small_senders: Workers::new("migrate-small"),
             hand_overs: Workers::new("hand-over"),
         });
         for (workers, count) in migrations.pools() {

@@ -63,7 +63,8 @@ impl QueryRun {
             let may_go_on = || run.reason_to_end().is_none();
             let budget = Budget::with_refill(PORTION_STEPS, &may_go_on);
             let mut walker = Walker::new(&run, &budget);
-            let is_done = walker.walk().is_ok() && walker.unsettled.is_empty();
+            // The walk does not check each record.
+            let is_done = walker.walk().is_ok() && !budget.is_exhausted() && walker.unsettled.is_empty();
             walker.note_sent();
             is_done.then(|| walker.take_frame())
         };

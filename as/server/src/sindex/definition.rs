@@ -76,6 +76,12 @@ pub(crate) struct Definition {
 }
 
 impl Definition {
+    /// Whether its keys are the cells of regions that are not stored with them, so that each must be covered anew.
+    pub(crate) fn covers_regions(&self) -> bool {
+        let is_at_top = self.value.index_type == IndexType::Default && self.value.context.is_none();
+        self.value.key_type == KeyType::Geo2DSphere && !is_at_top
+    }
+
     /// The key of system metadata.
     pub(crate) fn smd_key(&self) -> String {
         let context = self.context_text.as_ref().map_or(String::new(), |text| format!("|c{text}"));

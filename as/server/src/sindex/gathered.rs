@@ -21,10 +21,10 @@ use super::observer::keys_of_record;
 use crate::index::{ElementHandle, IndexEntry, PartitionId, SetId};
 use crate::namespace::Namespace;
 
-/// Records that are gathered at most before their entries are added: those of a millisecond or two, in which few commits
-/// change records of the same partition.
+/// Records that are gathered at most, but for those of the last portion, before their entries are added: those of a
+/// millisecond or two, in which few commits change records of the same partition.
 const RECORDS_MAX: usize = 8192;
-/// Entries that are gathered at most, but for those of the last record.
+/// Entries that are gathered at most, but for those of the last portion of records.
 const ENTRIES_MAX: usize = 2 * RECORDS_MAX;
 
 /// Entries of records of one partition.

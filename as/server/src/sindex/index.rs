@@ -280,8 +280,8 @@ impl SecondaryIndex {
 
     /// Adds `entries` of records of `partition`, which are in order and different. They were gathered, each under its
     /// record's lock, since the number of removals was `removals`, and commits know that these records have entries.
-    /// Returns false, with none or some of them added, if an entry was removed since then: others may be of keys that
-    /// their records no longer have.
+    /// Returns false, with none or some of them added, if an entry was removed since then: the remaining entries may be of
+    /// keys that their records no longer have.
     pub(super) fn add_gathered(
         &self,
         namespace: &Namespace,

@@ -5,7 +5,8 @@
 //! shared lock; a record that is not in memory is read from its disk before that. It adds the entries under the
 //! exclusive lock if the record still has that version; otherwise it begins with the record again. So no entry is
 //! added for a key that the record no longer has. No entry is missing either: the builder adds those of each record
-//! that exists when it passes, and commits add those of later records. Adding an entry twice does nothing.
+//! that exists when it passes, and commits add those of later records. Adding an entry twice does nothing. The entries of
+//! small records in memory are gathered and added together, see `gathered.rs`.
 //!
 //! # Threads
 //! One thread fills one index after the other, with `sindex-builder-threads` threads that share the partitions. At a start all
@@ -48,8 +49,8 @@ use crate::storage::ReadBuffer;
 /// Attempts to compute the keys of a record that changes all the time, before they are computed under its exclusive
 /// lock.
 const LOOKS_MAX: u32 = 64;
-/// Largest record whose keys are computed under its exclusive lock, together with those of others: a microsecond or
-/// two.
+/// Largest record whose keys are computed under its exclusive lock: mostly in a microsecond or two, and in some tens of
+/// them if it is a list of small numbers. Cells of regions inside lists and maps take longer, and are not gathered.
 const GATHERED_SIZE_MAX: u64 = 1 << 10;
 /// How many records ahead of the current one stored bytes are prefetched.
 const PREFETCH_DISTANCE: usize = 8;
@@ -371,7 +372,7 @@ impl<'a> Populating<'a> {
         scratch: &mut ReadBuffer,
     ) -> Result<(), Unread> {
         let Namespace { index, storage, .. } = self.namespace;
-        if storage.reads_disks() {
+        if storage.reads_disks() || self.indexes.iter().any(|index| index.definition.covers_regions()) {
             return self.put(digest, scratch);
         }
         let guard = index.get_exclusive(digest).filter(|guard| self.is_wanted(guard));

@@ -43,8 +43,8 @@ fn obsolete_names() {
     assert_eq!(
         said(&format!("security {{\nenable-security false\n}}\n{}", file("", "", ""))),
         [
-            "t.conf:2: 'enable-security' in security is obsolete: the presence of the 'security' context asks for \
-             security; take the whole context out for 'false', only this line for 'true'"
+            "t.conf:2: 'enable-security' in security is obsolete: the 'security' context alone enables access control; if the \
+             value is 'false', remove the whole context, otherwise this line"
         ]
     );
     let bad = said(&file("", "", "high-water-disk-pct 101"));

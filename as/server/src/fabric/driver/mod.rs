@@ -250,6 +250,10 @@ impl Driver {
                 let header = MessageHeader::parse(&bytes).ok().flatten();
                 match header.and_then(|header| MessageType::of(header.type_number)) {
                     Some(MessageType::Services) => self.take_services(from, &bytes),
+                    Some(MessageType::Migrate) => {
+                        self.count_received(&bytes);
+                        self.step(Event::Fabric { from, message: &bytes });
+                    }
                     _ => self.step(Event::Fabric { from, message: &bytes }),
                 }
             }

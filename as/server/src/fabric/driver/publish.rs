@@ -8,6 +8,7 @@ use cluster::balance::Partition;
 use cluster::migration::{MigrationLoad, PartitionId as MemberPartition};
 use cluster::node::Placement;
 use proto::peer::NodeId;
+use proto::peer::migrate::{Migrate, MigrateBody};
 
 use super::{Driver, now};
 use crate::fabric::cluster::ClusterState;
@@ -89,6 +90,14 @@ impl Driver {
             if !is_quiet {
                 *shown = self.node.migration_load(at);
             }
+        }
+    }
+
+    /// Counts records if `message` ends an immigration. The partition may now be sent on, and has grown since the
+    /// rebalance.
+    pub(super) fn count_received(&mut self, message: &[u8]) {
+        if Migrate::decode(message).is_ok_and(|message| matches!(message.body, MigrateBody::Done)) {
+            self.count_records();
         }
     }
 
