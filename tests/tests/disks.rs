@@ -196,7 +196,7 @@ fn an_empty_disk_is_filled_from_its_shadow() {
     server.restart();
     line_with(
         &server.log(),
-        &[&file(&server, "a").name(), "written anew from", &file(&server, "a-shadow").name()],
+        &[&file(&server, "a").name(), "is rewritten from", &file(&server, "a-shadow").name()],
     );
     check_all(&mut server.connect());
     server.stop();
