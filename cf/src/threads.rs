@@ -10,6 +10,8 @@ use std::time::{Duration, Instant};
 
 /// Period of the check whether a thread that is waited for has ended.
 const JOIN_PERIOD: Duration = Duration::from_millis(1);
+/// Largest nice value, the lowest priority.
+const NICENESS_MAX: i32 = 19;
 /// Longest thread name the kernel keeps, in bytes.
 pub const THREAD_NAME_SIZE_MAX: usize = 15;
 
@@ -95,11 +97,15 @@ pub fn join_until(handles: impl IntoIterator<Item = Handle>, deadline: Instant) 
 }
 
 /// Lowers the priority of the calling thread, which counts when processors are short: each step of
-/// `niceness`, up to 19, takes away about a fifth of its share. A failure is not an error.
+/// `niceness`, which the thread has more than those of the server, takes away about a fifth of its share. A
+/// failure is not an error.
 pub fn lower_own_priority(niceness: i32) {
-    let who = 0;
+    let own_thread = 0;
+    // SAFETY: the call takes numbers only. On Linux, the process id stands for the first thread alone.
+    let of_server = unsafe { libc::getpriority(libc::PRIO_PROCESS, std::process::id()) };
+    let niceness = (of_server + niceness).min(NICENESS_MAX);
     // SAFETY: the call takes numbers only. On Linux, "process 0" is the calling thread alone.
-    let failed = unsafe { libc::setpriority(libc::PRIO_PROCESS, who, niceness) } != 0;
+    let failed = unsafe { libc::setpriority(libc::PRIO_PROCESS, own_thread, niceness) } != 0;
     if failed {
         crate::detail!(Misc, "cannot lower the priority of a thread: {}", io::Error::last_os_error());
     }

@@ -489,8 +489,7 @@ service {
 network {
 	service {
 		address ${SERVICE_ADDRESS}
-		port ${SERVICE_PORT}
-		tag "${SERVICE_ADDRESS} * word"
+		"port ${SERVICE_PORT}"
 	}
 	heartbeat {
 		mode mesh
@@ -530,7 +529,6 @@ namespace ${NAMESPACE^^}-$(tr a-z A-Z <<<"x") {
         for line in [
             "# it's a \"comment\" with pa$$word and $HOME, ${NO_SUCH} and $(false)",
             "# \"another\"",
-            "tag any * word",
             "cluster-name with-t",
             "port 3000",
             "mesh-seed-address-port 192.0.2.1 3002",
