@@ -225,7 +225,7 @@ fn a_check_finds_all_obstacles_and_changes_nothing() {
         "{five} ",
         "{six} encryption-key-file",
         "{seven} encryption-key-file",
-        "work cannot be created: not a directory; create it, or name another one",
+        "work cannot be created: not a directory; a file is in its place: remove it, or name another work-directory",
         "none/password",
     ] {
         let found = said.iter().filter(|line| line.starts_with("error: ") && line.contains(expected)).count();

@@ -102,9 +102,16 @@ fn report_repeated(module: Module, items: &[SmdItem]) {
 fn check_creatable(work_directory: &Path) -> io::Result<()> {
     cf::sys::probe::check_creatable(work_directory).map_err(|error| {
         let path = work_directory.display();
-        let text =
-            format!("the work-directory {path} cannot be created: {error}; create it, or name another one");
-        io::Error::new(error.kind(), text)
+        let remedy = match error.kind() {
+            io::ErrorKind::NotADirectory => {
+                "a file is in its place: remove it, or name another work-directory"
+            }
+            _ => "create it, or name another one",
+        };
+        io::Error::new(
+            error.kind(),
+            format!("the work-directory {path} cannot be created: {error}; {remedy}"),
+        )
     })
 }
 
