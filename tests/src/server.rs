@@ -230,7 +230,12 @@ impl Server {
 
     /// Asks the process to stop. It must end with an error, because data is lost.
     pub fn stop_with_losses(&mut self) {
-        self.signal(Signal::SIGTERM);
+        self.stop_with_losses_by(Signal::SIGTERM);
+    }
+
+    /// As `stop_with_losses`, asked by another signal.
+    pub fn stop_with_losses_by(&mut self, signal: Signal) {
+        self.signal(signal);
         let mut process = self.process.take().expect("a running process");
         let status = self.await_end(&mut process);
         assert_eq!(status.code(), Some(1), "how the server ended\n{}", self.log_tail());

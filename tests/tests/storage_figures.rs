@@ -6,12 +6,14 @@
 #![expect(clippy::unwrap_used, reason = "a test")]
 
 use std::fs;
+use std::time::Duration;
 
 use ferrospike_tests::client::Client;
 use ferrospike_tests::damage::{self, DataFile};
 use ferrospike_tests::figures::{Figures, await_figures, figures, texts};
 use ferrospike_tests::server::{Server, stored_config};
 use ferrospike_tests::wire::{Message, result};
+use nix::sys::signal::Signal;
 
 const WBLOCK_SIZE: i64 = 8 << 20;
 /// Size of a record's only bin and of the record, in bytes.
@@ -191,6 +193,18 @@ fn check_queue(engine: &str, files: &str, kind: &str, queues: &[&str], failed: &
     server.allow("could not be written before the end and are lost").allow("acknowledged records are lost");
     server.stop_with_losses();
     server.await_log("could not be written before the end and are lost");
+    // Also at an end in haste, during the tries to write them.
+    server.restart();
+    let mut client = server.connect();
+    let refused =
+        (0..30 * RECORDS_OF_BLOCK).find(|number| put(&mut client, &number.to_string()) != result::OK);
+    assert!(refused.is_some(), "more was written than may be");
+    server.allow("ending at once").allow("were not written before the end and are lost");
+    server.signal(Signal::SIGINT);
+    server.await_log("SIGINT received, shutting down");
+    std::thread::sleep(Duration::from_millis(1200));
+    server.stop_with_losses_by(Signal::SIGINT);
+    server.await_log("were not written before the end and are lost");
 }
 
 #[test]

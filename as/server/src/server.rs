@@ -10,7 +10,7 @@ use cf::sys::eventfd::EventFd;
 use cf::threads;
 
 use crate::config::{Config, Obstacle};
-use crate::daemon::{Ending, Run};
+use crate::daemon::{Ending, Losses, Run};
 use crate::exporter;
 use crate::fabric::Cluster;
 use crate::health::Health;
@@ -493,6 +493,14 @@ impl Run for Server {
 
     fn reload(&self) {
         self.node.tls.reload();
+    }
+
+    fn losses(&self) -> Losses {
+        let node = Arc::downgrade(&self.node);
+        Box::new(move || {
+            let Some(node) = node.upgrade() else { return Vec::new() };
+            node.namespaces.iter().flat_map(|namespace| namespace.storage.losses()).collect()
+        })
     }
 
     fn stop(mut self) -> Result<Ending, String> {

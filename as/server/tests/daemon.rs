@@ -67,7 +67,7 @@ fn main() -> ExitCode {
     if let Ok(behaviour) = std::env::var(BEHAVIOUR) {
         return child(&behaviour);
     }
-    let tests: [(&str, Test); 13] = [
+    let tests: [(&str, Test); 14] = [
         ("rolls_dumps_and_stops", rolls_dumps_and_stops),
         ("second_request_ends_at_once", second_request_ends_at_once),
         ("unclean_stop_is_not_called_clean", unclean_stop_is_not_called_clean),
@@ -81,6 +81,7 @@ fn main() -> ExitCode {
         ("a_start_in_the_background_can_be_given_up", a_start_in_the_background_can_be_given_up),
         ("a_long_start_goes_on_in_the_background", a_long_start_goes_on_in_the_background),
         ("pid_file_is_for_one", pid_file_is_for_one),
+        ("files_have_one_purpose", files_have_one_purpose),
         ("runs_as_the_configured_user", runs_as_the_configured_user),
         ("checks_and_versions", checks_and_versions),
         ("tells_the_service_manager", tells_the_service_manager),
@@ -338,6 +339,71 @@ fn pid_file_is_for_one(folder: &Folder) {
     for child in [first, second] {
         send(&child, Signal::SIGTERM);
         assert_eq!(end_of(child).0, Some(0));
+    }
+}
+
+/// A log or pid file is not written over data, the configuration or each other, also not through a link. A pipe
+/// without a reader is not waited for.
+fn files_have_one_purpose(folder: &Folder) {
+    let data = folder.path("test.dat");
+    fs::write(&data, "data").expect("the folder takes files");
+    std::os::unix::fs::symlink(&data, folder.path("link")).expect("the folder takes links");
+    let new = folder.path("new.dat");
+    nix::unistd::mkfifo(Path::new(&folder.path("pipe")), nix::sys::stat::Mode::S_IRWXU).expect("a pipe");
+    fs::write(folder.path("foreign"), "some text\n").expect("the folder takes files");
+    for (pid, log, error) in [
+        (
+            "asd.pid",
+            "test.dat",
+            format!("asd.conf:6: the log {data} is the same file as the data of namespace 'test' on line 18"),
+        ),
+        (
+            "asd.pid",
+            "link",
+            format!("asd.conf:6: the log {} is the same file as the data", folder.path("link")),
+        ),
+        (
+            "asd.pid",
+            "new.dat",
+            format!("asd.conf:6: the log {new} is the same file as a shadow of namespace 'test'"),
+        ),
+        ("asd.pid", "asd.conf", "is the same file as the configuration; name another file".to_owned()),
+        ("asd.pid", "asd.pid", "is the same file as the pidfile on line 2".to_owned()),
+        ("link", "asd.log", "asd.conf:2: the pidfile".to_owned()),
+        (
+            "foreign",
+            "asd.log",
+            format!(
+                "asd.conf:2: cannot hold the pidfile {}: the file holds something other",
+                folder.path("foreign")
+            ),
+        ),
+        ("asd.pid", "pipe", "it is a pipe that no process reads".to_owned()),
+        ("pipe", "asd.log", "asd.conf:2: cannot hold the pidfile".to_owned()),
+    ] {
+        folder.configure("");
+        let text = fs::read_to_string(folder.path("asd.conf")).expect("a configuration");
+        let storage = format!("storage-engine device {{\n file {data} {new}\n filesize 1G");
+        let text = text
+            .replace("storage-engine memory {\n data-size 1G", &storage)
+            .replace(&format!("pidfile {}", folder.path("asd.pid")), &format!("pidfile {}", folder.path(pid)))
+            .replace(&format!("file {}", folder.path("asd.log")), &format!("file {}", folder.path(log)));
+        fs::write(folder.path("asd.conf"), &text).expect("the folder takes files");
+        for argument in ["--check-config", "--foreground"] {
+            let (mut child, start) = (folder.daemon("good", &[argument]), Instant::now());
+            while child.try_wait().expect("the child can be waited for").is_none() {
+                if start.elapsed() > TOO_LONG {
+                    child.kill().expect("the child runs");
+                }
+                std::thread::sleep(Duration::from_millis(5));
+            }
+            let (code, _, err) = end_of(child);
+            assert!(code == Some(1) && err.contains(&error), "{argument} {error}: {code:?} {err}");
+        }
+        assert_eq!(fs::read_to_string(&data).expect("data"), "data");
+        assert_eq!(fs::read_to_string(folder.path("foreign")).expect("text"), "some text\n");
+        assert_eq!(fs::read_to_string(folder.path("asd.conf")).expect("a configuration"), text);
+        assert!(!Path::new(&new).exists());
     }
 }
 

@@ -281,13 +281,15 @@ pub struct LogSinkConfig {
     pub kind: LogSinkKind,
     /// Its levels, and the details of syslog.
     pub params: LogSinkParams,
+    /// Its line in the file.
+    pub line: usize,
 }
 
 impl LogSinkConfig {
     /// A sink without any level.
     #[must_use]
-    pub fn new(kind: LogSinkKind) -> Self {
-        Self { kind, params: LogSinkParams::default() }
+    pub fn new(kind: LogSinkKind, line: usize) -> Self {
+        Self { kind, params: LogSinkParams::default(), line }
     }
 }
 

@@ -9,6 +9,7 @@
 
 mod configuration;
 mod descriptors;
+mod files;
 mod running;
 mod signals;
 
@@ -37,6 +38,9 @@ use signals::{Request, SharedStarter, Watch};
 /// How long the process at the terminal waits for a server in the background.
 const BACKGROUND_START_WAIT: Duration = Duration::from_secs(10);
 
+/// Makes sentences that say which acknowledged writes are lost if the process ends at this moment.
+pub type Losses = Box<dyn Fn() -> Vec<String> + Send + Sync>;
+
 /// The service that the process runs: the server, or a stand-in of a test.
 pub trait Run {
     /// Hints for a user who has just started the server to try it.
@@ -51,6 +55,10 @@ pub trait Run {
     fn dump(&self);
     /// Reads the files again that may have been replaced.
     fn reload(&self) {}
+    /// Tells what an end at once loses. The answer is asked for while `stop` runs, from another thread.
+    fn losses(&self) -> Losses {
+        Box::new(Vec::new)
+    }
     /// Stops cleanly: no acknowledged write is lost.
     ///
     /// # Errors
@@ -117,28 +125,10 @@ fn check<S: Run>(options: &Options, loaded: &Loaded) -> ExitCode {
     // Files are opened as the user that the server runs as.
     let user = become_configured_user(config).err();
     obstacles.extend(user.map(|error| Obstacle::new(line("user").or_else(|| line("group")), error)));
-    for sink in log_settings(config).sinks {
-        match &sink.target {
-            Target::Console => {}
-            Target::File(path) => {
-                if let Err(error) = check_writable(path) {
-                    let text = format!("cannot open the log {}: {error}", path.display());
-                    obstacles.push(Obstacle::new(None, text));
-                }
-            }
-            // A missing syslog daemon is no obstacle: each line tries again.
-            Target::Syslog { path, .. } => {
-                if let Err(error) = check_syslog(path) {
-                    let path = path.display();
-                    let text = format_args!(
-                        "warning: syslog {path} accepts no lines, so they are lost until it does: {error}"
-                    );
-                    say(&mut io::stderr(), text);
-                }
-            }
-        }
-    }
-    if let Some(path) = pid_file
+    obstacles.extend(check_logs(config));
+    obstacles.extend(files::shared(config, pid_file.is_some()));
+    let is_told = obstacles.iter().any(|one| one.line.is_some() && one.line == line("pidfile"));
+    if let Some(path) = pid_file.filter(|_| !is_told)
         && let Err(error) = check_pid_file(Path::new(&*path))
     {
         let is_held = error.kind() == io::ErrorKind::AddrInUse;
@@ -176,6 +166,33 @@ fn check<S: Run>(options: &Options, loaded: &Loaded) -> ExitCode {
     }
 }
 
+/// The log files that cannot be written. A syslog that takes no lines is told as a warning.
+fn check_logs(config: &Config) -> Vec<Obstacle> {
+    let mut obstacles = Vec::new();
+    for sink in &config.logging {
+        match sink.settings().target {
+            Target::Console => {}
+            Target::File(path) => {
+                if let Err(error) = check_writable(&path) {
+                    let text = format!("cannot open the log {}: {error}", path.display());
+                    obstacles.push(Obstacle::new(Some(sink.line), text));
+                }
+            }
+            // A missing syslog daemon is no obstacle: each line tries again.
+            Target::Syslog { path, .. } => {
+                if let Err(error) = check_syslog(&path) {
+                    let path = path.display();
+                    let text = format_args!(
+                        "warning: syslog {path} accepts no lines, so they are lost until it does: {error}"
+                    );
+                    say(&mut io::stderr(), text);
+                }
+            }
+        }
+    }
+    obstacles
+}
+
 /// Writes the reason why the server did not start to standard error, for the person at the terminal and for
 /// the journal of the service. The log may be elsewhere.
 fn say_beside_the_log(reason: &str) {
@@ -196,6 +213,9 @@ fn run_configured<S: Run>(
     let service = &config.service;
     set_file_permissions(service.os_group_perms.get());
     become_configured_user(&config)?;
+    if let Some(shared) = files::shared(&config, !options.fgdaemon).first() {
+        return Err(shared.located(&config));
+    }
     cf::log::logger().configure(&log_settings(&config)).map_err(sentence)?;
     let foreground = options.foreground || options.fgdaemon || developer || !service.run_as_daemon.get();
     if !foreground {
@@ -220,11 +240,11 @@ fn run_configured<S: Run>(
     warnings.iter().for_each(|warning| cf::warning!(Config, "{warning}"));
     config.resolve(u32::try_from(threads::cpu_count()).unwrap_or(1));
     descriptors::provide(&config);
-    let _pid_file = pid_file(options, service.pidfile.get().as_deref())?;
+    let _pid_file = pid_file(options, &config)?;
 
     let watch = Watch::start(starter).map_err(|error| format!("cannot wait for signals: {error}"))?;
     let running = start(config, options)?;
-    watch.service_started();
+    watch.service_started(running.losses());
     tell_manager(READY);
     if let Some(starter) = starter.lock().take() {
         starter.report_ready();
@@ -303,15 +323,16 @@ fn tell_manager(state: &str) {
 }
 
 /// The pid file; a new-style daemon has none, as its service manager knows its process id.
-fn pid_file(options: &Options, path: Option<&str>) -> Result<Option<PidFile>, String> {
-    let Some(path) = path else { return Ok(None) };
+fn pid_file(options: &Options, config: &Config) -> Result<Option<PidFile>, String> {
+    let Some(path) = config.service.pidfile.get() else { return Ok(None) };
     if options.fgdaemon {
         cf::info!(As, "pidfile {path} is not written under --fgdaemon");
         return Ok(None);
     }
-    PidFile::create(Path::new(path))
-        .map(Some)
-        .map_err(|error| format!("cannot hold the pidfile {path}: {error}"))
+    PidFile::create(Path::new(&*path)).map(Some).map_err(|error| {
+        let line = config.lines.last("service", "pidfile");
+        Obstacle::new(line, format!("cannot hold the pidfile {path}: {error}")).located(config)
+    })
 }
 
 /// Writes the configuration to the log, so that the log shows the server's settings.

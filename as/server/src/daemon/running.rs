@@ -16,7 +16,7 @@ const PROGRAM: &str = "asd";
 const LISTENS: &str = "0A";
 
 /// Identifies an open file: the number of a device, or the file system and number of another file or socket.
-type FileId = (u64, u64);
+pub(super) type FileId = (u64, u64);
 
 /// A process that holds ports, files and devices.
 pub(super) struct RunningServer {
@@ -92,7 +92,7 @@ fn held_by(id: u32) -> HashSet<FileId> {
 }
 
 /// A device may have nodes in several places.
-fn file_id(file: &Metadata) -> FileId {
+pub(super) fn file_id(file: &Metadata) -> FileId {
     if file.file_type().is_block_device() { (u64::MAX, file.rdev()) } else { (file.dev(), file.ino()) }
 }
 

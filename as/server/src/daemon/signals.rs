@@ -2,14 +2,13 @@
 //!
 //! The thread `signals` takes them one by one. SIGHUP reopens the log there, and makes the service read its files
 //! again. A request to stop ends the process at once while the service is still starting (which can take hours, and
-//! nothing is acknowledged yet), and whoever waits for a start in the background is told; once it runs, the request is handed to the thread that waits in
-//! [`Watch::next_request`], because acknowledged writes that are not on disk yet would be lost otherwise. So SIGTERM
-//! can be repeated without harm, and only a second SIGINT ends the process at once. The thread is essential: without it
-//! nothing could stop the server in order.
+//! nothing is acknowledged yet), and whoever waits for a start in the background is told; once it runs, the request
+//! is handed to the thread that waits in [`Watch::next_request`], because acknowledged writes that are not on disk
+//! yet would be lost otherwise. So SIGTERM can be repeated without harm, and only a second SIGINT ends the process
+//! at once, and says what that loses. The thread is essential: without it nothing could stop the server in order.
 
 use std::io;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use cf::sys::process::{Starter, exit_now};
@@ -17,6 +16,7 @@ use cf::sys::signals::{Signal, Signals};
 use crossbeam::channel::{Receiver, Sender, unbounded};
 use parking_lot::Mutex;
 
+use super::Losses;
 use crate::version::edition_and_build;
 
 /// The process that waits until this one, in the background, is ready; empty once it was told how the start went.
@@ -34,7 +34,7 @@ pub(super) enum Request {
 /// The side that waits for requests.
 pub(super) struct Watch {
     requests: Receiver<Request>,
-    started: Arc<AtomicBool>,
+    started: Arc<OnceLock<Losses>>,
 }
 
 impl Watch {
@@ -44,7 +44,7 @@ impl Watch {
     pub(super) fn start(starter: &SharedStarter) -> io::Result<Self> {
         let signals = Signals::block()?;
         let (sender, requests) = unbounded();
-        let started = Arc::new(AtomicBool::new(false));
+        let started = Arc::default();
         let thread = Watcher {
             signals,
             sender,
@@ -56,9 +56,10 @@ impl Watch {
         Ok(Watch { requests, started })
     }
 
-    /// From now on the waiting thread handles requests to stop.
-    pub(super) fn service_started(&self) {
-        self.started.store(true, Ordering::Release);
+    /// From now on the waiting thread handles requests to stop. `losses` tells what an end at once loses.
+    pub(super) fn service_started(&self, losses: Losses) {
+        let is_first = self.started.set(losses).is_ok();
+        assert!(is_first, "a service starts once");
     }
 
     /// Waits for a request.
@@ -75,7 +76,7 @@ const SAME_REQUEST: Duration = Duration::from_secs(1);
 struct Watcher {
     signals: Signals,
     sender: Sender<Request>,
-    started: Arc<AtomicBool>,
+    started: Arc<OnceLock<Losses>>,
     starter: SharedStarter,
     stopping_since: Option<Instant>,
 }
@@ -107,12 +108,14 @@ impl Watcher {
             // A launcher often gets the signal too and passes it on, so that it arrives twice.
             if signal == Signal::Interrupt && since.elapsed() > SAME_REQUEST {
                 cf::warning!(As, "{name} received again, ending at once");
+                let losses = self.started.get().map(|losses| losses()).unwrap_or_default();
+                losses.iter().for_each(|loss| cf::critical!(Storage, "{loss}"));
                 exit_now(1);
             }
             return cf::info!(As, "{name} received again, already shutting down");
         }
         cf::info!(As, "{name} received, shutting down {}", edition_and_build());
-        if !self.started.load(Ordering::Acquire) {
+        if self.started.get().is_none() {
             cf::warning!(As, "startup was not complete, ending at once");
             let starter = self.starter.lock().take();
             // The end of a start that somebody waits for must not look like a start.

@@ -193,14 +193,15 @@ impl Disk {
         }
     }
 
-    /// Number of records in memory that are not on the disk, and their bytes.
+    /// Number of records in memory that are not on the disk, and their bytes. Other threads may write them meanwhile.
     pub(super) fn unwritten(&self, wblocks: &WblockTable) -> (u64, u64) {
         let dirty = self.dirty.lock();
         let buffers: Vec<_> = dirty.values().map(|entry| Arc::clone(&entry.buffer)).collect();
         drop(dirty);
         let (mut records, mut bytes) = (0, 0);
         for buffer in buffers {
-            let mut rest = &buffer.complete(wblocks)[buffer.flushed() as usize..];
+            let complete = buffer.complete(wblocks);
+            let mut rest = complete.get(buffer.flushed() as usize..).unwrap_or_default();
             bytes += rest.len() as u64;
             while let Some(size) = FlatRecord::stated_size(rest).filter(|size| *size <= rest.len()) {
                 (records, rest) = (records + 1, &rest[size..]);

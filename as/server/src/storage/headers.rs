@@ -123,6 +123,21 @@ impl Storage {
         true
     }
 
+    /// What an end at this moment loses: a sentence for each disk with records that are in memory only.
+    pub(crate) fn losses(&self) -> Vec<String> {
+        let loss = |device: &Device| {
+            let disk = device.as_disk()?;
+            let (records, bytes) = disk.unwritten(&device.wblocks);
+            let path = disk.media.main.path().display();
+            (bytes != 0).then(|| {
+                format!(
+                    "{path}: {records} records of {bytes} bytes were not written before the end and are lost"
+                )
+            })
+        };
+        self.devices.iter().filter_map(loss).collect()
+    }
+
     /// Makes earlier writes durable, on all disks as far as possible.
     ///
     /// # Errors

@@ -95,9 +95,9 @@ impl Parser {
             }
             ContextKind::Storage => self.enter_storage(argument)?,
             ContextKind::IndexType | ContextKind::SindexType => self.enter_index(context.kind, argument),
-            ContextKind::Console => self.add_sink(LogSinkKind::Console)?,
-            ContextKind::LogFile => self.add_sink(LogSinkKind::File(name))?,
-            ContextKind::Syslog => self.add_sink(LogSinkKind::Syslog)?,
+            ContextKind::Console => self.add_sink(LogSinkKind::Console, line)?,
+            ContextKind::LogFile => self.add_sink(LogSinkKind::File(name), line)?,
+            ContextKind::Syslog => self.add_sink(LogSinkKind::Syslog, line)?,
             ContextKind::Tls => {
                 room(config.network.tls.len(), TLS_MAX)?;
                 config.network.tls.push(TlsConfig { name, line, ..TlsConfig::default() });
@@ -163,11 +163,11 @@ impl Parser {
         self.report.note_later(format!("namespace.{} {argument}", kind.spec().map_or("", |spec| spec.word)));
     }
 
-    fn add_sink(&mut self, kind: LogSinkKind) -> Result<(), String> {
+    fn add_sink(&mut self, kind: LogSinkKind, line: usize) -> Result<(), String> {
         if self.config.logging.len() >= LOG_SINKS_MAX {
             return Err(format!("there can be at most {LOG_SINKS_MAX} log sinks"));
         }
-        self.config.logging.push(LogSinkConfig::new(kind));
+        self.config.logging.push(LogSinkConfig::new(kind, line));
         Ok(())
     }
 
