@@ -277,6 +277,13 @@ fn process_in(mut file: &File) -> io::Result<String> {
     Ok(String::from_utf8_lossy(&text).trim().to_owned())
 }
 
+/// The process whose id is in the pid file `path`, if it is one.
+#[must_use]
+pub fn written_process(path: &Path) -> Option<u32> {
+    let file = open_at_once(OpenOptions::new().read(true), path).ok()?;
+    process_in(&file).ok()?.parse().ok()
+}
+
 /// Checks that this process could hold the pid file `path`.
 ///
 /// # Errors
@@ -387,6 +394,9 @@ mod tests {
             assert!(refusal.to_string().contains("not a regular file"), "{refusal}");
         }
         assert!(pipe.exists());
+        assert_eq!((written_process(&pipe), written_process(&path)), (None, None));
+        std::fs::write(&path, "77\n").unwrap();
+        assert_eq!(written_process(&path), Some(77));
     }
 
     #[test]

@@ -8,6 +8,8 @@ use std::fs::{self, Metadata};
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
+use cf::sys::process::written_process;
+
 use crate::cli::{CONFIG_FILE_DEFAULT, Options};
 use crate::config::InUse;
 
@@ -30,7 +32,7 @@ impl RunningServer {
         if options.dev {
             return None;
         }
-        let written = pid_file.and_then(|path| fs::read_to_string(path).ok()?.trim().parse::<u32>().ok());
+        let written = pid_file.and_then(|path| written_process(Path::new(path)));
         let configuration = fs::metadata(configuration_file(options)).ok().as_ref().map(file_id);
         let is_it = |id: &u32| {
             let name = fs::read_to_string(format!("/proc/{id}/comm")).unwrap_or_default();
