@@ -33,13 +33,11 @@ use crate::config::{Config, InUse, Obstacle};
 use crate::version::{FERROSPIKE_VERSION, edition_and_build};
 use configuration::Loaded;
 use running::RunningServer;
+pub use signals::Losses;
 use signals::{Request, SharedStarter, Watch};
 
 /// How long the process at the terminal waits for a server in the background.
 const BACKGROUND_START_WAIT: Duration = Duration::from_secs(10);
-
-/// Makes sentences that say which acknowledged writes are lost if the process ends at this moment.
-pub type Losses = Box<dyn Fn() -> Vec<String> + Send + Sync>;
 
 /// The service that the process runs: the server, or a stand-in of a test.
 pub trait Run {

@@ -16,8 +16,10 @@ use cf::sys::signals::{Signal, Signals};
 use crossbeam::channel::{Receiver, Sender, unbounded};
 use parking_lot::Mutex;
 
-use super::Losses;
 use crate::version::edition_and_build;
+
+/// Makes sentences that say which acknowledged writes are lost if the process ends at this moment.
+pub type Losses = Box<dyn Fn() -> Vec<String> + Send + Sync>;
 
 /// The process that waits until this one, in the background, is ready; empty once it was told how the start went.
 pub(super) type SharedStarter = Arc<Mutex<Option<Starter>>>;
