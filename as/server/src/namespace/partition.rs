@@ -197,12 +197,16 @@ impl Partitions {
         access: RecordAccess,
     ) -> Result<PartitionReservation<'_>, Refused> {
         let partition = &self.partitions[id.index()];
-        let word = partition.reserve();
-        if word.serves(access) && self.is_current() {
-            return Ok(PartitionReservation { partition, word });
+        loop {
+            let word = partition.reserve();
+            if word.serves(access) && self.is_current() {
+                return Ok(PartitionReservation { partition, word });
+            }
+            partition.release();
+            if let Some(refused) = self.refusal(id, access) {
+                return Err(refused);
+            }
         }
-        partition.release();
-        Err(self.refusal(id, access))
     }
 
     /// Reserves a partition for a query; dropping the reservation releases it. `None` if queries do not read it here.
@@ -241,10 +245,12 @@ impl Partitions {
     #[inline]
     pub(crate) fn check_read(&self, section: &mut Section, id: PartitionId) -> Result<(), Refused> {
         section.enter();
-        if self.served.serves_reads(id.index()) && self.is_current() {
-            return Ok(());
+        while !(self.served.serves_reads(id.index()) && self.is_current()) {
+            if let Some(refused) = self.refusal(id, RecordAccess::Read) {
+                return Err(refused);
+            }
         }
-        Err(self.refusal(id, RecordAccess::Read))
+        Ok(())
     }
 
     /// As [`check_read`](Self::check_read), for a write. Returns the tree id.
@@ -254,26 +260,38 @@ impl Partitions {
     #[inline]
     pub(crate) fn check_write(&self, section: &mut Section, id: PartitionId) -> Result<u8, Refused> {
         section.enter();
-        let tree_id = self.served.serves_writes(id.index()).filter(|_| self.is_current());
-        tree_id.ok_or_else(|| self.refusal(id, RecordAccess::Write))
+        loop {
+            let tree_id = self.served.serves_writes(id.index()).filter(|_| self.is_current());
+            if let Some(tree_id) = tree_id {
+                return Ok(tree_id);
+            }
+            if let Some(refused) = self.refusal(id, RecordAccess::Write) {
+                return Err(refused);
+            }
+        }
     }
 
+    /// Why this node does not serve a partition to a thread that has just seen so without a lock. `None` if it does by
+    /// now: the table may have changed while the thread waited for it.
     #[cold]
-    fn refusal(&self, id: PartitionId, access: RecordAccess) -> Refused {
+    fn refusal(&self, id: PartitionId, access: RecordAccess) -> Option<Refused> {
         let table = self.table.lock();
+        if self.partitions[id.index()].observe().serves(access) && self.is_current() {
+            return None;
+        }
         let row = &table.rows[id.index()];
         let mut node = if row.working_master == 0 { row.proxy_destination } else { row.working_master };
         if access == RecordAccess::Write && row.is_handing_over && node == self.own_node {
             node = row.replicas.first().map_or(0, |replica| replica.node);
         }
         if row.replicas.is_empty() || node == 0 || !self.is_current() {
-            return Refused::Unavailable;
+            return Some(Refused::Unavailable);
         }
         if node == self.own_node {
             let waits = access == RecordAccess::Write && row.holds_writes;
-            return if waits { Refused::Held } else { Refused::Unavailable };
+            return Some(if waits { Refused::Held } else { Refused::Unavailable });
         }
-        Refused::ServedBy(node)
+        Some(Refused::ServedBy(node))
     }
 
     /// Takes a partition out of service as [`take_over`](Self::take_over) does, and waits for at most `longest` until

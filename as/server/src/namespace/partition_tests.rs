@@ -98,6 +98,43 @@ fn a_single_node_serves_all_partitions_and_starts_empty_ones_anew() {
     assert_eq!(partitions.bitmaps(2), [[0xFF; BITMAP_SIZE], [0; BITMAP_SIZE]]);
 }
 
+/// A thread that finds a partition not served waits for the table; if the partition is served by then, it is not refused.
+#[test]
+fn a_partition_that_moves_is_never_unavailable() {
+    let (partitions, storage) = dealt();
+    let has_ended = AtomicBool::new(false);
+    let refused_elsewhere = AtomicUsize::new(0);
+    let judge = |refused: Result<(), Refused>| match refused {
+        Ok(()) => {}
+        Err(Refused::ServedBy(OTHER)) => _ = refused_elsewhere.fetch_add(1, Relaxed),
+        Err(refused) => panic!("{refused:?}"),
+    };
+    let ask = || {
+        let mut section = partitions.join_sections();
+        while !has_ended.load(Relaxed) {
+            for id in PartitionId::all() {
+                judge(partitions.check_read(&mut section, id));
+                judge(partitions.check_write(&mut section, id).map(drop));
+                judge(partitions.judge_commit(id));
+                section.leave();
+                judge(partitions.reserve(id, RecordAccess::Write).map(drop));
+            }
+        }
+    };
+    std::thread::scope(|scope| {
+        let askers: Vec<_> = (0..2).map(|_| scope.spawn(ask)).collect();
+        for turn in 0..100 {
+            let master = if turn % 2 == 0 { OTHER } else { OWN };
+            let give =
+                |row: &mut PartitionRow| (row.working_master, row.proxy_destination) = (master, master);
+            partitions.deal(&storage, 1, |_, row| give(row)).expect("no headers to write");
+        }
+        has_ended.store(true, Relaxed);
+        askers.into_iter().for_each(|asker| asker.join().expect("a partition has a node at all times"));
+    });
+    assert!(refused_elsewhere.into_inner() > 0, "the partitions moved meanwhile");
+}
+
 /// The columns of `replicas` as the C server fills them, and the destination of requests that are not served here.
 #[test]
 fn a_node_of_several_answers_for_its_own_partitions() {

@@ -55,7 +55,10 @@ impl Partitions {
         let row = &table.rows[id.index()];
         let ends_here = row.working_master == self.own_node && row.is_handing_over && !row.holds_writes;
         drop(table);
-        if ends_here && self.is_current() { Ok(()) } else { Err(self.refusal(id, RecordAccess::Write)) }
+        if ends_here && self.is_current() {
+            return Ok(());
+        }
+        self.refusal(id, RecordAccess::Write).map_or(Ok(()), Err)
     }
 
     /// As [`other_replicas`](Self::other_replicas), if `own` is still the working master.
