@@ -199,6 +199,8 @@ impl<T: Zeroable> Arena<T> {
             word.store(rest, Ordering::Relaxed);
             if rest == 0 {
                 state.open.pop();
+            } else {
+                self.prefetch_for_write(group * GROUP_LENGTH + rest.trailing_zeros());
             }
             return Ok(group * GROUP_LENGTH + bits.trailing_zeros());
         }
@@ -210,6 +212,7 @@ impl<T: Zeroable> Arena<T> {
             return Ok(state.fresh_end);
         }
         state.next_fresh += 1;
+        self.prefetch_for_write(state.next_fresh);
         Ok(state.next_fresh - 1)
     }
 
@@ -338,6 +341,15 @@ impl<T: Zeroable> Arena<T> {
         let (stage, index) = self.place(handle);
         if let Some(base) = self.stages.get(stage) {
             crate::prefetch::line(base.load(Ordering::Relaxed).wrapping_add(index));
+        }
+    }
+
+    /// Hints that the element of `index` is handed out next: its user writes it at once, and would wait for its memory.
+    #[inline]
+    fn prefetch_for_write(&self, index: u32) {
+        let (stage, index) = self.place(Handle(index));
+        if let Some(base) = self.stages.get(stage) {
+            crate::prefetch::line_for_write(base.load(Ordering::Relaxed).wrapping_add(index));
         }
     }
 
