@@ -145,7 +145,7 @@ suite-python-client:
 suite-rust-client:
 	@$(BESIDE_SERVER) -- $(CARGO) test --manifest-path tests/rust-client/Cargo.toml --target-dir $(TARGET)/rust-client
 suite-fuzz-targets:
-	@$(CARGO) check --manifest-path fuzz/Cargo.toml --target-dir $(TARGET)/fuzz-check
+	@$(CARGO) check --profile $(PROFILE) --manifest-path fuzz/Cargo.toml --target-dir $(TARGET)
 	@echo "$(words $(FUZZ_TARGETS)) fuzz targets compile; make fuzz runs them"
 
 # The official Python client in a virtual environment, separate from the packages of the machine.

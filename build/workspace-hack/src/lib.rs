@@ -1,0 +1,1 @@
+//! Nothing: the crate exists for the features in its `Cargo.toml`.
