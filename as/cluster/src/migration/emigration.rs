@@ -56,8 +56,9 @@ pub struct Emigrations {
     active: BTreeMap<u32, Active>,
     /// Nodes with a limit of their own for small partitions.
     take_small: BTreeSet<NodeId>,
-    /// Busy receivers, with the time until which they are not asked again.
-    busy: BTreeMap<NodeId, u64>,
+    /// Busy receivers, with the time until which they are not asked again, for small partitions beside others and for
+    /// others.
+    busy: BTreeMap<(NodeId, bool), u64>,
     next_id: u32,
     last_destination: NodeId,
     actions: Vec<MigrationAction>,
@@ -92,6 +93,11 @@ impl Emigrations {
     /// Whether a task counts as an emigration of a small partition, beside others.
     fn is_beside_others(&self, task: &Task) -> bool {
         task.is_small && self.take_small.contains(&task.destination())
+    }
+
+    /// The key of [`busy`](Self::busy) for a task.
+    fn room_key(&self, task: &Task) -> (NodeId, bool) {
+        (task.destination(), self.is_beside_others(task))
     }
 
     /// Number of emigrations under way: of small partitions beside others, and of others.
@@ -164,8 +170,8 @@ impl Emigrations {
             let last = self.last_destination;
             let may_run = |(task, not_before_ms): &(Task, u64)| {
                 let has_place = if self.is_beside_others(task) { has_place_for_small } else { has_place };
-                let is_busy =
-                    self.busy.get(&task.destination()).is_some_and(|until_ms| *until_ms > now.monotonic_ms);
+                let busy_until_ms = self.busy.get(&self.room_key(task));
+                let is_busy = busy_until_ms.is_some_and(|until_ms| *until_ms > now.monotonic_ms);
                 has_place && !is_busy && *not_before_ms <= now.monotonic_ms
             };
             let runnable = self.queue.iter().enumerate().filter(|(_, entry)| may_run(entry));
@@ -194,9 +200,11 @@ impl Emigrations {
             EmigrationState::Sending | EmigrationState::HandingOver => return,
         };
         active.resend_at_ms = now.monotonic_ms + RESEND_MS;
-        let Task { partition, record_count, .. } = active.task;
-        let to = active.task.destination();
-        self.actions.push(MigrationAction::Say { to, emigration_id, saying, partition, record_count });
+        let task = active.task;
+        let Task { partition, record_count, .. } = task;
+        let (to, is_small) = self.room_key(&task);
+        let say = MigrationAction::Say { to, emigration_id, saying, partition, record_count, is_small };
+        self.actions.push(say);
     }
 
     /// Whether an answer comes from the asked node, in a state that waits for it.
@@ -239,9 +247,8 @@ impl Emigrations {
     /// Puts an emigration back into the queue, because the receiver wants to be asked later.
     pub fn start_again_later(&mut self, from: NodeId, emigration_id: u32, now: Now) -> Vec<MigrationAction> {
         if let Some(task) = self.expects(from, emigration_id, EmigrationState::Starting) {
-            // No other task for the receiver starts either, until one of its tasks ends or some time has
-            // passed.
-            self.busy.insert(from, now.monotonic_ms + BUSY_MS);
+            // No other task of this kind for the receiver starts either, until one ends or some time has passed.
+            self.busy.insert(self.room_key(&task), now.monotonic_ms + BUSY_MS);
             self.queue.push((task, now.monotonic_ms));
             self.finish(emigration_id, now);
         }
@@ -290,7 +297,7 @@ impl Emigrations {
             if let TaskKind::Transfer(emigration) = task.kind {
                 self.actions.push(MigrationAction::Transferred { partition: task.partition, emigration });
             }
-            self.busy.remove(&from);
+            self.busy.remove(&self.room_key(&task));
             self.finish(emigration_id, now);
         }
         std::mem::take(&mut self.actions)
@@ -422,6 +429,32 @@ mod tests {
         let mut emigrations = Emigrations::new(none);
         emigrations.set_take_small([NodeId(7)].into());
         assert_eq!(emigrations.push([small(1)], at(0)), []);
+    }
+
+    #[test]
+    fn a_receiver_that_is_busy_with_small_partitions_still_gets_large_ones() {
+        let small = |partition| Task { is_small: true, ..task(partition, false, false) };
+        let mut emigrations = Emigrations::new(MigrationSettings::default());
+        emigrations.set_take_small([NodeId(7)].into());
+        let said = emigrations.push([small(0)], at(0));
+        let [MigrationAction::Say { is_small: true, .. }] = said[..] else { panic!("{said:?}") };
+        assert_eq!(emigrations.start_again_later(NodeId(7), 0, at(1)), []);
+        let said = emigrations.push([small(1), task(2, false, false)], at(2));
+        let [MigrationAction::Say { is_small: false, partition, .. }] = said[..] else { panic!("{said:?}") };
+        assert_eq!(partition.partition, 2);
+        // The end of the large one makes no room for small ones.
+        emigrations.start_ok(NodeId(7), 1, at(3));
+        emigrations.records_sent(1, at(4));
+        let done = emigrations.done_ack(NodeId(7), 1, at(5));
+        assert!(matches!(done[..], [MigrationAction::Transferred { .. }]));
+        assert_eq!(emigrations.tick(at(1 + BUSY_MS)).len(), 2);
+
+        // And the other way round.
+        let mut emigrations = Emigrations::new(MigrationSettings::default());
+        emigrations.set_take_small([NodeId(7)].into());
+        emigrations.push([task(2, false, false)], at(0));
+        emigrations.start_again_later(NodeId(7), 0, at(1));
+        assert_eq!(emigrations.push((3..40).map(small), at(2)).len(), SMALL_EMIGRATIONS_MAX);
     }
 
     #[test]

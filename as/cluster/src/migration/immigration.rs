@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use proto::peer::{ClusterKey, NodeId};
 
-use super::{MigrationLoad, MigrationSettings, PartitionId, SMALL_COUNT_MAX, SMALL_IMMIGRATIONS_MAX};
+use super::{MigrationLoad, MigrationSettings, PartitionId, SMALL_IMMIGRATIONS_MAX};
 use crate::time::Now;
 
 /// How long finished immigrations are remembered, for senders that repeat messages.
@@ -22,15 +22,10 @@ pub enum StartAnswer {
 struct Immigration {
     partition: PartitionId,
     cluster_key: ClusterKey,
-    /// Whether the partition is small.
+    /// Whether the partition is small, according to its sender.
     is_small: bool,
     /// When it was complete.
     done_ms: Option<u64>,
-}
-
-/// Whether a partition is small, according to its sender.
-fn is_small(record_count: Option<u64>) -> bool {
-    record_count.is_some_and(|count| count <= SMALL_COUNT_MAX)
 }
 
 /// The immigrations of a node. The sender and the sender's number identify one.
@@ -42,10 +37,9 @@ pub struct Immigrations {
 }
 
 impl Immigrations {
-    /// Whether another immigration may begin, with so many records according to its sender.
+    /// Whether another immigration may begin, of a partition that its sender calls small or not.
     #[must_use]
-    pub fn has_room(&self, settings: &MigrationSettings, record_count: Option<u64>) -> bool {
-        let is_small = is_small(record_count);
+    pub fn has_room(&self, settings: &MigrationSettings, is_small: bool) -> bool {
         let max = if is_small { SMALL_IMMIGRATIONS_MAX } else { settings.incoming_max };
         self.under_way[usize::from(!is_small)] < max && settings.incoming_max != 0
     }
@@ -63,9 +57,8 @@ impl Immigrations {
         emigration_id: u32,
         cluster_key: ClusterKey,
         partition: PartitionId,
-        record_count: Option<u64>,
+        is_small: bool,
     ) {
-        let is_small = is_small(record_count);
         let immigration = Immigration { partition, cluster_key, is_small, done_ms: None };
         self.under_way[usize::from(!is_small)] += 1;
         let replaced = self.known.insert((from, emigration_id), immigration);
@@ -143,23 +136,23 @@ mod tests {
     fn small_partitions_and_others_have_separate_limits() {
         let (mut immigrations, settings) = (Immigrations::default(), MigrationSettings::default());
         let partition = PartitionId { namespace: 0, partition: 1 };
-        let (small, large) = (Some(SMALL_COUNT_MAX), Some(SMALL_COUNT_MAX + 1));
+        let (small, large) = (true, false);
         for id in 0..SMALL_IMMIGRATIONS_MAX as u32 {
             assert!(immigrations.has_room(&settings, small));
             immigrations.started(NodeId(1), id, ClusterKey(1), partition, small);
         }
         assert!(!immigrations.has_room(&settings, small));
         for id in 0..settings.incoming_max as u32 {
-            assert!(immigrations.has_room(&settings, large) && immigrations.has_room(&settings, None));
+            assert!(immigrations.has_room(&settings, large));
             immigrations.started(NodeId(2), id, ClusterKey(1), partition, large);
         }
-        assert!(!immigrations.has_room(&settings, large) && !immigrations.has_room(&settings, None));
+        assert!(!immigrations.has_room(&settings, large));
         let done = immigrations.done(NodeId(1), 0, ClusterKey(1), Now { monotonic_ms: 0, wall_ms: 0 });
         assert_eq!(done, Some(Ok(partition)));
-        assert_eq!([small, large].map(|count| immigrations.has_room(&settings, count)), [true, false]);
+        assert_eq!([small, large].map(|is_small| immigrations.has_room(&settings, is_small)), [true, false]);
         immigrations.started(NodeId(1), 1, ClusterKey(2), partition, small);
         assert!(immigrations.has_room(&settings, small), "it replaces one of an earlier cluster");
         let closed = MigrationSettings { incoming_max: 0, ..settings };
-        assert!(!Immigrations::default().has_room(&closed, Some(0)));
+        assert!(!Immigrations::default().has_room(&closed, small));
     }
 }

@@ -14,7 +14,9 @@
 //! A cluster has thousands of *small* partitions, and to migrate one takes messages back and forth and little
 //! else. So these have limits of their own, unless the administrator's limits are 0. A node that has such a
 //! limit for immigrations says so in the exchange. C servers and nodes of earlier versions do not: what they
-//! receive is within `migrate-threads` of the sender, as from a C server.
+//! receive is within `migrate-threads` of the sender, as from a C server. The sender decides which partitions are
+//! small, because only it knows their sizes, and says so in the start; the receiver counts those accordingly. A
+//! receiver that is busy with one kind may still have room for the other, so the sender waits for each separately.
 //!
 //! Any change of the cluster ends all migrations. Only the memory of finished immigrations outlives the
 //! cluster key.
@@ -32,7 +34,7 @@ use crate::balance::Emigration;
 /// Time after which an unanswered message is sent again.
 pub const RESEND_MS: u64 = 1000;
 
-/// Largest number of records of a small partition.
+/// Largest number of records of a small partition, together with its remembered removals, which are sent too.
 pub const SMALL_COUNT_MAX: u64 = 32;
 /// Largest number of emigrations of small partitions at a time, beside others.
 const SMALL_EMIGRATIONS_MAX: usize = 16;
@@ -61,6 +63,22 @@ impl Default for MigrationSettings {
 pub struct PartitionId {
     pub namespace: usize,
     pub partition: u16,
+}
+
+/// What is sent of a partition.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct PartitionSize {
+    pub records: u64,
+    /// Removed records of which nodes are told, so that older copies are ignored.
+    pub removals: u64,
+}
+
+impl PartitionSize {
+    /// Whether the partition is small. The size of the records determines `record_count_max`.
+    #[must_use]
+    pub fn is_small(&self, record_count_max: u64) -> bool {
+        self.records <= record_count_max && self.records.saturating_add(self.removals) <= SMALL_COUNT_MAX
+    }
 }
 
 /// A transfer or signal to one node about one partition.
@@ -130,34 +148,32 @@ pub enum MigrationAction {
         saying: Saying,
         partition: PartitionId,
         record_count: u64,
+        /// Whether it is sent beside others as a small partition.
+        is_small: bool,
     },
     /// Send all records of the partition, and report when the receiver has acknowledged all.
-    SendRecords {
-        to: NodeId,
-        emigration_id: u32,
-        partition: PartitionId,
-    },
+    SendRecords { to: NodeId, emigration_id: u32, partition: PartitionId },
     /// Stop sending.
-    StopRecords {
-        emigration_id: u32,
-    },
+    StopRecords { emigration_id: u32 },
     /// Begin no further write of the partition here, and report when those under way have ended.
-    HandOver {
-        emigration_id: u32,
-        partition: PartitionId,
-    },
+    HandOver { emigration_id: u32, partition: PartitionId },
     /// The receiver has all records.
-    Transferred {
-        partition: PartitionId,
-        emigration: Emigration,
-    },
+    Transferred { partition: PartitionId, emigration: Emigration },
     /// The receiver expects nothing: the two sides disagree, and the next rebalance resolves this.
-    Refused {
-        partition: PartitionId,
-        destination: NodeId,
-    },
+    Refused { partition: PartitionId, destination: NodeId },
     /// A witness has acknowledged the signal.
-    Signalled {
-        partition: PartitionId,
-    },
+    Signalled { partition: PartitionId },
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn removals_count_when_a_partition_is_called_small() {
+        let is_small = |records, removals| PartitionSize { records, removals }.is_small(10);
+        assert!(is_small(0, 0) && is_small(10, 22) && is_small(0, SMALL_COUNT_MAX));
+        assert!(!is_small(11, 0), "its records are large");
+        assert!(!is_small(10, 23) && !is_small(0, SMALL_COUNT_MAX + 1) && !is_small(1, u64::MAX));
+    }
 }

@@ -6,20 +6,23 @@ use proto::peer::{NodeId, hello::Channel};
 use super::{Action, Namespace, Node, Warning};
 use crate::balance::{MigrationDone, Tree};
 use crate::migration::{
-    MigrationAction, MigrationSettings, PartitionId, Saying, StartAnswer, Task, TaskKind,
+    MigrationAction, MigrationSettings, PartitionId, SMALL_COUNT_MAX, Saying, StartAnswer, Task, TaskKind,
 };
 use crate::time::Now;
+
+/// A feature in a start: the partition is small. Only nodes with a limit of their own for small partitions get it.
+const START_SMALL: u32 = 1 << 16;
 
 impl Namespace {
     /// A transfer or signal about a partition of this namespace.
     pub(super) fn task(&self, partition: PartitionId, kind: TaskKind) -> Task {
-        let record_count = self.record_counts.get(usize::from(partition.partition)).copied().unwrap_or(0);
+        let size = self.partition_sizes.get(usize::from(partition.partition)).copied().unwrap_or_default();
         Task {
             partition,
             kind,
             order: self.settings.migrate_order,
-            record_count,
-            is_small: record_count <= self.small_count_max,
+            record_count: size.records,
+            is_small: size.is_small(self.small_count_max),
         }
     }
 }
@@ -61,8 +64,8 @@ impl Node {
     pub(super) fn carry_out_migration(&mut self, actions: Vec<MigrationAction>, now: Now) {
         for action in actions {
             match action {
-                MigrationAction::Say { to, emigration_id, saying, partition, record_count } => {
-                    self.say(to, emigration_id, saying, partition, record_count);
+                MigrationAction::Say { to, emigration_id, saying, partition, record_count, is_small } => {
+                    self.say(to, emigration_id, saying, partition, (record_count, is_small));
                 }
                 MigrationAction::SendRecords { to, emigration_id, partition } => {
                     self.actions.push(Action::SendRecords { to, emigration_id, partition });
@@ -116,7 +119,7 @@ impl Node {
         emigration_id: u32,
         saying: Saying,
         partition: PartitionId,
-        record_count: u64,
+        (record_count, is_small): (u64, bool),
     ) {
         let name = self.namespaces[partition.namespace].settings.name.clone();
         let partition_of = PartitionOf {
@@ -127,7 +130,7 @@ impl Node {
         let body = match saying {
             Saying::Start => MigrateBody::Start {
                 partition: partition_of,
-                features: Some(0),
+                features: Some(if is_small { START_SMALL } else { 0 }),
                 record_count: Some(record_count),
             },
             Saying::Done => MigrateBody::Done,
@@ -145,8 +148,9 @@ impl Node {
     pub(super) fn migrate_message(&mut self, from: NodeId, message: &Migrate<'_>, now: Now) {
         let id = message.emigration_id;
         let actions = match &message.body {
-            MigrateBody::Start { partition, record_count, .. } => {
-                let body = match self.admit(from, id, partition, *record_count) {
+            MigrateBody::Start { partition, features, record_count } => {
+                let is_small = is_called_small(*features, *record_count);
+                let body = match self.admit(from, id, partition, is_small) {
                     StartAnswer::Ok => MigrateBody::StartOk { features: Some(0) },
                     StartAnswer::AgainLater => MigrateBody::StartAgainLater,
                     StartAnswer::Fail => MigrateBody::StartFail,
@@ -190,7 +194,7 @@ impl Node {
         from: NodeId,
         emigration_id: u32,
         partition: &PartitionOf<'_>,
-        record_count: Option<u64>,
+        is_small: bool,
     ) -> StartAnswer {
         let Some(id) = self.known_partition(partition) else { return StartAnswer::AgainLater };
         let cluster_key = self.balanced_key();
@@ -201,10 +205,10 @@ impl Node {
         if self.partition(id).check_source(self_node, from).is_err() {
             return StartAnswer::Fail;
         }
-        if !self.immigrations.has_room(&self.settings.migration, record_count) {
+        if !self.immigrations.has_room(&self.settings.migration, is_small) {
             return StartAnswer::AgainLater;
         }
-        self.immigrations.started(from, emigration_id, cluster_key, id, record_count);
+        self.immigrations.started(from, emigration_id, cluster_key, id, is_small);
         if self.partition_mut(id).immigration_started(self_node, from) == Ok(true) {
             self.actions.push(Action::PartitionChanged(id));
         }
@@ -239,5 +243,27 @@ impl Node {
             self.actions.push(Action::Tree { partition: id, tree });
         }
         self.send_migrate(from, emigration_id, MigrateBody::AllDoneAck);
+    }
+}
+
+/// Whether the sender of a start calls the partition small. One with many records is not, whatever the sender says.
+fn is_called_small(features: Option<u32>, record_count: Option<u64>) -> bool {
+    features.is_some_and(|features| features & START_SMALL != 0)
+        && record_count.is_some_and(|count| count <= SMALL_COUNT_MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_partition_of_few_large_records_is_not_small_unless_its_sender_says_so() {
+        assert!(is_called_small(Some(START_SMALL), Some(SMALL_COUNT_MAX)));
+        assert!(!is_called_small(Some(START_SMALL), Some(SMALL_COUNT_MAX + 1)));
+        assert!(!is_called_small(Some(START_SMALL), None));
+        // C servers say nothing, nor do nodes whose few records are large.
+        for features in [None, Some(0), Some(!START_SMALL)] {
+            assert!(!is_called_small(features, Some(1)));
+        }
     }
 }

@@ -34,7 +34,9 @@ use crate::balance::{Partition, RackId, Tree};
 use crate::clustering::{Clustering, ClusteringAction, ClusteringEvent, Surroundings};
 use crate::exchange::{Exchange, ExchangeAction, Unfit};
 use crate::heartbeat::{Change, Heartbeat};
-use crate::migration::{Emigrations, Immigrations, MigrationLoad, MigrationSettings, PartitionId};
+use crate::migration::{
+    Emigrations, Immigrations, MigrationLoad, MigrationSettings, PartitionId, PartitionSize,
+};
 use crate::time::{Hlc, Now, Random, Timing};
 use hold::Hold;
 use leaving::Leaving;
@@ -203,7 +205,7 @@ pub enum Warning {
 struct Namespace {
     settings: NamespaceSettings,
     partitions: Vec<Partition>,
-    record_counts: Vec<u64>,
+    partition_sizes: Vec<PartitionSize>,
     /// Largest number of records of a small partition.
     small_count_max: u64,
     /// The replication factor in effect since the last rebalance.
@@ -277,7 +279,7 @@ impl Node {
             let partition = |version| Partition { version, ..Partition::default() };
             Namespace {
                 settings: settings_of.clone(),
-                record_counts: vec![0; versions.len()],
+                partition_sizes: vec![PartitionSize::default(); versions.len()],
                 small_count_max: 0,
                 partitions: versions.into_iter().map(partition).collect(),
                 replication_factor: 0,
@@ -440,12 +442,21 @@ impl Node {
         self.settings.timing
     }
 
-    /// Sets the record counts of a namespace's partitions, so that small ones migrate first, and the largest
-    /// number of records of one that is small.
-    pub fn set_record_counts(&mut self, namespace: usize, counts: Vec<u64>, small_count_max: u64) {
+    /// Sets the sizes of a namespace's partitions, so that small ones migrate first, and the largest number of records
+    /// of one that is small.
+    pub fn set_partition_sizes(&mut self, namespace: usize, sizes: Vec<PartitionSize>, small_count_max: u64) {
         if let Some(namespace) = self.namespaces.get_mut(namespace) {
-            namespace.record_counts = counts;
+            namespace.partition_sizes = sizes;
             namespace.small_count_max = small_count_max;
+        }
+    }
+
+    /// Sets the size of a partition that has grown since.
+    pub fn set_partition_size(&mut self, id: PartitionId, size: PartitionSize) {
+        let namespace = self.namespaces.get_mut(id.namespace);
+        let sizes = namespace.map(|namespace| &mut namespace.partition_sizes);
+        if let Some(known) = sizes.and_then(|sizes| sizes.get_mut(usize::from(id.partition))) {
+            *known = size;
         }
     }
 

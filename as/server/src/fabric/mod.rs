@@ -41,7 +41,7 @@ pub(crate) use gathering::{Gathering, send_gathered};
 pub(crate) use membership::Membership;
 pub(crate) use network::{ChannelFigures, Fabric};
 pub(crate) use peers::{FabricSettings, Handler, Handlers};
-pub(crate) use records::{MoveOrder, MoveReport, MoveReports, RecordMover, small_count_max};
+pub(crate) use records::{MoveOrder, MoveReport, MoveReports, RecordMover, partition_size, small_count_max};
 pub(crate) use services::{
     CLEAR_ALTERNATE, CLEAR_STANDARD, SERVICES, SERVICES_ALTERNATE, TLS_ALTERNATE, TLS_NAME, TLS_STANDARD,
 };

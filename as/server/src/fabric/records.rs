@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use cluster::migration::SMALL_COUNT_MAX;
+use cluster::migration::{PartitionSize, SMALL_COUNT_MAX};
 use proto::peer::NodeId;
 
 use crate::index::PartitionId;
@@ -16,6 +16,14 @@ const SMALL_SIZE_MAX: u64 = 64 << 10;
 pub(crate) fn small_count_max(namespace: &Namespace) -> u64 {
     let average = namespace.storage.used_bytes() / namespace.index.element_count().max(1);
     SMALL_COUNT_MAX.min(SMALL_SIZE_MAX / average.max(1))
+}
+
+/// What an emigration of a partition sends.
+pub(crate) fn partition_size(namespace: &Namespace, partition: PartitionId) -> PartitionSize {
+    PartitionSize {
+        records: namespace.index.partition_count(partition),
+        removals: namespace.partitions.removal_count_of(partition) as u64,
+    }
 }
 
 /// An order about the records of a partition.
@@ -67,4 +75,26 @@ pub(crate) trait RecordMover: Send + Sync {
 
     /// Ends the threads.
     fn stop(&self);
+}
+
+#[cfg(test)]
+mod tests {
+    use cf::Digest;
+
+    use super::*;
+
+    #[test]
+    fn the_removals_of_a_partition_are_a_part_of_its_size() {
+        let text = "namespace test {\n storage-engine memory {\n data-size 512M\n }\n}\n";
+        let (_, namespace) = Namespace::for_tests(text);
+        // A node that is alone sends nothing, and notes no removals.
+        namespace.partitions.serve_until(u64::MAX - 1);
+        let digest = |number: u8| Digest([[1; 4].as_slice(), &[number; 16]].concat().try_into().expect("20"));
+        let partition = PartitionId::of(&digest(0));
+        assert_eq!(partition_size(&namespace, partition), PartitionSize::default());
+        (0..40).for_each(|number| namespace.partitions.note_removal(&digest(number), 1000));
+        let size = partition_size(&namespace, partition);
+        assert_eq!(size, PartitionSize { records: 0, removals: 40 });
+        assert!(!size.is_small(small_count_max(&namespace)));
+    }
 }

@@ -32,7 +32,9 @@ use parking_lot::Mutex;
 use proto::peer::migrate::{Migrate, MigrateBody};
 use proto::peer::{NodeId, PeerError};
 
-use crate::fabric::{Fabric, Handler, MoveOrder, MoveReport, MoveReports, RecordMover, small_count_max};
+use crate::fabric::{
+    Fabric, Handler, MoveOrder, MoveReport, MoveReports, RecordMover, partition_size, small_count_max,
+};
 use crate::index::PartitionId;
 use crate::namespace::Namespace;
 use crate::transaction::TransactionContext;
@@ -113,8 +115,8 @@ impl Migrations {
         let pool = match &job {
             Job::Send(emigration) => {
                 let namespace = &emigration.namespace;
-                let count = namespace.index.partition_count(emigration.partition);
-                let is_small = count <= small_count_max(namespace);
+                let size = partition_size(namespace, emigration.partition);
+                let is_small = size.is_small(small_count_max(namespace));
                 if is_small { &self.small_senders } else { &self.large_senders }
             }
             Job::HandOver(_) => &self.hand_overs,

@@ -82,6 +82,11 @@ impl LateCopies {
         notes.recent.iter().chain(&notes.former).map(|(digest, time)| (*digest, *time)).collect()
     }
 
+    /// Number of removed records of a partition.
+    pub(super) fn count_of(&self, partition: PartitionId) -> usize {
+        self.notes(partition).map_or(0, |notes| notes.lock().count())
+    }
+
     /// Forgets the notes of a partition that is no longer kept here.
     pub(super) fn forget(&self, partition: PartitionId) {
         if let Some(notes) = self.notes(partition) {
@@ -119,6 +124,7 @@ mod tests {
         (0..1000).for_each(|number| late.note_removal(&digest(number), u64::from(number)));
         let kept = late.of_partition(PartitionId::of(&digest(0)));
         assert!((NOTES_MAX / 2..=NOTES_MAX).contains(&kept.len()) && kept.len() == late.count.load(Relaxed));
+        assert_eq!(late.count_of(PartitionId::of(&digest(0))), kept.len());
         let newest = 1000 - NOTES_MAX / 2..1000;
         assert!(newest.into_iter().all(|number| late.removed_at(&digest(number as u16)).is_some()));
     }

@@ -251,7 +251,7 @@ impl Driver {
                 match header.and_then(|header| MessageType::of(header.type_number)) {
                     Some(MessageType::Services) => self.take_services(from, &bytes),
                     Some(MessageType::Migrate) => {
-                        self.count_received(&bytes);
+                        self.count_received(from, &bytes);
                         self.step(Event::Fabric { from, message: &bytes });
                     }
                     _ => self.step(Event::Fabric { from, message: &bytes }),

@@ -12,7 +12,7 @@ use proto::peer::migrate::{Migrate, MigrateBody};
 
 use super::{Driver, now};
 use crate::fabric::cluster::ClusterState;
-use crate::fabric::small_count_max;
+use crate::fabric::{partition_size, small_count_max};
 use crate::index::PartitionId;
 use crate::namespace::{Namespace, PartitionRow, Partitions, Replica};
 use crate::storage::Storage;
@@ -93,19 +93,22 @@ impl Driver {
         }
     }
 
-    /// Counts records if `message` ends an immigration. The partition may now be sent on, and has grown since the
-    /// rebalance.
-    pub(super) fn count_received(&mut self, message: &[u8]) {
-        if Migrate::decode(message).is_ok_and(|message| matches!(message.body, MigrateBody::Done)) {
-            self.count_records();
+    /// Counts the records of the partition whose immigration ends with this message of node `from`, if it does. The
+    /// partition may now be sent on, and has grown since the rebalance.
+    pub(super) fn count_received(&mut self, from: NodeId, message: &[u8]) {
+        let Ok(Migrate { emigration_id, body: MigrateBody::Done }) = Migrate::decode(message) else { return };
+        let Some(partition) = self.node.immigration(from, emigration_id) else { return };
+        let size = self.partition(partition).map(|(namespace, id)| partition_size(namespace, id));
+        if let Some(size) = size {
+            self.node.set_partition_size(partition, size);
         }
     }
 
-    /// Passes the record counts of partitions to the node's logic, so that small ones migrate first.
+    /// Passes the sizes of partitions to the node's logic, so that small ones migrate first.
     pub(super) fn count_records(&mut self) {
         for (at, namespace) in self.around.namespaces.iter().enumerate() {
-            let counts = PartitionId::all().map(|id| namespace.index.partition_count(id));
-            self.node.set_record_counts(at, counts.collect(), small_count_max(namespace));
+            let sizes = PartitionId::all().map(|id| partition_size(namespace, id));
+            self.node.set_partition_sizes(at, sizes.collect(), small_count_max(namespace));
         }
     }
 

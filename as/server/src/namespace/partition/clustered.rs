@@ -98,6 +98,11 @@ impl Partitions {
         self.late_copies.of_partition(id)
     }
 
+    /// Number of removed records of a partition that are known.
+    pub(crate) fn removal_count_of(&self, id: PartitionId) -> usize {
+        self.late_copies.count_of(id)
+    }
+
     /// The nodes that may have newer copies of records of a partition, and the number of the rebalance that determined
     /// them.
     pub(crate) fn duplicates(&self, id: PartitionId) -> (Vec<u64>, u64) {
