@@ -41,6 +41,8 @@ pub(crate) struct ClusterState {
     pub(crate) allows_migrations: bool,
     /// Largest difference between another node's wall clock and ours.
     pub(crate) clock_skew_ms: u64,
+    /// By how much the principal's wall clock is ahead of ours, if it tells; 0 for this node.
+    pub(crate) principal_skew_ms: i64,
     /// The progress of a node that is leaving.
     pub(crate) hand_over: HandOver,
 }
@@ -74,6 +76,7 @@ impl Cluster {
             has_integrity: is_alone,
             allows_migrations: is_alone,
             clock_skew_ms: 0,
+            principal_skew_ms: 0,
             hand_over: HandOver::None,
         };
         Cluster {

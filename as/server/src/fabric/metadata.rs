@@ -97,8 +97,8 @@ pub(super) struct MetadataThread {
     sender: MetadataInbox,
     /// Clients of this node that wait for changes.
     waiting: HashMap<u64, Sender<Result<(), SetError>>>,
-    /// The reason why the last change was not stored.
-    storage_error: Option<io::Error>,
+    /// The reason why the last change was not made.
+    set_error: Option<SetError>,
     last_set: u64,
 }
 
@@ -116,7 +116,7 @@ impl MetadataThread {
             inbox,
             sender: MetadataInbox(sender),
             waiting: HashMap::new(),
-            storage_error: None,
+            set_error: None,
             last_set: 0,
         }
     }
@@ -220,7 +220,7 @@ impl MetadataThread {
                 match self.smd.change_as_principal(own, (&key, value.as_deref()), stored(version)) {
                     Ok(item) => Some(SmdEvent::Changed { module, item: item.map(to_peers) }),
                     Err(error) => {
-                        self.storage_error = Some(error);
+                        self.set_error = Some(error);
                         Some(SmdEvent::NotStored { module })
                     }
                 }
@@ -239,9 +239,7 @@ impl MetadataThread {
                 let result = match result {
                     SetResult::Done => Ok(()),
                     SetResult::TimedOut => Err(SetError::Timeout),
-                    SetResult::NotStored => {
-                        Err(self.storage_error.take().map_or(SetError::Timeout, SetError::Storage))
-                    }
+                    SetResult::NotStored => Err(self.set_error.take().unwrap_or(SetError::Timeout)),
                 };
                 if let Some(waiting) = self.waiting.remove(&set) {
                     // The waiting thread may have ended.

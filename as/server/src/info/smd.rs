@@ -17,6 +17,7 @@ impl From<SetError> for InfoError {
         let code = match error {
             SetError::ZeroByte => ResultCode::Parameter,
             SetError::Storage(_) => ResultCode::Unknown,
+            SetError::Refused(_) => ResultCode::Forbidden,
             SetError::Timeout => ResultCode::Timeout,
         };
         InfoError::new(code, error.to_string())

@@ -39,7 +39,9 @@ fn not_changed(name: &str, error: &SetError) -> String {
     match error {
         SetError::Timeout => "timeout".to_owned(),
         SetError::ZeroByte => "invalid_filename".to_owned(),
-        SetError::Storage(_) => detailed("not_stored", name, 0, error.to_string().as_bytes()),
+        SetError::Storage(_) | SetError::Refused(_) => {
+            detailed("not_stored", name, 0, error.to_string().as_bytes())
+        }
     }
 }
 

@@ -17,7 +17,7 @@ const CLOCK_ERROR_MAX_SECONDS: u64 = 24 * 60 * 60;
 
 /// The reason why a text is not a [`Moment`].
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
-pub(super) enum MomentError {
+pub(crate) enum MomentError {
     #[error("its value is no decimal number")]
     NoNumber,
     #[error("its value is 0, and no record is older")]

@@ -13,7 +13,7 @@ use std::collections::HashMap;
 
 use datamodel::smd::{SmdItem, SmdVersion};
 
-use super::meaning::Moment;
+use super::meaning::{Moment, MomentError};
 
 /// The rule that determines the winner of two values of one key. If one of them is a deletion, the later one
 /// wins.
@@ -98,6 +98,27 @@ impl Catalog {
         self.positions.get(key).map(|position| &self.items[*position])
     }
 
+    /// The reason why the principal, whose clock shows `now`, refuses a set of `key` to `value`: the moment would have
+    /// no effect there, because that clock is far behind that of the node whose client asks, or because the latter is
+    /// far ahead.
+    pub(crate) fn refusal(&self, key: &str, value: Option<&str>, now: u64) -> Option<MomentError> {
+        let ConflictRule::LatestMoment(moment) = self.rule else { return None };
+        let item = self.next_item(key, value, now);
+        moment.of(&item, now).err().filter(|error| *error == MomentError::InFuture)
+    }
+
+    /// The item that a set makes at `now`.
+    fn next_item(&self, key: &str, value: Option<&str>, now: u64) -> SmdItem {
+        let present = self.get(key);
+        SmdItem {
+            key: key.to_owned(),
+            value: value.map(str::to_owned),
+            generation: present.map_or(1, |present| present.generation.wrapping_add(1)),
+            // If the clock was set back, a later change must not look earlier.
+            timestamp: present.map_or(now, |present| now.max(present.timestamp)),
+        }
+    }
+
     /// The update that the principal of cluster `cluster_key` makes for a set of `key` to `value`, or for its deletion
     /// without a value, at `now` (milliseconds since 2010-01-01). `None`: nothing changes, which is a success too.
     pub(crate) fn prepare_set(
@@ -107,15 +128,8 @@ impl Catalog {
         now: u64,
         cluster_key: u64,
     ) -> Option<Update> {
-        let present = self.get(key);
-        let item = SmdItem {
-            key: key.to_owned(),
-            value: value.map(str::to_owned),
-            generation: present.map_or(1, |present| present.generation.wrapping_add(1)),
-            // If the clock was set back, a later change must not look earlier.
-            timestamp: present.map_or(now, |present| now.max(present.timestamp)),
-        };
-        if let Some(present) = present {
+        let item = self.next_item(key, value, now);
+        if let Some(present) = self.get(key) {
             if present.value == item.value {
                 return None;
             }
@@ -243,6 +257,23 @@ mod tests {
         let told = (update.item.generation, update.item.timestamp, update.version.tid);
         assert!(catalog.apply(update).is_some());
         Some(told)
+    }
+
+    #[test]
+    fn a_moment_that_has_no_effect_at_the_principal_is_refused() {
+        let mut catalog = empty(LATEST_MOMENT);
+        let day = 24 * 60 * 60 * 1_000;
+        let (behind, right) = (10 * day, 20 * day);
+        let fresh = right.to_string();
+        let refusal = |catalog: &Catalog, value, now| catalog.refusal("a", value, now);
+        assert_eq!(refusal(&catalog, Some(&fresh), right), None);
+        assert_eq!(refusal(&catalog, Some(&fresh), behind), Some(MomentError::InFuture));
+        assert_eq!(refusal(&catalog, None, behind), None);
+        assert_eq!(refusal(&empty(ConflictRule::Latest), Some(&fresh), behind), None);
+        // An earlier moment whose time stamp is right tells that the clock was right then.
+        set(&mut catalog, "a", Some("5"), right - 1);
+        assert_eq!(refusal(&catalog, Some(&fresh), behind), None);
+        assert!(set(&mut catalog, "a", Some(&fresh), behind).is_some());
     }
 
     #[test]

@@ -50,7 +50,10 @@ pub(crate) use datamodel::smd::SmdVersion;
 pub(crate) use eviction::{agree_eviction, follow_eviction};
 pub(crate) use report::{report_elsewhere, report_unusable};
 pub(crate) use set::{Occasion, SetError, Smd};
-pub(crate) use truncation::{agree_truncation, follow_truncation, is_truncatable, removal_thresholds};
+pub(crate) use truncation::{
+    agree_truncation, follow_truncation, is_truncatable, is_truncation_refused_at, removal_thresholds,
+    truncated_before,
+};
 
 #[cfg(test)]
 pub(crate) use file::tests::CrashingFolder;

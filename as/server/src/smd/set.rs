@@ -42,6 +42,9 @@ pub(crate) enum SetError {
     ZeroByte,
     #[error("cannot be stored: {0}")]
     Storage(#[from] io::Error),
+    /// The principal could not act on it, for this reason.
+    #[error("{0}")]
+    Refused(String),
     /// Not all nodes have the change; some may.
     #[error("timeout")]
     Timeout,
@@ -223,16 +226,28 @@ impl Smd {
     /// Makes a change that leads to `version`, or to this node's next one. Returns the item; `None` if nothing changes.
     ///
     /// # Errors
-    /// When it cannot be stored; nothing has changed then.
+    /// When it cannot be stored, or has no effect on this node; nothing has changed then.
     fn make_change(
         &self,
         module: Module,
         (key, value): (&str, Option<&str>),
         version: Option<SmdVersion>,
-    ) -> io::Result<Option<SmdItem>> {
+    ) -> Result<Option<SmdItem>, SetError> {
         let mut state = self.state(module).lock();
+        let now = StoredMillis::now();
+        if let Some(error) = state.catalog.refusal(key, value, now.0) {
+            let (name, value) = (module.name(), value.unwrap_or_default());
+            let why = format!(
+                "item '{}' of module {name} cannot be set to '{}': {error}; this node is the principal, and its clock shows \
+                 {now}: correct it, or that of the node that wants the change",
+                key.escape_debug(),
+                value.escape_debug(),
+            );
+            cf::warning_limited!(Smd, "{why}");
+            return Err(SetError::Refused(why));
+        }
         let cluster_key = version.map_or(self.cluster_key, |version| version.cluster_key);
-        let update = state.catalog.prepare_set(key, value, StoredMillis::now().0, cluster_key);
+        let update = state.catalog.prepare_set(key, value, now.0, cluster_key);
         let Some(update) = update else { return Ok(None) };
         let item = update.item.clone();
         let undo = state.catalog.apply(Update { version: version.unwrap_or(update.version), ..update });
@@ -241,7 +256,7 @@ impl Smd {
             if let Some(undo) = undo {
                 state.catalog.undo(undo);
             }
-            return Err(error);
+            return Err(error.into());
         }
         state.tell(&[&item]);
         Ok(Some(item))
@@ -306,14 +321,19 @@ impl Smd {
     /// As the principal, makes a change that leads to `version`. Returns the item; `None` if nothing changes.
     ///
     /// # Errors
-    /// When it cannot be stored; nothing has changed then.
+    /// When it cannot be stored, or has no effect on this node; nothing has changed then.
     pub(crate) fn change_as_principal(
         &self,
         module: Module,
         (key, value): (&str, Option<&str>),
         version: SmdVersion,
-    ) -> io::Result<Option<SmdItem>> {
+    ) -> Result<Option<SmdItem>, SetError> {
         self.make_change(module, (key, value), Some(version))
+    }
+
+    /// Whether a principal whose clock shows `now` refuses a set of `key` to `value`.
+    pub(super) fn is_refused_at(&self, module: Module, key: &str, value: &str, now: StoredMillis) -> bool {
+        self.state(module).lock().catalog.refusal(key, Some(value), now.0).is_some()
     }
 
     /// Applies a change that the principal has made.
@@ -428,6 +448,28 @@ mod tests {
         assert_eq!(pairs(&smd), [("a".to_owned(), "1".to_owned())]);
         smd.set(Module::Udf, "c", "3").expect("the disk works again");
         assert_eq!(pairs(&open(&folder)).len(), 2);
+    }
+
+    /// The clock of this node, the principal, is two days behind that of a node whose client truncates.
+    #[test]
+    fn a_truncation_that_would_have_no_effect_is_refused() {
+        let folder = CrashingFolder::with(&[]);
+        let smd = open(&folder);
+        let version = SmdVersion { cluster_key: 7, tid: 1 };
+        let truncate = |moment: u64| {
+            smd.change_as_principal(Module::Truncate, ("test|a", Some(&moment.to_string())), version)
+        };
+        let now = StoredMillis::now();
+        let ahead = now.0 + 2 * 24 * 60 * 60 * 1_000;
+        for _ in 0..2 {
+            assert!(smd.is_refused_at(Module::Truncate, "test|a", &ahead.to_string(), now));
+            assert!(matches!(truncate(ahead), Err(SetError::Refused(_))));
+            // Then there is an earlier truncation.
+            truncate(5).expect("it is stored");
+        }
+        let items = smd.live_items(Module::Truncate);
+        assert_eq!((items.len(), items[0].value.as_deref()), (1, Some("5")));
+        assert!(truncate(now.0).expect("it is stored").is_some());
     }
 
     #[test]

@@ -22,6 +22,33 @@ pub(crate) fn is_truncatable(set_name: &str) -> bool {
     (1..=SET_NAME_SIZE_MAX).contains(&set_name.len()) && !set_name.contains(NOT_IN_COMMANDS)
 }
 
+fn key_of(namespace: &str, set_name: Option<&str>) -> String {
+    match set_name {
+        Some(set_name) => format!("{namespace}{DELIMITER}{set_name}"),
+        None => namespace.to_owned(),
+    }
+}
+
+/// Whether a principal whose clock shows `now` refuses the truncation of `namespace`, or of its set `set_name`, to
+/// `last_update_time`, because that is far ahead of its clock.
+pub(crate) fn is_truncation_refused_at(
+    smd: &Smd,
+    (namespace, set_name): (&str, Option<&str>),
+    last_update_time: u64,
+    now: StoredMillis,
+) -> bool {
+    let (key, value) = (key_of(namespace, set_name), last_update_time.to_string());
+    smd.is_refused_at(Module::Truncate, &key, &value, now)
+}
+
+/// The moment before which the records of `namespace`, or of its set `set_name`, are truncated already; 0 without one.
+pub(crate) fn truncated_before(smd: &Smd, namespace: &str, set_name: Option<&str>) -> u64 {
+    let (key, now) = (key_of(namespace, set_name), StoredMillis::now().0);
+    let items = smd.live_items(Module::Truncate);
+    let item = items.iter().find(|item| item.key == key);
+    item.and_then(|item| Agreed::of(item, now).last_update_time.ok().flatten()).unwrap_or(0)
+}
+
 /// Makes all nodes truncate the records of `namespace`, or of its set `set_name`, that were last updated
 /// before `last_update_time`. Without that time the nodes forget the threshold. A threshold before the known
 /// one has no effect.
@@ -34,10 +61,7 @@ pub(crate) fn agree_truncation(
     set_name: Option<&str>,
     last_update_time: Option<u64>,
 ) -> Result<(), SetError> {
-    let key = match set_name {
-        Some(set_name) => format!("{namespace}{DELIMITER}{set_name}"),
-        None => namespace.to_owned(),
-    };
+    let key = key_of(namespace, set_name);
     match last_update_time {
         Some(last_update_time) => smd.set(Module::Truncate, &key, &last_update_time.to_string()),
         None => smd.delete(Module::Truncate, &key),

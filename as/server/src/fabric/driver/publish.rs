@@ -43,14 +43,21 @@ impl Driver {
     /// Publishes the state of clustering.
     pub(super) fn show_state(&self) {
         let clustering = self.node.clustering();
-        let skew_ms =
-            |node| self.node.heartbeat().peer(node).map_or(0, |peer| peer.clock_skew_ms.unsigned_abs());
+        let skew_ms = |node| self.node.heartbeat().peer(node).map_or(0, |peer| peer.clock_skew_ms);
+        let principal = NodeId(self.around.cluster.principal());
         self.around.cluster.set_state(ClusterState {
             is_member: !clustering.is_orphan(),
             has_integrity: clustering.has_integrity(),
             allows_migrations: self.node.balanced_key() == clustering.cluster_key()
                 && !clustering.is_orphan(),
-            clock_skew_ms: self.node.heartbeat().alive().map(skew_ms).max().unwrap_or(0),
+            clock_skew_ms: self
+                .node
+                .heartbeat()
+                .alive()
+                .map(|node| skew_ms(node).unsigned_abs())
+                .max()
+                .unwrap_or(0),
+            principal_skew_ms: skew_ms(principal),
             hand_over: self.node.hand_over(),
         });
     }
