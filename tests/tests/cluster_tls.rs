@@ -140,6 +140,39 @@ fn a_node_without_a_valid_certificate_never_gets_in() {
     write_everywhere(&nodes, &MEMBERS, 2);
 }
 
+/// Connects to `port` again and again, sends `bytes` each time, and waits until the node closes the connection.
+fn knock(port: u16, bytes: &[u8]) {
+    for _ in 0..30 {
+        let mut socket = TcpStream::connect(("127.0.0.1", port)).unwrap();
+        // The node may have closed the connection already.
+        let _ = socket.write_all(bytes);
+        assert!(ends_within(&socket, Duration::from_secs(20)), "it stays open");
+    }
+}
+
+#[test]
+fn a_node_that_uses_tls_on_the_wrong_port_gets_one_line_with_the_likely_mistake() {
+    const HELLO: &[u8] = &[22, 3, 1, 2, 0, 1, 0, 1, 252, 3, 3];
+    let count = |server: &Server, text: &str| server.log().matches(text).count();
+    let mut clear = Nodes::start(1, IN_MEMORY);
+    let [port, fabric] = clear.ports(0);
+    let told =
+        format!("it uses TLS, and port {port} has none: name that port there by mesh-seed-address-port");
+    clear.servers[0].allow(&told).allow("it uses TLS, and this port has none");
+    knock(port, HELLO);
+    assert_eq!(count(&clear.servers[0], &told), 1);
+    knock(fabric, HELLO);
+    assert!((1..=7).contains(&count(&clear.servers[0], "it uses TLS, and this port has none")));
+
+    let mut with_tls = Nodes::start_with_tls(1, IN_MEMORY, &Authority::new("nodes"));
+    let [port, _] = with_tls.ports(0);
+    let told =
+        format!("it does not use TLS, and port {port} requires it: name that port there by tls-mesh-seed");
+    with_tls.servers[0].allow(&told);
+    knock(port, &[0, 0, 0, 100, 0, 1, 0, 0, 0, 0, 0, 0]);
+    assert_eq!(count(&with_tls.servers[0], &told), 1);
+}
+
 /// Whether the heartbeat and the fabric of the first node accept a peer that has this certificate and trusts
 /// `trusted`.
 fn takes(nodes: &Nodes, trusted: &Authority, identity: Option<&Identity>) -> [bool; 2] {

@@ -44,7 +44,7 @@ const CRATES: &[(&str, &[&str])] = &[
 /// Layers of the server, lowest first: a module may use those of its own layer and below. `main`, `lib` and
 /// modules not named here are above all.
 const LAYERS: &[&[&str]] = &[
-    &["version", "workers", "side_port", "peer_frames", "peer_traffic"],
+    &["version", "workers", "side_port", "peer_frames", "peer_misfits", "peer_traffic"],
     &["config", "metrics", "node_id", "best_practices"],
     &["tls"],
     &["namespace", "index", "storage"],

@@ -19,6 +19,7 @@ mod namespace;
 mod node;
 pub mod node_id;
 mod peer_frames;
+mod peer_misfits;
 mod peer_traffic;
 mod ports;
 mod preflight;

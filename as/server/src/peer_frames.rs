@@ -48,6 +48,11 @@ impl PeerFrames {
         Ok(size)
     }
 
+    /// The bytes that have not been split yet.
+    pub(crate) fn unsplit(&self) -> &[u8] {
+        &self.bytes[..self.filled]
+    }
+
     /// Whether the last read filled all free room: more bytes may be available.
     pub(crate) fn is_full(&self) -> bool {
         self.filled == self.bytes.len()

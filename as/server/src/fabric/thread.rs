@@ -27,6 +27,7 @@ use super::gathering::Gathering;
 use super::peers::{Handlers, Peers};
 use super::postbox::Postbox;
 use crate::peer_frames::{PeerFrames, PeerPlace};
+use crate::peer_misfits::begins_tls;
 use crate::tls::{PeerDoor, PeerSession, PeerStream};
 
 const WAKE_TOKEN: u64 = u64::MAX;
@@ -280,7 +281,14 @@ impl FabricThread {
                 }
             }
             (Err(error), _) | (_, Some(Err(error))) => {
-                cf::warning_limited!(Fabric, "a connection does not begin with a hello: {error}");
+                let is_tls = greeting.tls.is_none() && begins_tls(greeting.frames.unsplit());
+                let why =
+                    if is_tls { "it uses TLS, and this port has none".into() } else { error.to_string() };
+                cf::warning_limited!(
+                    Fabric,
+                    "the connection of {} does not begin with a hello: {why}",
+                    greeting.peer
+                );
                 self.greetings.remove(&token);
             }
         }

@@ -24,7 +24,8 @@ use super::sockets::{GroupMember, HeartbeatSockets};
 use crate::config::params::network::HeartbeatProtocol;
 use crate::config::value::Endpoint;
 use crate::peer_frames::{PeerFrames, PeerPlace, PeerReach};
-use crate::tls::{PeerDoor, PeerSession, PeerStream};
+use crate::peer_misfits::{Misfit, Misfits, begins_tls};
+use crate::tls::{PeerDoor, PeerSession, PeerStream, is_no_tls};
 
 const WAKE_TOKEN: u64 = u64::MAX;
 const LISTENER_TOKEN: u64 = 1 << 62;
@@ -44,6 +45,8 @@ const SEEDS_NAMED_MAX: usize = 8;
 struct Link {
     socket: TcpStream,
     peer: SocketAddr,
+    /// Whether this node made the connection.
+    is_ours: bool,
     /// The TLS session, if the connection uses TLS.
     tls: Option<Box<PeerSession>>,
     frames: PeerFrames,
@@ -56,6 +59,17 @@ impl Link {
     fn stream(&mut self) -> PeerStream<'_> {
         PeerStream { socket: &self.socket, tls: self.tls.as_deref_mut() }
     }
+
+    /// The misfit that explains an error.
+    fn misfit(&self, error: &io::Error) -> Option<Misfit> {
+        let port = self.socket.local_addr().ok()?.port();
+        match self.tls {
+            Some(_) if !is_no_tls(error) => None,
+            Some(_) if self.is_ours => Some(Misfit::ClearPeer),
+            Some(_) => Some(Misfit::ClearOnTlsPort { port }),
+            None => begins_tls(self.frames.unsplit()).then_some(Misfit::TlsOnClearPort { port }),
+        }
+    }
 }
 
 pub(super) struct HeartbeatThread {
@@ -67,6 +81,7 @@ pub(super) struct HeartbeatThread {
     epoll: Epoll,
     links: HashMap<LinkId, Link>,
     mesh: Mesh,
+    misfits: Misfits,
     started: Instant,
     next_tick: Instant,
     /// The send time of the last pulse, used in other messages.
@@ -103,6 +118,7 @@ impl HeartbeatThread {
             resolver,
             epoll,
             links: HashMap::new(),
+            misfits: Misfits::default(),
             started: Instant::now(),
             next_tick: Instant::now(),
             send_time: 1,
@@ -308,7 +324,8 @@ impl HeartbeatThread {
         self.epoll.add(&socket, id, Trigger::Edge)?;
         let frames = PeerFrames::new(INFLATED_SIZE_MAX);
         self.shared.traffic.connections.note_opened();
-        self.links.insert(id, Link { socket, peer, tls, frames, rest: Vec::new(), connect_by });
+        let is_ours = connect_by.is_some();
+        self.links.insert(id, Link { socket, peer, is_ours, tls, frames, rest: Vec::new(), connect_by });
         Ok(())
     }
 
@@ -394,21 +411,32 @@ impl HeartbeatThread {
                         true
                     });
                     messages.iter().for_each(|message| self.take(id, message));
-                    if taken.is_err() {
-                        cf::warning_limited!(Hb, "closing a connection on which too large a message came");
-                        return self.close(id);
+                    if let Err(error) = taken {
+                        return self.fail(id, &io::Error::new(io::ErrorKind::InvalidData, error));
                     }
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => {
-                    if error.kind() == io::ErrorKind::InvalidData {
-                        cf::warning_limited!(Hb, "closing the connection of {}: {error}", link.peer);
+                Err(error) => return self.fail(id, &error),
+            }
+        }
+    }
+
+    /// Closes a connection after an error. Invalid data is the fault of the other side, and is logged.
+    fn fail(&mut self, id: LinkId, error: &io::Error) {
+        if let Some(link) = self.links.get(&id)
+            && error.kind() == io::ErrorKind::InvalidData
+        {
+            match link.misfit(error) {
+                None => cf::warning_limited!(Hb, "closing a connection of {}: {error}", link.peer),
+                Some(misfit) => {
+                    if self.misfits.is_due(link.peer.ip(), Instant::now()) {
+                        cf::warning_limited!(Hb, "closing a connection of {}: {misfit}", link.peer);
                     }
-                    return self.close(id);
                 }
             }
         }
+        self.close(id);
     }
 
     fn take(&mut self, id: LinkId, message: &[u8]) {
@@ -422,8 +450,7 @@ impl HeartbeatThread {
                 self.carry_out(actions, message);
             }
             Err(error) => {
-                cf::warning_limited!(Hb, "closing a connection: {error}");
-                self.close(id);
+                self.fail(id, &io::Error::new(io::ErrorKind::InvalidData, error));
             }
         }
     }

@@ -30,7 +30,7 @@ use crate::config::setting::{List, Text};
 use crate::config::{Config, TlsConfig};
 use client_rule::ClientRule;
 pub(crate) use error::TlsError;
-pub(crate) use peer::{PeerSession, PeerStream};
+pub(crate) use peer::{PeerSession, PeerStream, is_no_tls};
 pub(crate) use session::{Received, TlsSession};
 
 /// Period of the check whether it is time to read files or to stop.

@@ -7,7 +7,9 @@ use std::net::{Ipv4Addr, TcpStream};
 use std::sync::Arc;
 
 use rustls::pki_types::{IpAddr, ServerName};
-use rustls::{ClientConfig, ClientConnection, Connection, Error, ServerConfig, ServerConnection};
+use rustls::{
+    ClientConfig, ClientConnection, Connection, Error, InvalidMessage, ServerConfig, ServerConnection,
+};
 
 /// Approximate limit of encrypted bytes that wait for the socket.
 const UNSENT_SIZE_MAX: usize = 256 << 10;
@@ -94,6 +96,12 @@ impl PeerSession {
         self.flush(socket)?;
         Ok(size)
     }
+}
+
+/// Whether a stream failed with `error` because the other side sends something other than TLS.
+pub(crate) fn is_no_tls(error: &io::Error) -> bool {
+    let inner = error.get_ref().and_then(|inner| inner.downcast_ref());
+    matches!(inner, Some(Error::InvalidMessage(InvalidMessage::InvalidContentType)))
 }
 
 /// A socket, and the session on it if it uses TLS. Reads and writes behave as on the socket itself: until `WouldBlock`.
