@@ -98,7 +98,11 @@ const UNSAFE_FILES: &[&str] = &[
     "as/server/src/udf/long_strings.rs",
     "as/server/src/udf/movable.rs",
     "as/server/src/udf/native.rs",
+    "as/server/src/udf/native/bytes.rs",
+    "as/server/src/udf/native/list.rs",
+    "as/server/src/udf/native/text.rs",
     "as/server/src/udf/packing.rs",
+    "as/server/src/udf/printing.rs",
     "as/server/src/udf/raw.rs",
     "as/server/src/udf/unpacking.rs",
 ];

@@ -4,7 +4,7 @@
 //! - Time: a hook looks at the clock every 250 instructions, more often if they are slow, and raises an error when the time of
 //!   the call is over (`watch.rs`). Code in C or Rust, which runs no instructions, has its own bounds (`lua/sandbox.lua`,
 //!   `native.rs`, `packing.rs`, `unpacking.rs`, `pattern.rs`, `value.rs`).
-//! - Memory: [`MEMORY_MAX`] for Lua, and in addition the limit of `bindings::bytes` for buffers.
+//! - Memory: [`MEMORY_MAX`] for all values, and a limit for each buffer of `native::bytes`.
 //! - Depth: Lua bounds calls itself; values are bounded in `value.rs`.
 //!
 //! An interpreter that ran out of time or has grown large is not used again.
@@ -15,9 +15,8 @@ use std::sync::Arc;
 
 use mlua::{ChunkMode, Function, Lua, LuaOptions, StdLib, Table, Value};
 
-use super::bindings::bytes::Memory;
 use super::bindings::record::Session;
-use super::bindings::{bytes, record, text};
+use super::bindings::{record, text};
 use super::long_strings::LongStringWatch;
 use super::module::Modules;
 use super::native;
@@ -27,10 +26,8 @@ use super::record::RecordState;
 use super::value::{Converter, Makers, Output, Plain, Shared, ValueError};
 use super::watch::{TimeLimit, Watch};
 
-/// Maximum number of bytes of an interpreter's Lua values.
-const MEMORY_MAX: usize = 64 << 20;
-/// Maximum number of bytes of an interpreter in all.
-pub(super) const TOTAL_MEMORY_MAX: usize = MEMORY_MAX + bytes::MEMORY_MAX;
+/// Maximum number of bytes of an interpreter's values.
+pub(super) const MEMORY_MAX: usize = 96 << 20;
 /// An interpreter that has grown to this size is not kept.
 const KEPT_MEMORY_MAX: usize = 8 << 20;
 
@@ -64,7 +61,6 @@ pub(super) struct Interpreter {
     pub(super) lua: Lua,
     pub(super) session: Rc<Session>,
     pub(super) watch: Rc<Watch>,
-    memory: Rc<Memory>,
     /// Whether a call has made a long string, which may still be there.
     has_long_strings: Cell<bool>,
 }
@@ -83,8 +79,7 @@ impl Interpreter {
             StdLib::COROUTINE | StdLib::TABLE | StdLib::OS | StdLib::STRING | StdLib::UTF8 | StdLib::MATH;
         let lua = Lua::new_with(libraries, LuaOptions::default())?;
         lua.gc_gen(0, 0);
-        let (watch, memory, session) =
-            (Rc::<Watch>::default(), Rc::<Memory>::default(), Rc::<Session>::default());
+        let (watch, session) = (Rc::<Watch>::default(), Rc::<Session>::default());
         let primitives = raw::install(&lua, &watch, &session)?;
         let globals = lua.globals();
         let (pcall, host): (Function, Table) = (globals.get("pcall")?, lua.create_table()?);
@@ -92,14 +87,14 @@ impl Interpreter {
         host.set("open", primitives.open)?;
         host.set("wrap", primitives.wrap)?;
         host.set("quick", native::maker(&lua)?)?;
+        host.set("keep_metatables", native::metatable_keeper(&lua)?)?;
         host.set("sorted_keys", packing::sorted_keys(&lua)?)?;
         host.set("watched", primitives.watched)?;
         host.set("look_soon", primitives.look_soon)?;
         host.set("NIL", Value::NULL)?;
         host.set("module_path", modules.path_pattern())?;
         install_find_module(&lua, &host, modules)?;
-        let passed_bytes = Rc::default();
-        bytes::install(&lua, &host, &memory, &passed_bytes)?;
+        host.set("blob_text", native::blob_text(&lua)?)?;
         text::install(&lua, &host, &watch, &session)?;
         let prelude = [
             ("=base", include_str!("lua/base.lua")),
@@ -118,16 +113,11 @@ impl Interpreter {
         let (run_record, run_stream) = last.set_mode(ChunkMode::Text).call(&host)?;
         let makers = Makers {
             open: host.get("open")?,
-            list: host.get("make_list")?,
             map: host.get("make_map")?,
-            bytes: host.get("make_bytes")?,
             geojson: host.get("make_geojson")?,
             pairs: host.get("pairs_of")?,
-            buffer_reader: host.get("read_buffer")?,
-            buffer_maker: host.get("make_buffer")?,
         };
-        let shared =
-            Rc::new(Shared { makers, watch: Rc::clone(&watch), memory: Rc::clone(&memory), passed_bytes });
+        let shared = Rc::new(Shared { makers, watch: Rc::clone(&watch) });
         install_conversions(&lua, &host, &Rc::downgrade(&shared))?;
         record::install(&lua, &host, &Rc::downgrade(&shared), &session)?;
         let entry = Entry::new(&lua, host.get("record_meta")?, host.get("aerospike")?)?;
@@ -144,7 +134,6 @@ impl Interpreter {
             lua,
             session,
             watch,
-            memory,
             has_long_strings: Cell::new(false),
         })
     }
@@ -288,7 +277,7 @@ impl Interpreter {
 
     /// Number of bytes of its values.
     pub(super) fn used_memory(&self) -> usize {
-        self.lua.used_memory() + self.memory.used()
+        self.lua.used_memory()
     }
 }
 

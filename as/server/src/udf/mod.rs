@@ -25,6 +25,8 @@ mod packing;
 mod pattern;
 mod places;
 #[expect(unsafe_code, reason = "Lua's C interface")]
+mod printing;
+#[expect(unsafe_code, reason = "Lua's C interface")]
 mod raw;
 mod record;
 mod sorting;

@@ -8,6 +8,10 @@
 //! A short way runs no instructions, which the hook counts, so it takes time for few elements only. Those that a function of
 //! Lua may call in a loop, as metamethods, look at the clock themselves.
 
+pub(super) mod bytes;
+pub(super) mod list;
+mod text;
+
 use std::cell::Cell;
 use std::ffi::{CStr, c_int};
 use std::ptr;
@@ -22,14 +26,68 @@ type CFunction = unsafe extern "C-unwind" fn(*mut ffi::lua_State) -> c_int;
 
 /// The short ways by name.
 const QUICK: &[(&[u8], CFunction)] = &[
-    (b"list_append", list_append),
-    (b"list_insert", list_insert),
-    (b"list_prepend", list_prepend),
-    (b"list_remove", list_remove),
-    (b"list_get", list_get),
-    (b"list_set", list_set),
-    (b"list_size", list_size),
-    (b"list_next", list_next),
+    (b"bytes_append_byte", bytes::append::<1, false>),
+    (b"bytes_append_bytes", bytes::append_bytes),
+    (b"bytes_append_int16", bytes::append::<2, false>),
+    (b"bytes_append_int16_be", bytes::append::<2, false>),
+    (b"bytes_append_int16_le", bytes::append::<2, true>),
+    (b"bytes_append_int32", bytes::append::<4, false>),
+    (b"bytes_append_int32_be", bytes::append::<4, false>),
+    (b"bytes_append_int32_le", bytes::append::<4, true>),
+    (b"bytes_append_int64", bytes::append::<8, false>),
+    (b"bytes_append_int64_be", bytes::append::<8, false>),
+    (b"bytes_append_int64_le", bytes::append::<8, true>),
+    (b"bytes_append_string", bytes::append_string),
+    (b"bytes_append_var_int", bytes::append_varying),
+    (b"bytes_get_byte", bytes::get::<1, false>),
+    (b"bytes_get_bytes", bytes::get_bytes),
+    (b"bytes_get_int16", bytes::get::<2, false>),
+    (b"bytes_get_int16_be", bytes::get::<2, false>),
+    (b"bytes_get_int16_le", bytes::get::<2, true>),
+    (b"bytes_get_int32", bytes::get::<4, false>),
+    (b"bytes_get_int32_be", bytes::get::<4, false>),
+    (b"bytes_get_int32_le", bytes::get::<4, true>),
+    (b"bytes_get_int64", bytes::get::<8, false>),
+    (b"bytes_get_int64_be", bytes::get::<8, false>),
+    (b"bytes_get_int64_le", bytes::get::<8, true>),
+    (b"bytes_get_string", bytes::get_string),
+    (b"bytes_get_type", bytes::get_type),
+    (b"bytes_get_var_int", bytes::get_varying),
+    (b"bytes_new", bytes::new),
+    (b"bytes_set_byte", bytes::set::<1, false>),
+    (b"bytes_set_bytes", bytes::set_bytes),
+    (b"bytes_set_int16", bytes::set::<2, false>),
+    (b"bytes_set_int16_be", bytes::set::<2, false>),
+    (b"bytes_set_int16_le", bytes::set::<2, true>),
+    (b"bytes_set_int32", bytes::set::<4, false>),
+    (b"bytes_set_int32_be", bytes::set::<4, false>),
+    (b"bytes_set_int32_le", bytes::set::<4, true>),
+    (b"bytes_set_int64", bytes::set::<8, false>),
+    (b"bytes_set_int64_be", bytes::set::<8, false>),
+    (b"bytes_set_int64_le", bytes::set::<8, true>),
+    (b"bytes_set_size", bytes::set_size),
+    (b"bytes_set_string", bytes::set_string),
+    (b"bytes_set_type", bytes::set_type),
+    (b"bytes_set_var_int", bytes::set_varying),
+    (b"bytes_size", bytes::size),
+    (b"bytes_to_text", bytes::to_text),
+    (b"iterator_has_next", list::has_next),
+    (b"iterator_next", list::next),
+    (b"list_append", list::append),
+    (b"list_concat", list::concat),
+    (b"list_drop", list::drop),
+    (b"list_get", list::get),
+    (b"list_insert", list::insert_at),
+    (b"list_iterate", list::iterate),
+    (b"list_new", list::new),
+    (b"list_of_table", list::of_table),
+    (b"list_prepend", list::prepend),
+    (b"list_remove", list::remove),
+    (b"list_set", list::set),
+    (b"list_size", list::size),
+    (b"list_step", list::step),
+    (b"list_take", list::take),
+    (b"list_trim", list::trim),
     (b"map_get", map_get),
     (b"map_set", map_set),
     (b"map_size", map_size),
@@ -38,8 +96,10 @@ const QUICK: &[(&[u8], CFunction)] = &[
     (b"map_value", map_value),
     (b"record_get", record_get),
     (b"record_set", record_set),
-    (b"string_gsub", string_gsub),
-    (b"string_match", string_match),
+    (b"string_find", text::find),
+    (b"string_gmatch", text::gmatch),
+    (b"string_gsub", text::gsub),
+    (b"string_match", text::find_match),
     (b"string_rep", string_rep),
     (b"table_insert", table_insert),
     (b"table_remove", table_remove),
@@ -51,17 +111,8 @@ const WATCHED_CALLS: u32 = 1_024;
 const MOVED_MAX: i64 = 4_096;
 /// Most values that it returns.
 const RETURNED_MAX: i64 = 256;
-/// Most steps of a match by Lua's own matcher, at which no hook looks.
-const MATCH_STEPS_MAX: u64 = 1 << 14;
-/// Most bytes that Lua's own function puts together for a string with replacements. It does so before it asks for the memory of
-/// a long string.
-const REPLACED_SIZE_MAX: usize = 64 << 10;
 /// Most bytes of a string that it repeats.
 const REPEATED_SIZE_MAX: i64 = 4_096;
-/// Most elements of a list; `list.lua` has the same number.
-const LIST_COUNT_MAX: i64 = 1 << 23;
-/// Indexes count in 32 bits.
-const INDEX_MASK: i64 = 0xffff_ffff;
 
 /// `quick(name, function, original)`: the short way of this name in front of a function; and Lua's own function, if it is that.
 ///
@@ -88,6 +139,35 @@ unsafe extern "C-unwind" fn make_quick(state: *mut ffi::lua_State) -> c_int {
     1
 }
 
+/// `blob_text(bytes)`: the bytes as a string, if they are plain ones.
+///
+/// # Errors
+/// When there is not enough memory.
+pub(super) fn blob_text(lua: &Lua) -> mlua::Result<Function> {
+    // SAFETY: the function keeps to Lua's rules for C functions.
+    unsafe { lua.create_c_function(bytes::blob_text) }
+}
+
+/// `keep_metatables(of_lists, of_iterators, of_bytes)`: sets the metatables of new ones.
+///
+/// # Errors
+/// When there is not enough memory.
+pub(super) fn metatable_keeper(lua: &Lua) -> mlua::Result<Function> {
+    // SAFETY: the function keeps to Lua's rules for C functions.
+    unsafe { lua.create_c_function(keep_metatables) }
+}
+
+unsafe extern "C-unwind" fn keep_metatables(state: *mut ffi::lua_State) -> c_int {
+    // SAFETY: a C function has room for 20 values. Only the prelude calls this, with tables.
+    unsafe {
+        ffi::lua_settop(state, 3);
+        ffi::lua_rawsetp(state, ffi::LUA_REGISTRYINDEX, bytes::BYTES_KEY.address());
+        ffi::lua_rawsetp(state, ffi::LUA_REGISTRYINDEX, list::ITERATOR_KEY.address());
+        ffi::lua_rawsetp(state, ffi::LUA_REGISTRYINDEX, list::LIST_KEY.address());
+    }
+    0
+}
+
 thread_local! {
     /// Calls of metamethods on this thread.
     static CALLS: Cell<u32> = const { Cell::new(0) };
@@ -105,6 +185,38 @@ unsafe fn look_sometimes(state: *mut ffi::lua_State) {
         if calls.is_multiple_of(WATCHED_CALLS) && raw::watch_of(state).is_some_and(Watch::is_over) {
             raw::raise_timeout(state);
         }
+    }
+}
+
+/// Looks at the clock.
+///
+/// # Safety
+/// In a C function whose frame has nothing that must be dropped, with room for a value.
+unsafe fn look(state: *mut ffi::lua_State) {
+    // SAFETY: as the caller says.
+    unsafe {
+        if raw::watch_of(state).is_some_and(Watch::is_over) {
+            raw::raise_timeout(state);
+        }
+    }
+}
+
+/// An argument that must be an integer is none.
+struct NoInteger;
+
+/// The argument at `index` as an integer; `default` if there is none. Texts and floats count if they are whole numbers.
+///
+/// # Safety
+/// `index` is a positive number.
+unsafe fn integer_argument(state: *mut ffi::lua_State, index: c_int, default: i64) -> Result<i64, NoInteger> {
+    // SAFETY: as the caller says.
+    unsafe {
+        if ffi::lua_isnoneornil(state, index) != 0 {
+            return Ok(default);
+        }
+        let mut is_integer = 0;
+        let value = ffi::lua_tointegerx(state, index, &raw mut is_integer);
+        if is_integer == 0 { Err(NoInteger) } else { Ok(value) }
     }
 }
 
@@ -241,206 +353,15 @@ unsafe fn uncover_nil(state: *mut ffi::lua_State) {
     }
 }
 
-/// Puts the argument at `value` behind the `count` elements of the list whose content is on top of the stack; returns whether
-/// it may grow.
-///
-/// # Safety
-/// In a C function, with room for two more values.
-unsafe fn push_back(state: *mut ffi::lua_State, count: i64, value: c_int) -> bool {
-    // SAFETY: as the caller says. When there is no memory for the element, the count stays as it was.
-    unsafe {
-        let content = ffi::lua_gettop(state);
-        if count >= LIST_COUNT_MAX || ffi::lua_getfield(state, content, c"room".as_ptr()) != ffi::LUA_TNIL {
-            return false;
-        }
-        ffi::lua_pushvalue(state, value);
-        ffi::lua_rawseti(state, content, count + 1);
-        set_integer_field(state, content, c"n", count + 1);
-    }
-    true
-}
-
-/// `list.append(list, value)`
-unsafe extern "C-unwind" fn list_append(state: *mut ffi::lua_State) -> c_int {
-    // SAFETY: a C function has room for 20 values.
-    unsafe {
-        let arguments = ffi::lua_gettop(state);
-        if arguments == 2
-            && is_kept(state, 2)
-            && push_content(state, class::LIST)
-            && let Some(count) = integer_field(state, -1, c"n")
-            && push_back(state, count, 2)
-        {
-            return 0;
-        }
-        leave(state, arguments)
-    }
-}
-
-/// Puts the argument at `value` at position `at` of the list that is the first argument; returns whether it did. Without a
-/// position it is the first one.
-///
-/// # Safety
-/// In a short way, at its beginning.
-unsafe fn insert(state: *mut ffi::lua_State, at: Option<i64>, value: c_int) -> bool {
-    // SAFETY: a C function has room for 20 values. When there is no memory for another element, the list stays as it was.
-    unsafe {
-        if let Some(at) = at
-            && at >= 1
-            && is_kept(state, value)
-            && push_content(state, class::LIST)
-            && let content = ffi::lua_gettop(state)
-            && let Some(count) = integer_field(state, content, c"n")
-            && (count - MOVED_MAX..=count + 1).contains(&at)
-            && count < LIST_COUNT_MAX
-            && ffi::lua_getfield(state, content, c"room".as_ptr()) == ffi::LUA_TNIL
-        {
-            for index in (at..=count).rev() {
-                ffi::lua_rawgeti(state, content, index);
-                ffi::lua_rawseti(state, content, index + 1);
-            }
-            ffi::lua_pushvalue(state, value);
-            ffi::lua_rawseti(state, content, at);
-            set_integer_field(state, content, c"n", count + 1);
-            return true;
-        }
-    }
-    false
-}
-
-/// `list.insert(list, index, value)`
-unsafe extern "C-unwind" fn list_insert(state: *mut ffi::lua_State) -> c_int {
-    // SAFETY: this is its beginning.
-    unsafe {
-        let arguments = ffi::lua_gettop(state);
-        let at = if arguments == 3 { integer_at(state, 2) } else { None };
-        if insert(state, at, 3) { 0 } else { leave(state, arguments) }
-    }
-}
-
-/// `list.prepend(list, value)`
-unsafe extern "C-unwind" fn list_prepend(state: *mut ffi::lua_State) -> c_int {
-    // SAFETY: this is its beginning.
-    unsafe {
-        let arguments = ffi::lua_gettop(state);
-        if insert(state, (arguments == 2).then_some(1), 2) { 0 } else { leave(state, arguments) }
-    }
-}
-
-/// `list.remove(list, index)`
-unsafe extern "C-unwind" fn list_remove(state: *mut ffi::lua_State) -> c_int {
-    // SAFETY: a C function has room for 20 values.
-    unsafe {
-        let arguments = ffi::lua_gettop(state);
-        if arguments == 2
-            && let Some(at) = integer_at(state, 2)
-            && push_content(state, class::LIST)
-            && let content = ffi::lua_gettop(state)
-            && let Some(count) = integer_field(state, content, c"n")
-            && at >= 1
-            && (count - MOVED_MAX..=count).contains(&at)
-        {
-            for index in at..count {
-                ffi::lua_rawgeti(state, content, index + 1);
-                ffi::lua_rawseti(state, content, index);
-            }
-            ffi::lua_pushnil(state);
-            ffi::lua_rawseti(state, content, count);
-            set_integer_field(state, content, c"n", count - 1);
-            return 0;
-        }
-        leave(state, arguments)
-    }
-}
-
-/// `list[index]`
-unsafe extern "C-unwind" fn list_get(state: *mut ffi::lua_State) -> c_int {
-    // SAFETY: a C function has room for 20 values.
-    unsafe {
-        look_sometimes(state);
-        let arguments = ffi::lua_gettop(state);
-        if arguments == 2
-            && let Some(index) = integer_at(state, 2)
-            && push_content(state, class::LIST)
-        {
-            ffi::lua_rawgeti(state, -1, index & INDEX_MASK);
-            uncover_nil(state);
-            return 1;
-        }
-        leave(state, arguments)
-    }
-}
-
-/// `list[index] = value`
-unsafe extern "C-unwind" fn list_set(state: *mut ffi::lua_State) -> c_int {
-    // SAFETY: a C function has room for 20 values.
-    unsafe {
-        look_sometimes(state);
-        let arguments = ffi::lua_gettop(state);
-        if arguments == 3
-            && let Some(index) = integer_at(state, 2)
-            && is_kept(state, 3)
-            && push_content(state, class::LIST)
-            && let Some(count) = integer_field(state, -1, c"n")
-        {
-            if index >= 1 && index <= count {
-                ffi::lua_pushvalue(state, 3);
-                ffi::lua_rawseti(state, -2, index);
-                return 0;
-            }
-            if index == count + 1 && push_back(state, count, 3) {
-                return 0;
-            }
-        }
-        leave(state, arguments)
-    }
-}
-
-/// The number of elements of a proxy of this class.
-///
-/// # Safety
-/// In a short way, at its beginning.
-unsafe fn push_size(state: *mut ffi::lua_State, class: i64) -> c_int {
-    // SAFETY: a C function has room for 20 values.
-    unsafe {
-        look_sometimes(state);
-        let arguments = ffi::lua_gettop(state);
-        if (1..=2).contains(&arguments) && push_content(state, class) {
-            ffi::lua_getfield(state, -1, c"n".as_ptr());
-            return 1;
-        }
-        leave(state, arguments)
-    }
-}
-
-/// `list.size(list)`, `#list`
-unsafe extern "C-unwind" fn list_size(state: *mut ffi::lua_State) -> c_int {
-    // SAFETY: this is its beginning.
-    unsafe { push_size(state, class::LIST) }
-}
-
 /// `map.size(map)`, `#map`
 unsafe extern "C-unwind" fn map_size(state: *mut ffi::lua_State) -> c_int {
-    // SAFETY: this is its beginning.
-    unsafe { push_size(state, class::MAP) }
-}
-
-/// The next element of an iterator over a list.
-unsafe extern "C-unwind" fn list_next(state: *mut ffi::lua_State) -> c_int {
-    // SAFETY: a C function has room for 20 values. Iterators are made by the prelude alone.
+    // SAFETY: a C function has room for 20 values.
     unsafe {
+        look_sometimes(state);
         let arguments = ffi::lua_gettop(state);
-        if (1..=2).contains(&arguments) && push_content(state, class::ITERATOR) {
-            let iterator = ffi::lua_gettop(state);
-            if let Some(at) = integer_field(state, iterator, c"at")
-                && ffi::lua_getfield(state, iterator, c"list".as_ptr()) == ffi::LUA_TTABLE
-                && integer_field(state, -1, c"n").is_some_and(|count| at < count)
-            {
-                set_integer_field(state, iterator, c"at", at + 1);
-                ffi::lua_rawgeti(state, -1, at + 1);
-                uncover_nil(state);
-                return 1;
-            }
+        if (1..=2).contains(&arguments) && push_content(state, class::MAP) {
+            ffi::lua_getfield(state, -1, c"n".as_ptr());
+            return 1;
         }
         leave(state, arguments)
     }
@@ -668,28 +589,6 @@ unsafe fn string_at<'a>(state: *mut ffi::lua_State, index: c_int) -> Option<&'a 
     }
 }
 
-/// Whether a match takes few steps, however unlucky it is: each repetition in the pattern may try each length. A pair of
-/// brackets and an earlier capture may be as long as the subject too.
-fn is_short_match(subject: &[u8], pattern: &[u8]) -> bool {
-    let is_long_item = |pair: &&[u8]| pair[0] == b'%' && b"bf123456789".contains(&pair[1]);
-    let repetitions = pattern.iter().filter(|byte| b"*+-?".contains(byte)).count()
-        + pattern.windows(2).filter(is_long_item).count();
-    let mut steps = pattern.len() as u64 + 1;
-    for _ in 0..=repetitions {
-        steps = steps.saturating_mul(subject.len() as u64 + 1);
-        if steps > MATCH_STEPS_MAX {
-            return false;
-        }
-    }
-    true
-}
-
-/// Whether a string with replacements stays small, however many there are. A match that is put into a replacement is no longer
-/// than what it replaces.
-fn is_short_replacement(subject: &[u8], replacement: &[u8]) -> bool {
-    (subject.len() + 1).saturating_mul(replacement.len() + 1) <= REPLACED_SIZE_MAX
-}
-
 /// Is Lua's own function, if `is_short`.
 ///
 /// # Safety
@@ -701,30 +600,6 @@ unsafe fn be_original(state: *mut ffi::lua_State, is_short: bool) -> c_int {
             Some(original) if is_short => original(state),
             _ => leave(state, ffi::lua_gettop(state)),
         }
-    }
-}
-
-/// `string.gsub(subject, pattern, replacement, …)`
-unsafe extern "C-unwind" fn string_gsub(state: *mut ffi::lua_State) -> c_int {
-    // SAFETY: this is its beginning. Without a third argument there is no string at its index.
-    unsafe {
-        let is_short = string_at(state, 1).zip(string_at(state, 2)).zip(string_at(state, 3)).is_some_and(
-            |((subject, pattern), replacement)| {
-                is_short_match(subject, pattern) && is_short_replacement(subject, replacement)
-            },
-        );
-        be_original(state, is_short)
-    }
-}
-
-/// `string.match(subject, pattern, …)`, and the other functions that only match
-unsafe extern "C-unwind" fn string_match(state: *mut ffi::lua_State) -> c_int {
-    // SAFETY: this is its beginning.
-    unsafe {
-        let is_short = string_at(state, 1)
-            .zip(string_at(state, 2))
-            .is_some_and(|(subject, pattern)| is_short_match(subject, pattern));
-        be_original(state, is_short)
     }
 }
 
@@ -828,49 +703,5 @@ unsafe extern "C-unwind" fn table_unpack(state: *mut ffi::lua_State) -> c_int {
             return count;
         }
         leave(state, arguments)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn only_matches_of_few_steps_are_short() {
-        for (subject, pattern, is_short) in [
-            (100, "b", true),
-            (50, "b+", true),
-            (100, "%a%%%d", true),
-            (5_000, "b", true),
-            (5_000, "b+", false),
-            (3_275, "%b()", false),
-            (3_275, "%f[b]", false),
-            (3_275, "(b)%1", false),
-            (3_275, "(b)%9", false),
-            (20, "%b()", true),
-            (20, "(b)%1", true),
-            (20, "%b()%b()%b()", false),
-            (20_000, "", false),
-        ] {
-            assert_eq!(
-                is_short_match(&vec![b'('; subject], pattern.as_bytes()),
-                is_short,
-                "{subject} {pattern}"
-            );
-        }
-    }
-
-    #[test]
-    fn only_small_replacements_are_short() {
-        for (subject, replacement, is_short) in [
-            (8_190, 15 << 10, false),
-            (8_190, 7, true),
-            (8_191, 8, false),
-            (0, 60_000, true),
-            (3, 1 << 20, false),
-        ] {
-            let is_found_short = is_short_replacement(&vec![b'x'; subject], &vec![b'y'; replacement]);
-            assert_eq!(is_found_short, is_short, "{subject} {replacement}");
-        }
     }
 }

@@ -5,8 +5,9 @@ use datamodel::{Budget, BytesType, Particle, geojson};
 use mlua::Value;
 use proto::ResultCode;
 
+use super::native::bytes;
 use super::packing::Purpose;
-use super::value::{Converter, Output, Plain, ValueError, buffer_bytes, class, json, to_zero};
+use super::value::{Converter, Output, Plain, ValueError, class, json, to_zero};
 
 /// The reason why a value cannot be stored in a bin.
 enum ParticleError {
@@ -35,8 +36,10 @@ impl Converter<'_> {
                 match class {
                     class::LIST => output(type_number::LIST, self.packed(value, Purpose::Result)?),
                     class::MAP => output(type_number::MAP, self.packed(value, Purpose::Result)?),
-                    class::BYTES => output(type_number::BLOB, buffer_bytes(&content)?.0),
-                    class::GEOJSON => output(type_number::GEOJSON, geojson::without_cells(&json(&content)?)),
+                    class::BYTES => output(type_number::BLOB, bytes::content(self.lua, proxy)?.0),
+                    class::GEOJSON => {
+                        output(type_number::GEOJSON, geojson::without_cells(&json(content.as_ref())?))
+                    }
                     _ => Ok(Output::null()),
                 }
             }
@@ -69,11 +72,11 @@ impl Converter<'_> {
                     class::LIST => self.container(type_number::LIST, value)?,
                     class::MAP => self.container(type_number::MAP, value)?,
                     class::BYTES => {
-                        let (bytes, kind) = buffer_bytes(&content)?;
+                        let (bytes, kind) = bytes::content(self.lua, proxy)?;
                         Particle::owned(blob_type(kind), bytes)
                     }
                     class::GEOJSON => {
-                        let json = json(&content)?;
+                        let json = json(content.as_ref())?;
                         let stored = geojson::from_json(&json, &Budget::unlimited());
                         // Text that is no GeoJSON is kept unchanged.
                         Particle::owned(

@@ -7,7 +7,6 @@
 //! # Frames
 //! As Lua may leave a frame here with a jump, what must be dropped is in a [`Packer`], whose owner is outside the call.
 
-use std::cell::RefCell;
 use std::cmp::Ordering;
 use std::ffi::{CStr, c_int};
 use std::ptr;
@@ -15,6 +14,8 @@ use std::ptr;
 use cf::msgpack;
 use mlua::{Function, Lua, Value, ffi};
 
+use super::native::bytes;
+use super::native::list::{self, Element};
 use super::raw::{self, CLASS_INDEX};
 use super::sorting;
 use super::value::{Converter, DEPTH_MAX, PACKED_SIZE_MAX, ValueError, WATCHED_ELEMENTS, class, to_zero};
@@ -36,8 +37,6 @@ const ELEMENT_BYTES: usize = 1 << 10;
 const PARTS_MAX: usize = 1 << 21;
 const _: () =
     assert!(PARTS_MAX * size_of::<Part>() <= 96 << 20, "parts take about as much memory as the result");
-/// Index of the function that reads buffers, during a call.
-const BUFFER_READER: c_int = 1;
 
 /// The purpose of packing a value.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -53,7 +52,6 @@ impl Converter<'_> {
     pub(super) fn packed(&self, value: &Value, purpose: Purpose) -> Result<Vec<u8>, ValueError> {
         let mut packer = Packer {
             watch: self.watch,
-            passed_bytes: self.passed_bytes,
             purpose,
             out: Vec::new(),
             sorted: Vec::new(),
@@ -63,7 +61,7 @@ impl Converter<'_> {
         let mut packed = Err(Unpackable::Depth);
         // SAFETY: `exec_raw` has put the arguments on the stack, and catches errors.
         unsafe {
-            self.lua.exec_raw::<()>((&self.makers.buffer_reader, value), |state| {
+            self.lua.exec_raw::<()>(value, |state| {
                 packed = packer.put(state, 0);
                 ffi::lua_settop(state, 0);
             })?;
@@ -175,7 +173,6 @@ struct Part {
 
 struct Packer<'a> {
     watch: &'a Watch,
-    passed_bytes: &'a RefCell<Vec<u8>>,
     purpose: Purpose,
     out: Vec<u8>,
     /// Sorted pairs or elements.
@@ -197,7 +194,7 @@ impl Packer<'_> {
     /// Appends the value at the top of the stack, where it stays.
     ///
     /// # Safety
-    /// In a call that catches errors, with the reader of buffers as first value.
+    /// In a call that catches errors.
     unsafe fn put(&mut self, state: *mut ffi::lua_State, depth: usize) -> Result<(), Unpackable> {
         self.count(1)?;
         if depth > DEPTH_MAX {
@@ -257,6 +254,13 @@ impl Packer<'_> {
                 return Err(Unpackable::Depth);
             }
             let top = ffi::lua_gettop(state);
+            if list::list_at(state, top).is_some() {
+                return self.put_list(state, depth);
+            }
+            if let Some(head) = bytes::bytes_at(state, top) {
+                self.put_raw((*head).kind() as u8, (*head).bytes());
+                return Ok(());
+            }
             let mut class = None;
             if ffi::lua_getmetatable(state, top) != 0
                 && ffi::lua_rawgeti(state, -1, CLASS_INDEX) == ffi::LUA_TNUMBER
@@ -265,12 +269,7 @@ impl Packer<'_> {
                 class = Some(ffi::lua_tointegerx(state, -2, ptr::null_mut()));
             }
             let put = match class {
-                Some(class::LIST) => self.put_list(state, depth),
                 Some(class::MAP) => self.put_map(state, depth),
-                Some(class::BYTES) => {
-                    self.put_bytes(state);
-                    Ok(())
-                }
                 Some(class::GEOJSON) if field(state, c"json") == ffi::LUA_TSTRING => {
                     self.put_string(state, msgpack::GEOJSON);
                     Ok(())
@@ -285,23 +284,7 @@ impl Packer<'_> {
         }
     }
 
-    /// Appends the bytes whose content is at the top of the stack.
-    ///
-    /// # Safety
-    /// As for [`put`](Self::put), with room for four more values.
-    unsafe fn put_bytes(&mut self, state: *mut ffi::lua_State) {
-        // SAFETY: as the caller says. The reader takes one value and returns one.
-        let kind = unsafe {
-            ffi::lua_pushvalue(state, BUFFER_READER);
-            field_of(state, -2, c"data");
-            ffi::lua_call(state, 1, 1);
-            ffi::lua_tointegerx(state, -1, ptr::null_mut()) as u8
-        };
-        let bytes = self.passed_bytes.take();
-        self.put_raw(kind, &bytes);
-    }
-
-    /// The flags of the list or map whose content is at the top of the stack; only a whole bin has an index.
+    /// The flags of the map whose content is at the top of the stack.
     ///
     /// # Safety
     /// There is room for a value.
@@ -313,23 +296,27 @@ impl Packer<'_> {
             ffi::lua_pop(state, 1);
             flags as u8
         };
+        self.inner_flags(flags, depth)
+    }
+
+    /// The flags that a list or map with these has at this depth; only a whole bin has an index.
+    fn inner_flags(&self, flags: u8, depth: usize) -> u8 {
         let is_whole = self.purpose == Purpose::Result || depth == 0;
         flags & if is_whole { !0 } else { !flags::INDEX }
     }
 
-    /// Appends the list whose content is at the top of the stack.
+    /// Appends the list at the top of the stack.
     ///
     /// # Safety
     /// As for [`put`](Self::put), with room for some more values.
     unsafe fn put_list(&mut self, state: *mut ffi::lua_State, depth: usize) -> Result<(), Unpackable> {
-        // SAFETY: as the caller says. Each element is popped again.
+        // SAFETY: as the caller says. Each element is popped again, and nothing that is called meanwhile changes the list.
         unsafe {
-            field(state, c"n");
-            let count = ffi::lua_tointegerx(state, -1, ptr::null_mut());
-            ffi::lua_pop(state, 1);
-            let count = u32::try_from(count).map_err(|_| Unpackable::Size)?;
+            let proxy = ffi::lua_gettop(state);
+            let Some(head) = list::list_at(state, proxy) else { return Err(Unpackable::Depth) };
+            let count = (*head).count();
             let flags = match self.purpose {
-                Purpose::Bin => self.flags_of(state, depth) & (flags::ORDERED | flags::INDEX),
+                Purpose::Bin => self.inner_flags((*head).flags(), depth) & (flags::ORDERED | flags::INDEX),
                 Purpose::Result => 0,
             };
             msgpack::put_list_header(&mut self.out, count + u32::from(flags != 0));
@@ -337,11 +324,21 @@ impl Packer<'_> {
                 msgpack::put_extension_header(&mut self.out, 0, flags);
             }
             let first = self.parts.len();
-            for index in 1..=count {
+            for index in 0..count {
                 let start = self.out.len();
-                ffi::lua_rawgeti(state, -1, i64::from(index));
-                self.put(state, depth + 1)?;
-                ffi::lua_pop(state, 1);
+                match (*head).get(index) {
+                    Some(Element::Integer(value))
+                        if depth < DEPTH_MAX && self.out.len() <= PACKED_SIZE_MAX =>
+                    {
+                        self.count(1)?;
+                        msgpack::put_integer(&mut self.out, value);
+                    }
+                    element => {
+                        list::push_element(state, proxy, element.unwrap_or(Element::Nil));
+                        self.put(state, depth + 1)?;
+                        ffi::lua_pop(state, 1);
+                    }
+                }
                 if flags & flags::ORDERED != 0 {
                     self.add_part(Key::NONE, start)?;
                 }

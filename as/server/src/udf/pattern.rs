@@ -45,55 +45,13 @@ enum Extent {
     Closed(usize),
 }
 
-/// A match.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Match {
-    pub(super) start: usize,
-    pub(super) end: usize,
-    pub(super) captures: Vec<Capture>,
-}
-
 /// Whether `pattern` has no special characters.
 pub(super) fn is_plain(pattern: &[u8]) -> bool {
     !pattern.iter().any(|byte| SPECIALS.contains(byte))
 }
 
-/// The first match of `pattern` in `subject` from `from` on. With `is_anchored` it must begin there. An empty
-/// match at `last`, the end of the previous match, does not count.
-///
-/// # Errors
-/// For a malformed pattern, and when the time is over.
-pub(super) fn find(
-    subject: &[u8],
-    pattern: &[u8],
-    from: usize,
-    (is_anchored, last): (bool, Option<usize>),
-    watch: &Watch,
-) -> Result<Option<Match>, PatternError> {
-    let mut matcher = Matcher {
-        subject,
-        pattern,
-        captures: [(0, Extent::Open); CAPTURES_MAX],
-        level: 0,
-        depth: 0,
-        steps: 0,
-        watch,
-    };
-    for start in from..=subject.len() {
-        matcher.level = 0;
-        if let Some(end) = matcher.run(start, 0)?
-            && Some(end) != last
-        {
-            return Ok(Some(Match { start, end, captures: matcher.caught()? }));
-        }
-        if is_anchored {
-            break;
-        }
-    }
-    Ok(None)
-}
-
-struct Matcher<'a> {
+/// Matches a pattern. It has nothing that must be dropped.
+pub(super) struct Matcher<'a> {
     subject: &'a [u8],
     pattern: &'a [u8],
     captures: [(usize, Extent); CAPTURES_MAX],
@@ -105,7 +63,56 @@ struct Matcher<'a> {
 
 type Matched = Result<Option<usize>, PatternError>;
 
-impl Matcher<'_> {
+impl<'a> Matcher<'a> {
+    /// A matcher of `pattern` in `subject`. The mark of a pattern that matches at the beginning only is not a part of the pattern.
+    pub(super) fn new(subject: &'a [u8], pattern: &'a [u8], watch: &'a Watch) -> Self {
+        let captures = [(0, Extent::Open); CAPTURES_MAX];
+        Matcher { subject, pattern, captures, level: 0, depth: 0, steps: 0, watch }
+    }
+
+    /// The start and end of the first match from `from` on. With `is_anchored` it must begin there. An empty match at `last`,
+    /// the end of the previous match, does not count.
+    ///
+    /// # Errors
+    /// For a malformed pattern, and when the time is over.
+    pub(super) fn find(
+        &mut self,
+        from: usize,
+        is_anchored: bool,
+        last: Option<usize>,
+    ) -> Result<Option<(usize, usize)>, PatternError> {
+        for start in from..=self.subject.len() {
+            self.level = 0;
+            if let Some(end) = self.run(start, 0)?
+                && Some(end) != last
+            {
+                let is_unfinished = |(_, extent): &(usize, Extent)| *extent == Extent::Open;
+                if self.captures[..self.level].iter().any(is_unfinished) {
+                    return malformed("unfinished capture");
+                }
+                return Ok(Some((start, end)));
+            }
+            if is_anchored {
+                break;
+            }
+        }
+        Ok(None)
+    }
+
+    /// Number of captures of the last match.
+    pub(super) fn capture_count(&self) -> usize {
+        self.level
+    }
+
+    /// A capture of the last match, counted from 0.
+    pub(super) fn capture(&self, index: usize) -> Option<Capture> {
+        let (start, extent) = self.captures[..self.level].get(index)?;
+        Some(match extent {
+            Extent::Closed(end) => Capture::Text(*start, *end),
+            Extent::Open | Extent::Position => Capture::Position(*start),
+        })
+    }
+
     fn step(&mut self) -> Result<(), PatternError> {
         self.draw(1)
     }
@@ -357,15 +364,6 @@ impl Matcher<'_> {
         }
         is_negated
     }
-
-    fn caught(&self) -> Result<Vec<Capture>, PatternError> {
-        let capture = |(start, extent): &(usize, Extent)| match extent {
-            Extent::Open => malformed("unfinished capture"),
-            Extent::Position => Ok(Capture::Position(*start)),
-            Extent::Closed(end) => Ok(Capture::Text(*start, *end)),
-        };
-        self.captures[..self.level].iter().map(capture).collect()
-    }
 }
 
 /// Whether `byte` is in the class written `%class`. A letter that names no class stands for itself.
@@ -394,18 +392,22 @@ mod tests {
 
     use super::*;
 
+    fn find(subject: &[u8], pattern: &[u8], watch: &Watch) -> Result<Option<(usize, usize)>, PatternError> {
+        Matcher::new(subject, pattern, watch).find(0, false, None)
+    }
+
     /// Start, end and captures of the first match, counted as Lua does.
     fn found(subject: &str, pattern: &str) -> Option<(usize, usize, Vec<String>)> {
         let is_anchored = pattern.starts_with('^');
         let bare = &pattern[usize::from(is_anchored)..];
         let watch = Watch::default();
-        let found = find(subject.as_bytes(), bare.as_bytes(), 0, (is_anchored, None), &watch)
-            .expect("it is well formed")?;
-        let text = |capture: &Capture| match capture {
-            Capture::Text(start, end) => subject[*start..*end].to_owned(),
+        let mut matcher = Matcher::new(subject.as_bytes(), bare.as_bytes(), &watch);
+        let (start, end) = matcher.find(0, is_anchored, None).expect("it is well formed")?;
+        let text = |index| match matcher.capture(index).expect("it is there") {
+            Capture::Text(start, end) => subject[start..end].to_owned(),
             Capture::Position(at) => format!("@{}", at + 1),
         };
-        Some((found.start + 1, found.end, found.captures.iter().map(text).collect()))
+        Some((start + 1, end, (0..matcher.capture_count()).map(text).collect()))
     }
 
     fn at(start: usize, end: usize, captures: &[&str]) -> Option<(usize, usize, Vec<String>)> {
@@ -442,14 +444,14 @@ mod tests {
             ("%b", "malformed pattern (missing arguments to '%b')"),
             ("%fa", "missing '[' after '%f' in pattern"),
         ] {
-            let result = find(b"aaa", pattern.as_bytes(), 0, (false, None), &Watch::default());
+            let result = find(b"aaa", pattern.as_bytes(), &Watch::default());
             assert_eq!(result, Err(PatternError::Malformed(text.to_owned())), "{pattern}");
         }
         let deep = "(".repeat(40);
-        assert!(find(b"aaa", deep.as_bytes(), 0, (false, None), &Watch::default()).is_err());
+        assert!(find(b"aaa", deep.as_bytes(), &Watch::default()).is_err());
         let deep = "a?".repeat(500);
         let many = "a".repeat(500);
-        let result = find(many.as_bytes(), deep.as_bytes(), 0, (false, None), &Watch::default());
+        let result = find(many.as_bytes(), deep.as_bytes(), &Watch::default());
         assert_eq!(result, Err(PatternError::Malformed("pattern too complex".to_owned())));
     }
 
@@ -458,7 +460,7 @@ mod tests {
         let watch = Watch::default();
         watch.begin(TimeLimit::by_clock(Duration::from_millis(20)));
         let begun = Instant::now();
-        let result = find("a".repeat(30_000).as_bytes(), b".-.-.-.-.-b", 0, (false, None), &watch);
+        let result = find("a".repeat(30_000).as_bytes(), b".-.-.-.-.-b", &watch);
         assert_eq!(result, Err(PatternError::Timeout));
         assert!(begun.elapsed() < Duration::from_secs(2));
     }

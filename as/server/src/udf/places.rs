@@ -21,7 +21,7 @@ use std::time::{Duration, Instant};
 use cf::sys::facts::Memory;
 use parking_lot::{Condvar, Mutex};
 
-use super::interpreter::TOTAL_MEMORY_MAX;
+use super::interpreter::MEMORY_MAX;
 
 /// The interpreters of all functions with a place may together take the machine's memory divided by this.
 /// Those without a place may take as much again.
@@ -132,7 +132,7 @@ impl PlacesState {
 impl Places {
     /// The number of places depends on the memory of this machine.
     pub(super) fn of_machine() -> Self {
-        let of_each = TOTAL_MEMORY_MAX as u64;
+        let of_each = MEMORY_MAX as u64;
         Places::new((Memory::now().total / MEMORY_SHARE / of_each).clamp(COUNT_MIN, COUNT_MAX))
     }
 
@@ -140,7 +140,7 @@ impl Places {
         Places {
             state: Mutex::new(PlacesState { free: count, holders: Vec::new(), parked: 0 }),
             freed: Condvar::new(),
-            parked_max: (count as usize).saturating_mul(TOTAL_MEMORY_MAX),
+            parked_max: (count as usize).saturating_mul(MEMORY_MAX),
             patience: PATIENCE,
             started: Instant::now(),
         }
@@ -348,7 +348,7 @@ mod tests {
         let is_ended = Arc::new(AtomicBool::new(false));
         let own = Arc::clone(&is_ended);
         let place = places.enter(Box::new(move || own.store(true, Release)), &|| false).expect("it is free");
-        let much = TOTAL_MEMORY_MAX + 1;
+        let much = MEMORY_MAX + 1;
         // It waits for records, or only briefly for its client.
         for reason in [WaitReason::Records, WaitReason::Client] {
             let waited = place.lend(reason, much, &|| false, || enter(&places, true).is_none());

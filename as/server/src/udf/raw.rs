@@ -43,7 +43,7 @@ const FILL_INDEX: ffi::lua_Integer = 2;
 const CALL_STACK: c_int = 8;
 
 /// A key of an interpreter's registry, identified by its address.
-struct RegistryKey(#[expect(dead_code, reason = "keys without bytes might share an address")] u8);
+pub(super) struct RegistryKey(#[expect(dead_code, reason = "keys without bytes might share an address")] u8);
 
 /// Key of the [`Watch`].
 static WATCH_KEY: RegistryKey = RegistryKey(0);
@@ -58,7 +58,12 @@ static AEROSPIKE_KEY: RegistryKey = RegistryKey(3);
 static KEPT_KEY: RegistryKey = RegistryKey(4);
 
 impl RegistryKey {
-    fn address(&self) -> *const c_void {
+    /// A key, of which each has another number.
+    pub(super) const fn new(number: u8) -> Self {
+        RegistryKey(number)
+    }
+
+    pub(super) fn address(&self) -> *const c_void {
         ptr::from_ref(self).cast()
     }
 }

@@ -747,6 +747,246 @@ fn short_ways_and_the_prelude_agree() {
     }
 }
 
+/// A list agrees with a plain table after each of many random changes, with elements of all kinds.
+#[test]
+fn lists_agree_with_a_model() {
+    let body = "
+        local model, l, n, seed = {}, list(), 0, SEED
+        local function random(limit) seed = (seed * 1103515245 + 12345) % 2147483648 return (seed >> 8) % limit end
+        local NONE, inner = {}, {}
+        local function value()
+            local kind = random(7)
+            if kind == 0 then return 's' .. random(50) end
+            if kind == 1 then return random(10) + 0.5 end
+            if kind == 2 then return random(2) == 0 end
+            if kind == 3 then local i = list{random(9)} inner[i] = true return i end
+            if kind == 4 then return nil end
+            return random(1000)
+        end
+        local function same(at)
+            local expected = model[at]
+            if expected == NONE then expected = nil end
+            if l[at] ~= expected then error('element ' .. at .. ' of ' .. n .. ': ' .. tostring(l[at]), 0) end
+        end
+        local function grow(before, v)
+            for i = n + 1, before do model[i] = NONE end
+            if before > n then n = before end
+            table.insert(model, before + 1, v)
+            n = n + 1
+        end
+        for step = 1, STEPS do
+            local kind, v = random(16), value()
+            local stored = v
+            if v == nil then stored = NONE end
+            if kind <= 2 then list.append(l, v) grow(n, stored)
+            elseif kind <= 5 then list.prepend(l, v) grow(0, stored)
+            elseif kind <= 8 then local at = random(n + 3) list.insert(l, at + 1, v) grow(at, stored)
+            elseif kind <= 12 then
+                local at = random(n + 2)
+                list.remove(l, at)
+                if at >= 1 and at <= n then table.remove(model, at) n = n - 1 end
+            elseif kind == 13 then
+                local at = random(n + 4) + 1
+                l[at] = v
+                for i = n + 1, at - 1 do model[i] = NONE end
+                model[at] = stored
+                if at > n then n = at end
+            elseif kind == 14 and random(8) == 0 then
+                local other, k = random(2) == 0 and l or list.take(l, 5), 0
+                k = #other
+                for i = 1, k do model[n + i] = model[i] end
+                list.concat(l, other)
+                n = n + k
+            elseif kind == 15 and random(8) == 0 then
+                local at = random(n + 2)
+                if random(2) == 0 then
+                    list.trim(l, at)
+                    if at >= 1 and at <= n then for i = at, n do model[i] = nil end n = at - 1 end
+                elseif at >= 1 then
+                    l = list.drop(l, at)
+                    if at > n then at = n end
+                    for i = 1, n do model[i] = model[i + at] end
+                    n = n - at
+                end
+            end
+            if #l ~= n or list.size(l) ~= n or l[n + 1] ~= nil or l[0] ~= nil then error('size ' .. #l .. ' ' .. n, 0) end
+            if n > 0 then same(1) same(n) same(random(n) + 1) end
+            if step % 200 == 0 then
+                for i = 1, n do same(i) end
+                if n > 300 then l, model, n = list(), {}, 0 end
+            end
+        end
+        local it, last = 0, nil
+        for v in list.iterator(list.take(l, n)) do it = it + 1 same(it) end
+        return 'same'";
+    for seed in 1..8 {
+        let body = body.replace("SEED", &seed.to_string()).replace("STEPS", "3000");
+        assert_eq!(run(&body), ok("same"), "{seed}");
+    }
+}
+
+/// Both ends of a list grow and shrink without a move of its elements; an insertion in the middle moves them as memory.
+#[test]
+fn long_lists_change_quickly_at_all_places() {
+    for body in [
+        "local l = list() for i = 1, 200000 do list.prepend(l, i) end return l[1] .. ' ' .. l[200000]",
+        "local l = list() for i = 1, 200000 do list.append(l, i) end for i = 1, 199999 do list.remove(l, 1) end return l[1] .. ' ' .. #l",
+        "local l = list() for i = 1, 100000 do list.append(l, i) list.prepend(l, 's' .. i) end return l[100001] .. ' ' .. l[100000]",
+        "local l = list() for i = 1, 20000 do list.insert(l, i // 2 + 1, i) end return l[1] .. ' ' .. #l",
+        "local l = list() for i = 1, 300000 do list.append(l, i) if i > 10 then list.remove(l, 1) end end return l[10] .. ' ' .. #l",
+    ] {
+        let functions = module(&format!("function f(r) {body} end"));
+        let call = FunctionCall { module: "m", function: b"f", arguments: &[0x90] };
+        let limit = TimeLimit::of_processor(Duration::from_secs(5));
+        let ended = functions.call(&call, new_record(), limit, None);
+        assert!(ended.output.is_ok(), "{body}: {:?}", shown(ended.output));
+    }
+}
+
+#[test]
+fn integers_in_bytes_come_back() {
+    for (name, values) in [
+        ("int16", "0 1 -2 32767 -32768"),
+        ("int32", "0 305419896 -1 2147483647 -2147483648"),
+        ("int64", "0 -1 9223372036854775807 1311768467463790320"),
+    ] {
+        for order in ["", "_be", "_le"] {
+            let body = format!(
+                "local b, t = bytes(), {{}} for v in ('{values}'):gmatch('%S+') do bytes.append_{name}{order}(b, tonumber(v)) end
+                local width = ('{name}'):sub(4) // 8
+                for i = 1, bytes.size(b) // width do
+                    local v = bytes.get_{name}{order}(b, (i - 1) * width + 1) t[i] = v
+                    bytes.set_{name}{order}(b, (i - 1) * width + 1, v)
+                    if bytes.get_{name}{order}(b, (i - 1) * width + 1) ~= v then return 'set' end
+                end
+                return table.concat(t, ' ') .. tostring((bytes.get_{name}{order}(b, bytes.size(b))))"
+            );
+            assert_eq!(run(&body), ok(&format!("{values}nil")), "{name}{order}");
+        }
+    }
+    for (body, expected) in [
+        ("bytes.append_int16_be(b, 0x102) bytes.append_int16_le(b, 0x102)", "01 02 02 01"),
+        ("bytes.append_int32(b, 1) bytes.append_int32_le(b, 1)", "00 00 00 01 01 00 00 00"),
+        ("bytes.append_int16(b, 32768) bytes.append_byte(b, 256) bytes.append_byte(b, -1)", "Bytes()"),
+        ("bytes.set_byte(b, 6, 9)", "00 00 00 00 00 09"),
+        ("b[2] = 7 b[1] = 300 b[0] = 1 b[-1] = 1 bytes.append_byte(b, '8')", "00 07 08"),
+        ("bytes.set_string(b, 3, '')", "00 00"),
+        ("bytes.append_string(b, 12) bytes.append_string(b, '') bytes.set_string(b, 2, 'z')", "31 7A"),
+        (
+            "bytes.append_string(b, 'abc') bytes.append_bytes(b, b, 9) bytes.set_bytes(b, 2, b, 2)",
+            "61 61 62 61 62 63",
+        ),
+        (
+            "bytes.append_string(b, 'abc') for i = 1, 3 do bytes.append_bytes(b, b, 2) end",
+            "61 62 63 61 62 61 62 61 62",
+        ),
+        ("local n = bytes.append_var_int(b, 300) bytes.append_byte(b, n)", "02"),
+        ("bytes.append_byte(b, 1) bytes.append_byte(b, 2, 3) bytes.set_byte(b, 1)", "01"),
+    ] {
+        assert_eq!(run(&format!("local b = bytes() {body} return tostring(b)")), ok(expected), "{body}");
+    }
+    for (body, expected) in [
+        (
+            "local n = bytes.set_var_int(b, 2, 300) return n .. ' ' .. table.concat({bytes.get_var_int(b, 2)}, ' ')",
+            "2 300 2",
+        ),
+        ("return table.concat({bytes.get_var_int(b, 400)}, ' ')", "0 0"),
+        (
+            "return tostring(bytes.set_size(b, 4)) .. tostring(bytes.set_size(b, 5)) .. tostring(bytes.set_size(b, -1))",
+            "truefalsefalse",
+        ),
+        (
+            "bytes.append_string(b, '12345') return tostring(bytes.set_size(b, 5)) .. tostring(bytes.set_size(b, 6))",
+            "truefalse",
+        ),
+        (
+            "return bytes.get_type(b) .. tostring(bytes.set_type(b, 7)) .. bytes.get_type(b) .. tostring(bytes.set_type(b, 0))",
+            "4true7false",
+        ),
+        (
+            "bytes.append_string(b, 'abcdef') return bytes.get_string(b, 2, 3) .. tostring(bytes.get_bytes(b, 5, 9)) .. bytes.get_string(b, 9, 1)",
+            "bcd65 66",
+        ),
+        (
+            "b[1] = 200 return b[1] .. bytes.get_byte(b, 1) .. #b .. tostring(b[2]) .. tostring((bytes.get_byte(b)))",
+            "2002000nilnil",
+        ),
+    ] {
+        assert_eq!(run(&format!("local b = bytes(4) {body}")), ok(expected), "{body}");
+    }
+    for (body, expected) in [
+        ("bytes.append_byte(5, 1)", "bad argument #1 to 'append_byte' (userdata expected, got number)"),
+        ("bytes.append_byte(list(), 1)", "bad argument #1 to 'append_byte' (Bytes expected, got List)"),
+        ("bytes.append_byte(b, 'x')", "bad argument #2 to 'append_byte' (number expected, got string)"),
+        (
+            "bytes.set_int16(b, 1, 1.5)",
+            "bad argument #3 to 'set_int16' (number has no integer representation)",
+        ),
+        ("bytes.set_bytes(b, 1, 'x', 1)", "bad argument #3 to 'set_bytes' (userdata expected, got string)"),
+        ("bytes.append_string(b, {})", "bad argument #2 to 'append_string' (string expected, got table)"),
+        ("bytes.set_byte(b, 4000000000, 1)", "not enough memory"),
+        ("bytes(1 << 26)", "not enough memory"),
+        ("bytes({})", "bad argument #2 to 'bytes' (number expected, got table)"),
+        ("return b.x", "bad argument #2 to 'index' (number expected, got string)"),
+    ] {
+        let result = run(&format!("local b = bytes(4) {body}"));
+        assert_eq!(result, Err(format!("/nowhere/m.lua:1: {expected}")), "{body}");
+    }
+}
+
+/// Long subjects, which the native matcher has, give what Lua's own functions give for short ones.
+#[test]
+fn long_and_short_subjects_match_alike() {
+    for (body, expected) in [
+        ("local t = {} for w in S:gmatch('%a+') do t[#t + 1] = w end return t[1] .. t[#t]", "ak"),
+        (
+            "local t = '' for at, w in S:gmatch('()(k%d)') do t = t .. w if #t > 3 then return t .. at - P end end",
+            "k1k26",
+        ),
+        ("local n = 0 for _ in S:gmatch('') do n = n + 1 end return n - #S", "1"),
+        (
+            "return S:find('k2') - P .. S:find('k2', 1, true) - P .. S:find('k%d', -6) - P .. tostring(S:find('k', #S + 2))",
+            "663nil",
+        ),
+        (
+            "return select('#', S:find('(k)(%d)()')) .. S:match('k(%d)') .. S:match('k%d', -4) .. tostring(S:match('^k'))",
+            "512nil",
+        ),
+        ("local r, n = S:gsub('k(%d)', '<%1%0%%>') return r:sub(P + 1) .. n", "a <1k1%> <2k2%>2"),
+        ("local r, n = S:gsub('k%d', '<%1>', 1) return r:sub(P + 1) .. n", "a <k1> k21"),
+        ("local r, n = S:gsub('(k)%d', {k = 7}) return r:sub(P + 1) .. n", "a 7 72"),
+        (
+            "local r, n = S:gsub('(k)(%d)', function(a, b) if b == '1' then return b .. a end end) return r:sub(P + 1) .. n",
+            "a 1k k22",
+        ),
+        ("local r, n = S:gsub('^a', 'b') return r:sub(1, 2) .. n", "b 1"),
+        ("return (S:gsub('', '-', 2):sub(1, 4))", "-a- "),
+        ("return (S:gsub('k()%d', '%1'):sub(P + 1)):gsub('%d+', function(n) return n - P end)", "a 4 7"),
+    ] {
+        for count in [1, 5_000] {
+            let body = body.replace(" P", &format!(" {}", count * 2 - 2));
+            let text = format!("local S = ('a '):rep({count}) .. 'k1 k2' {body}");
+            let result = run(&text);
+            assert_eq!(result, ok(expected), "{count}: {body}");
+        }
+    }
+    for (call, expected) in [
+        ("find(S, '[')", "malformed pattern (missing ']')"),
+        ("match(S, '%')", "malformed pattern (ends with '%')"),
+        ("gsub(S, '(', '')", "unfinished capture"),
+        ("gsub(S, 'a', '%2')", "invalid capture index %2"),
+        ("gsub(S, 'a', '%x')", "invalid use of '%' in replacement string"),
+        ("gsub(S, 'a', function() return {} end)", "invalid replacement value (a table)"),
+        ("gsub(S, 'a', function() return list() end)", "invalid replacement value (a List)"),
+        ("gsub(S, 'a', print, {})", "bad argument #4 to 'gsub' (number expected, got table)"),
+        ("find(S, 'a', {})", "bad argument #3 to 'find' (number expected, got table)"),
+        ("gsub(S, 'a')", "bad argument #3 to 'gsub' (string/function/table expected, got no value)"),
+    ] {
+        let result = run(&format!("local S = ('a '):rep(9000) string.{call}"));
+        assert_eq!(result, Err(format!("/nowhere/m.lua:1: {expected}")), "{call}");
+    }
+}
+
 /// A bin with values of all kinds goes through a function unchanged, in the order of its keys.
 #[test]
 fn containers_are_packed_in_order() {

@@ -3,13 +3,13 @@
 //! # Frames
 //! As Lua may leave a frame here with a jump, nothing in them must be dropped.
 
-use std::cell::RefCell;
 use std::ffi::{c_char, c_int};
 use std::ptr;
 
 use cf::msgpack::{self, Head, Kind, Reader};
 use mlua::{Value, ffi};
 
+use super::native::{bytes, list};
 use super::value::{Converter, DEPTH_MAX, ValueError, WATCHED_ELEMENTS, to_zero};
 use super::watch::Watch;
 
@@ -17,18 +17,13 @@ use super::watch::Watch;
 const PRESERVE_ORDER: u8 = 0x08;
 /// Values of the stack that one level of nesting takes.
 const LEVEL_STACK: c_int = 16;
-/// Fields of the content of a list beside its elements.
-const LIST_FIELDS: c_int = 4;
 
 /// Indexes of the functions that make values, during a call.
 mod maker {
     use std::ffi::c_int;
 
-    pub(super) const LIST: c_int = 1;
-    pub(super) const MAP: c_int = 2;
-    pub(super) const BYTES: c_int = 3;
-    pub(super) const GEOJSON: c_int = 4;
-    pub(super) const BUFFER: c_int = 5;
+    pub(super) const MAP: c_int = 1;
+    pub(super) const GEOJSON: c_int = 2;
 }
 
 /// Why a value cannot be made.
@@ -49,11 +44,10 @@ impl Converter<'_> {
         depth: usize,
         elements: &mut u32,
     ) -> Result<Option<Value>, ValueError> {
-        let mut unpacker =
-            Unpacker { watch: self.watch, bytes: self.passed_bytes, reader, elements: *elements };
+        let mut unpacker = Unpacker { watch: self.watch, reader, elements: *elements };
         let mut pushed = Err(Unusable::Malformed);
         let makers = self.makers;
-        let functions = (&makers.list, &makers.map, &makers.bytes, &makers.geojson, &makers.buffer_maker);
+        let functions = (&makers.map, &makers.geojson);
         // SAFETY: `exec_raw` has put the arguments on the stack, and catches errors.
         let value = unsafe {
             self.lua.exec_raw::<Value>(functions, |state| {
@@ -77,7 +71,6 @@ impl Converter<'_> {
 
 struct Unpacker<'a, 'r, 'b> {
     watch: &'a Watch,
-    bytes: &'a RefCell<Vec<u8>>,
     reader: &'r mut Reader<'b>,
     elements: u32,
 }
@@ -138,19 +131,9 @@ impl Unpacker<'_, '_, '_> {
         kind: u8,
         bytes: &[u8],
     ) -> Result<(), Unusable> {
-        *self.bytes.borrow_mut() = bytes.to_vec();
-        // SAFETY: as the caller says.
-        unsafe {
-            ffi::lua_pushvalue(state, maker::BYTES);
-            ffi::lua_pushvalue(state, maker::BUFFER);
-            ffi::lua_pushinteger(state, i64::from(kind));
-            ffi::lua_call(state, 1, 1);
-            if ffi::lua_type(state, -1) == ffi::LUA_TNIL {
-                return Err(Unusable::Size);
-            }
-            ffi::lua_call(state, 1, 1);
-        }
-        Ok(())
+        // SAFETY: as the caller says. The bytes are those of the reader.
+        let is_pushed = unsafe { bytes::push_bytes(state, bytes, i64::from(kind)) };
+        if is_pushed { Ok(()) } else { Err(Unusable::Size) }
     }
 
     /// Pushes a list of the next `count` values.
@@ -169,15 +152,12 @@ impl Unpacker<'_, '_, '_> {
             if ffi::lua_checkstack(state, LEVEL_STACK) == 0 {
                 return Err(Unusable::Depth);
             }
-            ffi::lua_pushvalue(state, maker::LIST);
-            ffi::lua_createtable(state, self.capacity(count), LIST_FIELDS);
-            for index in 1..=i64::from(count) {
+            let head = list::push_list(state, self.capacity(count).cast_unsigned(), flags);
+            let proxy = ffi::lua_gettop(state);
+            for _ in 0..count {
                 self.push(state, depth + 1)?;
-                ffi::lua_rawseti(state, -2, index);
+                list::append_top(state, proxy, head);
             }
-            ffi::lua_pushinteger(state, i64::from(count));
-            push_flags(state, flags);
-            ffi::lua_call(state, 3, 1);
         }
         Ok(())
     }

@@ -1,10 +1,8 @@
-//! Conversion of values from bins and messages to Lua, with `unpacking`, and their text form; `packer` and `packing` convert
-//! the other way.
+//! Conversion of values from bins and messages to Lua, with `unpacking`; `packer`, `packing` and `printing` convert the other way.
 //!
 //! Values from a client may be nested arbitrarily deep and have wrong lengths; values of a function may contain
 //! themselves. Depth, size and time of both conversions are bounded.
 
-use std::cell::RefCell;
 use std::rc::Rc;
 
 use cf::msgpack::{self, Head, Reader};
@@ -13,23 +11,20 @@ use datamodel::{BytesType, Particle, geojson};
 use mlua::{AnyUserData, Function, Lua, Table, Value};
 use smallvec::SmallVec;
 
-use super::bindings::bytes::{Buffer, Memory, hex};
+use super::native::bytes;
 use super::watch::Watch;
 
 /// State that the prelude's primitives share with the interpreter.
 pub(crate) struct Shared {
     pub(super) makers: Makers,
     pub(super) watch: Rc<Watch>,
-    pub(super) memory: Rc<Memory>,
-    /// Bytes between a buffer and a conversion that goes on.
-    pub(super) passed_bytes: Rc<RefCell<Vec<u8>>>,
 }
 
 impl Shared {
     /// Converts values between `lua` and Rust.
     pub(super) fn converter<'a>(&'a self, lua: &'a Lua) -> Converter<'a> {
-        let Shared { makers, watch, memory, passed_bytes } = self;
-        Converter { lua, makers, watch, memory, passed_bytes }
+        let Shared { makers, watch } = self;
+        Converter { lua, makers, watch }
     }
 }
 
@@ -89,15 +84,9 @@ impl std::fmt::Display for ValueError {
 /// The prelude's functions that make and open proxies.
 pub(super) struct Makers {
     pub(super) open: Function,
-    pub(super) list: Function,
     pub(super) map: Function,
-    pub(super) bytes: Function,
     pub(super) geojson: Function,
     pub(super) pairs: Function,
-    /// Reads a buffer: copies its bytes to [`Shared::passed_bytes`], and returns their type.
-    pub(super) buffer_reader: Function,
-    /// Makes a buffer with the bytes there, of the given type; nil if there is no memory.
-    pub(super) buffer_maker: Function,
 }
 
 /// The particle type and bytes of a function's result for a client.
@@ -175,8 +164,6 @@ pub(super) struct Converter<'a> {
     pub(super) lua: &'a Lua,
     pub(super) makers: &'a Makers,
     pub(super) watch: &'a Watch,
-    pub(super) memory: &'a Rc<Memory>,
-    pub(super) passed_bytes: &'a RefCell<Vec<u8>>,
 }
 
 /// A string up to its first zero byte, as Lua gets it from C.
@@ -185,10 +172,10 @@ pub(super) fn to_zero(text: &[u8]) -> &[u8] {
 }
 
 impl Converter<'_> {
-    /// The class and content of a proxy; nothing for other userdata.
-    pub(super) fn open(&self, proxy: &AnyUserData) -> Result<Option<(i64, Table)>, ValueError> {
-        let (class, content): (Option<i64>, Option<Table>) = self.makers.open.call(proxy)?;
-        Ok(class.zip(content))
+    /// The class and content of a proxy; nothing for other userdata. A list has none, and neither have bytes.
+    pub(super) fn open(&self, proxy: &AnyUserData) -> Result<Option<(i64, Option<Table>)>, ValueError> {
+        let (class, content): (Option<i64>, Value) = self.makers.open.call(proxy)?;
+        Ok(class.map(|class| (class, content.as_table().cloned())))
     }
 
     /// A bin's value in Lua.
@@ -204,7 +191,7 @@ impl Converter<'_> {
             Particle::Bytes(BytesType::GeoJson, stored) => {
                 self.makers.geojson.call(self.lua.create_string(geojson::json(stored))?)?
             }
-            Particle::Bytes(kind, bytes) => self.bytes(bytes, i64::from(*kind as u8))?,
+            Particle::Bytes(kind, bytes) => bytes::make(self.lua, bytes, i64::from(*kind as u8))?,
         })
     }
 
@@ -227,157 +214,10 @@ impl Converter<'_> {
     fn string(&self, text: &[u8]) -> Result<Value, ValueError> {
         Ok(Value::String(self.lua.create_string(text)?))
     }
-
-    pub(super) fn bytes(&self, bytes: &[u8], kind: i64) -> Result<Value, ValueError> {
-        let buffer = Buffer::of(bytes, kind, self.memory).ok_or(ValueError::Size)?;
-        Ok(self.makers.bytes.call(self.lua.create_userdata(buffer)?)?)
-    }
-
-    /// The text of a value in messages.
-    pub(super) fn text(&self, value: &Value) -> Result<Vec<u8>, ValueError> {
-        let mut writer = TextWriter { converter: self, out: Vec::new(), elements: 0 };
-        writer.put(value, 0)?;
-        Ok(writer.out)
-    }
-
-    /// Checks the watch from time to time.
-    pub(super) fn count(&self, elements: &mut u32) -> Result<(), ValueError> {
-        *elements += 1;
-        if elements.is_multiple_of(WATCHED_ELEMENTS) && self.watch.is_over() {
-            return Err(ValueError::Timeout);
-        }
-        Ok(())
-    }
 }
 
-pub(super) fn buffer_bytes(content: &Table) -> Result<(Vec<u8>, i64), ValueError> {
-    let data: AnyUserData = content.raw_get("data")?;
-    let buffer = data.borrow::<Buffer>()?;
-    Ok((buffer.bytes().to_vec(), buffer.kind()))
-}
-
-pub(super) fn json(content: &Table) -> Result<Vec<u8>, ValueError> {
+pub(super) fn json(content: Option<&Table>) -> Result<Vec<u8>, ValueError> {
+    let content = content.ok_or(ValueError::Type)?;
     let json: mlua::String = content.raw_get("json")?;
     Ok(json.as_bytes().to_vec())
-}
-
-struct TextWriter<'c, 'a> {
-    converter: &'c Converter<'a>,
-    out: Vec<u8>,
-    elements: u32,
-}
-
-impl TextWriter<'_, '_> {
-    /// Appends the text of a value. Returns whether it has one.
-    fn put(&mut self, value: &Value, depth: usize) -> Result<bool, ValueError> {
-        self.converter.count(&mut self.elements)?;
-        if depth > DEPTH_MAX {
-            return Err(ValueError::Depth);
-        }
-        if self.out.len() > PACKED_SIZE_MAX {
-            return Err(ValueError::Size);
-        }
-        match value {
-            Value::Boolean(value) => self.put_text(if *value { "true" } else { "false" }),
-            Value::Integer(value) => self.put_text(&value.to_string()),
-            Value::Number(value) => self.put_text(&format_double(*value)),
-            Value::String(text) => self.put_quoted(&text.as_bytes()),
-            Value::UserData(proxy) => {
-                let Some((class, content)) = self.converter.open(proxy)? else { return Ok(false) };
-                return self.put_content(class, &content, depth);
-            }
-            _ => self.put_text("NIL"),
-        }
-        Ok(true)
-    }
-
-    fn put_text(&mut self, text: &str) {
-        self.out.extend_from_slice(text.as_bytes());
-    }
-
-    fn put_quoted(&mut self, text: &[u8]) {
-        self.out.push(b'"');
-        self.out.extend_from_slice(text);
-        self.out.push(b'"');
-    }
-
-    fn put_content(&mut self, class: i64, content: &Table, depth: usize) -> Result<bool, ValueError> {
-        match class {
-            class::LIST => self.put_list(content, depth)?,
-            class::MAP => self.put_map(content, depth)?,
-            class::BYTES => {
-                let (bytes, _) = buffer_bytes(content)?;
-                if bytes.is_empty() {
-                    return Ok(false);
-                }
-                self.put_text(&hex(&bytes));
-            }
-            class::GEOJSON => self.put_quoted(&json(content)?),
-            _ => self.put_text("[ REC ]"),
-        }
-        Ok(true)
-    }
-
-    fn put_list(&mut self, content: &Table, depth: usize) -> Result<(), ValueError> {
-        let count: u32 = content.raw_get("n")?;
-        self.out.push(b'[');
-        for index in 1..=count {
-            if index > 1 {
-                self.put_text(", ");
-            }
-            if !self.put(&content.raw_get(index)?, depth + 1)? {
-                self.put_text("<NULL>");
-            }
-        }
-        self.out.push(b']');
-        Ok(())
-    }
-
-    /// Appends the pairs of a map; a pair without a text ends it.
-    fn put_map(&mut self, content: &Table, depth: usize) -> Result<(), ValueError> {
-        let (keys, values): (Table, Table) = self.converter.makers.pairs.call(content)?;
-        self.out.push(b'{');
-        for index in 1..=keys.raw_len() {
-            let start = self.out.len();
-            if index > 1 {
-                self.put_text(", ");
-            }
-            let mut has_text = self.put(&keys.raw_get(index)?, depth + 1)?;
-            self.out.push(b':');
-            has_text = has_text && self.put(&values.raw_get(index)?, depth + 1)?;
-            if !has_text {
-                self.out.truncate(start);
-                break;
-            }
-        }
-        self.out.push(b'}');
-        Ok(())
-    }
-}
-
-/// Formats a number like `%.16g` of C.
-fn format_double(value: f64) -> String {
-    if value.is_nan() {
-        return if value.is_sign_negative() { "-nan" } else { "nan" }.to_owned();
-    }
-    if value.is_infinite() {
-        return if value < 0.0 { "-inf" } else { "inf" }.to_owned();
-    }
-    let scientific = format!("{value:.15e}");
-    let (mantissa, exponent) = scientific.split_once('e').unwrap_or((&scientific, "0"));
-    let exponent: i32 = exponent.parse().unwrap_or(0);
-    let trim = |digits: &str| -> String {
-        if digits.contains('.') {
-            digits.trim_end_matches('0').trim_end_matches('.').to_owned()
-        } else {
-            digits.to_owned()
-        }
-    };
-    if (-4..16).contains(&exponent) {
-        let decimals = usize::try_from(15 - exponent).unwrap_or(0);
-        trim(&format!("{value:.decimals$}"))
-    } else {
-        let sign = if exponent < 0 { '-' } else { '+' };
-        format!("{}e{sign}{:02}", trim(mantissa), exponent.abs())
-    }
 }

@@ -8,6 +8,7 @@ use datamodel::{BytesType, Particle};
 use mlua::{Lua, MultiValue, Table, Value};
 use proto::ResultCode;
 
+use super::super::native::bytes;
 use super::super::record::RecordState;
 use super::super::value::{Plain, Shared, to_zero};
 
@@ -155,33 +156,28 @@ fn install_metadata(
             }
         })?,
     )?;
-    let (of_key, converter) = (Rc::clone(session), Weak::clone(shared));
+    let of_key = Rc::clone(session);
     host.set(
         "record_key",
         lua.create_function(move |lua, id: i64| {
-            let Some(shared) = converter.upgrade() else { return Ok(Value::Nil) };
             let key = of_key.read(id, |record| record.visible_key().map(<[u8]>::to_vec)).flatten();
             match key.as_deref() {
                 Some([1, integer @ ..]) => Ok(integer
                     .try_into()
                     .map_or(Value::Nil, |bytes| Value::Integer(i64::from_be_bytes(bytes)))),
                 Some([3, text @ ..]) => Ok(Value::String(lua.create_string(to_zero(text))?)),
-                Some([4, bytes @ ..]) => shared.converter(lua).bytes(bytes, 4).map_err(mlua::Error::runtime),
+                Some([4, bytes @ ..]) => bytes::make(lua, bytes, 4).map_err(mlua::Error::runtime),
                 _ => Ok(Value::Nil),
             }
         })?,
     )?;
-    let (of_digest, converter) = (Rc::clone(session), Weak::clone(shared));
+    let of_digest = Rc::clone(session);
     host.set(
         "record_digest",
         lua.create_function(move |lua, id: i64| {
             let digest = of_digest.read(id, |record| record.input.digest);
-            match (digest, converter.upgrade()) {
-                (Some(digest), Some(shared)) => {
-                    shared.converter(lua).bytes(&digest.0, 4).map_err(mlua::Error::runtime)
-                }
-                _ => Ok(Value::Nil),
-            }
+            digest
+                .map_or(Ok(Value::Nil), |digest| bytes::make(lua, &digest.0, 4).map_err(mlua::Error::runtime))
         })?,
     )
 }

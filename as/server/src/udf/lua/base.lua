@@ -88,8 +88,9 @@ local function kept(value)
 	return nil
 end
 
--- A function for programs: behind its short way if there is one of this name.
+-- A function for programs: behind its short way if there is one of this name, or that one if it is made already.
 local function made(method, short_way)
+	if type(short_way) == 'function' then return short_way end
 	return short_way and quick(short_way, method) or wrap(method)
 end
 
@@ -110,7 +111,8 @@ end
 local function callable(functions, call, short_ways)
 	local object = {}
 	for key, method in next, functions do object[key] = made(method, short_ways and short_ways[key]) end
-	return setmetatable(object, { __call = call and wrap(call), __metatable = object })
+	call = call and made(call, short_ways and short_ways.__call)
+	return setmetatable(object, { __call = call, __metatable = object })
 end
 
 -- A function that returns the content of an argument, which must be of the class with this number.

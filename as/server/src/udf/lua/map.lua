@@ -6,7 +6,7 @@ local next, select, type, math_type = next, select, type, math.type
 local open, proxy, quick = host.open, host.proxy, host.quick
 local kept, integer, wrong_class = host.kept, host.integer, host.wrong_class
 local NIL, MAP, ITERATOR = host.NIL, host.class.Map, host.class.Iterator
-local BYTES, RECORD = host.class.Bytes, host.class.Record
+local RECORD = host.class.Record
 local blob_text = host.blob_text
 local meta
 
@@ -24,8 +24,7 @@ local function place(content, key)
 	if kind == 'string' then return content.values, host.to_zero(key) end
 	if math_type(key) == 'integer' then return content.values, key end
 	if kind == 'userdata' then
-		local number, bytes = open(key)
-		local text = number == BYTES and blob_text(bytes.data)
+		local text = blob_text(key)
 		if not text then return end
 		if not content.blobs then content.blobs, content.blob_keys = {}, {} end
 		return content.blobs, text
@@ -75,9 +74,9 @@ end
 local function stepper(short_way, pick)
 	return quick(short_way, function(...)
 		local number, iterator = open((...))
-		if number ~= ITERATOR then return end
+		-- The content of an iterator over a list is the list.
+		if number ~= ITERATOR or type(iterator) ~= 'table' then return end
 		local map, at = iterator.map, iterator.at + 1
-		if not map then return end
 		local key = iterator.keys[at]
 		if key == nil then return end
 		iterator.at = at

@@ -229,9 +229,12 @@ function methods.get_config(...)
 end
 
 -- Classes whose table of functions is also the value of their name.
-local function class_table(name, functions)
+local function class_table(name, functions, short_ways)
 	local wrapped = {}
-	for key, method in next, functions do wrapped[key] = wrap(method) end
+	for key, method in next, functions do
+		local short_way = short_ways and short_ways[key]
+		wrapped[key] = short_way and host.quick(short_way, method) or wrap(method)
+	end
 	local made = { class[name], __name = name, __index = wrapped, __metatable = wrapped }
 	return made, wrapped
 end
@@ -266,26 +269,23 @@ local function iterator_of(...)
 	return iterator
 end
 
+-- Iterators over lists are native (`native/list.rs`); these functions do the rest for those over maps.
 local iterator_functions = {}
 
 function iterator_functions.has_next(...)
 	local iterator = iterator_of(...)
-	local last = iterator.list and iterator.list.n or #iterator.keys
-	return iterator.at < last
+	return iterator.at < #iterator.keys
 end
 
 function iterator_functions.next(...)
-	local iterator = iterator_of(...)
-	local list = iterator.list
-	if not list or iterator.at >= list.n then return nil end
-	iterator.at = iterator.at + 1
-	local value = list[iterator.at]
-	if value == NIL then return nil end
-	return value
+	iterator_of(...)
+	return nil
 end
 
-iterator = host.callable(iterator_functions, iterator_functions.next)
-host.iterator_meta, Iterator = class_table('Iterator', iterator_functions)
+local of_lists = { has_next = 'iterator_has_next', next = 'iterator_next' }
+iterator = host.callable(iterator_functions, iterator_functions.next, of_lists)
+host.iterator_meta, Iterator = class_table('Iterator', iterator_functions, of_lists)
+host.keep_metatables(host.list_meta, host.iterator_meta, host.bytes_meta)
 
 -- A stream is read by `next`, a function of the host, and written to by `write`.
 local stream_meta

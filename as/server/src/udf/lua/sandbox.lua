@@ -187,117 +187,27 @@ function string.rep(...)
 	return string_rep(value, count, separator)
 end
 
-local find_in = host.find_pattern
-
--- The host's result of a match: its start and end, and its captures. A malformed pattern raises an error.
-local function matched(start, stop, ...)
-	if start == nil then return nil end
-	if start == false then raise(stop) end
-	return start, stop, ...
-end
-
-local function start_at(init, size)
-	if init > 0 then return init end
-	if init == 0 then return 1 end
-	if init < -size then return 1 end
-	return size + init + 1
-end
-
-function string.find(...)
-	local value, pattern = string_argument(1, 'string.find', ...), string_argument(2, 'string.find', ...)
-	local init = start_at(integer(1, 3, ...), #value)
-	if init > #value + 1 then return nil end
-	return matched(find_in(value, pattern, init, (select(4, ...)) and true or false, true))
-end
-
-function string.match(...)
-	local value, pattern = string_argument(1, 'string.match', ...), string_argument(2, 'string.match', ...)
-	local init = start_at(integer(1, 3, ...), #value)
-	if init > #value + 1 then return nil end
-	local function captures(start, stop, ...)
-		if not start then return nil end
-		if select('#', ...) == 0 then return sub(value, start, stop) end
-		return ...
+-- The functions that match are native; these raise the errors for their arguments.
+for _, name in ipairs { 'find', 'match', 'gmatch' } do
+	local qualified = 'string.' .. name
+	string[name] = function(...)
+		string_argument(1, qualified, ...)
+		string_argument(2, qualified, ...)
+		integer(1, 3, ...)
 	end
-	return captures(matched(find_in(value, pattern, init, false, false)))
-end
-
-function string.gmatch(...)
-	local value, pattern = string_argument(1, 'string.gmatch', ...), string_argument(2, 'string.gmatch', ...)
-	local at, last = start_at(integer(1, 3, ...), #value), nil
-	local function captures(start, stop, ...)
-		if not start then
-			at = #value + 2
-			return nil
-		end
-		at, last = stop + 1, stop
-		if select('#', ...) == 0 then return sub(value, start, stop) end
-		return ...
-	end
-	return wrap(function()
-		if at > #value + 1 then return nil end
-		return captures(matched(host.find_next(value, pattern, at, last or -1)))
-	end)
-end
-
-local function replacement_of(kind, replacement, whole, ...)
-	if kind == 'string' then
-		local new, problem = host.expand(replacement, whole, ...)
-		if problem then raise(problem) end
-		return new
-	end
-	local first = whole
-	if select('#', ...) > 0 then first = ... end
-	if kind == 'table' then return replacement[first] end
-	if select('#', ...) == 0 then return replacement(whole) end
-	return replacement(...)
 end
 
 function string.gsub(...)
-	local value, pattern = string_argument(1, 'string.gsub', ...), string_argument(2, 'string.gsub', ...)
-	local replacement = (select(3, ...))
-	local kind = type(replacement)
-	if kind == 'number' then replacement, kind = tostring(replacement), 'string' end
-	if kind ~= 'string' and kind ~= 'table' and kind ~= 'function' then
+	string_argument(1, 'string.gsub', ...)
+	string_argument(2, 'string.gsub', ...)
+	local kind = type((select(3, ...)))
+	if kind ~= 'number' and kind ~= 'string' and kind ~= 'table' and kind ~= 'function' then
 		wrong_type('string/function/table', 3, ...)
 	end
-	local count_max = integer(#value + 1, 4, ...)
-	local is_anchored = sub(pattern, 1, 1) == '^'
-	local parts, size, count, at, last = {}, 0, 0, 1, -1
-	local copied = 1
-	local function put(part)
-		size = size + 1
-		parts[size] = part
-	end
-	local function step(start, stop, ...)
-		if not start then return false end
-		local whole = sub(value, start, stop)
-		local new = replacement_of(kind, replacement, whole, ...)
-		if kind == 'string' and new == false then
-			raise("invalid use of '%' in replacement string")
-		elseif kind == 'string' and type(new) == 'number' then
-			raise('invalid capture index %' .. new)
-		elseif not new then
-			new = whole
-		elseif type(new) ~= 'string' and type(new) ~= 'number' then
-			raise('invalid replacement value (a ' .. host.type_name(1, new) .. ')')
-		end
-		put(sub(value, copied, start - 1))
-		put(new)
-		copied, at, last, count = stop + 1, stop + 1, stop, count + 1
-		return true
-	end
-	while count < count_max and at <= #value + 1 do
-		if not step(matched(host.find_next(value, pattern, at, last, is_anchored))) or is_anchored then break end
-	end
-	put(sub(value, copied))
-	return host.concat(parts, '', 1, size), count
+	integer(1, 4, ...)
 end
 
-local short_strings = { rep = 'string_rep', gsub = 'string_gsub' }
-for name, original in next, originals do
-	string[name] = host.quick(short_strings[name] or 'string_match', string[name], original)
-end
+for name, original in next, originals do string[name] = host.quick('string_' .. name, string[name], original) end
 
 -- `table`: Lua's own functions work on tables without a metatable, over a bounded number of slots. Loops over other objects,
 -- whose metamethods may make them endless, are in Lua, where the hook watches.
