@@ -38,10 +38,6 @@ const CIRCLES: &[(&[&str], &str)] = &[
         ],
         "methods of `Namespace` stand in the file of what they change",
     ),
-    (
-        &["as/server/src/udf/"],
-        "native functions, and the conversions between their values and those of the server",
-    ),
     (&["tools/src/record/object_spec"], "the object spec and its parser"),
     (&["tools/src/compare/"], "options and the scenarios that have them"),
 ];

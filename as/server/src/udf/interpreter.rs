@@ -20,7 +20,7 @@ use super::bindings::{record, text};
 use super::long_strings::LongStringWatch;
 use super::module::Modules;
 use super::native;
-use super::packing::{self, Purpose};
+use super::packing::Purpose;
 use super::raw::{self, Ended, Entry, PlainCall};
 use super::record::RecordState;
 use super::value::{Converter, Makers, Output, Plain, Shared, ValueError};
@@ -88,14 +88,13 @@ impl Interpreter {
         host.set("wrap", primitives.wrap)?;
         host.set("quick", native::maker(&lua)?)?;
         host.set("keep_metatables", native::metatable_keeper(&lua)?)?;
-        host.set("sorted_keys", packing::sorted_keys(&lua)?)?;
         host.set("watched", primitives.watched)?;
         host.set("look_soon", primitives.look_soon)?;
         host.set("NIL", Value::NULL)?;
         host.set("module_path", modules.path_pattern())?;
         install_find_module(&lua, &host, modules)?;
-        host.set("blob_text", native::blob_text(&lua)?)?;
-        text::install(&lua, &host, &watch, &session)?;
+        host.set("is_native", native::is_native(&lua)?)?;
+        text::install(&lua, &host, &watch)?;
         let prelude = [
             ("=base", include_str!("lua/base.lua")),
             ("=sandbox", include_str!("lua/sandbox.lua")),
@@ -111,12 +110,7 @@ impl Interpreter {
         }
         let last = lua.load(include_str!("lua/aerospike.lua")).set_name("aerospike.lua");
         let (run_record, run_stream) = last.set_mode(ChunkMode::Text).call(&host)?;
-        let makers = Makers {
-            open: host.get("open")?,
-            map: host.get("make_map")?,
-            geojson: host.get("make_geojson")?,
-            pairs: host.get("pairs_of")?,
-        };
+        let makers = Makers { open: host.get("open")?, geojson: host.get("make_geojson")? };
         let shared = Rc::new(Shared { makers, watch: Rc::clone(&watch) });
         install_conversions(&lua, &host, &Rc::downgrade(&shared))?;
         record::install(&lua, &host, &Rc::downgrade(&shared), &session)?;

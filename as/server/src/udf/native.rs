@@ -1,31 +1,37 @@
-//! The short ways of the functions that programs call in loops: on lists, maps and iterators, and on plain tables.
+//! The functions that programs call in loops, as C functions in front of functions of the prelude: their short ways. Those of lists,
+//! maps, bytes and texts are in files of their own, and leave only errors to the prelude.
 //!
-//! Each is a C function in front of a function of the prelude. It does the usual cases itself: arguments of the right
-//! types, and values that are kept as they are. It leaves everything else, such as errors, to the function of the prelude,
-//! before it has changed anything.
+//! A short way does the usual cases itself: arguments of the right types, and values that are kept as they are. It leaves
+//! everything else, such as errors, to the function of the prelude, before it has changed anything.
 //!
 //! # Time
 //! A short way runs no instructions, which the hook counts, so it takes time for few elements only. Those that a function of
 //! Lua may call in a loop, as metamethods, look at the clock themselves.
 
 pub(super) mod bytes;
+mod frame;
 pub(super) mod list;
+pub(super) mod map;
+mod record;
 mod text;
 
-use std::cell::Cell;
-use std::ffi::{CStr, c_int};
+use std::ffi::c_int;
 use std::ptr;
 
 use mlua::{Function, Lua, ffi};
 
+use frame::{be_original, integer_at, is_kept, leave, look, look_sometimes, push_content, string_at};
+
 use super::raw::{self, CLASS_INDEX};
 use super::value::class;
-use super::watch::Watch;
 
 type CFunction = unsafe extern "C-unwind" fn(*mut ffi::lua_State) -> c_int;
 
 /// The short ways by name.
 const QUICK: &[(&[u8], CFunction)] = &[
+    (b"aerospike_exists", record::exists),
+    (b"aerospike_get_current_time", record::current_time),
+    (b"aerospike_update", record::update),
     (b"bytes_append_byte", bytes::append::<1, false>),
     (b"bytes_append_bytes", bytes::append_bytes),
     (b"bytes_append_int16", bytes::append::<2, false>),
@@ -71,8 +77,11 @@ const QUICK: &[(&[u8], CFunction)] = &[
     (b"bytes_set_var_int", bytes::set_varying),
     (b"bytes_size", bytes::size),
     (b"bytes_to_text", bytes::to_text),
-    (b"iterator_has_next", list::has_next),
-    (b"iterator_next", list::next),
+    (b"coroutine_step", coroutine_step),
+    (b"geojson_new", record::geojson),
+    (b"geojson_to_text", record::geojson_text),
+    (b"iterator_has_next", iterator_has_next),
+    (b"iterator_next", iterator_next),
     (b"list_append", list::append),
     (b"list_concat", list::concat),
     (b"list_drop", list::drop),
@@ -88,14 +97,30 @@ const QUICK: &[(&[u8], CFunction)] = &[
     (b"list_step", list::step),
     (b"list_take", list::take),
     (b"list_trim", list::trim),
-    (b"map_get", map_get),
-    (b"map_set", map_set),
-    (b"map_size", map_size),
-    (b"map_pair", map_pair),
-    (b"map_key", map_key),
-    (b"map_value", map_value),
+    (b"map_get", map::get),
+    (b"map_iterate", map::iterate),
+    (b"map_key", map::key),
+    (b"map_new", map::new),
+    (b"map_of_table", map::of_table),
+    (b"map_pair", map::pair),
+    (b"map_remove", map::remove),
+    (b"map_set", map::set),
+    (b"map_size", map::size),
+    (b"map_value", map::value),
+    (b"record_device_size", record::metadata::<5>),
+    (b"record_digest", record::digest),
+    (b"record_gen", record::metadata::<2>),
     (b"record_get", record_get),
+    (b"record_key", record::key),
+    (b"record_last_update_time", record::metadata::<1>),
+    (b"record_memory_size", record::metadata::<4>),
+    (b"record_numbins", record::metadata::<6>),
     (b"record_set", record_set),
+    (b"record_set_ttl", record::set_ttl),
+    (b"record_setname", record::set_name),
+    (b"record_size", record::metadata::<3>),
+    (b"record_ttl", record::metadata::<0>),
+    (b"set_metatable", set_metatable),
     (b"string_find", text::find),
     (b"string_gmatch", text::gmatch),
     (b"string_gsub", text::gsub),
@@ -105,8 +130,6 @@ const QUICK: &[(&[u8], CFunction)] = &[
     (b"table_remove", table_remove),
     (b"table_unpack", table_unpack),
 ];
-/// Calls of metamethods between two checks of the watch.
-const WATCHED_CALLS: u32 = 1_024;
 /// Most elements that a short way moves.
 const MOVED_MAX: i64 = 4_096;
 /// Most values that it returns.
@@ -139,16 +162,22 @@ unsafe extern "C-unwind" fn make_quick(state: *mut ffi::lua_State) -> c_int {
     1
 }
 
-/// `blob_text(bytes)`: the bytes as a string, if they are plain ones.
+/// `is_native(function)`: whether a function is not written in Lua.
 ///
 /// # Errors
 /// When there is not enough memory.
-pub(super) fn blob_text(lua: &Lua) -> mlua::Result<Function> {
+pub(super) fn is_native(lua: &Lua) -> mlua::Result<Function> {
+    /// `is_native(function)`
+    unsafe extern "C-unwind" fn is_native(state: *mut ffi::lua_State) -> c_int {
+        // SAFETY: a C function has room for 20 values.
+        unsafe { ffi::lua_pushboolean(state, ffi::lua_iscfunction(state, 1)) };
+        1
+    }
     // SAFETY: the function keeps to Lua's rules for C functions.
-    unsafe { lua.create_c_function(bytes::blob_text) }
+    unsafe { lua.create_c_function(is_native) }
 }
 
-/// `keep_metatables(of_lists, of_iterators, of_bytes)`: sets the metatables of new ones.
+/// `keep_metatables(of_lists, of_iterators, of_bytes, of_maps, of_geojson)`: sets the metatables of new ones.
 ///
 /// # Errors
 /// When there is not enough memory.
@@ -160,324 +189,41 @@ pub(super) fn metatable_keeper(lua: &Lua) -> mlua::Result<Function> {
 unsafe extern "C-unwind" fn keep_metatables(state: *mut ffi::lua_State) -> c_int {
     // SAFETY: a C function has room for 20 values. Only the prelude calls this, with tables.
     unsafe {
-        ffi::lua_settop(state, 3);
+        ffi::lua_settop(state, 5);
+        ffi::lua_rawsetp(state, ffi::LUA_REGISTRYINDEX, record::GEOJSON_KEY.address());
+        ffi::lua_rawsetp(state, ffi::LUA_REGISTRYINDEX, map::MAP_KEY.address());
         ffi::lua_rawsetp(state, ffi::LUA_REGISTRYINDEX, bytes::BYTES_KEY.address());
-        ffi::lua_rawsetp(state, ffi::LUA_REGISTRYINDEX, list::ITERATOR_KEY.address());
+        ffi::lua_rawsetp(state, ffi::LUA_REGISTRYINDEX, frame::ITERATOR_KEY.address());
         ffi::lua_rawsetp(state, ffi::LUA_REGISTRYINDEX, list::LIST_KEY.address());
     }
     0
 }
 
-thread_local! {
-    /// Calls of metamethods on this thread.
-    static CALLS: Cell<u32> = const { Cell::new(0) };
-}
-
-/// Looks at the clock in one of many calls. A function of Lua may call a metamethod in a loop, in which no hook looks.
-///
-/// # Safety
-/// In a short way, which has changed nothing.
-unsafe fn look_sometimes(state: *mut ffi::lua_State) {
-    let calls = CALLS.get().wrapping_add(1);
-    CALLS.set(calls);
-    // SAFETY: as the caller says. There is room for a value.
-    unsafe {
-        if calls.is_multiple_of(WATCHED_CALLS) && raw::watch_of(state).is_some_and(Watch::is_over) {
-            raw::raise_timeout(state);
-        }
-    }
-}
-
-/// Looks at the clock.
-///
-/// # Safety
-/// In a C function whose frame has nothing that must be dropped, with room for a value.
-unsafe fn look(state: *mut ffi::lua_State) {
-    // SAFETY: as the caller says.
-    unsafe {
-        if raw::watch_of(state).is_some_and(Watch::is_over) {
-            raw::raise_timeout(state);
-        }
-    }
-}
-
-/// An argument that must be an integer is none.
-struct NoInteger;
-
-/// The argument at `index` as an integer; `default` if there is none. Texts and floats count if they are whole numbers.
-///
-/// # Safety
-/// `index` is a positive number.
-unsafe fn integer_argument(state: *mut ffi::lua_State, index: c_int, default: i64) -> Result<i64, NoInteger> {
-    // SAFETY: as the caller says.
-    unsafe {
-        if ffi::lua_isnoneornil(state, index) != 0 {
-            return Ok(default);
-        }
-        let mut is_integer = 0;
-        let value = ffi::lua_tointegerx(state, index, &raw mut is_integer);
-        if is_integer == 0 { Err(NoInteger) } else { Ok(value) }
-    }
-}
-
-/// Leaves the call to the function of the prelude, with its first `arguments` values.
-///
-/// # Safety
-/// In a short way, which has changed nothing.
-unsafe fn leave(state: *mut ffi::lua_State, arguments: c_int) -> c_int {
-    // SAFETY: the closure's first value is a function. There is room for it beside the arguments. `lua_call` makes room for the
-    // results.
-    unsafe {
-        ffi::lua_settop(state, arguments);
-        ffi::lua_pushvalue(state, ffi::lua_upvalueindex(1));
-        ffi::lua_insert(state, 1);
-        ffi::lua_call(state, arguments, ffi::LUA_MULTRET);
-        ffi::lua_gettop(state)
-    }
-}
-
-/// Pushes the content of the first argument, if that is a proxy of this class; otherwise pushes up to three values.
-///
-/// # Safety
-/// In a C function that has an argument, with room for three more values.
-unsafe fn push_content(state: *mut ffi::lua_State, class: i64) -> bool {
-    // SAFETY: as the caller says.
-    unsafe {
-        ffi::lua_type(state, 1) == ffi::LUA_TUSERDATA
-            && ffi::lua_getmetatable(state, 1) != 0
-            && ffi::lua_rawgeti(state, -1, CLASS_INDEX) == ffi::LUA_TNUMBER
-            && ffi::lua_tointegerx(state, -1, ptr::null_mut()) == class
-            && ffi::lua_getiuservalue(state, 1, 1) == ffi::LUA_TTABLE
-    }
-}
-
-/// The integer at `index`; none for other values, also for numbers that are whole.
-///
-/// # Safety
-/// `index` is one of the stack.
-unsafe fn integer_at(state: *mut ffi::lua_State, index: c_int) -> Option<i64> {
-    // SAFETY: as the caller says.
-    unsafe {
-        (ffi::lua_isinteger(state, index) != 0).then(|| ffi::lua_tointegerx(state, index, ptr::null_mut()))
-    }
-}
-
-/// A field of the content at `index`, if it is an integer.
-///
-/// # Safety
-/// There is a table at `index`, and room for one more value.
-unsafe fn integer_field(state: *mut ffi::lua_State, index: c_int, name: &CStr) -> Option<i64> {
-    // SAFETY: as the caller says. Contents have no metatables, so no code of a program runs.
-    unsafe {
-        ffi::lua_getfield(state, index, name.as_ptr());
-        let value = integer_at(state, -1);
-        ffi::lua_pop(state, 1);
-        value
-    }
-}
-
-/// Sets a field of the content at `index`. It is there already, so this takes no memory.
-///
-/// # Safety
-/// There is a table at `index`, a positive number, and room for one more value.
-unsafe fn set_integer_field(state: *mut ffi::lua_State, index: c_int, name: &CStr, value: i64) {
-    // SAFETY: as the caller says.
-    unsafe {
-        ffi::lua_pushinteger(state, value);
-        ffi::lua_setfield(state, index, name.as_ptr());
-    }
-}
-
-/// Whether the string at `index` has no zero byte, with which it would end in a list or map.
-///
-/// # Safety
-/// There is a string at `index`.
-unsafe fn is_whole_text(state: *mut ffi::lua_State, index: c_int) -> bool {
-    // SAFETY: as the caller says. The bytes stay where they are while the string is on the stack.
-    unsafe {
-        let mut size = 0;
-        let text = ffi::lua_tolstring(state, index, &raw mut size);
-        memchr::memchr(0, std::slice::from_raw_parts(text.cast::<u8>(), size)).is_none()
-    }
-}
-
-/// Whether the value at `index` is kept in a list or map as it is.
-///
-/// # Safety
-/// There is a value at `index`, a positive number, and room for two more values.
-unsafe fn is_kept(state: *mut ffi::lua_State, index: c_int) -> bool {
-    // SAFETY: as the caller says.
-    unsafe {
-        match ffi::lua_type(state, index) {
-            ffi::LUA_TNUMBER | ffi::LUA_TBOOLEAN => true,
-            ffi::LUA_TSTRING => is_whole_text(state, index),
-            ffi::LUA_TUSERDATA if ffi::lua_getmetatable(state, index) != 0 => {
-                ffi::lua_rawgeti(state, -1, CLASS_INDEX);
-                let kind = integer_at(state, -1);
-                ffi::lua_pop(state, 2);
-                kind.is_some_and(|kind| {
-                    [class::LIST, class::MAP, class::BYTES, class::GEOJSON].contains(&kind)
-                })
-            }
-            _ => false,
-        }
-    }
-}
-
-/// Whether the value at `index` is the key of a map as it is: an integer, or a text.
-///
-/// # Safety
-/// There is a value at `index`.
-unsafe fn is_key(state: *mut ffi::lua_State, index: c_int) -> bool {
-    // SAFETY: as the caller says.
-    unsafe {
-        match ffi::lua_type(state, index) {
-            ffi::LUA_TNUMBER => ffi::lua_isinteger(state, index) != 0,
-            ffi::LUA_TSTRING => is_whole_text(state, index),
-            _ => false,
-        }
-    }
-}
-
-/// Makes the value on top of the stack nil if it stands for nil.
-///
-/// # Safety
-/// There is a value.
-unsafe fn uncover_nil(state: *mut ffi::lua_State) {
-    // SAFETY: as the caller says.
-    unsafe {
-        if ffi::lua_type(state, -1) == ffi::LUA_TLIGHTUSERDATA {
-            ffi::lua_pop(state, 1);
-            ffi::lua_pushnil(state);
-        }
-    }
-}
-
-/// `map.size(map)`, `#map`
-unsafe extern "C-unwind" fn map_size(state: *mut ffi::lua_State) -> c_int {
-    // SAFETY: a C function has room for 20 values.
-    unsafe {
-        look_sometimes(state);
-        let arguments = ffi::lua_gettop(state);
-        if (1..=2).contains(&arguments) && push_content(state, class::MAP) {
-            ffi::lua_getfield(state, -1, c"n".as_ptr());
-            return 1;
-        }
-        leave(state, arguments)
-    }
-}
-
-/// `map[key]`
-unsafe extern "C-unwind" fn map_get(state: *mut ffi::lua_State) -> c_int {
-    // SAFETY: a C function has room for 20 values.
-    unsafe {
-        look_sometimes(state);
-        let arguments = ffi::lua_gettop(state);
-        if arguments == 2
-            && is_key(state, 2)
-            && push_content(state, class::MAP)
-            && ffi::lua_getfield(state, -1, c"values".as_ptr()) == ffi::LUA_TTABLE
-        {
-            ffi::lua_pushvalue(state, 2);
-            ffi::lua_rawget(state, -2);
-            uncover_nil(state);
-            return 1;
-        }
-        leave(state, arguments)
-    }
-}
-
-/// `map[key] = value`
-unsafe extern "C-unwind" fn map_set(state: *mut ffi::lua_State) -> c_int {
-    // SAFETY: a C function has room for 20 values. When there is no memory for the pair, the map stays as it was.
-    unsafe {
-        look_sometimes(state);
-        let arguments = ffi::lua_gettop(state);
-        if arguments == 3
-            && is_key(state, 2)
-            && is_kept(state, 3)
-            && push_content(state, class::MAP)
-            && let content = ffi::lua_gettop(state)
-            && let Some(count) = integer_field(state, content, c"n")
-            && ffi::lua_getfield(state, content, c"values".as_ptr()) == ffi::LUA_TTABLE
-        {
-            let values = ffi::lua_gettop(state);
-            ffi::lua_pushvalue(state, 2);
-            let is_new = ffi::lua_rawget(state, values) == ffi::LUA_TNIL;
-            ffi::lua_pushvalue(state, 2);
-            ffi::lua_pushvalue(state, 3);
-            ffi::lua_rawset(state, values);
-            if is_new {
-                set_integer_field(state, content, c"n", count + 1);
-                if ffi::lua_getfield(state, content, c"keys".as_ptr()) != ffi::LUA_TNIL {
-                    ffi::lua_pushnil(state);
-                    ffi::lua_setfield(state, content, c"keys".as_ptr());
-                }
-            }
-            return 0;
-        }
-        leave(state, arguments)
-    }
-}
-
-/// Pushes key and value of the next pair of an iterator over a map, if the key is an integer or a text.
-///
-/// # Safety
-/// In a short way, at its beginning.
-unsafe fn push_pair(state: *mut ffi::lua_State) -> bool {
-    // SAFETY: a C function has room for 20 values. Iterators are made by the prelude alone.
-    unsafe {
-        if !(1..=2).contains(&ffi::lua_gettop(state)) || !push_content(state, class::ITERATOR) {
-            return false;
-        }
-        let iterator = ffi::lua_gettop(state);
-        let Some(at) = integer_field(state, iterator, c"at") else { return false };
-        if ffi::lua_getfield(state, iterator, c"map".as_ptr()) != ffi::LUA_TTABLE
-            || ffi::lua_getfield(state, -1, c"values".as_ptr()) != ffi::LUA_TTABLE
-            || ffi::lua_getfield(state, iterator, c"keys".as_ptr()) != ffi::LUA_TTABLE
-        {
-            return false;
-        }
-        ffi::lua_rawgeti(state, -1, at + 1);
-        if ![ffi::LUA_TNUMBER, ffi::LUA_TSTRING].contains(&ffi::lua_type(state, -1)) {
-            return false;
-        }
-        set_integer_field(state, iterator, c"at", at + 1);
-        ffi::lua_pushvalue(state, -1);
-        ffi::lua_rawget(state, -4);
-        uncover_nil(state);
-    }
-    true
-}
-
-/// The next step of `map.pairs(map)`
-unsafe extern "C-unwind" fn map_pair(state: *mut ffi::lua_State) -> c_int {
+/// `iterator.next(iterator)`
+unsafe extern "C-unwind" fn iterator_next(state: *mut ffi::lua_State) -> c_int {
     // SAFETY: this is its beginning.
     unsafe {
         let arguments = ffi::lua_gettop(state);
-        if push_pair(state) { 2 } else { leave(state, arguments) }
-    }
-}
-
-/// The next step of `map.keys(map)`
-unsafe extern "C-unwind" fn map_key(state: *mut ffi::lua_State) -> c_int {
-    // SAFETY: this is its beginning.
-    unsafe {
-        let arguments = ffi::lua_gettop(state);
-        if !push_pair(state) {
-            return leave(state, arguments);
+        match list::push_next(state) {
+            Some(true) => {}
+            Some(false) => ffi::lua_pushnil(state),
+            // Iterators over maps have no next value here.
+            None if map::has_next(state).is_some() => ffi::lua_pushnil(state),
+            None => return leave(state, arguments),
         }
-        ffi::lua_pop(state, 1);
         1
     }
 }
 
-/// The next step of `map.values(map)`
-unsafe extern "C-unwind" fn map_value(state: *mut ffi::lua_State) -> c_int {
-    // SAFETY: this is its beginning.
+/// `iterator.has_next(iterator)`
+unsafe extern "C-unwind" fn iterator_has_next(state: *mut ffi::lua_State) -> c_int {
+    // SAFETY: a C function has room for 20 values.
     unsafe {
         let arguments = ffi::lua_gettop(state);
-        if push_pair(state) { 1 } else { leave(state, arguments) }
+        let has_next = list::has_next(state).or_else(|| map::has_next(state));
+        let Some(has_next) = has_next else { return leave(state, arguments) };
+        ffi::lua_pushboolean(state, c_int::from(has_next));
+        1
     }
 }
 
@@ -573,46 +319,72 @@ unsafe extern "C-unwind" fn record_set(state: *mut ffi::lua_State) -> c_int {
     }
 }
 
-/// The bytes of the string at `index`; none for other values.
-///
-/// # Safety
-/// They are used only while the string is on the stack.
-unsafe fn string_at<'a>(state: *mut ffi::lua_State, index: c_int) -> Option<&'a [u8]> {
-    // SAFETY: as the caller says. The value is a string, which is not converted.
-    unsafe {
-        if ffi::lua_type(state, index) != ffi::LUA_TSTRING {
-            return None;
-        }
-        let mut size = 0;
-        let bytes = ffi::lua_tolstring(state, index, &raw mut size);
-        Some(std::slice::from_raw_parts(bytes.cast::<u8>(), size))
-    }
-}
-
-/// Is Lua's own function, if `is_short`.
-///
-/// # Safety
-/// In a short way, at its beginning. The original is a C function without values of its own.
-unsafe fn be_original(state: *mut ffi::lua_State, is_short: bool) -> c_int {
-    // SAFETY: as the caller says. The function finds nothing else in this frame than in one of its own.
-    unsafe {
-        match ffi::lua_tocfunction(state, ffi::lua_upvalueindex(2)) {
-            Some(original) if is_short => original(state),
-            _ => leave(state, ffi::lua_gettop(state)),
-        }
-    }
-}
-
-/// `string.rep(string, count)`
+/// `string.rep(string, count, separator)`
 unsafe extern "C-unwind" fn string_rep(state: *mut ffi::lua_State) -> c_int {
     // SAFETY: this is its beginning.
     unsafe {
-        let size = string_at(state, 1).and_then(|string| i64::try_from(string.len()).ok());
-        let is_short = ffi::lua_gettop(state) == 2
-            && size.zip(integer_at(state, 2)).is_some_and(|(size, count)| {
-                count <= REPEATED_SIZE_MAX && size.saturating_mul(count) <= REPEATED_SIZE_MAX
-            });
+        let size = |index| string_at(state, index).and_then(|string| i64::try_from(string.len()).ok());
+        let separator = match ffi::lua_gettop(state) {
+            2 => Some(0),
+            3 => size(3),
+            _ => None,
+        };
+        let size = size(1).zip(separator).map(|(size, separator)| size.saturating_add(separator));
+        let is_short = size.zip(integer_at(state, 2)).is_some_and(|(size, count)| {
+            count <= REPEATED_SIZE_MAX && size.saturating_mul(count) <= REPEATED_SIZE_MAX
+        });
         be_original(state, is_short)
+    }
+}
+
+/// `setmetatable(table, metatable)`
+unsafe extern "C-unwind" fn set_metatable(state: *mut ffi::lua_State) -> c_int {
+    // SAFETY: a C function has room for 20 values. A metatable with a finalizer, and a table with a protected one, are left to the
+    // prelude.
+    unsafe {
+        if ffi::lua_gettop(state) != 2
+            || ffi::lua_type(state, 1) != ffi::LUA_TTABLE
+            || ffi::lua_type(state, 2) != ffi::LUA_TTABLE
+        {
+            return leave(state, ffi::lua_gettop(state));
+        }
+        ffi::lua_pushstring(state, c"__gc".as_ptr());
+        if ffi::lua_rawget(state, 2) != ffi::LUA_TNIL
+            || ffi::luaL_getmetafield(state, 1, c"__metatable".as_ptr()) != ffi::LUA_TNIL
+        {
+            return leave(state, 2);
+        }
+        ffi::lua_settop(state, 2);
+        ffi::lua_setmetatable(state, 1);
+        1
+    }
+}
+
+/// A call of the function that `coroutine.wrap` returned: continues the coroutine that is the closure's second value. The function of
+/// the prelude raises its error.
+unsafe extern "C-unwind" fn coroutine_step(state: *mut ffi::lua_State) -> c_int {
+    // SAFETY: a C function has room for 20 values, and `lua_checkstack` makes more. The coroutine lives as long as the closure.
+    unsafe {
+        // The count of instructions begins at zero in each coroutine.
+        look(state);
+        let coroutine = ffi::lua_tothread(state, ffi::lua_upvalueindex(2));
+        let arguments = ffi::lua_gettop(state);
+        if coroutine.is_null() || ffi::lua_checkstack(coroutine, arguments) == 0 {
+            return ffi::luaL_error(state, c"too many arguments to resume".as_ptr());
+        }
+        ffi::lua_xmove(state, coroutine, arguments);
+        let mut results = 0;
+        let status = ffi::lua_resume(coroutine, state, arguments, &raw mut results);
+        if status != ffi::LUA_OK && status != ffi::LUA_YIELD {
+            ffi::lua_xmove(coroutine, state, 1);
+            return leave(state, 1);
+        }
+        if ffi::lua_checkstack(state, results + 1) == 0 {
+            ffi::lua_pop(coroutine, results);
+            return ffi::luaL_error(state, c"too many results to resume".as_ptr());
+        }
+        ffi::lua_xmove(coroutine, state, results);
+        results
     }
 }
 

@@ -12,7 +12,7 @@ use std::ffi::{CStr, c_int};
 use std::ptr;
 
 use cf::msgpack;
-use mlua::{Function, Lua, Value, ffi};
+use mlua::{Value, ffi};
 
 use super::native::bytes;
 use super::native::list::{self, Element};
@@ -514,17 +514,8 @@ unsafe fn field_of(state: *mut ffi::lua_State, index: c_int, name: &CStr) -> c_i
 }
 
 /// `sorted_keys(table)`: the keys of a table, which are integers and strings, in their order.
-///
-/// # Errors
-/// When there is not enough memory.
-pub(super) fn sorted_keys(lua: &Lua) -> mlua::Result<Function> {
-    // SAFETY: the function keeps to Lua's rules for C functions.
-    unsafe { lua.create_c_function(make_sorted_keys) }
-}
-
-/// `sorted_keys(table)`
-unsafe extern "C-unwind" fn make_sorted_keys(state: *mut ffi::lua_State) -> c_int {
-    // SAFETY: a C function has room for 20 values. Only the prelude calls this, with a table. The keys are counted first, so
+pub(super) unsafe extern "C-unwind" fn make_sorted_keys(state: *mut ffi::lua_State) -> c_int {
+    // SAFETY: a C function has room for 20 values. Only `native::map` calls this, with a table. The keys are counted first, so
     // that the two tables have room for all.
     unsafe {
         ffi::lua_settop(state, 1);

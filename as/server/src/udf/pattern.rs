@@ -12,6 +12,8 @@ const CAPTURES_MAX: usize = 32;
 const DEPTH_MAX: usize = 200;
 /// Steps between two checks of the watch.
 const WATCHED_STEPS: u32 = 20_000;
+/// Steps of a repetition that are counted together.
+const REPEATED_STEPS: usize = 8_192;
 /// Introduces a class or escapes a character.
 const ESCAPE: u8 = b'%';
 const SPECIALS: &[u8] = b"^$*+?.([%-";
@@ -206,10 +208,10 @@ impl<'a> Matcher<'a> {
 
     /// Matches an item as often as possible; less often if the rest requires it.
     fn longest(&mut self, s: usize, p: usize, end: usize) -> Matched {
-        let mut count = 0;
-        while self.is_single(s + count, p, end) {
-            self.draw(end - p)?;
-            count += 1;
+        let mut count = self.repeated(s, p, end)?;
+        // Nothing follows, so the longest one matches.
+        if end + 1 == self.pattern.len() {
+            return Ok(Some(s + count));
         }
         loop {
             if let Some(matched) = self.run(s + count, end + 1)? {
@@ -220,6 +222,31 @@ impl<'a> Matcher<'a> {
             }
             count -= 1;
         }
+    }
+
+    /// How many bytes from `s` on match an item.
+    fn repeated(&mut self, s: usize, p: usize, end: usize) -> Result<usize, PatternError> {
+        let (subject, mut count) = (self.subject, 0);
+        for part in subject[s..].chunks((REPEATED_STEPS / (end - p)).max(1)) {
+            let matched = match self.pattern[p] {
+                b'.' => part.len(),
+                ESCAPE => {
+                    let class = Class::of(self.pattern[p + 1]);
+                    matched_at_start(part, |byte| class.contains(byte))
+                }
+                b'[' if end - p == 4 && self.pattern[p + 1] == b'^' && self.pattern[p + 2] != ESCAPE => {
+                    memchr::memchr(self.pattern[p + 2], part).unwrap_or(part.len())
+                }
+                b'[' => matched_at_start(part, |byte| self.in_set(byte, p, end - 1)),
+                literal => matched_at_start(part, |byte| byte == literal),
+            };
+            self.draw(matched * (end - p))?;
+            count += matched;
+            if matched < part.len() {
+                break;
+            }
+        }
+        Ok(count)
     }
 
     /// Matches an item as few times as the rest allows.
@@ -366,22 +393,69 @@ impl<'a> Matcher<'a> {
     }
 }
 
-/// Whether `byte` is in the class written `%class`. A letter that names no class stands for itself.
+/// Number of bytes at the start that match.
+fn matched_at_start(part: &[u8], is_match: impl Fn(u8) -> bool) -> usize {
+    part.iter().position(|byte| !is_match(*byte)).unwrap_or(part.len())
+}
+
+/// A class of bytes, written `%class`.
+#[derive(Clone, Copy)]
+enum Class {
+    /// The bytes that have this bit in [`CLASSES`], or that have it not.
+    Bit(u16, bool),
+    /// A letter that names no class stands for itself.
+    Byte(u8),
+}
+
+impl Class {
+    fn of(class: u8) -> Self {
+        let at = match class.to_ascii_lowercase() {
+            b'a' => 0,
+            b'c' => 1,
+            b'd' => 2,
+            b'g' => 3,
+            b'l' => 4,
+            b'p' => 5,
+            b's' => 6,
+            b'u' => 7,
+            b'w' => 8,
+            b'x' => 9,
+            _ => return Class::Byte(class),
+        };
+        Class::Bit(1 << at, class.is_ascii_uppercase())
+    }
+
+    fn contains(self, byte: u8) -> bool {
+        match self {
+            Class::Bit(bit, is_negated) => (CLASSES[usize::from(byte)] & bit != 0) != is_negated,
+            Class::Byte(other) => byte == other,
+        }
+    }
+}
+
+/// A bit for each class that a byte is in, in the order of the names `acdglpsuwx`.
+static CLASSES: [u16; 256] = {
+    let mut classes = [0; 256];
+    let mut at = 0;
+    while at < 256 {
+        let byte = at as u8;
+        classes[at] = byte.is_ascii_alphabetic() as u16
+            | (byte.is_ascii_control() as u16) << 1
+            | (byte.is_ascii_digit() as u16) << 2
+            | (byte.is_ascii_graphic() as u16) << 3
+            | (byte.is_ascii_lowercase() as u16) << 4
+            | (byte.is_ascii_punctuation() as u16) << 5
+            | ((byte.is_ascii_whitespace() || byte == 0x0B) as u16) << 6
+            | (byte.is_ascii_uppercase() as u16) << 7
+            | (byte.is_ascii_alphanumeric() as u16) << 8
+            | (byte.is_ascii_hexdigit() as u16) << 9;
+        at += 1;
+    }
+    classes
+};
+
 fn in_class(byte: u8, class: u8) -> bool {
-    let is_in = match class.to_ascii_lowercase() {
-        b'a' => byte.is_ascii_alphabetic(),
-        b'c' => byte.is_ascii_control(),
-        b'd' => byte.is_ascii_digit(),
-        b'g' => byte.is_ascii_graphic(),
-        b'l' => byte.is_ascii_lowercase(),
-        b'p' => byte.is_ascii_punctuation(),
-        b's' => byte.is_ascii_whitespace() || byte == 0x0B,
-        b'u' => byte.is_ascii_uppercase(),
-        b'w' => byte.is_ascii_alphanumeric(),
-        b'x' => byte.is_ascii_hexdigit(),
-        _ => return class == byte,
-    };
-    is_in != class.is_ascii_uppercase()
+    Class::of(class).contains(byte)
 }
 
 #[cfg(test)]

@@ -11,14 +11,13 @@ use mlua::{Value, ffi};
 
 use super::native::bytes;
 use super::native::list::{self, Element};
+use super::native::map;
 use super::raw::CLASS_INDEX;
 use super::value::{Converter, DEPTH_MAX, PACKED_SIZE_MAX, ValueError, WATCHED_ELEMENTS, class};
 use super::watch::Watch;
 
 /// Values of the stack that one level of nesting takes.
 const LEVEL_STACK: c_int = 12;
-/// Index of the function that returns the keys and values of a map, during a call.
-const PAIRS: c_int = 1;
 
 impl Converter<'_> {
     /// The text of a value in messages.
@@ -27,7 +26,7 @@ impl Converter<'_> {
         let mut printed = Err(ValueError::Depth);
         // SAFETY: `exec_raw` has put the arguments on the stack, and catches errors.
         unsafe {
-            self.lua.exec_raw::<()>((&self.makers.pairs, value), |state| {
+            self.lua.exec_raw::<()>(value, |state| {
                 printed = printer.put(state, 0).map(|_| ());
                 ffi::lua_settop(state, 0);
             })?;
@@ -46,7 +45,7 @@ impl Printer<'_> {
     /// Appends the text of the value at the top of the stack, where it stays. Returns whether it has one.
     ///
     /// # Safety
-    /// In a call that catches errors, with the function as first value and room for a few more.
+    /// In a call that catches errors, with room for a few more values.
     unsafe fn put(&mut self, state: *mut ffi::lua_State, depth: usize) -> Result<bool, ValueError> {
         self.elements += 1;
         if self.elements.is_multiple_of(WATCHED_ELEMENTS) && self.watch.is_over() {
@@ -186,14 +185,13 @@ impl Printer<'_> {
     /// As for [`put`](Self::put), with room for some more values.
     unsafe fn put_map(&mut self, state: *mut ffi::lua_State, depth: usize) -> Result<(), ValueError> {
         self.out.push(b'{');
-        // SAFETY: as the caller says. The function returns two tables.
+        // SAFETY: as the caller says. The keys stay as they are meanwhile.
         unsafe {
-            ffi::lua_pushvalue(state, PAIRS);
-            ffi::lua_getiuservalue(state, -2, 1);
-            ffi::lua_call(state, 1, 2);
-            let keys = ffi::lua_gettop(state) - 1;
-            let count = ffi::lua_rawlen(state, keys);
-            for index in 1..=count as i64 {
+            ffi::lua_getiuservalue(state, -1, 1);
+            let content = ffi::lua_gettop(state);
+            map::push_keys(state, content);
+            let keys = content + 1;
+            for index in 1..=ffi::lua_rawlen(state, keys) as i64 {
                 let start = self.out.len();
                 if index > 1 {
                     self.put_text(", ");
@@ -201,7 +199,7 @@ impl Printer<'_> {
                 ffi::lua_rawgeti(state, keys, index);
                 let mut has_text = self.put(state, depth + 1)?;
                 self.out.push(b':');
-                ffi::lua_rawgeti(state, keys + 1, index);
+                map::push_value(state, content, keys + 1);
                 has_text = has_text && self.put(state, depth + 1)?;
                 ffi::lua_pop(state, 2);
                 if !has_text {

@@ -987,6 +987,155 @@ fn long_and_short_subjects_match_alike() {
     }
 }
 
+/// A map agrees with a plain table after each of many random changes, with keys and values of all kinds, and gives its keys in order.
+#[test]
+fn maps_agree_with_a_model() {
+    let body = "
+        local model, m, n, seed = {}, map(), 0, SEED
+        local function random(limit) seed = (seed * 1103515245 + 12345) % 2147483648 return (seed >> 8) % limit end
+        local NONE, blobs = {}, {}
+        for i = 1, 9 do blobs[i] = bytes(1) bytes.set_byte(blobs[i], 1, i) end
+        local function key()
+            local kind = random(3)
+            if kind == 0 then return random(40) - 20 end
+            if kind == 1 then return 'k' .. random(20) end
+            return blobs[random(9) + 1]
+        end
+        local function rank(k) return type(k) == 'number' and 1 or type(k) == 'string' and 2 or 3 end
+        local function text(k) return type(k) == 'userdata' and tostring(k) or k end
+        for step = 1, 2000 do
+            local k, kind = key(), random(8)
+            local old = model[k]
+            if kind == 0 then map.remove(m, k) model[k] = nil
+            elseif kind == 1 then m[k] = print model[k] = nil
+            elseif kind == 2 then m[k] = nil model[k] = NONE
+            elseif kind == 3 then m[k] = r
+            elseif kind == 4 then local l = list{step} m[k] = l model[k] = l
+            else m[k] = 's' .. step model[k] = 's' .. step end
+            if old == nil and model[k] ~= nil then n = n + 1 elseif old ~= nil and model[k] == nil then n = n - 1 end
+            if #m ~= n or map.size(m) ~= n then error('size ' .. #m .. ' ' .. n, 0) end
+            local expected = model[k]
+            if expected == NONE then expected = nil end
+            if m[k] ~= expected then error('value', 0) end
+            if step % 20 == 0 then
+                local count, last = 0, nil
+                for k, v in map.pairs(m) do
+                    local expected = model[k]
+                    if expected == NONE then expected = nil end
+                    if expected ~= v then error('pair', 0) end
+                    if last and (rank(last) > rank(k) or rank(last) == rank(k) and text(last) >= text(k)) then error('order', 0) end
+                    last, count = k, count + 1
+                end
+                if count ~= n then error('count', 0) end
+                count = 0
+                for _ in map.keys(m) do count = count + 1 end
+                if count ~= n then error('keys', 0) end
+                local _, it = map.iterator(m)
+                if iterator.has_next(it) ~= (n > 0) or iterator.next(it) ~= nil then error('iterator', 0) end
+            end
+        end
+        return 'same'";
+    for seed in 1..6 {
+        assert_eq!(run(&body.replace("SEED", &seed.to_string())), ok("same"), "{seed}");
+    }
+}
+
+/// Functions of iterators, records, coroutines and metatables that have a short way.
+#[test]
+fn short_ways_of_other_functions_do_what_the_prelude_did() {
+    for (body, expected) in [
+        (
+            "local next, it = list.iterator(list{1, 2}) return it:next() .. next(it) .. tostring(it:has_next()) .. tostring(it:next())",
+            "12falsenil",
+        ),
+        (
+            "local step = list.iterator(list{1}) local _, it = map.pairs(map{a = 1}) return select('#', step(it), step(5))",
+            "1",
+        ),
+        (
+            "local step, _ = map.pairs(map{a = 1}), 0 local _, it = list.iterator(list{7}) return tostring(step(it)) .. it:next()",
+            "nil7",
+        ),
+        (
+            "return record.gen(r) .. record.ttl(r) .. record.size(r) .. record.numbins(r) .. tostring(record.setname(r)) .. tostring(record.key(r))",
+            "0000nilnil",
+        ),
+        ("return tostring(record.digest(r))", "07 07 07 07 07 07 07 07 07 07 07 07 07 07 07 07 07 07 07 07"),
+        (
+            "local a = tostring(aerospike:exists(r)) r.x = 1 aerospike:create(r) record.set_ttl(r, '7') return a .. tostring(aerospike:exists(r)) .. record.numbins(r)",
+            "falsetrue1",
+        ),
+        (
+            "r.x = 1 aerospike:create(r) r.x = 'a' r.y = 2.5 r.z = true local a = aerospike:update(r) r.l = list{1} return a .. aerospike:update(r) .. record.numbins(r)",
+            "004",
+        ),
+        ("r.x = 1 return tostring(aerospike:update(r))", "-2"),
+        (
+            "r.x = 1 aerospike:create(r) r.x = nil r.y = 1 return aerospike:update(r) .. table.concat(record.bin_names(r), ',')",
+            "0y",
+        ),
+        ("return type(aerospike:get_current_time())", "number"),
+        (
+            "return tostring(geojson('{}')) .. tostring(geojson('a\\0b')) .. tostring(geojson()) .. tostring(geojson(5))",
+            "\"{}\"\"a\"nil\"5\"",
+        ),
+        (
+            "local c = coroutine.wrap(function(a, b) local c = coroutine.yield(a + b) return c, 'end' end) return c(1, 2) .. table.concat({c(5)}, ',')",
+            "35,end",
+        ),
+        (
+            "local c = coroutine.wrap(function() return 1 end) c() return select(2, pcall(c)):match('[^:]*$')",
+            "cannot resume dead coroutine",
+        ),
+        ("local c = coroutine.wrap(function() error({7}) end) return select(2, pcall(c))[1]", "7"),
+        (
+            "local c c = coroutine.wrap(function() return c() end) return select(2, pcall(c)):match('[^:]*$')",
+            " cannot resume non-suspended coroutine",
+        ),
+        (
+            "local t = setmetatable({}, {__index = {a = 1}, __metatable = 'no'}) return t.a .. select(2, pcall(setmetatable, t, {}))",
+            "1cannot change a protected metatable",
+        ),
+        (
+            "local t = setmetatable({}, {__len = function() return 4 end}) setmetatable(t, nil) return #t .. tostring(getmetatable(t))",
+            "0nil",
+        ),
+        (
+            "local t = {3, 1, 2} table.sort(t, function(a, b) return a > b end) table.sort(list{3, 1}, function(a, b) return a < b end) return table.concat(t)",
+            "321",
+        ),
+        (
+            "return ('ab'):rep(3, ',') .. ('a'):rep(0, 'x') .. ('a'):rep(2, 5) .. #('ab'):rep(3000, ', ')",
+            "ab,ab,aba5a11998",
+        ),
+        (
+            "return tostring(map{a = 1, [2] = 'x', [true] = 1, c = print, [1.5] = 2}) .. #map(nil, 5) .. tostring(map.new(0)) .. #map.new(3)",
+            "{2:\"x\", \"a\":1}0nil0",
+        ),
+    ] {
+        assert_eq!(
+            run(&format!("local function f() {body} end return tostring(f())")),
+            ok(expected),
+            "{body}"
+        );
+    }
+    for (body, expected) in [
+        ("record.gen(5)", "bad argument #1 to 'gen' (userdata expected, got number)"),
+        ("record.key(list())", "bad argument #1 to 'key' (Record expected, got List)"),
+        ("record.set_ttl(r, {})", "bad argument #2 to 'set_ttl' (number expected, got table)"),
+        ("aerospike:exists(5)", "bad argument #1 to 'exists' (Record expected, got number)"),
+        ("map.pairs(list())", "bad argument #1 to 'pairs' (Map expected, got List)"),
+        ("map.remove({}, 1)", "bad argument #1 to 'remove' (userdata expected, got table)"),
+        ("map({}, 'x')", "bad argument #3 to 'map' (number expected, got string)"),
+        ("map.new({})", "bad argument #1 to 'new' (number expected, got table)"),
+        ("iterator.next(list())", "bad argument #1 to 'next' (Iterator expected, got List)"),
+        ("setmetatable(1, {})", "bad argument #1 to 'setmetatable' (table expected, got number)"),
+        ("local c = coroutine.wrap(function() error('x', 0) end) c()", "x"),
+    ] {
+        assert_eq!(run(body), Err(format!("/nowhere/m.lua:1: {expected}")), "{body}");
+    }
+}
+
 /// A bin with values of all kinds goes through a function unchanged, in the order of its keys.
 #[test]
 fn containers_are_packed_in_order() {

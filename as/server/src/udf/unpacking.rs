@@ -7,9 +7,10 @@ use std::ffi::{c_char, c_int};
 use std::ptr;
 
 use cf::msgpack::{self, Head, Kind, Reader};
+use datamodel::{BytesType, Particle, geojson};
 use mlua::{Value, ffi};
 
-use super::native::{bytes, list};
+use super::native::{bytes, list, map};
 use super::value::{Converter, DEPTH_MAX, ValueError, WATCHED_ELEMENTS, to_zero};
 use super::watch::Watch;
 
@@ -22,8 +23,7 @@ const LEVEL_STACK: c_int = 16;
 mod maker {
     use std::ffi::c_int;
 
-    pub(super) const MAP: c_int = 1;
-    pub(super) const GEOJSON: c_int = 2;
+    pub(super) const GEOJSON: c_int = 1;
 }
 
 /// Why a value cannot be made.
@@ -37,6 +37,23 @@ enum Unusable {
 }
 
 impl Converter<'_> {
+    /// A bin's value in Lua.
+    pub(super) fn value_of(&self, particle: &Particle<'_>) -> Result<Value, ValueError> {
+        Ok(match particle {
+            Particle::Integer(value) => Value::Integer(*value),
+            Particle::Float(value) => Value::Number(*value),
+            Particle::Bool(value) => Value::Boolean(*value),
+            Particle::Bytes(BytesType::String, text) => Value::String(self.lua.create_string(to_zero(text))?),
+            Particle::Bytes(BytesType::List | BytesType::Map, packed) => {
+                self.unpack(&mut Reader::new(packed), 0, &mut 0)?.unwrap_or(Value::Nil)
+            }
+            Particle::Bytes(BytesType::GeoJson, stored) => {
+                self.makers.geojson.call(self.lua.create_string(geojson::json(stored))?)?
+            }
+            Particle::Bytes(kind, bytes) => bytes::make(self.lua, bytes, i64::from(*kind as u8))?,
+        })
+    }
+
     /// The next value that `reader` has; `None` if it is malformed. `elements` counts those of several values.
     pub(super) fn unpack(
         &self,
@@ -46,11 +63,9 @@ impl Converter<'_> {
     ) -> Result<Option<Value>, ValueError> {
         let mut unpacker = Unpacker { watch: self.watch, reader, elements: *elements };
         let mut pushed = Err(Unusable::Malformed);
-        let makers = self.makers;
-        let functions = (&makers.map, &makers.geojson);
         // SAFETY: `exec_raw` has put the arguments on the stack, and catches errors.
         let value = unsafe {
-            self.lua.exec_raw::<Value>(functions, |state| {
+            self.lua.exec_raw::<Value>(&self.makers.geojson, |state| {
                 pushed = unpacker.push(state, depth);
                 if pushed.is_ok() {
                     ffi::lua_replace(state, 1);
@@ -185,7 +200,6 @@ impl Unpacker<'_, '_, '_> {
             if ffi::lua_checkstack(state, LEVEL_STACK) == 0 {
                 return Err(Unusable::Depth);
             }
-            ffi::lua_pushvalue(state, maker::MAP);
             ffi::lua_createtable(state, 0, self.capacity(count) / 2);
             let values = ffi::lua_gettop(state);
             let (mut distinct, mut others, mut has_bad_key) = (0, 0, false);
@@ -217,16 +231,20 @@ impl Unpacker<'_, '_, '_> {
                 }
             }
             if has_bad_key {
-                ffi::lua_settop(state, values - 2);
+                ffi::lua_settop(state, values - 1);
                 ffi::lua_pushlightuserdata(state, ptr::null_mut());
                 return Ok(());
             }
-            if others == 0 {
-                ffi::lua_pushnil(state);
+            ffi::lua_pushvalue(state, values);
+            map::push_map(state, distinct, flags);
+            let made = ffi::lua_gettop(state);
+            for index in (1..=others).step_by(2) {
+                ffi::lua_rawgeti(state, values + 1, index);
+                ffi::lua_rawgeti(state, values + 1, index + 1);
+                map::set_top(state, made);
             }
-            ffi::lua_pushinteger(state, distinct);
-            push_flags(state, flags);
-            ffi::lua_call(state, 4, 1);
+            ffi::lua_replace(state, values);
+            ffi::lua_settop(state, values);
         }
         Ok(())
     }
@@ -245,18 +263,4 @@ unsafe fn push_text(state: *mut ffi::lua_State, text: &[u8]) {
     let text = to_zero(text);
     // SAFETY: as the caller says.
     unsafe { ffi::lua_pushlstring(state, text.as_ptr().cast::<c_char>(), text.len()) };
-}
-
-/// Pushes the flags of a container, or nil.
-///
-/// # Safety
-/// There is room for a value.
-unsafe fn push_flags(state: *mut ffi::lua_State, flags: Option<u8>) {
-    // SAFETY: as the caller says.
-    unsafe {
-        match flags {
-            Some(flags) => ffi::lua_pushinteger(state, i64::from(flags)),
-            None => ffi::lua_pushnil(state),
-        }
-    }
 }

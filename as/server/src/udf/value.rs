@@ -7,11 +7,9 @@ use std::rc::Rc;
 
 use cf::msgpack::{self, Head, Reader};
 use datamodel::particle::type_number;
-use datamodel::{BytesType, Particle, geojson};
 use mlua::{AnyUserData, Function, Lua, Table, Value};
 use smallvec::SmallVec;
 
-use super::native::bytes;
 use super::watch::Watch;
 
 /// State that the prelude's primitives share with the interpreter.
@@ -43,7 +41,7 @@ pub(super) mod class {
     pub(crate) const BYTES: i64 = 3;
     pub(crate) const RECORD: i64 = 4;
     pub(crate) const GEOJSON: i64 = 5;
-    pub(crate) const ITERATOR: i64 = 8;
+    pub(crate) const AEROSPIKE: i64 = 6;
 }
 
 /// The reason why a value cannot be converted.
@@ -84,9 +82,7 @@ impl std::fmt::Display for ValueError {
 /// The prelude's functions that make and open proxies.
 pub(super) struct Makers {
     pub(super) open: Function,
-    pub(super) map: Function,
     pub(super) geojson: Function,
-    pub(super) pairs: Function,
 }
 
 /// The particle type and bytes of a function's result for a client.
@@ -178,23 +174,6 @@ impl Converter<'_> {
         Ok(class.map(|class| (class, content.as_table().cloned())))
     }
 
-    /// A bin's value in Lua.
-    pub(super) fn value_of(&self, particle: &Particle<'_>) -> Result<Value, ValueError> {
-        Ok(match particle {
-            Particle::Integer(value) => Value::Integer(*value),
-            Particle::Float(value) => Value::Number(*value),
-            Particle::Bool(value) => Value::Boolean(*value),
-            Particle::Bytes(BytesType::String, text) => self.string(to_zero(text))?,
-            Particle::Bytes(BytesType::List | BytesType::Map, packed) => {
-                self.unpack(&mut Reader::new(packed), 0, &mut 0)?.unwrap_or(Value::Nil)
-            }
-            Particle::Bytes(BytesType::GeoJson, stored) => {
-                self.makers.geojson.call(self.lua.create_string(geojson::json(stored))?)?
-            }
-            Particle::Bytes(kind, bytes) => bytes::make(self.lua, bytes, i64::from(*kind as u8))?,
-        })
-    }
-
     /// The arguments of a call: the elements of a packed list. Anything but a list means no arguments.
     pub(super) fn arguments(&self, packed: &[u8]) -> Result<Vec<Value>, ValueError> {
         let mut reader = Reader::new(packed);
@@ -209,10 +188,6 @@ impl Converter<'_> {
             }
         }
         Ok(arguments)
-    }
-
-    fn string(&self, text: &[u8]) -> Result<Value, ValueError> {
-        Ok(Value::String(self.lua.create_string(text)?))
     }
 }
 

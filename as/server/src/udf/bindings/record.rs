@@ -8,7 +8,6 @@ use datamodel::{BytesType, Particle};
 use mlua::{Lua, MultiValue, Table, Value};
 use proto::ResultCode;
 
-use super::super::native::bytes;
 use super::super::record::RecordState;
 use super::super::value::{Plain, Shared, to_zero};
 
@@ -88,8 +87,34 @@ impl Session {
         }))
     }
 
+    /// The key of record `id`, if it is plain: an integer, a short text or nil.
+    pub(crate) fn plain_key(&self, id: i64) -> Option<PlainBin> {
+        const ABSENT: PlainBin = PlainBin::Value(Plain::Nil);
+        let key = self.read(id, |record| match record.visible_key() {
+            Some([1, integer @ ..]) => Some(
+                integer
+                    .try_into()
+                    .map_or(ABSENT, |bytes| PlainBin::Value(Plain::Integer(i64::from_be_bytes(bytes)))),
+            ),
+            Some([3, text @ ..]) => PlainBin::of_text(text),
+            Some([4, ..]) => None,
+            _ => Some(ABSENT),
+        });
+        key.unwrap_or(Some(ABSENT))
+    }
+
+    /// The name of the set of record `id`, if it is short; nil if there is none.
+    pub(crate) fn plain_set_name(&self, id: i64) -> Option<PlainBin> {
+        const ABSENT: PlainBin = PlainBin::Value(Plain::Nil);
+        let name = self.read(id, |record| match record.metadata() {
+            Some(metadata) if !metadata.set_name.is_empty() => PlainBin::of_text(metadata.set_name),
+            _ => Some(ABSENT),
+        });
+        name.unwrap_or(Some(ABSENT))
+    }
+
     /// The result of `read` on record `id`; `None` if that is not the record of the call.
-    fn read<T>(&self, id: i64, read: impl FnOnce(&RecordState) -> T) -> Option<T> {
+    pub(crate) fn read<T>(&self, id: i64, read: impl FnOnce(&RecordState) -> T) -> Option<T> {
         if id != self.id.get() {
             return None;
         }
@@ -97,7 +122,7 @@ impl Session {
     }
 
     /// As [`read`](Self::read), for functions that change the record.
-    fn change<T>(&self, id: i64, change: impl FnOnce(&mut RecordState) -> T) -> Option<T> {
+    pub(crate) fn change<T>(&self, id: i64, change: impl FnOnce(&mut RecordState) -> T) -> Option<T> {
         if id != self.id.get() {
             return None;
         }
@@ -125,12 +150,13 @@ fn install_metadata(
     shared: &Weak<Shared>,
     session: &Rc<Session>,
 ) -> mlua::Result<()> {
-    let of_metadata = Rc::clone(session);
+    let of_set = Rc::clone(session);
     host.set(
-        "record_metadata",
-        lua.create_function(move |lua, (id, name): (i64, mlua::String)| {
-            let found = of_metadata.read(id, |record| metadata(lua, record, &name.as_bytes())).transpose()?;
-            Ok(found.unwrap_or_else(|| without_record(&name.as_bytes())))
+        "record_set_name",
+        lua.create_function(move |lua, id: i64| {
+            let name = of_set.read(id, |record| record.metadata().map(|metadata| metadata.set_name.to_vec()));
+            let name = name.flatten().filter(|name| !name.is_empty());
+            name.map(|name| lua.create_string(name)).transpose()
         })?,
     )?;
     let of_names = Rc::clone(session);
@@ -156,7 +182,7 @@ fn install_metadata(
             }
         })?,
     )?;
-    let of_key = Rc::clone(session);
+    let (of_key, converter) = (Rc::clone(session), Weak::clone(shared));
     host.set(
         "record_key",
         lua.create_function(move |lua, id: i64| {
@@ -166,25 +192,15 @@ fn install_metadata(
                     .try_into()
                     .map_or(Value::Nil, |bytes| Value::Integer(i64::from_be_bytes(bytes)))),
                 Some([3, text @ ..]) => Ok(Value::String(lua.create_string(to_zero(text))?)),
-                Some([4, bytes @ ..]) => bytes::make(lua, bytes, 4).map_err(mlua::Error::runtime),
+                Some([4, bytes @ ..]) => {
+                    let Some(shared) = converter.upgrade() else { return Ok(Value::Nil) };
+                    let blob = Particle::Bytes(BytesType::Blob, bytes.into());
+                    shared.converter(lua).value_of(&blob).map_err(mlua::Error::runtime)
+                }
                 _ => Ok(Value::Nil),
             }
         })?,
-    )?;
-    let of_digest = Rc::clone(session);
-    host.set(
-        "record_digest",
-        lua.create_function(move |lua, id: i64| {
-            let digest = of_digest.read(id, |record| record.input.digest);
-            digest
-                .map_or(Ok(Value::Nil), |digest| bytes::make(lua, &digest.0, 4).map_err(mlua::Error::runtime))
-        })?,
     )
-}
-
-/// The value of `record.<name>` without a record.
-fn without_record(name: &[u8]) -> Value {
-    if name == b"setname" { Value::Nil } else { Value::Integer(0) }
 }
 
 /// Names of the record's bins; `None` without a record.
@@ -193,21 +209,19 @@ fn names_of_bins(lua: &Lua, record: &RecordState) -> Option<mlua::Result<Vec<mlu
     Some(names.iter().map(|name| lua.create_string(name)).collect())
 }
 
-/// The value of `record.<name>`.
-fn metadata(lua: &Lua, record: &RecordState, name: &[u8]) -> mlua::Result<Value> {
-    let Some(metadata) = record.metadata() else { return Ok(without_record(name)) };
+/// The value of `record.<name>` that is a number.
+pub(crate) fn metadata_number(record: &RecordState, name: &[u8]) -> Option<i64> {
+    let metadata = record.metadata()?;
     let size = |is_kept: bool| if is_kept { metadata.stored_size.cast_signed() } else { 0 };
-    Ok(Value::Integer(match name {
+    Some(match name {
         b"gen" => i64::from(metadata.generation),
         b"ttl" => i64::from(metadata.ttl),
         b"last_update_time" => metadata.last_update_time.cast_signed(),
         b"size" => size(true),
         b"memory_size" => size(record.input.is_in_memory),
         b"device_size" => size(record.input.is_on_device),
-        b"numbins" => record.bin_names().map_or(0, |names| names.len() as i64),
-        _ if metadata.set_name.is_empty() => return Ok(Value::Nil),
-        _ => return Ok(Value::String(lua.create_string(metadata.set_name)?)),
-    }))
+        _ => record.bin_names().map_or(0, |names| names.len() as i64),
+    })
 }
 
 fn install_saves(lua: &Lua, host: &Table, shared: &Weak<Shared>, session: &Rc<Session>) -> mlua::Result<()> {
@@ -225,12 +239,10 @@ fn install_saves(lua: &Lua, host: &Table, shared: &Weak<Shared>, session: &Rc<Se
         host.set(name, function)
     }
     let context = (lua, host, session);
-    set(context, "record_set_ttl", || (), |record, ttl: i64| record.set_ttl(ttl as u32))?;
     set(context, "record_drop_key", || (), |record, _: Value| record.drop_key())?;
     set(context, "record_create", || Some(1), |record, _: Value| record.create().err())?;
     set(context, "record_uncreate", || (), |record, _: Value| record.uncreate())?;
     set(context, "record_update", || Some(-2), |record, _: Value| record.update().err())?;
-    set(context, "record_exists", || false, |record, _: Value| record.exists())?;
     set(
         context,
         "record_begin_save",

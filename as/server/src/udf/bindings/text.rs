@@ -1,12 +1,10 @@
-//! The callers of functions, the log and the clock for the prelude.
+//! The callers of functions and the log for the prelude.
 
 use std::rc::Rc;
 
-use cf::clock::StoredMillis;
 use mlua::{Lua, Table};
 
 use super::super::watch::Watch;
-use super::record::Session;
 
 /// Maximum number of bytes of a function's log line.
 const LOGGED_SIZE_MAX: usize = 1_000;
@@ -15,7 +13,7 @@ const LOGGED_SIZE_MAX: usize = 1_000;
 ///
 /// # Errors
 /// When Lua has not enough memory.
-pub(crate) fn install(lua: &Lua, host: &Table, watch: &Rc<Watch>, session: &Rc<Session>) -> mlua::Result<()> {
+pub(crate) fn install(lua: &Lua, host: &Table, watch: &Rc<Watch>) -> mlua::Result<()> {
     let of_over = Rc::clone(watch);
     host.set("is_over", lua.create_function(move |_, ()| Ok(of_over.is_over()))?)?;
     host.set("caller", lua.create_function(|lua, ()| caller(lua))?)?;
@@ -24,13 +22,6 @@ pub(crate) fn install(lua: &Lua, host: &Table, watch: &Rc<Watch>, session: &Rc<S
         lua.create_function(|lua, (level, text): (i64, Option<mlua::String>)| {
             log(lua, level, text);
             Ok(())
-        })?,
-    )?;
-    let session = Rc::clone(session);
-    host.set(
-        "current_time",
-        lua.create_function(move |_, ()| {
-            Ok(if session.is_read_only() { 0 } else { StoredMillis::now().0.cast_signed() })
         })?,
     )
 }

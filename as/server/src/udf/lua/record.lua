@@ -98,12 +98,14 @@ end
 
 local functions = {}
 
-for _, name in ipairs { 'ttl', 'last_update_time', 'gen', 'size', 'memory_size', 'device_size', 'numbins', 'setname' } do
-	functions[name] = function(...) return host.record_metadata(cache_of(1, ...).id, name) end
+local short_ways = { digest = 'record_digest', key = 'record_key', set_ttl = 'record_set_ttl', setname = 'record_setname' }
+for _, name in ipairs { 'ttl', 'last_update_time', 'gen', 'size', 'memory_size', 'device_size', 'numbins' } do
+	functions[name], short_ways[name] = function(...) cache_of(1, ...) end, 'record_' .. name
 end
 
+function functions.setname(...) return host.record_set_name(cache_of(1, ...).id) end
 function functions.key(...) return host.record_key(cache_of(1, ...).id) end
-function functions.digest(...) return host.record_digest(cache_of(1, ...).id) end
+function functions.digest(...) cache_of(1, ...) end
 
 function functions.bin_names(...)
 	local names = host.record_bin_names(cache_of(1, ...).id)
@@ -112,8 +114,8 @@ function functions.bin_names(...)
 end
 
 function functions.set_ttl(...)
-	local cache = cache_of(1, ...)
-	host.record_set_ttl(cache.id, integer(0, 2, ...) & 0xffffffff)
+	cache_of(1, ...)
+	integer(0, 2, ...)
 end
 
 function functions.drop_key(...) host.record_drop_key(cache_of(1, ...).id) end
@@ -151,7 +153,7 @@ meta = host.define('Record', {
 
 meta[2] = fill
 
-record = host.callable(functions)
+record = host.callable(functions, nil, short_ways)
 host.record_meta = meta
 
 -- The record in the arguments of a method of `aerospike`.
@@ -191,7 +193,7 @@ end
 
 function methods.exists(...)
 	check_self(...)
-	return host.record_exists(record_of(...).id)
+	record_of(...)
 end
 
 function methods.remove(...)
@@ -211,7 +213,6 @@ end
 
 function methods.get_current_time(...)
 	check_self(...)
-	return host.current_time()
 end
 
 function methods.set_context(...)
@@ -240,7 +241,11 @@ local function class_table(name, functions, short_ways)
 end
 
 local aerospike_meta
-aerospike_meta, Aerospike = class_table('Aerospike', methods)
+aerospike_meta, Aerospike = class_table('Aerospike', methods, {
+	exists = 'aerospike_exists',
+	update = 'aerospike_update',
+	get_current_time = 'aerospike_get_current_time',
+})
 local the_aerospike = proxy({}, aerospike_meta)
 host.aerospike = the_aerospike
 aerospike = the_aerospike
@@ -251,41 +256,23 @@ local function make_geojson(json)
 end
 geojson_meta = host.define('GeoJSON', {
 	__tostring = function(...)
-		local number, content = open((...))
-		if number ~= class.GeoJSON then wrong_class(class.GeoJSON, 1, ...) end
-		return '"' .. content.json .. '"'
+		wrong_class(class.GeoJSON, 1, ...)
 	end,
-})
+}, { __tostring = 'geojson_to_text' })
 geojson = host.callable({}, function(...)
 	if select('#', ...) ~= 2 then return end
 	local json = text(2, ...)
 	if json then return make_geojson(to_zero(json)) end
-end)
+end, { __call = 'geojson_new' })
 host.make_geojson = make_geojson
 
-local function iterator_of(...)
-	local number, iterator = open((...))
-	if number ~= class.Iterator then wrong_class(class.Iterator, 1, ...) end
-	return iterator
-end
-
--- Iterators over lists are native (`native/list.rs`); these functions do the rest for those over maps.
-local iterator_functions = {}
-
-function iterator_functions.has_next(...)
-	local iterator = iterator_of(...)
-	return iterator.at < #iterator.keys
-end
-
-function iterator_functions.next(...)
-	iterator_of(...)
-	return nil
-end
-
-local of_lists = { has_next = 'iterator_has_next', next = 'iterator_next' }
-iterator = host.callable(iterator_functions, iterator_functions.next, of_lists)
-host.iterator_meta, Iterator = class_table('Iterator', iterator_functions, of_lists)
-host.keep_metatables(host.list_meta, host.iterator_meta, host.bytes_meta)
+-- Iterators are native (`native/list.rs`, `native/map.rs`).
+local function no_iterator(...) wrong_class(class.Iterator, 1, ...) end
+local iterator_functions = { has_next = no_iterator, next = no_iterator }
+local of_iterators = { has_next = 'iterator_has_next', next = 'iterator_next' }
+iterator = host.callable(iterator_functions, no_iterator, of_iterators)
+host.iterator_meta, Iterator = class_table('Iterator', iterator_functions, of_iterators)
+host.keep_metatables(host.list_meta, host.iterator_meta, host.bytes_meta, host.map_meta, geojson_meta)
 
 -- A stream is read by `next`, a function of the host, and written to by `write`.
 local stream_meta

@@ -42,7 +42,7 @@ local function set_metatable(...)
 	if not is_set then raise('cannot change a protected metatable') end
 	return object
 end
-_G.setmetatable = wrap(set_metatable)
+_G.setmetatable = host.quick('set_metatable', set_metatable)
 
 -- A handler runs after the stack is unwound. Lua's own `xpcall` runs it at the place of the error, which may be in the
 -- hook, where no hook watches it.
@@ -62,32 +62,19 @@ end
 -- The count of instructions begins at zero in each coroutine, so the clock is checked when one is resumed. A coroutine
 -- that the hook has ended has no hook any more: no code of it runs again, for example of `__close`.
 local create, resume, close_coroutine = coroutine.create, coroutine.resume, coroutine.close
-coroutine.resume = wrap(function(...)
-	watch()
-	return resume(...)
-end)
-coroutine.close = wrap(function(...)
-	watch()
-	return close_coroutine(...)
-end)
+coroutine.resume, coroutine.close = host.watched(resume), host.watched(close_coroutine)
 coroutine.wrap = wrap(function(...)
 	if type((...)) ~= 'function' then wrong_type('function', 1, ...) end
 	local thread = create((...))
-	local function finish(is_done, ...)
-		if is_done then return ... end
+	return host.quick('coroutine_step', function(problem)
 		watch()
-		local problem = ...
 		if coroutine.status(thread) == 'dead' then
 			local is_closed, other = close_coroutine(thread)
 			if not is_closed then problem = other end
 		end
 		if type(problem) == 'string' then raise(problem) end
 		error(problem, 0)
-	end
-	return wrap(function(...)
-		watch()
-		return finish(resume(thread, ...))
-	end)
+	end, thread)
 end)
 
 -- Only text is compiled.
@@ -275,10 +262,10 @@ local function by_operator(a, b) return a < b end
 
 -- Sorts with one of Lua's own functions. Errors of comparisons stay as the program raised them; errors of the function
 -- itself get a place.
-local function sort(sort_any, object, comparator)
-	local is_called = false
+local function sort(sort_any, object, comparator, is_direct)
+	local is_called = is_direct and comparator ~= nil and not host.is_native(comparator)
 	-- Each comparison runs instructions, which the hook counts.
-	local is_less = comparator and function(a, b)
+	local is_less = is_called and comparator or comparator and function(a, b)
 		is_called = true
 		return comparator(a, b)
 	end or by_operator
@@ -331,9 +318,9 @@ function of_tables.sort(...)
 		bad_argument(2, 'function expected, got ' .. host.type_name(2, ...), 'table.sort')
 	end
 	watch()
-	if is_plain(object) then return sort(sort_plain, object, comparator) end
+	if is_plain(object) then return sort(sort_plain, object, comparator, true) end
 	local all, count = elements(object, 1, size)
-	sort(sort_plain, all, comparator)
+	sort(sort_plain, all, comparator, true)
 	for i = 1, count do object[i] = all[i] end
 end
 

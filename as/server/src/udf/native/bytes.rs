@@ -9,9 +9,8 @@ use std::ptr;
 use mlua::{AnyUserData, Lua, Value, ffi};
 
 use super::super::raw::RegistryKey;
-use super::super::value::{ValueError, class};
-use super::list::is_of_class;
-use super::{integer_argument, leave, look, look_sometimes, string_at};
+use super::super::value::ValueError;
+use super::frame::{Tag, Tagged, integer_argument, leave, look, look_sometimes, string_at, tagged_at};
 
 /// Maximum number of bytes of a buffer.
 pub(in super::super) const CAPACITY_MAX: usize = 32 << 20;
@@ -30,6 +29,7 @@ pub(super) static BYTES_KEY: RegistryKey = RegistryKey::new(7);
 /// The beginning of the userdata of bytes.
 #[repr(C)]
 pub(in super::super) struct Head {
+    tag: Tag,
     /// The buffer: `room` bytes, of which those from `size` on do not count.
     buffer: *mut u8,
     room: usize,
@@ -42,6 +42,11 @@ pub(in super::super) struct Head {
 impl Head {
     pub(in super::super) fn kind(&self) -> i64 {
         self.kind
+    }
+
+    /// Whether its type is that of plain bytes, which can be keys of maps.
+    pub(super) fn is_plain(&self) -> bool {
+        self.kind == BLOB
     }
 
     pub(in super::super) fn bytes(&self) -> &[u8] {
@@ -87,15 +92,18 @@ impl Head {
     }
 }
 
+// SAFETY: `push_empty` alone makes such userdata.
+unsafe impl Tagged for Head {
+    const TAG: Tag = Tag::Bytes;
+}
+
 /// The head of the bytes at `index`; `None` for other values.
 ///
 /// # Safety
-/// There is room for two more values. The bytes stay on the stack as long as the result is used.
+/// The bytes stay on the stack as long as the result is used.
 pub(in super::super) unsafe fn bytes_at(state: *mut ffi::lua_State, index: c_int) -> Option<*mut Head> {
-    // SAFETY: as the caller says. Only `push_empty` gives a userdata this class.
-    unsafe {
-        is_of_class(state, index, class::BYTES).then(|| ffi::lua_touserdata(state, index).cast::<Head>())
-    }
+    // SAFETY: as the caller says.
+    unsafe { tagged_at(state, index) }
 }
 
 /// Pushes empty bytes with this capacity, which is at most [`CAPACITY_MAX`].
@@ -108,7 +116,7 @@ unsafe fn push_empty(state: *mut ffi::lua_State, capacity: usize) -> *mut Head {
         let head = ffi::lua_newuserdatauv(state, size_of::<Head>() + capacity, 1).cast::<Head>();
         let buffer = head.add(1).cast::<u8>();
         ptr::write_bytes(buffer, 0, capacity);
-        head.write(Head { buffer, room: capacity, capacity, size: 0, kind: BLOB });
+        head.write(Head { tag: Head::TAG, buffer, room: capacity, capacity, size: 0, kind: BLOB });
         ffi::lua_rawgetp(state, ffi::LUA_REGISTRYINDEX, BYTES_KEY.address());
         ffi::lua_setmetatable(state, -2);
         head
@@ -690,22 +698,16 @@ pub(super) unsafe extern "C-unwind" fn to_text(state: *mut ffi::lua_State) -> c_
         if size > WATCHED_SIZE {
             look(state);
         }
-        let block = ffi::lua_newuserdatauv(state, size * 3, 0).cast::<[u8; 3]>();
+        let mut short = [[0; 3]; 32];
+        let block = if size <= short.len() {
+            short.as_mut_ptr()
+        } else {
+            ffi::lua_newuserdatauv(state, size * 3, 0).cast::<[u8; 3]>()
+        };
         for (index, byte) in (*head).bytes().iter().enumerate() {
             block.add(index).write(hex(*byte));
         }
         ffi::lua_pushlstring(state, block.cast::<c_char>(), size * 3 - 1);
-    }
-    1
-}
-
-/// `blob_text(bytes)`: the bytes as a string, if they are plain ones.
-pub(super) unsafe extern "C-unwind" fn blob_text(state: *mut ffi::lua_State) -> c_int {
-    // SAFETY: a C function has room for 20 values.
-    unsafe {
-        let Some(head) = bytes_at(state, 1).filter(|head| (**head).kind == BLOB) else { return 0 };
-        let bytes = (*head).bytes();
-        ffi::lua_pushlstring(state, bytes.as_ptr().cast::<c_char>(), bytes.len());
     }
     1
 }

@@ -15,9 +15,12 @@ use std::ptr;
 
 use mlua::ffi;
 
-use super::super::raw::{CLASS_INDEX, RegistryKey};
+use super::super::raw::RegistryKey;
 use super::super::value::class;
-use super::{NoInteger, integer_argument, is_whole_text, leave, look, look_sometimes};
+use super::frame::{
+    ITERATOR_KEY, NoInteger, Tag, Tagged, integer_argument, is_of_class, is_proxy_with_value, is_whole_text,
+    leave, look, look_sometimes, tagged_at,
+};
 
 /// Maximum number of elements of a list, far more than a record can hold; `list.lua` has the same number.
 const COUNT_MAX: u32 = 1 << 23;
@@ -36,8 +39,6 @@ const SLOTS: c_int = 2;
 
 /// Key of the metatable of lists.
 pub(super) static LIST_KEY: RegistryKey = RegistryKey::new(5);
-/// Key of the metatable of iterators.
-pub(super) static ITERATOR_KEY: RegistryKey = RegistryKey::new(6);
 
 /// An element of a list.
 #[derive(Clone, Copy, Debug)]
@@ -53,6 +54,7 @@ pub(in super::super) enum Element {
 /// The beginning of a list's userdata.
 #[repr(C)]
 pub(in super::super) struct Head {
+    tag: Tag,
     /// The room of the elements.
     room: *mut Element,
     capacity: u32,
@@ -101,32 +103,18 @@ impl Head {
     }
 }
 
+// SAFETY: `push_list` alone makes such userdata.
+unsafe impl Tagged for Head {
+    const TAG: Tag = Tag::List;
+}
+
 /// The head of the list at `index`; `None` for other values.
 ///
 /// # Safety
-/// There is room for two more values. The list stays on the stack as long as the result is used.
+/// The list stays on the stack as long as the result is used.
 pub(in super::super) unsafe fn list_at(state: *mut ffi::lua_State, index: c_int) -> Option<*mut Head> {
-    // SAFETY: as the caller says. Only `push_list` gives a userdata this class.
-    unsafe {
-        is_of_class(state, index, class::LIST).then(|| ffi::lua_touserdata(state, index).cast::<Head>())
-    }
-}
-
-/// Whether there is a userdata of this class at `index`.
-///
-/// # Safety
-/// There is room for two more values.
-pub(super) unsafe fn is_of_class(state: *mut ffi::lua_State, index: c_int, class: i64) -> bool {
     // SAFETY: as the caller says.
-    unsafe {
-        if ffi::lua_type(state, index) != ffi::LUA_TUSERDATA || ffi::lua_getmetatable(state, index) == 0 {
-            return false;
-        }
-        let is_number = ffi::lua_rawgeti(state, -1, CLASS_INDEX) == ffi::LUA_TNUMBER;
-        let is_class = is_number && ffi::lua_tointegerx(state, -1, ptr::null_mut()) == class;
-        ffi::lua_pop(state, 2);
-        is_class
-    }
+    unsafe { tagged_at(state, index) }
 }
 
 /// Pushes a new list with room for `capacity` elements.
@@ -144,6 +132,7 @@ pub(in super::super) unsafe fn push_list(
     unsafe {
         let head = ffi::lua_newuserdatauv(state, size, SLOTS).cast::<Head>();
         head.write(Head {
+            tag: Head::TAG,
             room: head.add(1).cast::<Element>(),
             capacity,
             start: 0,
@@ -232,23 +221,6 @@ unsafe fn given(state: *mut ffi::lua_State, index: c_int) -> Given {
             ffi::LUA_TUSERDATA if is_proxy_with_value(state, index) => Given::Kept,
             _ => Given::Unfit,
         }
-    }
-}
-
-/// Whether the userdata at `index` is a list, map, bytes, record or GeoJSON.
-///
-/// # Safety
-/// As for [`given`].
-unsafe fn is_proxy_with_value(state: *mut ffi::lua_State, index: c_int) -> bool {
-    // SAFETY: as the caller says.
-    unsafe {
-        if ffi::lua_getmetatable(state, index) == 0 {
-            return false;
-        }
-        let is_number = ffi::lua_rawgeti(state, -1, CLASS_INDEX) == ffi::LUA_TNUMBER;
-        let class = ffi::lua_tointegerx(state, -1, ptr::null_mut());
-        ffi::lua_pop(state, 2);
-        is_number && (class::LIST..=class::GEOJSON).contains(&class)
     }
 }
 
@@ -542,6 +514,15 @@ unsafe fn copy_elements(
     // SAFETY: as the caller says. The count of the target is set when all are there.
     unsafe {
         let before = (*of_target).count;
+        if (*of_source).slots == 0 && count > 0 {
+            if count > WATCHED_ELEMENTS {
+                look(state);
+            }
+            let place = (*of_target).room.add(((*of_target).start + before) as usize);
+            ptr::copy((*of_source).place(from), place, count as usize);
+            (*of_target).count = before + count;
+            return;
+        }
         for index in 0..count {
             if index % WATCHED_ELEMENTS == WATCHED_ELEMENTS - 1 {
                 look(state);
@@ -742,24 +723,25 @@ pub(super) unsafe extern "C-unwind" fn size(state: *mut ffi::lua_State) -> c_int
 /// An iterator over a list; the list is its user value.
 #[repr(C)]
 struct Iterator {
+    tag: Tag,
     at: u32,
+}
+
+// SAFETY: `iterate` alone makes such userdata.
+unsafe impl Tagged for Iterator {
+    const TAG: Tag = Tag::ListIterator;
 }
 
 /// The list of the iterator that is the first argument, which is pushed, and the iterator; `None` for other values.
 ///
 /// # Safety
-/// In a C function, with room for three more values.
+/// In a C function, with room for a value.
 unsafe fn iterator(state: *mut ffi::lua_State) -> Option<(*mut Head, *mut Iterator)> {
-    // SAFETY: as the caller says. Iterators over maps have no bytes.
+    // SAFETY: as the caller says. The user value is a list.
     unsafe {
-        let is_of_list =
-            is_of_class(state, 1, class::ITERATOR) && ffi::lua_rawlen(state, 1) == size_of::<Iterator>();
-        if !is_of_list {
-            return None;
-        }
+        let iterator = tagged_at::<Iterator>(state, 1)?;
         ffi::lua_getiuservalue(state, 1, 1);
-        let head = list_at(state, ffi::lua_gettop(state))?;
-        Some((head, ffi::lua_touserdata(state, 1).cast::<Iterator>()))
+        Some((ffi::lua_touserdata(state, -1).cast::<Head>(), iterator))
     }
 }
 
@@ -771,7 +753,8 @@ pub(super) unsafe extern "C-unwind" fn iterate(state: *mut ffi::lua_State) -> c_
             return leave(state, ffi::lua_gettop(state));
         }
         ffi::lua_pushvalue(state, ffi::lua_upvalueindex(2));
-        ffi::lua_newuserdatauv(state, size_of::<Iterator>(), 1).cast::<Iterator>().write(Iterator { at: 0 });
+        let iterator = ffi::lua_newuserdatauv(state, size_of::<Iterator>(), 1).cast::<Iterator>();
+        iterator.write(Iterator { tag: Iterator::TAG, at: 0 });
         ffi::lua_pushvalue(state, 1);
         ffi::lua_setiuservalue(state, -2, 1);
         ffi::lua_rawgetp(state, ffi::LUA_REGISTRYINDEX, ITERATOR_KEY.address());
@@ -785,7 +768,7 @@ pub(super) unsafe extern "C-unwind" fn iterate(state: *mut ffi::lua_State) -> c_
 ///
 /// # Safety
 /// In a C function, at its beginning.
-unsafe fn push_next(state: *mut ffi::lua_State) -> Option<bool> {
+pub(super) unsafe fn push_next(state: *mut ffi::lua_State) -> Option<bool> {
     // SAFETY: a C function has room for 20 values.
     unsafe {
         let (head, iterator) = iterator(state)?;
@@ -802,27 +785,14 @@ pub(super) unsafe extern "C-unwind" fn step(state: *mut ffi::lua_State) -> c_int
     unsafe { c_int::from(push_next(state) == Some(true)) }
 }
 
-/// `iterator.next(iterator)`
-pub(super) unsafe extern "C-unwind" fn next(state: *mut ffi::lua_State) -> c_int {
-    // SAFETY: this is its beginning.
+/// Whether the iterator that is the first argument has a next element; `None` if it is no iterator over a list.
+///
+/// # Safety
+/// In a C function, with room for a value.
+pub(super) unsafe fn has_next(state: *mut ffi::lua_State) -> Option<bool> {
+    // SAFETY: as the caller says.
     unsafe {
-        let arguments = ffi::lua_gettop(state);
-        match push_next(state) {
-            Some(true) => {}
-            Some(false) => ffi::lua_pushnil(state),
-            None => return leave(state, arguments),
-        }
-        1
-    }
-}
-
-/// `iterator.has_next(iterator)`
-pub(super) unsafe extern "C-unwind" fn has_next(state: *mut ffi::lua_State) -> c_int {
-    // SAFETY: a C function has room for 20 values.
-    unsafe {
-        let arguments = ffi::lua_gettop(state);
-        let Some((head, iterator)) = iterator(state) else { return leave(state, arguments) };
-        ffi::lua_pushboolean(state, c_int::from((*iterator).at < (*head).count));
-        1
+        let (head, iterator) = iterator(state)?;
+        Some((*iterator).at < (*head).count)
     }
 }

@@ -14,7 +14,7 @@ use mlua::ffi;
 
 use super::super::pattern::{self, Capture, Matcher, PatternError};
 use super::super::raw;
-use super::{be_original, integer_argument, leave, look, string_at};
+use super::frame::{be_original, integer_argument, leave, look, string_at};
 
 /// Most steps of a match by Lua's own matcher, at which no hook looks.
 const MATCH_STEPS_MAX: u64 = 1 << 14;
@@ -31,17 +31,24 @@ const CALL_STACK: c_int = 8;
 /// Whether a match takes few steps, however unlucky it is: each repetition in the pattern may try each length. A pair of
 /// brackets and an earlier capture may be as long as the subject too.
 fn is_short_match(subject: &[u8], pattern: &[u8]) -> bool {
-    let is_long_item = |pair: &&[u8]| pair[0] == b'%' && b"bf123456789".contains(&pair[1]);
-    let repetitions = pattern.iter().filter(|byte| b"*+-?".contains(byte)).count()
-        + pattern.windows(2).filter(is_long_item).count();
-    let mut steps = pattern.len() as u64 + 1;
-    for _ in 0..=repetitions {
-        steps = steps.saturating_mul(subject.len() as u64 + 1);
+    let size = subject.len() as u64 + 1;
+    let mut steps = (pattern.len() as u64 + 1).saturating_mul(size);
+    let mut previous = 0;
+    for byte in pattern {
+        let is_long = match byte {
+            b'*' | b'+' | b'-' | b'?' => true,
+            b'b' | b'f' | b'1'..=b'9' => previous == b'%',
+            _ => false,
+        };
+        if is_long {
+            steps = steps.saturating_mul(size);
+        }
         if steps > MATCH_STEPS_MAX {
             return false;
         }
+        previous = *byte;
     }
-    true
+    steps <= MATCH_STEPS_MAX
 }
 
 /// Whether a string with replacements stays small, however many there are. A match that is put into a replacement is no longer
@@ -174,7 +181,8 @@ unsafe fn find_or_match(state: *mut ffi::lua_State, is_find: bool) -> c_int {
         let (Some(subject), Some(pattern)) = (text_argument(state, 1), text_argument(state, 2)) else {
             return leave(state, arguments);
         };
-        if is_short_match(subject, pattern) {
+        let is_plain = is_find && ffi::lua_toboolean(state, 4) != 0;
+        if !is_plain && is_short_match(subject, pattern) {
             return be_original(state, true);
         }
         let Ok(init) = integer_argument(state, 3, 1) else { return leave(state, arguments) };
@@ -183,11 +191,15 @@ unsafe fn find_or_match(state: *mut ffi::lua_State, is_find: bool) -> c_int {
             ffi::lua_pushnil(state);
             return 1;
         }
-        if is_find && (ffi::lua_toboolean(state, 4) != 0 || pattern::is_plain(pattern)) {
+        if is_plain || is_find && pattern::is_plain(pattern) {
             if subject.len() > WATCHED_SIZE {
                 look(state);
             }
-            let Some(at) = memchr::memmem::find(&subject[from..], pattern) else {
+            let found = match pattern {
+                [byte] => memchr::memchr(*byte, &subject[from..]),
+                _ => memchr::memmem::find(&subject[from..], pattern),
+            };
+            let Some(at) = found else {
                 ffi::lua_pushnil(state);
                 return 1;
             };
