@@ -134,6 +134,10 @@ impl Walker<'_> {
         let ahead = Ahead { namespace: &self.run.query.namespace, entries };
         ahead.begin();
         for (at, found) in entries.iter().enumerate() {
+            if at > 0 && at.is_multiple_of(PORTION_SIZE_MIN) {
+                self.read_clock();
+                self.check_end()?;
+            }
             ahead.go_on(at);
             if !repeats.is_due(found, condition.ranges()) {
                 continue;
@@ -158,10 +162,6 @@ impl Walker<'_> {
                     self.go_on(&found.digest)?;
                 }
                 ControlFlow::Continue(Visited::LeftOut) => self.rest()?,
-            }
-            if at % PORTION_SIZE_MIN == PORTION_SIZE_MIN - 1 {
-                self.read_clock();
-                self.check_end()?;
             }
         }
         self.check_end_after(entries.len() % PORTION_SIZE_MIN)?;

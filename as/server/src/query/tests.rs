@@ -11,6 +11,7 @@ use proto::message::{info1, info3};
 
 use super::request::{Part, Projection, QueryKind, SetFilter};
 use super::walked::{Stop, WalkedPartition};
+use super::walker::Walker;
 use super::*;
 use crate::index::{Location, PartitionId, RecordMeta, SetId};
 use crate::metrics::ServerMetrics;
@@ -133,6 +134,29 @@ fn a_short_query_ends_in_time_also_where_it_finds_nothing() {
     };
     assert_eq!(done(of_a_set(Some(Duration::ZERO))), (End::TimedOut, 0));
     assert_eq!(done(of_a_set(None)), (End::Complete, 4096));
+}
+
+/// A record for which the budget does not suffice is left out.
+#[test]
+fn a_walk_whose_budget_is_exhausted_is_not_complete() {
+    let (queries, namespace) = start_indexed();
+    put_number(&namespace, 1, 5);
+    let all = || query(&namespace);
+    let by_index = || range_query(&queries, &namespace, 0, 10);
+    for make in [&all as &dyn Fn() -> Query, &by_index] {
+        let walked = |steps| {
+            let (query, transactions) = (make(), Arc::clone(&queries.transactions));
+            let job = Arc::new(Job::new(&query, SocketAddr::from(([127, 0, 0, 1], 1))));
+            let client: Arc<dyn ReplySink> = Arc::new(Client::default());
+            let run =
+                Arc::new(QueryRun::new(query, job, Some(client), None, transactions, Default::default()));
+            let budget = Budget::new(steps);
+            let walked = Walker::new(&run, &budget).walk();
+            (walked, budget.is_exhausted())
+        };
+        assert_eq!(walked(1_000_000), (Ok(()), false));
+        assert_eq!(walked(1), (Err(End::TimedOut), true));
+    }
 }
 
 /// The result in the last message of what a client has received.

@@ -63,8 +63,7 @@ impl QueryRun {
             let may_go_on = || run.reason_to_end().is_none();
             let budget = Budget::with_refill(PORTION_STEPS, &may_go_on);
             let mut walker = Walker::new(&run, &budget);
-            // The walk does not check each record.
-            let is_done = walker.walk().is_ok() && !budget.is_exhausted() && walker.unsettled.is_empty();
+            let is_done = walker.walk().is_ok() && walker.unsettled.is_empty();
             walker.note_sent();
             is_done.then(|| walker.take_frame())
         };
@@ -169,6 +168,7 @@ impl<'a> Walker<'a> {
         loop {
             let parts = self.run.take_parts();
             if parts.is_empty() {
+                self.check_end_after(0)?;
                 return if self.run.is_index_dropped() { Err(End::IndexDropped) } else { Ok(()) };
             }
             for (at, part) in parts.iter().enumerate() {
@@ -512,18 +512,24 @@ impl<'a> Walker<'a> {
         self.check_end()
     }
 
-    /// Checks whether the query must end if that is due after `count` further records.
+    /// Checks whether the query must end if that is due after `count` further records, or if the budget is exhausted: then
+    /// records were left out.
     #[inline]
     pub(super) fn check_end_after(&mut self, count: usize) -> Result<(), End> {
         self.unchecked += count;
-        if self.unchecked >= CHECK_RECORDS { self.check_end() } else { Ok(()) }
+        if self.unchecked >= CHECK_RECORDS || self.budget.is_exhausted() { self.check_end() } else { Ok(()) }
     }
 
     /// Whether the query must end; called regularly.
     pub(super) fn check_end(&mut self) -> Result<(), End> {
         self.unchecked = 0;
         self.note_sent();
-        self.run.reason_to_end().map_or(Ok(()), Err)
+        match self.run.reason_to_end() {
+            Some(end) => Err(end),
+            // The reason for which the budget ended has passed.
+            None if self.budget.is_exhausted() => Err(End::TimedOut),
+            None => Ok(()),
+        }
     }
 
     /// The chunk as a frame, or nothing if it has no message; starts the next one.
