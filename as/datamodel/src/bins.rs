@@ -52,6 +52,11 @@ impl PartialEq for Bins<'_> {
     }
 }
 
+/// Price of a lookup among `count` bins.
+pub(crate) const fn lookup_steps(count: usize) -> u64 {
+    if count < TABLE_BINS_MIN { 2 + count as u64 } else { 20 }
+}
+
 impl<'a> Bins<'a> {
     /// No bins.
     #[must_use]
@@ -124,7 +129,7 @@ impl<'a> Bins<'a> {
     /// Price of a bin lookup.
     #[must_use]
     pub fn lookup_steps(&self) -> u64 {
-        if self.bins.len() < TABLE_BINS_MIN { 2 + self.bins.len() as u64 } else { 20 }
+        lookup_steps(self.bins.len())
     }
 
     /// Removes all bins.

@@ -26,7 +26,7 @@
 
 use cf::Digest;
 
-use crate::bins::{BIN_COUNT_MAX, BIN_NAME_SIZE_MAX, Bin, Bins, TABLE_BINS_MIN};
+use crate::bins::{self, BIN_COUNT_MAX, BIN_NAME_SIZE_MAX, Bin, Bins, TABLE_BINS_MIN};
 use crate::budget::copy_steps;
 use crate::flat_bytes::{take, take_chunk, take_varying, varying_size, write_varying};
 use crate::packed::{Method, Packing};
@@ -44,6 +44,8 @@ pub const HEADER_SIZE: usize = 35;
 pub const END_MARK_SIZE: usize = 4;
 /// Longest set name in bytes.
 pub const SET_NAME_SIZE_MAX: usize = 63;
+/// So many bin lookups, or more, are faster in [loaded](FlatRecord::load_bins) bins than as walks over the record.
+pub const LOOKUPS_TO_LOAD: u64 = 4;
 
 const HAS_VOID_TIME: u32 = 1 << 19;
 const HAS_SET: u32 = 1 << 20;
@@ -285,7 +287,7 @@ impl<'a> FlatRecord<'a> {
         Ok(None)
     }
 
-    /// Price of a bin lookup: a walk to the last bin.
+    /// Price of a bin lookup, or of any other walk to the last bin.
     #[must_use]
     pub const fn lookup_steps(&self) -> u64 {
         BIN_WALK_STEPS * self.bin_count as u64
@@ -302,6 +304,16 @@ impl<'a> FlatRecord<'a> {
     pub const fn load_steps(&self) -> u64 {
         let bin_steps = if self.bin_count < TABLE_BINS_MIN as u32 { BIN_WALK_STEPS } else { BIN_TABLE_STEPS };
         bin_steps * self.bin_count as u64
+    }
+
+    /// Price of `count` bin lookups, in loaded bins if there are [`LOOKUPS_TO_LOAD`] or more.
+    #[must_use]
+    pub const fn lookups_steps(&self, count: u64) -> u64 {
+        if count < LOOKUPS_TO_LOAD {
+            count * self.lookup_steps()
+        } else {
+            self.load_steps() + count * bins::lookup_steps(self.bin_count as usize)
+        }
     }
 
     /// All bins, as changeable values.
@@ -547,6 +559,32 @@ mod tests {
         let mut out = b"left over".to_vec();
         record.encode(bins, record.size(bins), &mut out);
         out
+    }
+
+    /// Few lookups are walks, more of them are cheaper in loaded bins.
+    #[test]
+    fn lookups_are_priced_by_how_they_are_done() {
+        for bin_count in [1, 10, 63, 64, 1_000] {
+            let names: Vec<Vec<u8>> = (0..bin_count).map(|n| format!("b{n}").into_bytes()).collect();
+            let bins = bins_of(&names, b"value");
+            let record = NewRecord {
+                digest: Digest([3; 20]),
+                last_update_time: 77,
+                generation: 1,
+                void_time: 0,
+                tree_id: 0,
+                set_name: b"",
+                key: None,
+                leaves_tombstone: false,
+            };
+            let flat = encode(&record, &bins);
+            let record = FlatRecord::parse(&flat).expect("a record");
+            let prices: Vec<u64> = (0..200).map(|count| record.lookups_steps(count)).collect();
+            assert_eq!(prices[..4], [0, 1, 2, 3].map(|count| count * record.lookup_steps()));
+            let loaded = |count: u64| record.load_steps() + count * bins.lookup_steps();
+            assert!((4..200).all(|count| prices[count as usize] == loaded(count)));
+            assert!(prices[199] < 199 * record.lookup_steps());
+        }
     }
 
     proptest! {

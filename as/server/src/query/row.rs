@@ -1,7 +1,7 @@
 //! One record of a basic query, as a message.
 
 use datamodel::Budget;
-use datamodel::flat::{FlatError, FlatRecord};
+use datamodel::flat::{self, FlatError, FlatRecord};
 use proto::ResultCode;
 use proto::message::{field, info1, op_code};
 use proto::reply::{ReplyHeader, ReplyWriter};
@@ -12,21 +12,15 @@ use crate::namespace::Namespace;
 use crate::storage::ReadBuffer;
 use crate::transaction::filter::OpenQuestion;
 
-/// From this many names on, the bins are looked up in a table instead of searching the stored record for each.
-const NAMES_FOR_TABLE: usize = 4;
-/// Steps for a bin that is written or skipped, and for a name that is looked up in a table.
-const BIN_STEPS: u64 = 8;
-const NAME_STEPS: u64 = 40;
-
 impl Projection {
-    /// The steps for writing the message of `record`.
+    /// The price of the message of `record`, without the copy of its values: a copy of the record under its lock would take
+    /// as long.
     fn steps(&self, record: &FlatRecord<'_>) -> u64 {
-        if self.without_bins {
-            return 0;
+        match &self.bins {
+            _ if self.without_bins => 0,
+            None => record.lookup_steps(),
+            Some(names) => record.lookups_steps(names.len() as u64),
         }
-        let name_count = self.bins.as_ref().map_or(0, Vec::len);
-        let passes = if name_count < NAMES_FOR_TABLE { name_count.max(1) } else { 2 };
-        BIN_STEPS * u64::from(record.bin_count) * passes as u64 + NAME_STEPS * name_count as u64
     }
 }
 
@@ -223,7 +217,7 @@ impl RowHead<'_> {
             return Ok(true);
         };
         let mut has_any = false;
-        if names.len() < NAMES_FOR_TABLE {
+        if (names.len() as u64) < flat::LOOKUPS_TO_LOAD {
             for name in names {
                 if let Some(particle) = record.bin(name)? {
                     reply.op(op_code::READ, name, particle.type_number(), |out| particle.write_wire(out));

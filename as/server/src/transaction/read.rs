@@ -2,7 +2,7 @@
 
 use datamodel::bins::check_name;
 use datamodel::exp::{BinSource, Record};
-use datamodel::flat::{FlatError, FlatRecord};
+use datamodel::flat::{self, FlatError, FlatRecord};
 use datamodel::{Particle, ops};
 use proto::ResultCode;
 use proto::message::{field, info1, info2, op_code};
@@ -15,10 +15,6 @@ use super::{Buffers, Call, Failure, Place, Wait, filter, refused};
 use crate::index::RecordMeta;
 use crate::metrics::Operation;
 use crate::storage::ReadBuffer;
-
-/// With at least this many ops, the bins are looked up in a table instead of by a search of the stored record for
-/// each.
-const OPS_FOR_TABLE: u16 = 4;
 
 pub(super) fn run(call: &Call<'_>, buffers: &mut Buffers, out: &mut Vec<u8>) -> Option<Wait> {
     let (start, mut due) = (out.len(), None);
@@ -153,13 +149,10 @@ fn answer_ops(
         return Err(ResultCode::Parameter);
     }
     let respond_all = request.info2 & info2::RESPOND_ALL_OPS != 0;
-    let table = if request.op_count() < OPS_FOR_TABLE {
-        call.budget.draw(u64::from(request.op_count()) * record.lookup_steps())?;
-        None
-    } else {
-        call.budget.draw(record.load_steps())?;
-        Some(record.load_bins().map_err(&damaged)?)
-    };
+    let lookup_count = u64::from(request.op_count());
+    call.budget.draw(record.lookups_steps(lookup_count))?;
+    let table =
+        if lookup_count < flat::LOOKUPS_TO_LOAD { None } else { Some(record.load_bins().map_err(&damaged)?) };
     for op in request.ops() {
         check_name(op.name)?;
         // Rows of a batch report every read op as a plain read.
