@@ -52,7 +52,11 @@ impl PartitionTree {
 
 /// A tree that a change of a record has locked.
 struct ChangingTree<'a> {
+    index: &'a SecondaryIndex,
+    namespace: &'a Namespace,
     entries: RwLockWriteGuard<'a, Option<EntryTree<Key, ElementHandle>>>,
+    /// How many entries and bytes there are more, as far as that is not counted yet.
+    uncounted: (i64, isize),
     /// Entries that may still be changed before others get their turn.
     left: usize,
     /// Held if the change is made in slices.
@@ -60,10 +64,16 @@ struct ChangingTree<'a> {
 }
 
 impl<'a> ChangingTree<'a> {
-    /// Locks the tree for the change of `entry_count` entries.
-    fn lock(partition: &'a PartitionTree, entry_count: usize) -> Self {
+    /// Locks the tree of `partition`, which is one of `index`, for the change of `entry_count` entries.
+    fn lock(
+        index: &'a SecondaryIndex,
+        namespace: &'a Namespace,
+        partition: &'a PartitionTree,
+        entry_count: usize,
+    ) -> Self {
         let slices = (entry_count > ENTRIES_AT_ONCE_MAX).then(|| partition.slices.write());
-        ChangingTree { entries: partition.entries.write(), left: SLICE_SIZE, slices }
+        let entries = partition.entries.write();
+        ChangingTree { index, namespace, entries, uncounted: (0, 0), left: SLICE_SIZE, slices }
     }
 
     /// The tree, for one more entry; `None` if it is closed. If the slice is over, other writers get their turn first.
@@ -72,11 +82,30 @@ impl<'a> ChangingTree<'a> {
         if self.slices.is_some() {
             if self.left == 0 {
                 self.left = SLICE_SIZE;
+                // The index may be dropped now, which subtracts what the tree has.
+                self.count();
                 RwLockWriteGuard::bump(&mut self.entries);
             }
             self.left -= 1;
         }
         self.entries.as_mut()
+    }
+
+    /// Notes by how many entries and bytes the tree grew.
+    #[inline]
+    fn note(&mut self, entries: i64, memory: isize) {
+        self.uncounted = (self.uncounted.0 + entries, self.uncounted.1 + memory);
+    }
+
+    fn count(&mut self) {
+        let (entries, memory) = std::mem::take(&mut self.uncounted);
+        self.index.count(self.namespace, entries, memory);
+    }
+}
+
+impl Drop for ChangingTree<'_> {
+    fn drop(&mut self) {
+        self.count();
     }
 }
 
@@ -202,22 +231,22 @@ impl SecondaryIndex {
             return;
         }
         let partition = self.tree_of(digest);
-        let mut tree = ChangingTree::lock(partition, change.removed.len() + change.added.len());
+        let entry_count = change.removed.len() + change.added.len();
+        let mut changing = ChangingTree::lock(self, namespace, partition, entry_count);
         if !change.removed.is_empty() {
             partition.removals.fetch_add(1, Relaxed);
         }
         let records = LiveElements(&namespace.index);
-        let (mut entries, mut memory) = (0i64, 0isize);
         let mut is_exact = true;
         for key in &change.removed {
-            let Some(tree) = tree.next() else { break };
+            let Some(tree) = changing.next() else { break };
             let (was_there, grown) = tree.remove(*key, digest, &records);
-            (entries, memory) = (entries - i64::from(was_there), memory + grown);
+            changing.note(-i64::from(was_there), grown);
             is_exact &= was_there;
         }
         // An index that is being filled lacks entries.
         let is_wrong = !is_exact && self.is_readable();
-        if is_wrong && let Some(tree) = tree.next() {
+        if is_wrong && let Some(tree) = changing.next() {
             cf::warning_limited!(
                 Sindex,
                 "{{{}}} index {} had other values of a record than are stored: the record is damaged",
@@ -225,16 +254,13 @@ impl SecondaryIndex {
                 self.name()
             );
             let (removed, grown) = tree.remove_all_of(handle);
-            (entries, memory) = (entries - removed as i64, memory + grown);
+            changing.note(-(removed as i64), grown);
         }
         for key in if is_wrong { &change.all } else { &change.added } {
-            let Some(tree) = tree.next() else { break };
+            let Some(tree) = changing.next() else { break };
             let (is_new, grown) = tree.insert(*key, digest, handle, &records);
-            (entries, memory) = (entries + i64::from(is_new), memory + grown);
+            changing.note(i64::from(is_new), grown);
         }
-        // Counted even if the tree was closed between two slices, because the close subtracted the changes of the
-        // earlier slices.
-        self.count(namespace, entries, memory);
     }
 
     /// The handles of the entries of `partition`, each with the kept bits of its record's digest.

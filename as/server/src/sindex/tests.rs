@@ -16,7 +16,7 @@ use super::index::KeyChange;
 use super::registry::PopulateJob;
 use super::*;
 use crate::config::{self, Config};
-use crate::index::{PartitionId, RangeStart};
+use crate::index::{PARTITION_COUNT, PartitionId, RangeStart};
 use crate::metrics::NamespaceCounter;
 use crate::namespace::{Cause, Change, ForObservers, Namespace, NewVersion, Preparation, Removal};
 use crate::storage::ReadBuffer;
@@ -427,6 +427,38 @@ fn failures_to_fill_an_index_are_repeated_less_and_less_often() {
     assert!(pauses.len() < 20, "{pauses:?}");
     rig.indexes.apply(&rig.namespaces, "test|s|n|.|I", None, false);
     assert!(rig.indexes.next_failed(now + Duration::from_secs(3_600)).is_none());
+}
+
+/// A dropped index takes no memory, even if its drop comes between two slices of a change.
+#[test]
+fn an_index_that_is_dropped_during_a_large_change_leaves_nothing_counted() {
+    let keys = |count: i64| -> Keys { (0..count).map(|n| Key::from_bval(n, KeyType::Numeric)).collect() };
+    for round in 0..10 {
+        let rig = Rig::new();
+        // The last partition is the last one that the drop empties.
+        let key =
+            (0..).find(|key| PartitionId::of(&digest_of(*key)).index() + 1 == PARTITION_COUNT).expect("one");
+        rig.put(key, b"s", 7);
+        let index = rig.create("test|s|x|L|I", "list");
+        let namespace = rig.namespace();
+        let handle = namespace.index.get(&digest_of(key)).expect("it is there").handle();
+        let change = |removed: Keys, added: Keys| {
+            index.change(
+                namespace,
+                handle,
+                &digest_of(key),
+                &KeyChange { removed, all: added.clone(), added },
+            );
+        };
+        let (before, after) = if round % 2 == 0 { (keys(0), keys(40_000)) } else { (keys(40_000), keys(0)) };
+        change(keys(0), before.clone());
+        cf::sync::scope(|scope| {
+            scope.spawn(|| change(before, after));
+            std::thread::yield_now();
+            rig.indexes.apply(&rig.namespaces, "test|s|x|L|I", None, false);
+        });
+        assert_eq!(namespace.sindex_used_bytes.load(Relaxed), 0, "round {round}");
+    }
 }
 
 #[test]
