@@ -46,7 +46,8 @@ pub(crate) use load_observer::{LoadObserver, LoadedCopy};
 pub(crate) use memory_ahead::prepare_memory;
 use nsup::{EvictionState, ExpiryState, RecordHistograms};
 pub(crate) use nsup::{
-    IndexMemory, RecordHistogram, is_system_memory_short, spread, supervise, watch_stop_writes,
+    IndexMemory, RecordHistogram, is_memory_breached, is_system_memory_short, spread, supervise,
+    watch_stop_writes,
 };
 use opening::{open_partitions, open_storage};
 pub(crate) use partition::{

@@ -43,7 +43,7 @@ use super::registry::{PopulateJob, SecondaryIndexes};
 use super::unread::{FAILURES_MAX, Rounds, UnreadRecords};
 use crate::config::Config;
 use crate::index::{Element, PARTITION_COUNT, PartitionId, ReadGuard, RecordMeta, SetId, WriteGuard};
-use crate::namespace::{LOCKED_SIZE_MAX, Namespace, stored_size};
+use crate::namespace::{LOCKED_SIZE_MAX, Namespace, is_memory_breached, stored_size};
 use crate::storage::ReadBuffer;
 
 /// Attempts to compute the keys of a record that changes all the time, before they are computed under its exclusive
@@ -318,7 +318,8 @@ impl<'a> Populating<'a> {
     /// Whether a limit of memory is breached, or was since this began.
     fn must_give_up(&self) -> bool {
         let is_breached = if self.niceness > 0 {
-            self.namespace.memory_breached.load(Relaxed)
+            // The breach may be over: the last index that was filled may have been given up, or another dropped.
+            self.namespace.memory_breached.load(Relaxed) && is_memory_breached(self.namespace)
         } else {
             self.memory.is_short()
         };

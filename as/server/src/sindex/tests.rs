@@ -51,7 +51,8 @@ impl Rig {
         let is_stopping = AtomicBool::new(false);
         cf::sync::scope(|scope| {
             scope.spawn(|| run_builder(&self.namespaces, &self.indexes, &self.config, &is_stopping));
-            while self.indexes.of(self.namespace()).all().iter().any(|index| !index.is_readable()) {
+            let is_filled = |index: &Arc<SecondaryIndex>| index.is_readable() || index.has_failed();
+            while !self.indexes.of(self.namespace()).all().iter().all(is_filled) {
                 std::thread::yield_now();
             }
             is_stopping.store(true, Release);
@@ -354,6 +355,23 @@ fn a_start_gives_indexes_up_if_the_memory_of_the_system_is_short() {
     populate_all(&rig.namespaces, &rig.indexes);
     let index = rig.indexes.of(rig.namespace()).named("a").expect("it is there");
     assert_eq!((index.is_readable(), rig.check(&index)), (true, 100));
+}
+
+/// The mark of a breach is up to a second old.
+#[test]
+fn a_breach_that_is_over_gives_no_index_up() {
+    let rig = Rig::new();
+    (0..1_000).for_each(|key| rig.put(key, b"s", key as i64));
+    let namespace = rig.namespace();
+    namespace.config().params.stop_writes_sys_memory_pct.set(0);
+    namespace.memory_breached.store(true, Relaxed);
+    let index = rig.create("test|s|n|.|I", "a");
+    rig.build();
+    assert_eq!((index.has_failed(), rig.check(&index)), (false, 1_000));
+    namespace.config().params.indexes_memory_budget.set(1);
+    let index = rig.create("test|s|l|L|I", "b");
+    rig.build();
+    assert!(index.has_failed() && !index.is_readable() && index.entry_count() == 0);
 }
 
 #[test]

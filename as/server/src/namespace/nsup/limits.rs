@@ -168,7 +168,6 @@ fn judge_stop_writes(namespace: &Namespace, memory: &Memory, said: &mut Said) {
     let memory_pct = used_pct(memory);
     let breaches = usage.stop_writes_breaches(namespace.config(), memory_pct);
     namespace.stop_writes.store(!breaches.is_empty(), Relaxed);
-    let is_of_memory = |breach: &&str| [SYSTEM_MEMORY, INDEXES_MEMORY].contains(breach);
     namespace.memory_breached.store(breaches.iter().any(is_of_memory), Relaxed);
     let is_news = breaches != said.breaches;
     if is_news || said.at.is_none_or(|at| at.elapsed() >= LOG_PERIOD) {
@@ -187,6 +186,16 @@ fn judge_stop_writes(namespace: &Namespace, memory: &Memory, said: &mut Said) {
         }
         *said = Said { breaches, at: Some(Instant::now()) };
     }
+}
+
+fn is_of_memory(breach: &&str) -> bool {
+    [SYSTEM_MEMORY, INDEXES_MEMORY].contains(breach)
+}
+
+/// Whether a limit of memory that stops writes is breached now. The namespace's mark is of the last check.
+pub(crate) fn is_memory_breached(namespace: &Namespace) -> bool {
+    let usage = Usage::of(namespace);
+    usage.stop_writes_breaches(namespace.config(), used_pct(&Memory::now())).iter().any(is_of_memory)
 }
 
 /// Whether more than `limit_pct` of the system's memory is in use; 0 = no limit.

@@ -31,7 +31,7 @@ pub(crate) use eviction_state::EvictionState;
 use exempt_sets::ExemptSets;
 use expiry::SweepCriteria;
 pub(crate) use expiry_state::ExpiryState;
-pub(crate) use limits::{IndexMemory, is_system_memory_short, watch_stop_writes};
+pub(crate) use limits::{IndexMemory, is_memory_breached, is_system_memory_short, watch_stop_writes};
 pub(crate) use record_histograms::{RecordHistogram, RecordHistograms};
 pub(crate) use spread::spread;
 
