@@ -1053,7 +1053,7 @@ fn short_ways_of_other_functions_do_what_the_prelude_did() {
             "1",
         ),
         (
-            "local step, _ = map.pairs(map{a = 1}), 0 local _, it = list.iterator(list{7}) return tostring(step(it)) .. it:next()",
+            "local step, _ = map.pairs(map{a = 1}), 0 local _, it = list.iterator(list{7}) return tostring((step(it))) .. it:next()",
             "nil7",
         ),
         (
@@ -1076,7 +1076,7 @@ fn short_ways_of_other_functions_do_what_the_prelude_did() {
         ),
         ("return type(aerospike:get_current_time())", "number"),
         (
-            "return tostring(geojson('{}')) .. tostring(geojson('a\\0b')) .. tostring(geojson()) .. tostring(geojson(5))",
+            "return tostring(geojson('{}')) .. tostring(geojson('a\\0b')) .. tostring((geojson())) .. tostring(geojson(5))",
             "\"{}\"\"a\"nil\"5\"",
         ),
         (
@@ -1109,7 +1109,7 @@ fn short_ways_of_other_functions_do_what_the_prelude_did() {
             "ab,ab,aba5a11998",
         ),
         (
-            "return tostring(map{a = 1, [2] = 'x', [true] = 1, c = print, [1.5] = 2}) .. #map(nil, 5) .. tostring(map.new(0)) .. #map.new(3)",
+            "return tostring(map{a = 1, [2] = 'x', [true] = 1, c = print, [1.5] = 2}) .. #map(nil, 5) .. tostring((map.new(0))) .. #map.new(3)",
             "{2:\"x\", \"a\":1}0nil0",
         ),
     ] {
