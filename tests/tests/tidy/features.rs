@@ -10,7 +10,16 @@ use super::root;
 fn packages(selection: &[&str]) -> BTreeSet<String> {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| env!("CARGO").into());
     let tree = Command::new(cargo)
-        .args(["tree", "--locked", "--offline", "--prefix", "none", "--no-dedupe", "--format", "{p} features: {f}"])
+        .args([
+            "tree",
+            "--locked",
+            "--offline",
+            "--prefix",
+            "none",
+            "--no-dedupe",
+            "--format",
+            "{p} features: {f}",
+        ])
         .args(selection)
         .current_dir(root())
         .output()
