@@ -2,13 +2,14 @@
 //!
 //! The kernel backs it page by page on first use, or [before it](Region::prepare); pages can be returned while the addresses stay valid.
 
+use std::io;
 use std::ptr::NonNull;
 
 #[cfg(not(miri))]
 use memmap2::UncheckedAdvice;
 use memmap2::{MmapOptions, MmapRaw};
 
-use crate::huge_pages;
+use crate::huge_pages::{self, HUGE_PAGE_SIZE};
 
 const PAGE_SIZE: usize = 4096;
 
@@ -79,6 +80,19 @@ impl Region {
     pub fn prepare(&self, offset: usize, size: usize) {
         self.check(offset, size);
         huge_pages::prepare(self.base.as_ptr().wrapping_add(offset), size);
+    }
+
+    /// Turns the small pages of `offset..offset + HUGE_PAGE_SIZE` into a huge page, as
+    /// [`huge_pages::collapse`] does.
+    ///
+    /// # Errors
+    /// When the system cannot do this, or has no huge page left.
+    ///
+    /// # Panics
+    /// If they are not all inside the region.
+    pub fn collapse(&self, offset: usize) -> io::Result<()> {
+        self.check(offset, HUGE_PAGE_SIZE);
+        huge_pages::collapse(self.base.as_ptr().wrapping_add(offset))
     }
 
     /// Copies `bytes` to `offset`.

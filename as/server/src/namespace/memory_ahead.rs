@@ -2,7 +2,8 @@
 //! ([`cf::huge_pages`]) before clients need them.
 //!
 //! While the system makes pages, it holds no lock that a client's thread takes. It only prepares memory of tables that
-//! grow: those that took some since its last turn.
+//! grow: those that took some since its last turn. While none grows, it turns the pages of blocks that were filled
+//! without that into huge ones.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Acquire};
@@ -22,6 +23,9 @@ pub(crate) fn prepare_memory(namespaces: &[Arc<Namespace>], is_stopping: &Atomic
         let mut is_growing = false;
         for namespace in namespaces {
             is_growing |= namespace.index.prepare_ahead() | namespace.storage.prepare_ahead();
+        }
+        if !is_growing {
+            namespaces.iter().for_each(|namespace| namespace.storage.collapse_next());
         }
         std::thread::park_timeout(if is_growing { PERIOD } else { IDLE_PERIOD });
     }

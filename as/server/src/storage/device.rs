@@ -9,7 +9,7 @@
 
 use std::fmt;
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
 use datamodel::flat::{FlatRecord, MAGIC};
@@ -18,6 +18,7 @@ use parking_lot::{Mutex, MutexGuard};
 
 use super::disk::{Disk, DiskStats};
 use super::error::StorageError;
+use super::huge_pages::HugePages;
 use super::partial_read::Unreadable;
 use super::read_buffer::{DiskBuffer, StoredPlace};
 use super::reservation::place::Pinned;
@@ -29,9 +30,6 @@ use super::wblock::{AfterFree, Emptying, Reuse, Taken, WblockId, WblockTable, wb
 use super::{RBLOCK_SIZE, RBLOCKS_PER_WBLOCK, WBLOCK_SIZE};
 use crate::index::{Location, WriteGuard};
 
-/// The first block of a memory stripe that is prepared before its use. In smaller stripes it would be much memory that is
-/// not used yet.
-const PREPARED_FROM: u32 = 8;
 /// Number of blocks reserved for defrag on a memory stripe: the live records of a block that it empties take
 /// less than one.
 const MEMORY_RESERVE: usize = 1;
@@ -89,8 +87,7 @@ pub(super) struct Device {
     defrag_reads: AtomicU64,
     defrag_above_lwm: AtomicU64,
     given_back_bytes: AtomicU64,
-    /// The block that [`prepare_ahead`](Self::prepare_ahead) found to be the first never used; 0 before the first call.
-    prepared: AtomicU32,
+    huge_pages: HugePages,
     gain: Mutex<Gain>,
     /// Whether defrag is running and has not found that it gains no room.
     can_gain: AtomicBool,
@@ -125,7 +122,7 @@ impl Device {
             defrag_reads: AtomicU64::new(0),
             defrag_above_lwm: AtomicU64::new(0),
             given_back_bytes: AtomicU64::new(0),
-            prepared: AtomicU32::new(0),
+            huge_pages: HugePages::default(),
             gain: Mutex::default(),
             can_gain: AtomicBool::new(false),
             room: RoomQueue::default(),
@@ -410,14 +407,12 @@ impl Device {
     /// Backs the next block in memory that was never used with huge pages, if another one was taken since the last call;
     /// returns whether.
     pub(super) fn prepare_ahead(&self) -> bool {
-        let Some(stripe) = self.stripe() else { return false };
-        let pristine = self.wblocks.pristine();
-        let last = self.prepared.swap(pristine, Relaxed);
-        let is_growing = last != 0 && last != pristine;
-        if is_growing && (PREPARED_FROM..self.wblocks.count()).contains(&pristine) {
-            stripe.prepare(WblockId(pristine));
-        }
-        is_growing
+        self.stripe().is_some_and(|stripe| self.huge_pages.prepare_ahead(stripe, &self.wblocks))
+    }
+
+    /// Turns small pages of a full block in memory into a huge page; returns whether there were some.
+    pub(super) fn collapse_next(&self) -> bool {
+        self.stripe().is_some_and(|stripe| self.huge_pages.collapse_next(stripe, &self.wblocks))
     }
 
     /// Gives the memory of free blocks back, at start.

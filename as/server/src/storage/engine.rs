@@ -427,6 +427,12 @@ impl Storage {
         self.devices.iter().filter(|device| device.prepare_ahead()).count() > 0
     }
 
+    /// Turns small pages of full blocks in memory into one huge page, if there are some; called now and then while no
+    /// table grows.
+    pub(crate) fn collapse_next(&self) {
+        let _ = self.devices.iter().any(Device::collapse_next);
+    }
+
     /// Number of threads that are to [`run_defrag`](Self::run_defrag).
     pub(crate) fn defrag_thread_count(&self) -> usize {
         self.wakes.len()

@@ -44,6 +44,7 @@ mod headers;
 #[cfg(test)]
 mod headers_tests;
 mod health;
+mod huge_pages;
 mod judge;
 mod load;
 mod media;

@@ -8,10 +8,12 @@
 //! With files or devices behind it, a block is *lent* to its write buffer from when it is taken until all of
 //! it is on disk. At most one buffer stands for a block at a time.
 
+use std::io;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering::{Acquire, Release};
 
+use cf::huge_pages::HUGE_PAGE_SIZE;
 use cf::region::Region;
 
 use super::reservation::place::{Pinned, ReservedPlace};
@@ -85,6 +87,14 @@ impl Stripe {
     /// Backs block `id` with huge pages, in time before it is used. Its content stays.
     pub(super) fn prepare(&self, id: WblockId) {
         self.region.prepare(start_of(id), WBLOCK_SIZE as usize);
+    }
+
+    /// Turns huge page number `page` of the stripe, whose small pages are in use, into a real one. Its content stays.
+    ///
+    /// # Errors
+    /// When the system cannot do this, or has no huge page left.
+    pub(super) fn collapse(&self, page: u32) -> io::Result<()> {
+        self.region.collapse(page as usize * HUGE_PAGE_SIZE)
     }
 
     /// Fills a block that was just taken with its bytes on disk.
