@@ -173,6 +173,38 @@ fn a_node_that_uses_tls_on_the_wrong_port_gets_one_line_with_the_likely_mistake(
     assert_eq!(count(&with_tls.servers[0], &told), 1);
 }
 
+#[test]
+fn a_fabric_with_tls_beside_one_without_is_told_on_both_nodes() {
+    let mut nodes = Nodes::start_with_tls(2, IN_MEMORY, &Authority::new("nodes"));
+    nodes.await_cluster(&[0, 1]);
+    let clear = [0, 1].map(|number| nodes.config_with(number, None));
+    let with_tls = nodes.config(1);
+    let context = with_tls.split_once("network {").unwrap().1.split_once("heartbeat {").unwrap().0;
+    let [before, fabric] = clear[1].split_once("fabric {").map(|(before, fabric)| [before, fabric]).unwrap();
+    let fabric = fabric.replacen("address", "tls-address", 1).replacen(
+        "port",
+        &format!("tls-name {CLUSTER_NAME}\n        tls-port"),
+        1,
+    );
+    let only_tls =
+        [&before.replacen("network {", &format!("network {{{context}"), 1), "fabric {", &fabric].concat();
+    for (server, config) in nodes.servers.iter_mut().zip([clear[0].as_str(), only_tls.as_str()]) {
+        server.allow("cannot connect to node");
+        server.configure(config);
+        server.stop();
+        server.restart();
+    }
+    let told = [
+        "cannot connect to node A1, whose heartbeats arrive here: its fabric has only TLS",
+        "cannot connect to node A0, whose heartbeats arrive here: its fabric has no TLS",
+    ];
+    let began = Instant::now();
+    while !nodes.servers.iter().zip(told).all(|(server, told)| server.log().contains(told)) {
+        assert!(began.elapsed() < Duration::from_secs(20), "not told: {}", nodes.servers[1].log());
+        thread::sleep(Duration::from_millis(20));
+    }
+}
+
 /// Whether the heartbeat and the fabric of the first node accept a peer that has this certificate and trusts
 /// `trusted`.
 fn takes(nodes: &Nodes, trusted: &Authority, identity: Option<&Identity>) -> [bool; 2] {
