@@ -38,6 +38,8 @@ pub(super) enum Capture {
     Text(usize, usize),
     /// A position, counted from 0.
     Position(usize),
+    /// It has no closing parenthesis, so a program cannot have it.
+    Unfinished,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -88,10 +90,6 @@ impl<'a> Matcher<'a> {
             if let Some(end) = self.run(start, 0)?
                 && Some(end) != last
             {
-                let is_unfinished = |(_, extent): &(usize, Extent)| *extent == Extent::Open;
-                if self.captures[..self.level].iter().any(is_unfinished) {
-                    return malformed("unfinished capture");
-                }
                 return Ok(Some((start, end)));
             }
             if is_anchored {
@@ -111,7 +109,8 @@ impl<'a> Matcher<'a> {
         let (start, extent) = self.captures[..self.level].get(index)?;
         Some(match extent {
             Extent::Closed(end) => Capture::Text(*start, *end),
-            Extent::Open | Extent::Position => Capture::Position(*start),
+            Extent::Position => Capture::Position(*start),
+            Extent::Open => Capture::Unfinished,
         })
     }
 
@@ -177,10 +176,10 @@ impl<'a> Matcher<'a> {
                     let end = self.class_end(p)?;
                     self.draw(end - p)?;
                     match self.pattern.get(end) {
+                        // What occurs no time takes no depth.
+                        Some(b'*' | b'-' | b'?') if !self.is_single(s, p, end) => p = end + 1,
                         Some(b'?') => {
-                            if self.is_single(s, p, end)
-                                && let Some(matched) = self.run(s + 1, end + 1)?
-                            {
+                            if let Some(matched) = self.run(s + 1, end + 1)? {
                                 return Ok(Some(matched));
                             }
                             p = end + 1;
@@ -293,7 +292,8 @@ impl<'a> Matcher<'a> {
             Some((start, extent)) if number < self.level && *extent != Extent::Open => (*start, *extent),
             _ => return malformed(&format!("invalid capture index %{}", number.wrapping_add(1))),
         };
-        let end = if let Extent::Closed(end) = extent { end } else { start };
+        // The text of a position occurs nowhere.
+        let Extent::Closed(end) = extent else { return Ok(None) };
         let text = &self.subject[start..end];
         self.draw(text.len())?;
         Ok(self.subject[s..].starts_with(text).then_some(s + text.len()))
@@ -420,6 +420,7 @@ impl Class {
             b'u' => 7,
             b'w' => 8,
             b'x' => 9,
+            b'z' => 10,
             _ => return Class::Byte(class),
         };
         Class::Bit(1 << at, class.is_ascii_uppercase())
@@ -433,7 +434,7 @@ impl Class {
     }
 }
 
-/// A bit for each class that a byte is in, in the order of the names `acdglpsuwx`.
+/// A bit for each class that a byte is in, in the order of the names `acdglpsuwxz`.
 static CLASSES: [u16; 256] = {
     let mut classes = [0; 256];
     let mut at = 0;
@@ -448,7 +449,8 @@ static CLASSES: [u16; 256] = {
             | ((byte.is_ascii_whitespace() || byte == 0x0B) as u16) << 6
             | (byte.is_ascii_uppercase() as u16) << 7
             | (byte.is_ascii_alphanumeric() as u16) << 8
-            | (byte.is_ascii_hexdigit() as u16) << 9;
+            | (byte.is_ascii_hexdigit() as u16) << 9
+            | ((byte == 0) as u16) << 10;
         at += 1;
     }
     classes
@@ -480,6 +482,7 @@ mod tests {
         let text = |index| match matcher.capture(index).expect("it is there") {
             Capture::Text(start, end) => subject[start..end].to_owned(),
             Capture::Position(at) => format!("@{}", at + 1),
+            Capture::Unfinished => "unfinished".to_owned(),
         };
         Some((start + 1, end, (0..matcher.capture_count()).map(text).collect()))
     }
@@ -505,6 +508,10 @@ mod tests {
         assert_eq!(found("abc", ".$"), at(3, 3, &[]));
         assert_eq!(found("", ""), at(1, 0, &[]));
         assert_eq!(found("x^y", "%^"), at(2, 2, &[]));
+        assert_eq!(found("abc", "b(c"), at(2, 3, &["unfinished"]));
+        assert_eq!(found("abc", "()%1"), None);
+        assert_eq!(found("a\0b", "%Z%z"), at(1, 2, &[]));
+        assert_eq!(found("ac", &format!("a{}c", "b*b-b?".repeat(100))), at(1, 2, &[]));
     }
 
     #[test]
@@ -512,7 +519,6 @@ mod tests {
         for (pattern, text) in [
             ("[a", "malformed pattern (missing ']')"),
             ("%", "malformed pattern (ends with '%')"),
-            ("(a", "unfinished capture"),
             ("a)", "invalid pattern capture"),
             ("%1", "invalid capture index %1"),
             ("%b", "malformed pattern (missing arguments to '%b')"),

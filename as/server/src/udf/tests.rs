@@ -961,6 +961,8 @@ fn long_and_short_subjects_match_alike() {
         ),
         ("local r, n = S:gsub('^a', 'b') return r:sub(1, 2) .. n", "b 1"),
         ("return (S:gsub('', '-', 2):sub(1, 4))", "-a- "),
+        ("local r, n = S:gsub('k(', '<%0>') return r:sub(P + 1) .. n", "a <k>1 <k>22"),
+        ("return tostring(S:find('()%1')) .. S:find('k' .. ('%a*'):rep(250) .. '2') - P", "nil6"),
         ("return (S:gsub('k()%d', '%1'):sub(P + 1)):gsub('%d+', function(n) return n - P end)", "a 4 7"),
     ] {
         for count in [1, 5_000] {
@@ -972,7 +974,9 @@ fn long_and_short_subjects_match_alike() {
     for (call, expected) in [
         ("find(S, '[')", "malformed pattern (missing ']')"),
         ("match(S, '%')", "malformed pattern (ends with '%')"),
-        ("gsub(S, '(', '')", "unfinished capture"),
+        ("gsub(S, '(', '%1')", "unfinished capture"),
+        ("gsub(S, '(', print)", "unfinished capture"),
+        ("match(S, '(')", "unfinished capture"),
         ("gsub(S, 'a', '%2')", "invalid capture index %2"),
         ("gsub(S, 'a', '%x')", "invalid use of '%' in replacement string"),
         ("gsub(S, 'a', function() return {} end)", "invalid replacement value (a table)"),

@@ -25,6 +25,8 @@ const REPLACED_SIZE_MAX: usize = 64 << 10;
 const EXPANDED_SIZE_MAX: usize = 16 << 20;
 /// Bytes that are put into a result between two looks at the clock.
 const WATCHED_SIZE: usize = 64 << 10;
+/// The error of a capture without an end, if a program would get it.
+const UNFINISHED: &CStr = c"unfinished capture";
 /// Values of the stack that a replacement takes beside the captures.
 const CALL_STACK: c_int = 8;
 
@@ -120,16 +122,19 @@ unsafe fn push_text(state: *mut ffi::lua_State, text: &[u8]) {
     unsafe { ffi::lua_pushlstring(state, text.as_ptr().cast::<c_char>(), text.len()) };
 }
 
-/// Pushes a capture of the last match.
+/// Pushes a capture of the last match; an error if it is unfinished.
 ///
 /// # Safety
-/// There is room for a value.
+/// In a function of a program, whose frame has nothing that must be dropped, with room for a value.
 unsafe fn push_capture(state: *mut ffi::lua_State, matcher: &Matcher<'_>, subject: &[u8], index: usize) {
     // SAFETY: as the caller says.
     unsafe {
         match matcher.capture(index) {
             Some(Capture::Position(at)) => ffi::lua_pushinteger(state, at as i64 + 1),
             Some(Capture::Text(start, end)) => push_text(state, &subject[start..end]),
+            Some(Capture::Unfinished) => {
+                raise(state, UNFINISHED);
+            }
             None => ffi::lua_pushnil(state),
         }
     }
@@ -380,6 +385,9 @@ unsafe fn put_template(
                         Some(Capture::Position(at)) => {
                             ffi::lua_pushinteger(state, at as i64 + 1);
                             ffi::luaL_addvalue(replaced.buffer.as_mut_ptr());
+                        }
+                        Some(Capture::Unfinished) => {
+                            raise(state, UNFINISHED);
                         }
                         // Without captures the first capture is the whole match.
                         None if number == 1 && matcher.capture_count() == 0 => {
