@@ -44,6 +44,12 @@ function inner(r) local c = r.l list.append(c[1], 2) r.l = c aerospike:update(r)
 function part(r) r.l = list.take(r.l, 2) aerospike:update(r) return r.l end
 function copy(r) r.m = map.clone(r.m) aerospike:update(r) return r.m end
 function set(r, name, v) r[name] = v aerospike:update(r) return v end
+function overfill(r)
+    for i = 1, 512 do r['b' .. i] = i end
+    local first = aerospike:update(r)
+    local left = tostring(r.b1)
+    return first .. left .. aerospike:update(r)
+end
 function work(r, n)
     local begun, t = os.clock(), 0
     for i = 1, n do t = t + i % 7 end
@@ -172,6 +178,17 @@ fn a_function_reads_and_changes_its_record() {
     );
     let parameter = Message { info2: info2::WRITE | info2::GENERATION, ..add("k") };
     assert_eq!(client.ask(&parameter).unwrap().result, result::PARAMETER);
+}
+
+/// A save with too many bins leaves none of them, also for the next one.
+#[test]
+fn a_save_that_fails_changes_nothing() {
+    let (_server, mut client) = start();
+    assert_eq!(client.ask(&add("k")).unwrap().result, result::OK);
+    let answer = client.ask(&call("k", "overfill", &[0x90])).unwrap();
+    assert_eq!(answer.bin("SUCCESS"), Some(&b"-1nil0"[..]));
+    let record = client.ask(&Message::get("k")).unwrap();
+    assert_eq!((record.operations.len(), record.bin("n")), (1, Some(&5i64.to_be_bytes()[..])));
 }
 
 /// A list or map keeps its description in the bin or from the client, also inside other lists: when it is

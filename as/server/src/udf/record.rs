@@ -69,6 +69,8 @@ pub(crate) struct RecordState {
     pub(super) input: RecordInput,
     /// Whether the record exists or was created.
     is_open: bool,
+    /// Whether the last `create` opened it.
+    is_just_created: bool,
     /// The bins as saved last. `None` before the first save: then they are those of the flat record.
     bins: Option<BinList>,
     /// The bins when the first save began.
@@ -86,6 +88,7 @@ impl RecordState {
     pub(crate) fn new(input: RecordInput) -> Self {
         RecordState {
             is_open: input.found.is_some(),
+            is_just_created: false,
             input,
             bins: None,
             old: None,
@@ -234,6 +237,7 @@ impl RecordState {
         if self.input.is_read_only {
             return Err(1);
         }
+        self.is_just_created = !self.is_open;
         if self.is_open {
             let is_empty = self.bin_names().is_some_and(|names| names.is_empty());
             return if is_empty { Ok(()) } else { Err(1) };
@@ -246,9 +250,9 @@ impl RecordState {
         Ok(())
     }
 
-    /// Undoes a creation after its save failed.
+    /// Undoes a creation after its save failed. A record that was open before stays open.
     pub(super) fn uncreate(&mut self) {
-        if self.input.found.is_none() {
+        if self.is_just_created {
             self.is_open = false;
             self.bins = None;
             self.old = None;
@@ -311,6 +315,14 @@ impl RecordState {
         let bins = self.bins.get_or_insert_default();
         if let Some(position) = bins.iter().position(|(other, _)| **other == *name) {
             bins.swap_remove(position);
+        }
+    }
+
+    /// Undoes what a save that has begun has set, so that it can begin again. Changes of earlier saves stay, and with them
+    /// what this one has set over them.
+    pub(super) fn undo_save(&mut self) {
+        if !self.has_updates {
+            self.bins.clone_from(&self.old);
         }
     }
 

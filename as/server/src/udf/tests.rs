@@ -253,6 +253,18 @@ fn saves_are_kept_until_the_function_ends() {
     assert!(!record.has_updates());
 }
 
+/// A save that fails changes nothing, also not for a later one that succeeds.
+#[test]
+fn a_failed_save_changes_nothing() {
+    let text = "function f(r) r.a = list{1} aerospike:create(r) r[' '] = r local first = aerospike:create(r) \
+                aerospike:remove(r) r[' '] = r local second = aerospike:create(r) r.b = 2 \
+                return first .. second .. tostring(aerospike:exists(r)) .. aerospike:update(r) end";
+    let functions = module(text);
+    let (result, record) = call_with(&functions, "f", &[0x90]);
+    assert_eq!(shown(result), ok("1-1true0"));
+    assert_eq!(record.bins_to_store().len(), 1);
+}
+
 #[test]
 fn values_larger_than_any_record_are_refused_at_once() {
     let functions = module(

@@ -160,14 +160,27 @@ unsafe fn push_plain_bins(state: *mut ffi::lua_State) -> Option<Bins> {
     }
 }
 
-/// Sets the bins of the record that must be saved; `None` if that is not possible.
+/// Saves the bins of the record; `None` if that is not possible. Then the record is as before.
 ///
 /// # Safety
 /// As for [`push_plain_bins`], with its result.
-unsafe fn save_bins(state: *mut ffi::lua_State, id: i64, session: &Session, bins: &Bins) -> Option<()> {
+unsafe fn save(state: *mut ffi::lua_State, id: i64, session: &Session, bins: &Bins) -> Option<()> {
+    session.change(id, RecordState::begin_save)?.ok()?;
+    // SAFETY: as the caller says.
+    if unsafe { set_bins(state, id, session, bins) }.is_none() {
+        session.change(id, RecordState::undo_save);
+        return None;
+    }
+    session.change(id, RecordState::end_save)
+}
+
+/// Sets the bins of the record that must be saved; `None` if one cannot be set.
+///
+/// # Safety
+/// As for [`save`].
+unsafe fn set_bins(state: *mut ffi::lua_State, id: i64, session: &Session, bins: &Bins) -> Option<()> {
     // SAFETY: as the caller says. Names and texts are copied while they are on the stack; no error is raised meanwhile.
     unsafe {
-        session.change(id, RecordState::begin_save)?.ok()?;
         for at in 1..=bins.count {
             ffi::lua_rawgeti(state, bins.dirty, at);
             if ffi::lua_toboolean(state, -1) != 0 {
@@ -191,7 +204,7 @@ unsafe fn save_bins(state: *mut ffi::lua_State, id: i64, session: &Session, bins
             ffi::lua_pushboolean(state, 0);
             ffi::lua_rawseti(state, bins.dirty, at);
         }
-        session.change(id, RecordState::end_save)
+        Some(())
     }
 }
 
@@ -203,7 +216,7 @@ pub(super) unsafe extern "C-unwind" fn update(state: *mut ffi::lua_State) -> c_i
         let record = is_of_class(state, 1, class::AEROSPIKE).then(|| record_at(state, 2)).flatten();
         let Some((id, session)) = record else { return leave(state, arguments) };
         let Some(Ok(())) = session.read(id, RecordState::update) else { return leave(state, arguments) };
-        let saved = push_plain_bins(state).and_then(|bins| save_bins(state, id, session, &bins));
+        let saved = push_plain_bins(state).and_then(|bins| save(state, id, session, &bins));
         if saved.is_none() {
             return leave(state, arguments);
         }
