@@ -48,10 +48,8 @@ pub(crate) struct StreamOwner {
 pub(crate) fn failure_text(failure: &Failure) -> Vec<u8> {
     match failure {
         Failure::Module => b"UDF: Execution Error 1".to_vec(),
-        Failure::Function(text) => {
-            let text = text.as_deref().unwrap_or(b"result value type unexpected");
-            [b"UDF: Execution Error 2 : ", text].concat()
-        }
+        Failure::Function(None) => b"UDF: Execution Error 2".to_vec(),
+        Failure::Function(Some(text)) => [b"UDF: Execution Error 2 : ", &**text].concat(),
     }
 }
 
@@ -232,6 +230,15 @@ mod tests {
         assert_eq!(
             failed("function f(s) return s : map(function(r) error('x') end) end"),
             "UDF: Execution Error 2 : /nowhere/m.lua:1: x"
+        );
+        assert_eq!(
+            failed("function f(s) return s : groupby(5) end"),
+            "UDF: Execution Error 2 : [string \"stream_ops.lua\"]:159: attempt to call a number value (upvalue 'f')"
+        );
+        assert_eq!(failed("function f(s) error() end"), "UDF: Execution Error 2");
+        assert_eq!(
+            failed("function f(s) return s : map(function() error() end) end"),
+            "UDF: Execution Error 2"
         );
         assert_eq!(failed("g = 1"), "UDF: Execution Error 2 : function not found");
         let functions = module("");

@@ -1,7 +1,7 @@
 -- A stream function builds a chain of operations; these functions carry them out. Each takes a function that returns the
 -- next value, and returns such a function.
 --
--- Their line numbers appear in errors: 36, 50, 63, 76, 89, 113.
+-- Their line numbers appear in errors: 36, 50, 63, 76, 89, 113, 159.
 local LIMIT = 1000
 local ON_SERVER, ON_CLIENT, ON_EITHER, ON_BOTH = 1, 2, 3, 4
 
@@ -141,6 +141,18 @@ operation('aggregate', ON_SERVER, 'aggregate')
 operation('reduce', ON_BOTH, 'reduce')
 operation('map', ON_EITHER, 'transform')
 operation('filter', ON_EITHER, 'filter')
+
+
+
+
+
+
+
+
+
+
+
+
 
 function StreamOps:groupby(f)
 	local function collect(groups, v)
