@@ -244,7 +244,7 @@ impl Interpreter {
 
     /// Detects long strings that the next calls make; see [`Entry::watch_long_strings`].
     pub(super) fn watch_long_strings(&self, is_refusing: bool) -> LongStringWatch {
-        self.entry.watch_long_strings(is_refusing)
+        self.entry.watch_long_strings(&self.watch, is_refusing)
     }
 
     /// Notes whether a call has made a long string, and returns that.

@@ -4,6 +4,9 @@
 //!
 //! Lua passes the purpose of a new block to its allocator. During a call an allocator of this file is in
 //! front of the library's.
+//!
+//! It looks at the clock too before it gives a large block: one instruction may take long and ask for such blocks, for example a call
+//! through a chain of `__call`. When the time of the call is over, there are none.
 
 use std::cell::Cell;
 use std::ffi::c_void;
@@ -11,6 +14,10 @@ use std::ptr;
 
 use mlua::ffi;
 
+use super::watch::Watch;
+
+/// Bytes of a large block.
+const LARGE_SIZE_MIN: usize = 256 << 10;
 /// Bytes of the block of a long string. Comparing two strings of half that size takes about 0.1 ms at worst.
 const LONG_SIZE_MIN: usize = 16 << 10;
 
@@ -23,6 +30,8 @@ thread_local! {
 struct Running {
     /// The library's allocator.
     behind: ffi::lua_Alloc,
+    /// The time of the call.
+    watch: *const Watch,
     is_refusing: bool,
     has_made_one: bool,
 }
@@ -43,18 +52,18 @@ pub(super) struct LongStringWatch {
 
 impl LongStringWatch {
     /// Begins to watch for long strings. With `is_refusing` it refuses them: making one is then an error of
-    /// memory.
+    /// memory. `watch` has the time of the call.
     ///
     /// # Safety
-    /// The interpreter of `state` lives as long as the result, and only this thread uses it. No other code
+    /// The interpreter of `state` and the watch live as long as the result, and only this thread uses them. No other code
     /// replaces its allocator.
-    pub(super) unsafe fn begin(state: *mut ffi::lua_State, is_refusing: bool) -> Self {
+    pub(super) unsafe fn begin(state: *mut ffi::lua_State, watch: *const Watch, is_refusing: bool) -> Self {
         let mut data = ptr::null_mut();
         // SAFETY: the state exists. The new allocator passes every request on to the present one, with its
         // data.
         unsafe {
             let behind = ffi::lua_getallocf(state, &raw mut data);
-            let outer = RUNNING.replace(Some(Running { behind, is_refusing, has_made_one: false }));
+            let outer = RUNNING.replace(Some(Running { behind, watch, is_refusing, has_made_one: false }));
             ffi::lua_setallocf(state, allocate, data);
             LongStringWatch { state, behind, data, outer }
         }
@@ -90,6 +99,12 @@ unsafe extern "C" fn allocate(
         if running.is_refusing {
             return ptr::null_mut();
         }
+    }
+    // A block that grows has its size in `old_size`.
+    let is_large = new_size >= LARGE_SIZE_MIN && (block.is_null() || new_size > old_size);
+    // SAFETY: as `begin` requires, the watch lives as long as this is the allocator.
+    if is_large && unsafe { (*running.watch).is_over() } {
+        return ptr::null_mut();
     }
     // SAFETY: Lua keeps to the contract of an allocator, and the arguments are passed on unchanged.
     unsafe { (running.behind)(data, block, old_size, new_size) }

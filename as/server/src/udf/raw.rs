@@ -374,11 +374,12 @@ impl Entry {
         Ok(Entry { state: own, _lua: lua.clone() })
     }
 
-    /// Detects long strings that a call makes, until the result is dropped; refuses them with `is_refusing`.
-    pub(super) fn watch_long_strings(&self, is_refusing: bool) -> LongStringWatch {
-        // SAFETY: the caller has the interpreter, and keeps it until the call has ended. The library sets its
+    /// Detects long strings that a call makes, until the result is dropped; refuses them with `is_refusing`. `watch` is that of the
+    /// interpreter.
+    pub(super) fn watch_long_strings(&self, watch: &Rc<Watch>, is_refusing: bool) -> LongStringWatch {
+        // SAFETY: the caller has the interpreter, and keeps it and its watch until the call has ended. The library sets its
         // allocator only when it makes an interpreter.
-        unsafe { LongStringWatch::begin(self.state, is_refusing) }
+        unsafe { LongStringWatch::begin(self.state, Rc::as_ptr(watch), is_refusing) }
     }
 
     /// Makes a call, and passes its end to `read`.

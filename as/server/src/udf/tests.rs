@@ -347,6 +347,16 @@ fn malicious_programs_end_with_an_error() {
     }
 }
 
+/// One instruction that would take minutes ends when it asks for memory after its time.
+#[test]
+fn a_long_chain_of_calls_ends_with_its_time() {
+    let begun = Instant::now();
+    let result =
+        run("local t = print for i = 1, 6e5 do local m = {__call = t} t = setmetatable(m, m) end return t()");
+    assert!(result.is_err(), "{result:?}");
+    assert!(begun.elapsed() < Duration::from_secs(20), "{:?}", begun.elapsed());
+}
+
 /// The hook does not check loops of Lua's own C functions. They end with the time of the call, or with an
 /// error.
 #[test]
