@@ -17,6 +17,7 @@ use mlua::{ChunkMode, Function, Lua, LuaOptions, StdLib, Table, Value};
 
 use super::bindings::record::Session;
 use super::bindings::{record, text};
+use super::compiling;
 use super::long_strings::LongStringWatch;
 use super::module::Modules;
 use super::native;
@@ -160,10 +161,9 @@ impl Interpreter {
     /// # Errors
     /// The text of the error.
     pub(super) fn try_out(&self, file_name: &str, content: &[u8], limit: TimeLimit) -> Result<(), Vec<u8>> {
-        let chunk = self.lua.load(content).set_name(file_name).set_mode(ChunkMode::Text);
-        let function = chunk.into_function().map_err(|error| message_of(&error))?;
         self.watch.begin(limit);
-        let run = self.pcall.call::<(bool, Value)>(function);
+        let compiled = compiling::compile(&self.lua, content, file_name);
+        let run = compiled.and_then(|function| self.pcall.call::<(bool, Value)>(function));
         self.watch.end();
         match run {
             Ok((true, _)) => Ok(()),
@@ -284,8 +284,7 @@ fn install_find_module(lua: &Lua, host: &Table, modules: &Arc<Modules>) -> mlua:
             let name = String::from_utf8_lossy(&name.as_bytes()).into_owned();
             let Some(content) = modules.content_of_module(&name) else { return Ok((Value::Nil, None, None)) };
             let path = modules.path_of_module(&name);
-            let chunk = lua.load(&*content).set_name(format!("@{path}")).set_mode(ChunkMode::Text);
-            Ok(match chunk.into_function() {
+            Ok(match compiling::compile(lua, &content, &format!("@{path}")) {
                 Ok(function) => (Value::Function(function), None, Some(path)),
                 Err(error) => {
                     (Value::Nil, Some(String::from_utf8_lossy(&message_of(&error)).into_owned()), Some(path))

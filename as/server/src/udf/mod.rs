@@ -11,6 +11,8 @@
 //! of the list of modules, of the idle interpreters and of the places; none is held while a function runs.
 
 mod bindings;
+#[expect(unsafe_code, reason = "Lua's C interface")]
+mod compiling;
 mod interpreter;
 #[expect(unsafe_code, reason = "Lua's allocator")]
 mod long_strings;

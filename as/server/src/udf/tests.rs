@@ -330,6 +330,9 @@ fn malicious_programs_end_with_an_error() {
         "dofile('/etc/passwd')",
         "return require('no_such')",
         "return load('\\27Lua')()",
+        "return load('local a if a then ' .. ('elseif a then '):rep(2e5) .. 'end')()",
+        "local all = ('elseif a then '):rep(2e5) return load(function() return all end)()",
+        "local s, n = ('elseif a then '):rep(1e5), 0 return load(function() n = n + 1 return n == 1 and 'local a if a then ' or s end)()",
         "return string.dump(function() end)",
         "return debug.getinfo(1)",
         "for i = 1, 1000 do local b = bytes(1 << 20) kept = {b, kept} end",
@@ -502,6 +505,25 @@ fn errors_within_native_functions_stay_as_they_are() {
             "error((select(2, pcall(os.date, {}))), 0)",
             "bad argument #1 to 'os.date' (string expected, got table)",
         ),
+        (
+            "error((select(2, pcall(string.find, {}))), 0)",
+            "bad argument #1 to 'string.find' (string expected, got table)",
+        ),
+        (
+            "error((select(2, pcall(string.rep, 'x', 1.5))), 0)",
+            "bad argument #2 to 'string.rep' (number has no integer representation)",
+        ),
+        (
+            "error((select(2, pcall(setmetatable, 5, {}))), 0)",
+            "bad argument #1 to 'setmetatable' (table expected, got number)",
+        ),
+        (
+            "error((select(2, pcall(coroutine.wrap, 5))), 0)",
+            "bad argument #1 to 'coroutine.wrap' (function expected, got number)",
+        ),
+        ("load('x = 1', {})", "HERE bad argument #2 to 'load' (string expected, got table)"),
+        ("table.unpack({}, 1, 999999)", "HERE too many results to unpack"),
+        ("table.move(5, {}, 1, 1)", "HERE bad argument #2 to 'move' (number expected, got table)"),
         ("utf8.len('\\xff', 7)", "HERE bad argument #2 to 'len' (initial position out of bounds)"),
     ] {
         let expected = expected.replace("HERE", "/nowhere/m.lua:1:");
@@ -530,6 +552,14 @@ fn unusual_programs_do_no_harm() {
         ("return select('#', ('x'):find('y'))", "1"),
         ("return select(2, xpcall(error, function(e) return e .. '!' end, 'x'))", "x!"),
         ("return select(2, xpcall(function(a, b) return a + b end, print, 1, 2))", "3"),
+        ("return select(2, xpcall(error, error))", "error in error handling"),
+        (
+            "local n = 0 return select(2, xpcall(error, function() n = n + 1 if n < 3 then error() end return n end))",
+            "3",
+        ),
+        ("return select(2, load('x = 1', 'x', 'b'))", "attempt to load a text chunk (mode is 'b')"),
+        ("return load('return ' .. ('1 + '):rep(1000) .. '1')()", "1001"),
+        ("local b = bytes(1) bytes.set_type(b, -1) return bytes.get_type(b)", "4294967295"),
         (
             "return select(2, pcall(xpcall, print))",
             "bad argument #2 to 'xpcall' (function expected, got no value)",
@@ -577,6 +607,11 @@ fn modules_are_checked() {
     assert_eq!(message(b"error({})"), "(Null error message returned by lua)");
     assert_eq!((message(b"error()"), message(b"error(5)")), (message(b"error({})"), "5".to_owned()));
     assert!(functions.check("a.lua", b"\x1bLua").is_err());
+    // Compiling this text would take most of a minute.
+    let (begun, text) =
+        (Instant::now(), format!("local a if a then {}end", "elseif a then ".repeat(300_000)));
+    assert!(message(text.as_bytes()).ends_with("UDF Execution Timeout"));
+    assert!(begun.elapsed() < Duration::from_secs(10), "{:?}", begun.elapsed());
 }
 
 /// What the short ways of `native.rs` leave to the prelude has the effect that it has there; both go on with what the other did.

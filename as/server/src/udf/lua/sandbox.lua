@@ -3,15 +3,18 @@ local host = ...
 local error, getmetatable, load, next, pcall, rawequal, rawget, rawset, select, setmetatable, tonumber, tostring, type =
 	error, getmetatable, load, next, pcall, rawequal, rawget, rawset, select, setmetatable, tonumber, tostring, type
 local math_type, tointeger = math.type, math.tointeger
-local string_rep, string_match, gc, sub = string.rep, string.match, collectgarbage, string.sub
-local wrap, raise, bad_argument, wrong_type, text, integer =
-	host.wrap, host.raise, host.bad_argument, host.wrong_type, host.text, host.integer
+local string_rep, string_match, gc, find, sub = string.rep, string.match, collectgarbage, string.find, string.sub
+local wrap, raise, bad_argument, text = host.wrap, host.raise, host.bad_argument, host.text
 -- Maximum number of slots that one call of a function of `table` may visit.
 local SLOTS_MAX = 1 << 23
 -- Number of bytes from which on an instruction that compares a string may be slow.
 local SLOW_SIZE = 1 << 16
+-- Number of bytes that are compiled between two looks at the clock.
+local PIECE_SIZE = 256
 -- Maximum number of results of `table.unpack`: Lua's stack has no room for more.
 local UNPACKED_MAX = 1000000
+-- Maximum number of errors that a handler of `xpcall` handles.
+local HANDLED_MAX = 200
 
 local TIMEOUT = 'UDF Execution Timeout'
 local is_over = host.is_over
@@ -22,19 +25,34 @@ local function watch()
 	if is_over() then raise(TIMEOUT) end
 end
 
+local function wrong_argument(expected, position, qualified, ...)
+	bad_argument(position, expected .. ' expected, got ' .. host.type_name(position, ...), qualified)
+end
+
 local function string_argument(position, qualified, ...)
-	local value = text(position, ...)
-	if not value then
-		bad_argument(position, 'string expected, got ' .. host.type_name(position, ...), qualified)
-	end
-	return value
+	local value = (select(position, ...))
+	if type(value) ~= 'string' and type(value) ~= 'number' then wrong_argument('string', position, qualified, ...) end
+	return tostring(value)
+end
+
+-- An argument as an integer; the default if there is none.
+local function whole(default, position, qualified, ...)
+	local value = (select(position, ...))
+	if math_type(value) == 'integer' then return value end
+	if value == nil and default then return default end
+	local number = value
+	if type(value) == 'string' then number = tonumber(value) end
+	if type(number) ~= 'number' then wrong_argument('number', position, qualified, ...) end
+	return tointeger(number) or bad_argument(position, 'number has no integer representation', qualified)
 end
 
 -- Metatables have no finalizers, because the hook does not watch these.
 local function set_metatable(...)
 	local object, meta = ...
-	if type(object) ~= 'table' then wrong_type('table', 1, ...) end
-	if select('#', ...) < 2 or meta ~= nil and type(meta) ~= 'table' then wrong_type('nil or table', 2, ...) end
+	if type(object) ~= 'table' then wrong_argument('table', 1, 'setmetatable', ...) end
+	if select('#', ...) < 2 or meta ~= nil and type(meta) ~= 'table' then
+		wrong_argument('nil or table', 2, 'setmetatable', ...)
+	end
 	local finalizer = meta and rawget(meta, '__gc')
 	if finalizer ~= nil then rawset(meta, '__gc', nil) end
 	local is_set = pcall(setmetatable, object, meta)
@@ -45,11 +63,17 @@ end
 _G.setmetatable = host.quick('set_metatable', set_metatable)
 
 -- A handler runs after the stack is unwound. Lua's own `xpcall` runs it at the place of the error, which may be in the
--- hook, where no hook watches it.
+-- hook, where no hook watches it. The handler handles its own errors too, a limited number of times.
 local function handled(handler, is_done, ...)
 	if is_done then return true, ... end
-	watch()
-	return false, (select(2, pcall(handler, ...)))
+	local problem = ...
+	for _ = 1, HANDLED_MAX do
+		watch()
+		local is_handled, value = pcall(handler, problem)
+		if is_handled then return false, value end
+		problem = value
+	end
+	return false, 'error in error handling'
 end
 function xpcall(...)
 	local f, handler = ...
@@ -64,7 +88,7 @@ end
 local create, resume, close_coroutine = coroutine.create, coroutine.resume, coroutine.close
 coroutine.resume, coroutine.close = host.watched(resume), host.watched(close_coroutine)
 coroutine.wrap = wrap(function(...)
-	if type((...)) ~= 'function' then wrong_type('function', 1, ...) end
+	if type((...)) ~= 'function' then wrong_argument('function', 1, 'coroutine.wrap', ...) end
 	local thread = create((...))
 	return host.quick('coroutine_step', function(problem)
 		watch()
@@ -77,24 +101,49 @@ coroutine.wrap = wrap(function(...)
 	end, thread)
 end)
 
+-- A function that returns what `read` returns, in pieces between which the clock is checked: the time of compiling may grow
+-- with the square of the size, for example for a long chain of `elseif`.
+local function in_pieces(read)
+	local piece, from = '', 1
+	return function()
+		watch()
+		if from > #piece then
+			local next_piece = read()
+			if type(next_piece) ~= 'string' then return next_piece end
+			piece, from = next_piece, 1
+		end
+		from = from + PIECE_SIZE
+		return sub(piece, from - PIECE_SIZE, from - 1)
+	end
+end
+
+local function optional_string(position, qualified, ...)
+	return (select(position, ...)) ~= nil and string_argument(position, qualified, ...) or nil
+end
+
 -- Only text is compiled.
 _G.load = wrap(function(...)
-	local chunk, name, _, environment = ...
+	local chunk, _, _, environment = ...
+	local mode, name = optional_string(3, 'load', ...) or 't', optional_string(2, 'load', ...)
 	if type(chunk) ~= 'string' and type(chunk) ~= 'function' then
-		if type(chunk) ~= 'number' then wrong_type('function', 1, ...) end
+		if type(chunk) ~= 'number' then wrong_argument('function', 1, 'load', ...) end
 		chunk = tostring(chunk)
 	end
+	if not find(mode, 't', 1, true) then return nil, "attempt to load a text chunk (mode is '" .. mode .. "')" end
 	watch()
+	name = name or type(chunk) == 'string' and chunk or '=(load)'
 	if type(chunk) == 'function' then
-		-- Each piece runs instructions, which the hook counts, whichever function returns it.
-		local read = chunk
-		chunk = function() return read() end
+		chunk = in_pieces(chunk)
+	elseif #chunk > PIECE_SIZE then
+		local rest = chunk
+		chunk = in_pieces(function()
+			local all = rest
+			rest = nil
+			return all
+		end)
 	end
-	name = text(2, ...)
-	if select('#', ...) >= 4 then return load(chunk, name or type(chunk) == 'string' and chunk or '=(load)', 't', environment) end
-	if name then return load(chunk, name, 't') end
-	if type(chunk) == 'string' then return load(chunk, chunk, 't') end
-	return load(chunk, '=(load)', 't')
+	if select('#', ...) >= 4 then return load(chunk, name, 't', environment) end
+	return load(chunk, name, 't')
 end)
 
 local function refused(name)
@@ -163,9 +212,8 @@ local originals = {}
 for _, name in ipairs { 'rep', 'find', 'match', 'gmatch', 'gsub' } do originals[name] = string[name] end
 
 function string.rep(...)
-	local value, count, separator = string_argument(1, 'string.rep', ...), integer(nil, 2, ...), text(3, ...)
-	if not count then wrong_type('number', 2, ...) end
-	separator = separator or ''
+	local value, count = string_argument(1, 'string.rep', ...), whole(nil, 2, 'string.rep', ...)
+	local separator = optional_string(3, 'string.rep', ...) or ''
 	if count <= 0 or value == '' and separator == '' then return '' end
 	local size = (#value + #separator) * 1.0 * count
 	if size >= 2147483647 then raise('resulting string too large') end
@@ -180,7 +228,7 @@ for _, name in ipairs { 'find', 'match', 'gmatch' } do
 	string[name] = function(...)
 		string_argument(1, qualified, ...)
 		string_argument(2, qualified, ...)
-		integer(1, 3, ...)
+		whole(1, 3, qualified, ...)
 	end
 end
 
@@ -189,9 +237,9 @@ function string.gsub(...)
 	string_argument(2, 'string.gsub', ...)
 	local kind = type((select(3, ...)))
 	if kind ~= 'number' and kind ~= 'string' and kind ~= 'table' and kind ~= 'function' then
-		wrong_type('string/function/table', 3, ...)
+		wrong_argument('string/function/table', 3, 'string.gsub', ...)
 	end
-	integer(1, 4, ...)
+	whole(1, 4, 'string.gsub', ...)
 end
 
 for name, original in next, originals do string[name] = host.quick('string_' .. name, string[name], original) end
@@ -214,19 +262,6 @@ local function finish(qualified, is_done, ...)
 end
 
 local function is_plain(object) return type(object) == 'table' and getmetatable(object) == nil end
-
--- An argument as an integer; the default if there is none.
-local function whole(default, position, qualified, ...)
-	local value = (select(position, ...))
-	if math_type(value) == 'integer' then return value end
-	if value == nil and default then return default end
-	local number = value
-	if type(value) == 'string' then number = tonumber(value) end
-	if type(number) ~= 'number' then
-		bad_argument(position, 'number expected, got ' .. host.type_name(position, ...), qualified)
-	end
-	return tointeger(number) or bad_argument(position, 'number has no integer representation', qualified)
-end
 
 local function length(object)
 	local size = #object
@@ -272,9 +307,9 @@ local function sort(sort_any, object, comparator, is_direct)
 	local is_done, problem = pcall(sort_any, object, is_less)
 	if is_done then return end
 	if problem == 'invalid order function for sorting' then raise(problem) end
-	if comparator == nil and type(problem) == 'string' then
+	if type(problem) == 'string' and (comparator == nil or host.is_native(comparator)) then
 		-- The error of a comparison in C code names no place.
-		problem = string_match(problem, '^sandbox:%d+: (attempt to compare .*)$') or problem
+		problem = string_match(problem, '^sandbox:%d+: (.*)$') or problem
 	elseif not is_called then
 		finish('table.sort', false, problem)
 	end
@@ -315,7 +350,7 @@ function of_tables.sort(...)
 	if size <= 1 then return end
 	if size > SLOTS_MAX then raise('too many elements for sort') end
 	if comparator ~= nil and type(comparator) ~= 'function' then
-		bad_argument(2, 'function expected, got ' .. host.type_name(2, ...), 'table.sort')
+		wrong_argument('function', 2, 'table.sort', ...)
 	end
 	watch()
 	if is_plain(object) then return sort(sort_plain, object, comparator, true) end
@@ -349,7 +384,7 @@ function of_tables.unpack(...)
 	local to = (select(3, ...)) == nil and length(object) or whole(nil, 3, 'table.unpack', ...)
 	if from > to then return end
 	if to - from < 0 or to - from >= UNPACKED_MAX then raise('too many results to unpack') end
-	if is_plain(object) then return unpack_plain(object, from, to) end
+	if is_plain(object) then return finish('table.unpack', pcall(unpack_plain, object, from, to)) end
 	local all, count = elements(object, from, to)
 	return finish('table.unpack', pcall(unpack_plain, all, 1, count))
 end
@@ -360,7 +395,7 @@ function of_tables.move(...)
 	local at = whole(nil, 4, 'table.move', ...)
 	if target == nil then target = source end
 	if type(target) ~= 'table' and type(target) ~= 'userdata' then
-		bad_argument(5, 'table expected, got ' .. host.type_name(5, ...), 'table.move')
+		wrong_argument('table', 5, 'table.move', ...)
 	end
 	if to >= from then
 		if from <= 0 and to >= math.maxinteger + from then
@@ -384,7 +419,10 @@ for name, of_table in next, of_tables do
 			if type(comparator) == 'function' then return sort(original, (...), comparator) end
 		end
 		if kind == 'userdata' or name == 'unpack' then return finish(qualified, pcall(original, ...)) end
-		bad_argument(1, 'table expected, got ' .. host.type_name(1, ...), qualified)
+		if name == 'move' then
+			for position = 2, 4 do whole(nil, position, qualified, ...) end
+		end
+		wrong_argument('table', 1, qualified, ...)
 	end
 	local short_way = short_ways[name]
 	table[name] = short_way and host.quick(short_way, limited) or wrap(limited)

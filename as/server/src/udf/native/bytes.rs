@@ -18,7 +18,7 @@ pub(in super::super) const CAPACITY_MAX: usize = 32 << 20;
 const BLOB: i64 = 4;
 /// Maximum number of bytes of a variable-length integer.
 const VARYING_SIZE_MAX: usize = 5;
-/// Indexes and sizes have 32 bits.
+/// Indexes, sizes and types have 32 bits.
 const U32_MAX: i64 = 0xffff_ffff;
 /// What copies or makes so many bytes looks at the clock before.
 const WATCHED_SIZE: usize = 64 << 10;
@@ -332,7 +332,7 @@ pub(super) unsafe extern "C-unwind" fn set_type(state: *mut ffi::lua_State) -> c
             return leave(state, 2);
         };
         if kind != 0 {
-            (*head).kind = kind;
+            (*head).kind = kind & U32_MAX;
         }
         ffi::lua_pushboolean(state, c_int::from(kind != 0));
     }
