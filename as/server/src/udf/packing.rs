@@ -411,13 +411,11 @@ impl Packer<'_> {
             self.put_map_header(count, flags);
             let start = self.out.len();
             if field_of(state, content, c"values") == ffi::LUA_TTABLE {
-                self.put_pairs(state, None, depth)?;
+                self.put_pairs(state, Rank::Text, depth)?;
             }
             ffi::lua_pop(state, 1);
-            let has_keys = field_of(state, content, c"blob_keys") == ffi::LUA_TTABLE;
-            if has_keys && field_of(state, content, c"blobs") == ffi::LUA_TTABLE {
-                let keys = ffi::lua_gettop(state) - 1;
-                self.put_pairs(state, Some(keys), depth)?;
+            if field_of(state, content, c"blobs") == ffi::LUA_TTABLE {
+                self.put_pairs(state, Rank::Bytes, depth)?;
             }
             ffi::lua_settop(state, content);
             let mut parts = self.parts.split_off(first);
@@ -451,15 +449,15 @@ impl Packer<'_> {
         }
     }
 
-    /// Appends the pairs of the table at the top of the stack, in any order. The keys are those of the table, or, if they are
-    /// bytes, what the table at index `keys` has for them.
+    /// Appends the pairs of the table at the top of the stack, in any order. Texts among its keys are of this rank: those of bytes
+    /// are what the bytes were when the pair was set, although a program may have changed them since.
     ///
     /// # Safety
     /// As for [`put`](Self::put), with room for some more values.
     unsafe fn put_pairs(
         &mut self,
         state: *mut ffi::lua_State,
-        keys: Option<c_int>,
+        rank_of_texts: Rank,
         depth: usize,
     ) -> Result<(), Unpackable> {
         // SAFETY: as the caller says. The key stays on the stack until the next one is asked for.
@@ -469,12 +467,13 @@ impl Packer<'_> {
             while ffi::lua_next(state, table) != 0 {
                 let start = self.out.len();
                 ffi::lua_pushvalue(state, -2);
-                let rank = if keys.is_some() { Rank::Bytes } else { Rank::Text };
-                let key = Key::at_top(state, rank);
-                if let Some(keys) = keys {
-                    ffi::lua_rawget(state, keys);
+                let key = Key::at_top(state, rank_of_texts);
+                if key.rank == Rank::Bytes && depth < DEPTH_MAX && self.out.len() <= PACKED_SIZE_MAX {
+                    self.count(1)?;
+                    self.put_string(state, msgpack::BLOB);
+                } else {
+                    self.put(state, depth + 1)?;
                 }
-                self.put(state, depth + 1)?;
                 ffi::lua_pop(state, 1);
                 self.put(state, depth + 1)?;
                 ffi::lua_pop(state, 1);

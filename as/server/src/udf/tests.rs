@@ -1231,6 +1231,10 @@ fn containers_are_packed_in_order() {
     assert_eq!(shown(call_with(&functions, "f", &[0x91, 0x82, 0x01, 0x02, 0xc3, 0x05]).0), ok("0:"));
     assert_eq!(shown(call_with(&functions, "f", &[0x91, 0x82, 0xc7, 0, 8, 0xc0, 2, 1]).0), ok("20:920201"));
     assert_eq!(shown(call_with(&functions, "f", &[0x91, 0x82, 0x01, 0x02, 0x03]).0), ok("0:"));
+    // A key is what the bytes were when the pair was set.
+    let changed = "local m, b = map(), bytes(1) for i = 1, 3 do bytes.set_byte(b, 1, 10 - i) m[b] = i end
+        m[b] = 4 bytes.set_type(b, 3) bytes.set_byte(b, 1, 0) return m";
+    assert_eq!(run(changed), ok("19:83a2040704a2040802a2040901"));
     // Keys that are equal up to a zero byte are one.
     let equal = [&[0x91, 0x82][..], &text("a\0b"), &[1], &text("a\0c"), &[2]].concat();
     let packed = [&[0x81][..], &text("a"), &[2]].concat();
