@@ -35,6 +35,8 @@ mod sorting;
 mod stream;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod tests_of_time;
 #[expect(unsafe_code, reason = "Lua's C interface")]
 mod unpacking;
 mod value;

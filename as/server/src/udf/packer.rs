@@ -9,6 +9,9 @@ use super::native::bytes;
 use super::packing::Purpose;
 use super::value::{Converter, Output, Plain, ValueError, class, json, to_zero};
 
+/// Steps of work between two looks at the time of the function.
+const PORTION_STEPS: u64 = 1_000_000;
+
 /// The reason why a value cannot be stored in a bin.
 enum ParticleError {
     Result(ResultCode),
@@ -77,12 +80,12 @@ impl Converter<'_> {
                     }
                     class::GEOJSON => {
                         let json = json(content.as_ref())?;
-                        let stored = geojson::from_json(&json, &Budget::unlimited());
-                        // Text that is no GeoJSON is kept unchanged.
-                        Particle::owned(
-                            BytesType::GeoJson,
-                            stored.unwrap_or_else(|_| geojson::without_cells(&json)),
-                        )
+                        let stored = match self.within_time(|budget| geojson::from_json(&json, budget)) {
+                            Err(ResultCode::Timeout) => return Err(ValueError::Timeout.into()),
+                            // Text that is no GeoJSON is kept unchanged.
+                            stored => stored.unwrap_or_else(|_| geojson::without_cells(&json)),
+                        };
+                        Particle::owned(BytesType::GeoJson, stored)
                     }
                     _ => return Err(ValueError::Type.into()),
                 }
@@ -91,9 +94,20 @@ impl Converter<'_> {
         })
     }
 
+    /// The result of `work`, whose budget lasts as long as the time of the function.
+    fn within_time<T>(
+        &self,
+        work: impl FnOnce(&Budget<'_>) -> Result<T, ResultCode>,
+    ) -> Result<T, ResultCode> {
+        let may_go_on = || !self.watch.is_over();
+        let budget = Budget::with_refill(PORTION_STEPS, &may_go_on);
+        let done = work(&budget);
+        budget.check(done)
+    }
+
     fn container(&self, number: u8, value: &Value) -> Result<Particle<'static>, ParticleError> {
         let packed = self.packed(value, Purpose::Bin)?;
-        let particle = Particle::from_wire(number, &packed, &Budget::unlimited());
+        let particle = self.within_time(|budget| Particle::from_wire(number, &packed, budget));
         match particle.map_err(ParticleError::Result)? {
             Particle::Bytes(kind, bytes) => Ok(Particle::owned(kind, bytes.into_owned())),
             _ => Err(ValueError::Type.into()),

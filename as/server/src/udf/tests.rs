@@ -30,7 +30,7 @@ pub(super) fn record_input() -> RecordInput {
     }
 }
 
-fn new_record() -> RecordState {
+pub(super) fn new_record() -> RecordState {
     RecordState::new(record_input())
 }
 
@@ -142,7 +142,7 @@ fn long_strings_are_made_in_the_pool_only() {
 }
 
 /// The result of `f` in a module with this body, as text.
-fn run(body: &str) -> Result<String, String> {
+pub(super) fn run(body: &str) -> Result<String, String> {
     let functions = module(&format!("function f(r, ...) {body} end"));
     shown(call_with(&functions, "f", &[0x90]).0)
 }
