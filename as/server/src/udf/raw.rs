@@ -484,6 +484,22 @@ unsafe extern "C-unwind" fn call_function(state: *mut ffi::lua_State) -> c_int {
     1
 }
 
+/// The bytes of the string at `index`; none for other values.
+///
+/// # Safety
+/// They are used only while the string is on the stack.
+pub(super) unsafe fn string_at<'a>(state: *mut ffi::lua_State, index: c_int) -> Option<&'a [u8]> {
+    // SAFETY: as the caller says. The value is a string, which is not converted.
+    unsafe {
+        if ffi::lua_type(state, index) != ffi::LUA_TSTRING {
+            return None;
+        }
+        let mut size = 0;
+        let bytes = ffi::lua_tolstring(state, index, &raw mut size);
+        Some(std::slice::from_raw_parts(bytes.cast::<u8>(), size))
+    }
+}
+
 /// `watched(function)`
 unsafe extern "C-unwind" fn make_watched(state: *mut ffi::lua_State) -> c_int {
     // SAFETY: the function is the only value on the stack, and becomes that of the closure.

@@ -10,7 +10,7 @@ local SLOTS_MAX = 1 << 23
 -- Number of bytes from which on an instruction that compares a string may be slow.
 local SLOW_SIZE = 1 << 16
 -- Number of bytes that are compiled between two looks at the clock.
-local PIECE_SIZE = 256
+local PIECE_SIZE = 128
 -- Maximum number of results of `table.unpack`: Lua's stack has no room for more.
 local UNPACKED_MAX = 1000000
 -- Maximum number of errors that a handler of `xpcall` handles.
@@ -142,8 +142,16 @@ _G.load = wrap(function(...)
 			return all
 		end)
 	end
-	if select('#', ...) >= 4 then return load(chunk, name, 't', environment) end
-	return load(chunk, name, 't')
+	local compiled, problem
+	if select('#', ...) >= 4 then
+		compiled, problem = load(chunk, name, 't', environment)
+	else
+		compiled, problem = load(chunk, name, 't')
+	end
+	if compiled then return compiled end
+	-- The compiler catches the error of a function whose time is over.
+	watch()
+	return nil, problem
 end)
 
 local function refused(name)

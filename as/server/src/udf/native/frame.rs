@@ -6,6 +6,7 @@ use std::ptr;
 
 use mlua::ffi;
 
+pub(super) use super::super::raw::string_at;
 use super::super::raw::{self, CLASS_INDEX, RegistryKey};
 use super::super::value::class;
 use super::super::watch::Watch;
@@ -236,22 +237,6 @@ pub(super) unsafe fn uncover_nil(state: *mut ffi::lua_State) {
             ffi::lua_pop(state, 1);
             ffi::lua_pushnil(state);
         }
-    }
-}
-
-/// The bytes of the string at `index`; none for other values.
-///
-/// # Safety
-/// They are used only while the string is on the stack.
-pub(super) unsafe fn string_at<'a>(state: *mut ffi::lua_State, index: c_int) -> Option<&'a [u8]> {
-    // SAFETY: as the caller says. The value is a string, which is not converted.
-    unsafe {
-        if ffi::lua_type(state, index) != ffi::LUA_TSTRING {
-            return None;
-        }
-        let mut size = 0;
-        let bytes = ffi::lua_tolstring(state, index, &raw mut size);
-        Some(std::slice::from_raw_parts(bytes.cast::<u8>(), size))
     }
 }
 
