@@ -3,7 +3,7 @@
 //! # Limits
 //! - Time: a hook looks at the clock every 250 instructions, more often if they are slow, and raises an error when the time of
 //!   the call is over (`watch.rs`). Code in C or Rust, which runs no instructions, has its own bounds (`lua/sandbox.lua`,
-//!   `native.rs`, `packing.rs`, `unpacking.rs`, `pattern.rs`, `value.rs`).
+//!   `native.rs`, `native/many.rs`, `packing.rs`, `unpacking.rs`, `pattern.rs`, `value.rs`).
 //! - Memory: [`MEMORY_MAX`] for all values, and a limit for each buffer of `native::bytes`.
 //! - Depth: Lua bounds calls itself; values are bounded in `value.rs`.
 //!

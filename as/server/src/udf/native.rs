@@ -11,6 +11,7 @@
 pub(super) mod bytes;
 mod frame;
 pub(super) mod list;
+mod many;
 pub(super) mod map;
 mod record;
 mod text;
@@ -107,6 +108,9 @@ const QUICK: &[(&[u8], CFunction)] = &[
     (b"map_set", map::set),
     (b"map_size", map::size),
     (b"map_value", map::value),
+    (b"math_max", many::of_numbers),
+    (b"math_min", many::of_numbers),
+    (b"os_date", many::date),
     (b"record_device_size", record::metadata::<5>),
     (b"record_digest", record::digest),
     (b"record_gen", record::metadata::<2>),
@@ -121,14 +125,18 @@ const QUICK: &[(&[u8], CFunction)] = &[
     (b"record_size", record::metadata::<3>),
     (b"record_ttl", record::metadata::<0>),
     (b"set_metatable", set_metatable),
+    (b"string_char", many::of_numbers),
     (b"string_find", text::find),
+    (b"string_format", many::format),
     (b"string_gmatch", text::gmatch),
     (b"string_gsub", text::gsub),
     (b"string_match", text::find_match),
+    (b"string_pack", many::pack),
     (b"string_rep", string_rep),
     (b"table_insert", table_insert),
     (b"table_remove", table_remove),
     (b"table_unpack", table_unpack),
+    (b"utf8_char", many::of_numbers),
 ];
 /// Most elements that a short way moves.
 const MOVED_MAX: i64 = 4_096;

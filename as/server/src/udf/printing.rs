@@ -18,6 +18,8 @@ use super::watch::Watch;
 
 /// Values of the stack that one level of nesting takes.
 const LEVEL_STACK: c_int = 12;
+/// Bytes of a text that count as an element.
+const ELEMENT_BYTES: usize = 1 << 10;
 
 impl Converter<'_> {
     /// The text of a value in messages.
@@ -42,15 +44,24 @@ struct Printer<'a> {
 }
 
 impl Printer<'_> {
+    /// Counts elements; looks at the watch from time to time.
+    fn count(&mut self, elements: usize) -> Result<(), ValueError> {
+        self.elements = self.elements.saturating_add(u32::try_from(elements).unwrap_or(u32::MAX));
+        if self.elements >= WATCHED_ELEMENTS {
+            self.elements = 0;
+            if self.watch.is_over() {
+                return Err(ValueError::Timeout);
+            }
+        }
+        Ok(())
+    }
+
     /// Appends the text of the value at the top of the stack, where it stays. Returns whether it has one.
     ///
     /// # Safety
     /// In a call that catches errors, with room for a few more values.
     unsafe fn put(&mut self, state: *mut ffi::lua_State, depth: usize) -> Result<bool, ValueError> {
-        self.elements += 1;
-        if self.elements.is_multiple_of(WATCHED_ELEMENTS) && self.watch.is_over() {
-            return Err(ValueError::Timeout);
-        }
+        self.count(1)?;
         if depth > DEPTH_MAX {
             return Err(ValueError::Depth);
         }
@@ -69,7 +80,7 @@ impl Printer<'_> {
                 ffi::LUA_TNUMBER => {
                     self.put_text(&format_double(ffi::lua_tonumberx(state, -1, ptr::null_mut())));
                 }
-                ffi::LUA_TSTRING => self.put_quoted(state),
+                ffi::LUA_TSTRING => self.put_quoted(state)?,
                 ffi::LUA_TUSERDATA => return self.put_proxy(state, depth),
                 _ => self.put_text("NIL"),
             }
@@ -85,16 +96,18 @@ impl Printer<'_> {
     ///
     /// # Safety
     /// A string is there.
-    unsafe fn put_quoted(&mut self, state: *mut ffi::lua_State) {
+    unsafe fn put_quoted(&mut self, state: *mut ffi::lua_State) -> Result<(), ValueError> {
         // SAFETY: as the caller says. The bytes stay where they are while the string is on the stack.
         let text = unsafe {
             let mut size = 0;
             let text = ffi::lua_tolstring(state, -1, &raw mut size);
             std::slice::from_raw_parts(text.cast::<u8>(), size)
         };
+        self.count(text.len() / ELEMENT_BYTES)?;
         self.out.push(b'"');
         self.out.extend_from_slice(text);
         self.out.push(b'"');
+        Ok(())
     }
 
     /// Appends the text of the userdata at the top of the stack, where it stays.
@@ -119,12 +132,11 @@ impl Printer<'_> {
             let put = match class {
                 class::LIST => self.put_list(state, depth).map(|()| true),
                 class::MAP => self.put_map(state, depth).map(|()| true),
-                class::BYTES => Ok(self.put_bytes(state)),
+                class::BYTES => self.put_bytes(state),
                 class::GEOJSON => {
                     ffi::lua_getiuservalue(state, top, 1);
                     ffi::lua_getfield(state, -1, c"json".as_ptr());
-                    self.put_quoted(state);
-                    Ok(true)
+                    self.put_quoted(state).map(|()| true)
                 }
                 _ => {
                     self.put_text("[ REC ]");
@@ -140,18 +152,19 @@ impl Printer<'_> {
     ///
     /// # Safety
     /// As for [`put`](Self::put).
-    unsafe fn put_bytes(&mut self, state: *mut ffi::lua_State) -> bool {
+    unsafe fn put_bytes(&mut self, state: *mut ffi::lua_State) -> Result<bool, ValueError> {
         // SAFETY: as the caller says.
         let bytes = unsafe {
-            let Some(head) = bytes::bytes_at(state, ffi::lua_gettop(state)) else { return false };
+            let Some(head) = bytes::bytes_at(state, ffi::lua_gettop(state)) else { return Ok(false) };
             (*head).bytes()
         };
+        self.count(bytes.len() / ELEMENT_BYTES)?;
         if let Some((last, others)) = bytes.split_last() {
             self.out.reserve(bytes.len() * 3);
             others.iter().for_each(|byte| self.out.extend_from_slice(&bytes::hex(*byte)));
             self.out.extend_from_slice(&bytes::hex(*last)[..2]);
         }
-        !bytes.is_empty()
+        Ok(!bytes.is_empty())
     }
 
     /// Appends the list at the top of the stack.

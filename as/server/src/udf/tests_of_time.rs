@@ -28,6 +28,70 @@ fn assert_ends(body: &str) {
     assert!(ended.is_err(), "{body}: {ended:?}");
 }
 
+/// Makes `s`, a long text, and `t`, which has it many times.
+const MANY_TEXTS: &str = "local s, t = ('x'):rep(3e7), {} for i = 1, 4000 do t[i] = s end ";
+/// The same of a number with many digits.
+const MANY_DIGITS: &str = "local s, t = ('0'):rep(3e7) .. '1', {} for i = 1, 1000 do t[i] = s end ";
+/// Makes `e`, a table of very many slots without values, which `next` walks over, as a metamethod too.
+const EMPTY: &str = "local e = {} for i = 1, 2^19 do e['k' .. i] = 1 end e.x = 1 for k in pairs(e) do e[k] = nil end \
+                     setmetatable(e, {__index = next, __tostring = next}) ";
+
+#[test]
+fn many_long_arguments_are_refused() {
+    assert_ends(&format!("{MANY_TEXTS} return string.format(('%.1s'):rep(4000), table.unpack(t))"));
+    for call in [
+        "string.char(table.unpack(t))",
+        "utf8.char(table.unpack(t))",
+        "string.pack(('b'):rep(1000), table.unpack(t))",
+        "math.max(table.unpack(t))",
+        "math.min(table.unpack(t))",
+        "string.format(('%d'):rep(1000), table.unpack(t))",
+    ] {
+        assert_ends(&format!("{MANY_DIGITS} return {call}"));
+    }
+    assert_ends(&format!(
+        "{EMPTY} e.x = 1 local a = {{}} for i = 1, 2000 do a[i] = e end return string.format(('%s'):rep(2000), table.unpack(a))"
+    ));
+    assert_ends(&format!(
+        "{EMPTY} e[e] = 1 e[e] = nil getmetatable(e).__lt = next local a = {{}} for i = 1, 2000 do a[i] = e end return math.max(table.unpack(a))"
+    ));
+    let refused = Err("/nowhere/m.lua:1: arguments are too many or too long".to_owned());
+    assert_eq!(run("return os.date(('%n'):rep(1e5))"), refused);
+    assert_eq!(
+        run("local t = {} for i = 1, 7e4 do t[i] = 1 end return string.format('', table.unpack(t))"),
+        refused
+    );
+}
+
+#[test]
+fn many_arguments_have_their_texts() {
+    for (body, expected) in [
+        (
+            "return string.format('%s %5s %% %.2s %d %s', list{1}, setmetatable({}, {__tostring = function() return 'abc' end}), \
+             'xyz', 7, map{a = 1})",
+            "[1]   abc % xy 7 {\"a\":1}",
+        ),
+        (
+            "return string.format('%d%%%s%s%s', 1, 2, nil, true) .. string.char(72, 105, 33, 33, 33)",
+            "1%2niltrueHi!!!",
+        ),
+        ("return math.max(3, 9, 2, 7, 1) .. math.min('3', '1', '2', '9', '7')", "91"),
+        ("return string.pack('bbbbb', 65, 66, 67, 68, 69) .. utf8.char(65, 228, 66, 67, 68)", "ABCDEAäBCD"),
+    ] {
+        assert_eq!(run(body), Ok(expected.to_owned()), "{body}");
+    }
+    for (body, expected) in [
+        (
+            "string.format('%d%d%d%d', 1, 2, 3, list())",
+            "bad argument #5 to 'format' (number expected, got List)",
+        ),
+        ("string.format('%s%s%s%s', 1, 2, 3)", "bad argument #5 to 'format' (no value)"),
+        ("string.format('%s%s%s%y', 1, 2, list(), list())", "invalid conversion '%y' to 'format'"),
+    ] {
+        assert_eq!(run(body), Err(format!("/nowhere/m.lua:1: {expected}")), "{body}");
+    }
+}
+
 #[test]
 fn compilation_ends_with_the_time() {
     assert_ends("return load('x=' .. ('a and '):rep(1e5) .. 'a')");
@@ -47,6 +111,76 @@ fn compilation_ends_with_the_time() {
     );
     let problem = run(&format!("{long} return select(2, load(s .. '\\n=', '=n'))"));
     assert_eq!(problem, Ok("n:2: unexpected symbol near '='".to_owned()));
+}
+
+#[test]
+fn texts_in_lists_and_maps_count_by_their_size() {
+    assert_ends(&format!("{MANY_TEXTS} return list(t)"));
+    assert_ends(&format!("{MANY_TEXTS} return map(t)"));
+    // A pair without a text is not in the text of a map, so that many such take no memory.
+    assert_ends(
+        "local m, l = map(), list() m[('x'):rep(3e7)] = bytes(0) for i = 1, 330 do l[i] = m end return tostring(l)",
+    );
+}
+
+#[test]
+fn joined_elements_count() {
+    let (ended, took) =
+        timed("local t = {} for i = 1, 2e6 do t[i] = 1e300 end return table.concat(t)", TIME / 2);
+    assert!(ended.is_err() && took < TIME, "{took:?}, {ended:?}");
+    for (body, expected) in [
+        (
+            "local t = {} for i = 1, 50000 do t[i] = i % 10 end local s = table.concat(t, ',') return #s .. s:sub(-5)",
+            "999998,9,0",
+        ),
+        ("local t = {} for i = 1, 50000 do t[i] = i % 10 end return #table.concat(t, '', 2, 49999)", "49998"),
+        (
+            "local t = {} for i = 1, 50000 do t[i] = 'x' end return #table.concat(setmetatable(t, {}), ' ')",
+            "99999",
+        ),
+        (
+            "return table.concat({1, 2, 3}, '-', 2) .. table.concat({}, 'x', 2, 1) .. table.concat({[math.maxinteger] = 'm'}, '', math.maxinteger, math.maxinteger)",
+            "2-3m",
+        ),
+    ] {
+        assert_eq!(run(body), Ok(expected.to_owned()), "{body}");
+    }
+    for (body, expected) in [
+        (
+            "local t = {} for i = 1, 50000 do t[i] = i end t[40000] = {} return table.concat(t)",
+            "invalid value (table) at index 40000 in table for 'concat'",
+        ),
+        (
+            "return table.concat({}, '', math.mininteger, math.maxinteger)",
+            "invalid value (nil) at index -9223372036854775808 in table for 'concat'",
+        ),
+        ("return table.concat({1}, '', 'x')", "bad argument #3 to 'concat' (number expected, got string)"),
+        ("return table.concat({1}, {}, 1)", "bad argument #2 to 'concat' (string expected, got table)"),
+    ] {
+        assert_eq!(run(body), Err(format!("/nowhere/m.lua:1: {expected}")), "{body}");
+    }
+}
+
+/// Lua's own functions call metamethods that are written in no Lua.
+#[test]
+fn replacements_by_native_functions_count() {
+    assert_ends(&format!("{EMPTY} return (('x'):rep(20000):gsub('.', e))"));
+}
+
+#[test]
+fn lists_are_sorted_with_a_comparison_that_counts() {
+    for (body, expected) in [
+        ("local l = list{3, 1, 2} table.sort(l) return tostring(l)", Ok("[1, 2, 3]")),
+        ("local l = list{3, 1, 2} table.sort(l, nil) return tostring(l)", Ok("[1, 2, 3]")),
+        ("table.sort(list{1, 'x'})", Err("attempt to compare string with number")),
+        ("table.sort(r)", Err("/nowhere/m.lua:1: bad argument #1 to 'sort' (table expected, got Record)")),
+    ] {
+        assert_eq!(run(body), expected.map(str::to_owned).map_err(str::to_owned), "{body}");
+    }
+    assert_ends(
+        "local a, b, l = ('x'):rep(28e6), ('x'):rep(28e6), list() for i = 1, 4000 do l[i] = i % 2 == 0 and a or b end \
+         table.sort(l)",
+    );
 }
 
 #[test]

@@ -7,6 +7,8 @@ local string_rep, string_match, gc, find, sub = string.rep, string.match, collec
 local wrap, raise, bad_argument, text = host.wrap, host.raise, host.bad_argument, host.text
 -- Maximum number of slots that one call of a function of `table` may visit.
 local SLOTS_MAX = 1 << 23
+-- Number of elements that are joined at once.
+local PIECE_SLOTS = 1 << 14
 -- Number of bytes from which on an instruction that compares a string may be slow.
 local SLOW_SIZE = 1 << 16
 -- Number of bytes that are compiled between two looks at the clock.
@@ -303,19 +305,38 @@ end
 
 local function by_operator(a, b) return a < b end
 
+-- Joins elements of a table without a metatable, many in pieces.
+local function join(object, separator, from, to)
+	if to >= from and to - from >= 0 and to - from < PIECE_SLOTS then
+		return finish('table.concat', pcall(concat_plain, object, separator, from, to))
+	end
+	local parts, count = {}, 0
+	while from <= to do
+		watch()
+		local last = to - from >= 0 and to - from < PIECE_SLOTS and to or from + PIECE_SLOTS - 1
+		count = count + 1
+		parts[count] = finish('table.concat', pcall(concat_plain, object, separator, from, last))
+		if last == to then break end
+		from = last + 1
+	end
+	return concat_plain(parts, separator)
+end
+
 -- Sorts with one of Lua's own functions. Errors of comparisons stay as the program raised them; errors of the function
 -- itself get a place.
 local function sort(sort_any, object, comparator, is_direct)
 	local is_called = is_direct and comparator ~= nil and not host.is_native(comparator)
 	-- Each comparison runs instructions, which the hook counts.
-	local is_less = is_called and comparator or comparator and function(a, b)
+	local compare = comparator or by_operator
+	local is_less = (is_called or is_direct and not comparator) and compare or function(a, b)
 		is_called = true
-		return comparator(a, b)
-	end or by_operator
+		return compare(a, b)
+	end
 	local is_done, problem = pcall(sort_any, object, is_less)
 	if is_done then return end
 	if problem == 'invalid order function for sorting' then raise(problem) end
-	if type(problem) == 'string' and (comparator == nil or host.is_native(comparator)) then
+	local is_text = type(problem) == 'string'
+	if is_text and (comparator == nil and (is_direct or is_called) or comparator ~= nil and host.is_native(comparator)) then
 		-- The error of a comparison in C code names no place.
 		problem = string_match(problem, '^sandbox:%d+: (.*)$') or problem
 	elseif not is_called then
@@ -370,10 +391,13 @@ end
 function of_tables.concat(...)
 	local object = ...
 	watch()
-	if is_plain(object) then return finish('table.concat', pcall(concat_plain, ...)) end
 	local last = length(object)
+	if is_plain(object) and select('#', ...) <= 2 and last < PIECE_SLOTS then
+		return finish('table.concat', pcall(concat_plain, ...))
+	end
 	local separator = (select(2, ...)) ~= nil and string_argument(2, 'table.concat', ...) or ''
 	local from, to = whole(1, 3, 'table.concat', ...), whole(last, 4, 'table.concat', ...)
+	if is_plain(object) then return join(object, separator, from, to) end
 	local parts, count = {}, 0
 	for i = from, to do
 		local value = object[i]
@@ -383,7 +407,7 @@ function of_tables.concat(...)
 		count = count + 1
 		parts[count] = value
 	end
-	return concat_plain(parts, separator, 1, count)
+	return join(parts, separator, 1, count)
 end
 
 function of_tables.unpack(...)
@@ -424,7 +448,7 @@ for name, of_table in next, of_tables do
 		-- Metamethods of lists and other proxies are in Lua.
 		if kind == 'userdata' and name == 'sort' then
 			local comparator = (select(2, ...))
-			if type(comparator) == 'function' then return sort(original, (...), comparator) end
+			if comparator == nil or type(comparator) == 'function' then return sort(original, (...), comparator) end
 		end
 		if kind == 'userdata' or name == 'unpack' then return finish(qualified, pcall(original, ...)) end
 		if name == 'move' then
@@ -438,11 +462,26 @@ end
 
 -- Functions that check the clock first in each call, because the time of a call grows with the size of its arguments.
 for library, names in next, {
-	[string] = { 'format', 'lower', 'pack', 'packsize', 'reverse', 'unpack', 'upper' },
+	[string] = { 'lower', 'packsize', 'reverse', 'unpack', 'upper' },
 	[utf8] = { 'codepoint', 'len', 'offset' },
-	[os] = { 'date' },
 } do
 	for _, name in ipairs(names) do library[name] = host.watched(library[name]) end
+end
+
+-- Functions of any number of arguments, each of which may be the same long text, and one of a text with many parts, each of which
+-- takes long. These raise the errors when the native ones refuse their arguments.
+local function too_many() raise('arguments are too many or too long') end
+for short_way, place in next, {
+	string_char = { string, 'char' },
+	string_format = { string, 'format' },
+	string_pack = { string, 'pack' },
+	math_max = { math, 'max' },
+	math_min = { math, 'min' },
+	utf8_char = { utf8, 'char' },
+	os_date = { os, 'date' },
+} do
+	local library, name = place[1], place[2]
+	library[name] = host.quick(short_way, too_many, library[name])
 end
 -- Lua finds the name of a function for errors here.
 os_of_lua.date = os.date

@@ -11,6 +11,8 @@ use super::super::raw::{self, CLASS_INDEX, RegistryKey};
 use super::super::value::class;
 use super::super::watch::Watch;
 
+/// Bytes of a text that are looked at in about the time of a step.
+const STEP_BYTES: usize = 256;
 /// Calls of metamethods between two checks of the watch.
 const WATCHED_CALLS: u32 = 1_024;
 
@@ -184,6 +186,15 @@ pub(super) unsafe fn is_whole_text(state: *mut ffi::lua_State, index: c_int) -> 
         let text = ffi::lua_tolstring(state, index, &raw mut size);
         memchr::memchr(0, std::slice::from_raw_parts(text.cast::<u8>(), size)).is_none()
     }
+}
+
+/// Steps of keeping the value at `index` in a list or map: the bytes of a text are looked at.
+///
+/// # Safety
+/// `index` is one of the stack.
+pub(super) unsafe fn steps_of(state: *mut ffi::lua_State, index: c_int) -> usize {
+    // SAFETY: as the caller says.
+    1 + unsafe { string_at(state, index) }.map_or(0, |text| text.len() / STEP_BYTES)
 }
 
 /// Whether the value at `index` is kept in a list or map as it is.

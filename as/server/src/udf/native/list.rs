@@ -19,7 +19,7 @@ use super::super::raw::RegistryKey;
 use super::super::value::class;
 use super::frame::{
     ITERATOR_KEY, NoInteger, Tag, Tagged, integer_argument, is_of_class, is_proxy_with_value, is_whole_text,
-    leave, look, look_sometimes, tagged_at,
+    leave, look, look_sometimes, steps_of, tagged_at,
 };
 
 /// Maximum number of elements of a list, far more than a record can hold; `list.lua` has the same number.
@@ -652,11 +652,12 @@ pub(super) unsafe extern "C-unwind" fn of_table(state: *mut ffi::lua_State) -> c
             return 1;
         }
         let list = ffi::lua_gettop(state);
-        let mut count = 0u32;
+        let mut steps = 0;
         ffi::lua_pushnil(state);
         while ffi::lua_next(state, 2) != 0 {
-            count = count.wrapping_add(1);
-            if count.is_multiple_of(WATCHED_ELEMENTS) {
+            steps += steps_of(state, -1);
+            if steps >= WATCHED_ELEMENTS as usize {
+                steps = 0;
                 look(state);
             }
             if ffi::lua_type(state, -2) == ffi::LUA_TNUMBER {

@@ -16,7 +16,8 @@ use super::super::value::class;
 use super::bytes::bytes_at;
 use super::frame::{
     ITERATOR_KEY, Tag, Tagged, integer_argument, integer_field, is_of_class, is_proxy_with_value,
-    is_whole_text, leave, look, look_sometimes, push_content, set_integer_field, tagged_at, uncover_nil,
+    is_whole_text, leave, look, look_sometimes, push_content, set_integer_field, steps_of, tagged_at,
+    uncover_nil,
 };
 
 /// Keys or pairs between two looks at the clock.
@@ -354,11 +355,12 @@ pub(super) unsafe extern "C-unwind" fn of_table(state: *mut ffi::lua_State) -> c
         let map = ffi::lua_gettop(state);
         ffi::lua_getiuservalue(state, map, 1);
         let content = map + 1;
-        let mut pairs = 0i64;
+        let mut steps = 0;
         ffi::lua_pushnil(state);
         while ffi::lua_next(state, 2) != 0 {
-            pairs += 1;
-            if pairs % WATCHED_PAIRS == 0 {
+            steps += steps_of(state, -1) + steps_of(state, -2);
+            if steps >= WATCHED_PAIRS as usize {
+                steps = 0;
                 look(state);
             }
             let value = ffi::lua_gettop(state);

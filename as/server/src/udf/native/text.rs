@@ -27,6 +27,8 @@ const EXPANDED_SIZE_MAX: usize = 16 << 20;
 const WATCHED_SIZE: usize = 64 << 10;
 /// The error of a capture without an end, if a program would get it.
 const UNFINISHED: &CStr = c"unfinished capture";
+/// Bytes that are put into a result in about the time of a call.
+const CALLED_SIZE: usize = 4 << 10;
 /// Values of the stack that a replacement takes beside the captures.
 const CALL_STACK: c_int = 8;
 
@@ -427,6 +429,8 @@ unsafe fn put_value(
     // SAFETY: as the caller says. The buffer may have a value on the stack, above which all is pushed and popped.
     unsafe {
         ffi::luaL_checkstack(state, CALL_STACK, ptr::null());
+        // What is called may be one of Lua's own functions, in which no hook looks.
+        replaced.count(state, CALLED_SIZE);
         if is_table {
             if matcher.capture_count() == 0 {
                 push_text(state, &subject[whole.0..whole.1]);
