@@ -33,7 +33,7 @@ const MANY_TEXTS: &str = "local s, t = ('x'):rep(3e7), {} for i = 1, 4000 do t[i
 /// The same of a number with many digits.
 const MANY_DIGITS: &str = "local s, t = ('0'):rep(3e7) .. '1', {} for i = 1, 1000 do t[i] = s end ";
 /// Makes `e`, a table of very many slots without values, which `next` walks over, as a metamethod too.
-const EMPTY: &str = "local e = {} for i = 1, 2^19 do e['k' .. i] = 1 end e.x = 1 for k in pairs(e) do e[k] = nil end \
+const EMPTY: &str = "local e, last = {} for i = 1, 2^18 do e['k' .. i] = 1 end e.x = 1 for k in pairs(e) do last = k e[k] = nil end \
                      setmetatable(e, {__index = next, __tostring = next}) ";
 
 #[test]
@@ -50,10 +50,10 @@ fn many_long_arguments_are_refused() {
         assert_ends(&format!("{MANY_DIGITS} return {call}"));
     }
     assert_ends(&format!(
-        "{EMPTY} e.x = 1 local a = {{}} for i = 1, 2000 do a[i] = e end return string.format(('%s'):rep(2000), table.unpack(a))"
+        "{EMPTY} e[last] = 1 local a = {{}} for i = 1, 6000 do a[i] = e end return string.format(('%s'):rep(6000), table.unpack(a))"
     ));
     assert_ends(&format!(
-        "{EMPTY} e[e] = 1 e[e] = nil getmetatable(e).__lt = next local a = {{}} for i = 1, 2000 do a[i] = e end return math.max(table.unpack(a))"
+        "{EMPTY} e[e] = 1 e[e] = nil getmetatable(e).__lt = next local a = {{}} for i = 1, 6000 do a[i] = e end return math.max(table.unpack(a))"
     ));
     let refused = Err("/nowhere/m.lua:1: arguments are too many or too long".to_owned());
     assert_eq!(run("return os.date(('%n'):rep(1e5))"), refused);
@@ -165,6 +165,36 @@ fn joined_elements_count() {
 #[test]
 fn replacements_by_native_functions_count() {
     assert_ends(&format!("{EMPTY} return (('x'):rep(20000):gsub('.', e))"));
+}
+
+/// Lua closes the variables of a coroutine in a loop that runs no instructions.
+#[test]
+fn the_end_of_a_coroutine_counts() {
+    let variables = "local x <close> = e ".repeat(20);
+    assert_ends(&format!(
+        "{EMPTY} getmetatable(e).__close = next \
+         local function g(d) {variables} if d > 0 then g(d - 1) else coroutine.yield() end end \
+         local c = coroutine.create(g) coroutine.resume(c, 150) coroutine.close(c) while true do end"
+    ));
+    for (body, expected) in [
+        ("local n = 0 for k, v in pairs({1, 2, x = 3}) do n = n + v end return n", "6"),
+        (
+            "local m = setmetatable({}, {__pairs = function(t) return function(_, k) return not k and 1 or nil end, t end}) \
+          local n = 0 for k in pairs(m) do n = n + k end return n",
+            "1",
+        ),
+        ("local f, t, k = pairs({7}) return (f == next and k == nil and t[1]) + select(2, next({5}))", "12"),
+    ] {
+        assert_eq!(run(body), Ok(expected.to_owned()), "{body}");
+    }
+    for (body, expected) in [
+        ("pairs()", "bad argument #1 to 'pairs' (value expected)"),
+        ("for k in next, nil do end", "bad argument #1 to 'for iterator' (table expected, got nil)"),
+        ("next({}, 1)", "invalid key to 'next'"),
+    ] {
+        let problem = run(body).unwrap_err();
+        assert!(problem.ends_with(expected), "{body}: {problem}");
+    }
 }
 
 #[test]

@@ -17,6 +17,16 @@ const CLOCK_TIME_MAX: Duration = Duration::from_secs(30);
 /// Shortest time between two looks at the time of the processor, which is a system call.
 const LOOK_PERIOD: Duration = Duration::from_millis(1);
 
+thread_local! {
+    /// Whether the time of a function was over at the last look of this thread.
+    static WAS_OVER: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Whether the time of the running function was over at the last look: a look is worth its cost.
+pub(super) fn was_over() -> bool {
+    WAS_OVER.get()
+}
+
 /// How long something may run on the thread that makes this.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct TimeLimit {
@@ -108,6 +118,7 @@ impl Watch {
     pub(super) fn begin(&self, limit: TimeLimit) {
         let now = Instant::now();
         self.has_expired.set(false);
+        WAS_OVER.set(false);
         self.looked.set(Some(now));
         self.limit.set(Some(limit));
         self.renewed.set(None);
@@ -170,6 +181,7 @@ impl Watch {
         let is_over = self.limit.get().is_some_and(|limit| self.has_passed(&limit, now))
             || self.is_unwanted.borrow().as_ref().is_some_and(|is_unwanted| is_unwanted());
         self.has_expired.set(is_over);
+        WAS_OVER.set(is_over);
         is_over
     }
 

@@ -483,6 +483,9 @@ for short_way, place in next, {
 	local library, name = place[1], place[2]
 	library[name] = host.quick(short_way, too_many, library[name])
 end
+
+local limited_next = host.quick('next', too_many, next)
+_G.next, _G.pairs = limited_next, host.quick('pairs', limited_next, pairs)
 -- Lua finds the name of a function for errors here.
 os_of_lua.date = os.date
 
