@@ -203,6 +203,19 @@ fn name(channel: Channel) -> &'static str {
     }
 }
 
+/// Why none of a node's endpoints can be used from here, and what helps.
+fn misfit(endpoints: &[Endpoint]) -> &'static str {
+    if endpoints.is_empty() {
+        "it tells no address of its fabric; give it an address and a port in network { fabric } there"
+    } else if endpoints.iter().all(|endpoint| endpoint.capabilities & Endpoint::TLS != 0) {
+        "its fabric has only TLS, and the fabric of this node has none; give network { fabric } here a tls-port and a \
+         tls-name, or that node a port without TLS"
+    } else {
+        "its fabric has no TLS, and the fabric of this node has only that; give network { fabric } there a tls-port and a \
+         tls-name, or this node a port without TLS"
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::io::{Read, Write};
@@ -361,18 +374,5 @@ mod tests {
         wait_for("the other has its message", || !two.kept.0.lock().is_empty());
         one.fabric.stop();
         two.fabric.stop();
-    }
-}
-
-/// Why none of a node's endpoints can be used from here, and what helps.
-fn misfit(endpoints: &[Endpoint]) -> &'static str {
-    if endpoints.is_empty() {
-        "it tells no address of its fabric; give it an address and a port in network { fabric } there"
-    } else if endpoints.iter().all(|endpoint| endpoint.capabilities & Endpoint::TLS != 0) {
-        "its fabric has only TLS, and the fabric of this node has none; give network { fabric } here a tls-port and a \
-         tls-name, or that node a port without TLS"
-    } else {
-        "its fabric has no TLS, and the fabric of this node has only that; give network { fabric } there a tls-port and a \
-         tls-name, or this node a port without TLS"
     }
 }
