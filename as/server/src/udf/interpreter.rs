@@ -18,7 +18,7 @@ use mlua::{ChunkMode, Function, Lua, LuaOptions, StdLib, Table, Value};
 use super::bindings::record::Session;
 use super::bindings::{record, text};
 use super::compiling;
-use super::long_strings::LongStringWatch;
+use super::long_strings::{LongStringWatch, MEMORY_MAX};
 use super::module::Modules;
 use super::native;
 use super::packing::Purpose;
@@ -27,8 +27,6 @@ use super::record::RecordState;
 use super::value::{Converter, Makers, Output, Plain, Shared, ValueError};
 use super::watch::{TimeLimit, Watch};
 
-/// Maximum number of bytes of an interpreter's values.
-pub(super) const MEMORY_MAX: usize = 96 << 20;
 /// An interpreter that has grown to this size is not kept.
 const KEPT_MEMORY_MAX: usize = 8 << 20;
 

@@ -16,6 +16,8 @@ use mlua::ffi;
 
 use super::watch::Watch;
 
+/// Maximum number of bytes of an interpreter's values.
+pub(super) const MEMORY_MAX: usize = 96 << 20;
 /// Bytes of a large block.
 const LARGE_SIZE_MIN: usize = 256 << 10;
 /// Bytes of the block of a long string. Comparing two strings of half that size takes about 0.1 ms at worst.

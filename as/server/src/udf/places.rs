@@ -21,7 +21,7 @@ use std::time::{Duration, Instant};
 use cf::sys::facts::Memory;
 use parking_lot::{Condvar, Mutex};
 
-use super::interpreter::MEMORY_MAX;
+use super::long_strings::MEMORY_MAX;
 
 /// The interpreters of all functions with a place may together take the machine's memory divided by this.
 /// Those without a place may take as much again.

@@ -7,7 +7,7 @@ use std::ptr;
 
 use mlua::ffi;
 
-use super::super::interpreter::MEMORY_MAX;
+use super::super::long_strings::MEMORY_MAX;
 use super::super::watch::was_over;
 use super::frame::{be_original, look, string_at};
 
