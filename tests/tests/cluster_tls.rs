@@ -192,8 +192,8 @@ fn a_fabric_with_tls_beside_one_without_is_told_on_both_nodes() {
         server.allow("cannot connect to node");
         server.configure(config);
         server.stop();
-        server.restart();
     }
+    nodes.servers.iter_mut().for_each(Server::restart);
     let told = [
         "cannot connect to node A1, whose heartbeats arrive here: its fabric has only TLS",
         "cannot connect to node A0, whose heartbeats arrive here: its fabric has no TLS",
