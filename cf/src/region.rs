@@ -13,11 +13,12 @@ use crate::huge_pages::{self, HUGE_PAGE_SIZE};
 
 const PAGE_SIZE: usize = 4096;
 
-/// The memory. Its owner decides which thread may access which part at which time, so the accessors are
+/// The memory, which begins at a huge page if it is large enough for one. Its owner decides which thread may access which part at which time, so the accessors are
 /// unsafe.
 pub struct Region {
-    /// First byte of `map`. All accesses use it; references to the whole map do not occur.
+    /// First byte, in `map`. All accesses use it; references to the whole map do not occur.
     base: NonNull<u8>,
+    size: usize,
     /// Raw, because the length of a `MmapMut` can only be read with a borrow of all its bytes, while other
     /// threads write to some.
     map: MmapRaw,
@@ -37,19 +38,21 @@ impl Region {
         if size == 0 {
             return None;
         }
+        let slack = if size < HUGE_PAGE_SIZE { 0 } else { HUGE_PAGE_SIZE };
         let mut options = MmapOptions::new();
-        options.len(size);
+        options.len(size.checked_add(slack)?);
         #[cfg(not(miri))]
         options.no_reserve_swap();
         let map = MmapRaw::from(options.map_anon().ok()?);
-        let base = NonNull::new(map.as_mut_ptr())?;
-        Some(Region { base, map })
+        let start = map.as_mut_ptr();
+        let first = if slack == 0 { start } else { start.map_addr(|at| at.next_multiple_of(HUGE_PAGE_SIZE)) };
+        Some(Region { base: NonNull::new(first)?, size, map })
     }
 
     /// Size in bytes.
     #[must_use]
     pub fn size(&self) -> usize {
-        self.map.len()
+        self.size
     }
 
     /// The bytes `offset..offset + size`.
@@ -83,15 +86,16 @@ impl Region {
     }
 
     /// Turns the small pages of `offset..offset + HUGE_PAGE_SIZE` into a huge page, as
-    /// [`huge_pages::collapse`] does.
+    /// [`huge_pages::collapse`] does. `offset` is a multiple of [`HUGE_PAGE_SIZE`].
     ///
     /// # Errors
     /// When the system cannot do this, or has no huge page left.
     ///
     /// # Panics
-    /// If they are not all inside the region.
+    /// If `offset` is no such multiple, or they are not all inside the region.
     pub fn collapse(&self, offset: usize) -> io::Result<()> {
         self.check(offset, HUGE_PAGE_SIZE);
+        assert!(offset.is_multiple_of(HUGE_PAGE_SIZE), "a huge page begins at its multiple");
         huge_pages::collapse(self.base.as_ptr().wrapping_add(offset))
     }
 
@@ -121,9 +125,12 @@ impl Region {
             "pages are discarded as a whole"
         );
         #[cfg(not(miri))]
+        let start = self.base.as_ptr().addr() - self.map.as_ptr().addr();
+        #[cfg(not(miri))]
         // SAFETY: these are whole pages of this region's private anonymous mapping (checked); they become
         // zeros, and the caller ensures that no thread accesses them meanwhile.
-        if unsafe { self.map.unchecked_advise_range(UncheckedAdvice::DontNeed, offset, size) }.is_ok() {
+        if unsafe { self.map.unchecked_advise_range(UncheckedAdvice::DontNeed, start + offset, size) }.is_ok()
+        {
             return;
         }
         // The system does not take back pages that are locked into memory. SAFETY: inside one live mapping
@@ -146,7 +153,7 @@ impl Region {
 
     #[inline]
     fn check(&self, offset: usize, size: usize) {
-        let end = self.map.len();
+        let end = self.size;
         assert!(offset <= end && size <= end - offset, "access beyond the region");
     }
 }
@@ -154,6 +161,24 @@ impl Region {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn large_regions_begin_at_a_huge_page() {
+        for size in [HUGE_PAGE_SIZE, 3 * HUGE_PAGE_SIZE + PAGE_SIZE] {
+            let regions = [(); 3].map(|()| Region::new(size).expect("memory"));
+            assert!(regions.iter().all(|region| region.base.addr().get().is_multiple_of(HUGE_PAGE_SIZE)));
+            assert!(regions.iter().all(|region| region.size() == size));
+            // SAFETY: one thread, and no slice is alive during a write.
+            unsafe {
+                regions[0].write(size - 5, b"hello");
+                assert_eq!(regions[0].slice(size - 5, 5), b"hello");
+                let last_page = (size - 1) / PAGE_SIZE * PAGE_SIZE;
+                regions[0].discard(last_page, PAGE_SIZE);
+                assert_eq!(regions[0].slice(size - 5, 5), [0; 5]);
+            }
+        }
+        assert!(Region::new(usize::MAX).is_none());
+    }
 
     #[test]
     fn discarded_pages_read_as_zeros() {

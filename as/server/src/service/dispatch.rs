@@ -63,13 +63,17 @@ enum Dispatched {
     PutOff,
 }
 
+/// How many of `ready_count` ready connections are read before they are answered.
+fn count_together(ready_count: usize) -> usize {
+    if ready_count <= FEW_CONNECTIONS { 1 } else { PREPARED_REQUESTS }
+}
+
 type Arrivals = SmallVec<[Arrival; PREPARED_REQUESTS]>;
 
 impl ServiceThread {
     /// Carries out the requests of those connections in `slots` that may be served.
     pub(super) fn serve_all(&mut self, slots: &[u32]) {
-        let count_together = if slots.len() <= FEW_CONNECTIONS { 1 } else { PREPARED_REQUESTS };
-        for together in slots.chunks(count_together) {
+        for together in slots.chunks(count_together(slots.len())) {
             let mut buffer = std::mem::take(&mut self.receive_buffer);
             let mut arrivals = Arrivals::new();
             self.receive_all(together, &mut buffer, &mut arrivals);

@@ -45,8 +45,9 @@ impl HugePages {
         is_growing
     }
 
-    /// Turns the small pages of the next full block that was not prepared into a huge page; returns whether there was
-    /// one.
+    /// Tries to turn the small pages of the next full block before [`PREPARED_FROM`] into a huge page; returns whether there
+    /// was such a block. What cannot be turned now stays as it is: without free huge pages, each try would cost the system
+    /// much for nothing.
     pub(super) fn collapse_next(&self, stripe: &Stripe, wblocks: &WblockTable) -> bool {
         loop {
             let page = self.collapsed.load(Relaxed);
@@ -59,8 +60,9 @@ impl HugePages {
                 return false;
             }
             self.collapsed.store(page + 1, Relaxed);
-            // The memory of a free block may be given back. A full one keeps its small pages if this fails.
-            if matches!(state, WblockState::Used | WblockState::Queued) && stripe.collapse(page).is_ok() {
+            // The memory of a free block may be given back.
+            if matches!(state, WblockState::Used | WblockState::Queued) {
+                let _ = stripe.collapse(page);
                 return true;
             }
         }

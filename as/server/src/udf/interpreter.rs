@@ -160,8 +160,10 @@ impl Interpreter {
     /// The text of the error.
     pub(super) fn try_out(&self, file_name: &str, content: &[u8], limit: TimeLimit) -> Result<(), Vec<u8>> {
         self.watch.begin(limit);
+        let strings = self.watch_long_strings(false);
         let compiled = compiling::compile(&self.lua, content, file_name);
         let run = compiled.and_then(|function| self.pcall.call::<(bool, Value)>(function));
+        drop(strings);
         self.watch.end();
         match run {
             Ok((true, _)) => Ok(()),

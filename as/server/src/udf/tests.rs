@@ -612,6 +612,11 @@ fn modules_are_checked() {
         (Instant::now(), format!("local a if a then {}end", "elseif a then ".repeat(300_000)));
     assert!(message(text.as_bytes()).ends_with("UDF Execution Timeout"));
     assert!(begun.elapsed() < Duration::from_secs(10), "{:?}", begun.elapsed());
+    // One instruction of this text would take minutes.
+    let begun = Instant::now();
+    let chain = b"local t = print for i = 1, 4e5 do local m = {__call = t} t = setmetatable(m, m) end t()";
+    assert!(functions.check("a.lua", chain).is_err());
+    assert!(begun.elapsed() < Duration::from_secs(20), "{:?}", begun.elapsed());
 }
 
 /// What the short ways of `native.rs` leave to the prelude has the effect that it has there; both go on with what the other did.

@@ -143,5 +143,5 @@ end
 
 host.content_reader, host.add_size_and_text = content_reader, add_size_and_text
 host.class, host.raise, host.bad_argument, host.type_name = class, raise, bad_argument, type_name
-host.wrong_type, host.wrong_class, host.integer, host.text = wrong_type, wrong_class, integer, text
+host.wrong_class, host.integer, host.text = wrong_class, integer, text
 host.to_zero, host.kept, host.define, host.callable = to_zero, kept, define, callable

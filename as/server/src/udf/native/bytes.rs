@@ -331,8 +331,9 @@ pub(super) unsafe extern "C-unwind" fn set_type(state: *mut ffi::lua_State) -> c
         let (Some(head), Ok(kind)) = (bytes_at(state, 1), integer_argument(state, 2, 0)) else {
             return leave(state, 2);
         };
+        let kind = kind & U32_MAX;
         if kind != 0 {
-            (*head).kind = kind & U32_MAX;
+            (*head).kind = kind;
         }
         ffi::lua_pushboolean(state, c_int::from(kind != 0));
     }

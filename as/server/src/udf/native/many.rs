@@ -1,5 +1,6 @@
 //! Functions of Lua's libraries that take any number of arguments, or a text of any number of parts: a program may pass the same
-//! long text many times, and each takes its time, which no hook looks at.
+//! long text many times, and each takes its time, which no hook looks at. `next` and `pairs` are here for the same reason: Lua's own
+//! code may call them many times without an instruction between.
 
 use std::cell::Cell;
 use std::ffi::c_int;
