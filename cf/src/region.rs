@@ -13,8 +13,8 @@ use crate::huge_pages::{self, HUGE_PAGE_SIZE};
 
 const PAGE_SIZE: usize = 4096;
 
-/// The memory, which begins at a huge page if it is large enough for one. Its owner decides which thread may access which part at which time, so the accessors are
-/// unsafe.
+/// The memory, which begins at a huge page if it is large enough for one. Its owner decides which thread may access
+/// which part at which time, so the accessors are unsafe.
 pub struct Region {
     /// First byte, in `map`. All accesses use it; references to the whole map do not occur.
     base: NonNull<u8>,
@@ -125,13 +125,13 @@ impl Region {
             "pages are discarded as a whole"
         );
         #[cfg(not(miri))]
-        let start = self.base.as_ptr().addr() - self.map.as_ptr().addr();
-        #[cfg(not(miri))]
-        // SAFETY: these are whole pages of this region's private anonymous mapping (checked); they become
-        // zeros, and the caller ensures that no thread accesses them meanwhile.
-        if unsafe { self.map.unchecked_advise_range(UncheckedAdvice::DontNeed, start + offset, size) }.is_ok()
         {
-            return;
+            let at = self.base.as_ptr().addr() - self.map.as_ptr().addr() + offset;
+            // SAFETY: these are whole pages of this region's private anonymous mapping (checked); they become
+            // zeros, and the caller ensures that no thread accesses them meanwhile.
+            if unsafe { self.map.unchecked_advise_range(UncheckedAdvice::DontNeed, at, size) }.is_ok() {
+                return;
+            }
         }
         // The system does not take back pages that are locked into memory. SAFETY: inside one live mapping
         // (checked), and used by no other thread (caller).

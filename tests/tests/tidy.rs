@@ -104,6 +104,7 @@ const UNSAFE_FILES: &[&str] = &[
     "as/server/src/udf/native/list.rs",
     "as/server/src/udf/native/many.rs",
     "as/server/src/udf/native/map.rs",
+    "as/server/src/udf/native/next.rs",
     "as/server/src/udf/native/record.rs",
     "as/server/src/udf/native/text.rs",
     "as/server/src/udf/packing.rs",

@@ -1,8 +1,8 @@
 //! The commit of a record: the only way in which a record changes.
 //!
-//! A write, touch, delete, copy of another node, expiry, eviction, truncation, lost partition, and the removal of a tombstone
-//! all end in [`Namespace::commit`]. Each
-//! record that a load finds ends in [`commit_loaded`], which leaves out the steps that a stored record does not need.
+//! A write, touch, delete, copy of another node, expiry, eviction, truncation, lost partition, and the removal of a
+//! tombstone all end in [`Namespace::commit`]. Each record that a load finds ends in [`commit_loaded`], which leaves
+//! out the steps that a stored record does not need.
 //! The caller holds the record's guard and has made the new flat record. The commit then takes these steps, in this
 //! order:
 //!

@@ -1,9 +1,9 @@
 //! The loop of a service thread: it waits for events, serves their connections, and sends the replies.
 //!
 //! One wake-up serves all connections that are ready. [Dispatch](super::dispatch) reads and carries out their
-//! requests; the replies gather in the outbox and are [sent](super::sending) together, or, of few connections, one by one. Replies that must wait
-//! for the disk are held when the whole wake-up has been carried out, so that one flush serves them all. A
-//! connection with unsent or held replies, or [parked](super::park) for a reply made elsewhere, is not read:
+//! requests; the replies gather in the outbox and are [sent](super::sending) together, or, of few connections,
+//! one by one. Replies that must wait for the disk are held when the whole wake-up has been carried out, so that
+//! one flush serves them all. A connection with unsent or held replies, or [parked](super::park) for a reply made elsewhere, is not read:
 //! TCP provides the back-pressure. A connection with more to read than one buffer is read again after the
 //! others, so that none starves.
 //!

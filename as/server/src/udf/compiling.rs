@@ -10,8 +10,8 @@ use mlua::{Function, Lua, ffi};
 use super::raw;
 use super::watch::Watch;
 
-/// Bytes that are compiled between two looks at the clock; `sandbox.lua` has the same number.
-const PIECE_SIZE: usize = 128;
+/// Bytes that are compiled between two looks at the clock, in `sandbox.lua` too.
+pub(super) const PIECE_SIZE: usize = 128;
 
 /// What is left of a text.
 struct Text<'a>(&'a [u8]);

@@ -90,6 +90,7 @@ impl Interpreter {
         host.set("watched", primitives.watched)?;
         host.set("look_soon", primitives.look_soon)?;
         host.set("NIL", Value::NULL)?;
+        host.set("PIECE_SIZE", compiling::PIECE_SIZE)?;
         host.set("module_path", modules.path_pattern())?;
         install_find_module(&lua, &host, modules)?;
         host.set("is_native", native::is_native(&lua)?)?;

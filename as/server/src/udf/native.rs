@@ -13,6 +13,7 @@ mod frame;
 pub(super) mod list;
 mod many;
 pub(super) mod map;
+mod next;
 mod record;
 mod text;
 
@@ -110,9 +111,9 @@ const QUICK: &[(&[u8], CFunction)] = &[
     (b"map_value", map::value),
     (b"math_max", many::of_numbers),
     (b"math_min", many::of_numbers),
-    (b"next", many::next),
+    (b"next", next::next),
     (b"os_date", many::date),
-    (b"pairs", many::pairs),
+    (b"pairs", next::pairs),
     (b"record_device_size", record::metadata::<5>),
     (b"record_digest", record::digest),
     (b"record_gen", record::metadata::<2>),

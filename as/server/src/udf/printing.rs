@@ -12,7 +12,7 @@ use mlua::{Value, ffi};
 use super::native::bytes;
 use super::native::list::{self, Element};
 use super::native::map;
-use super::raw::CLASS_INDEX;
+use super::raw::{CLASS_INDEX, string_at};
 use super::value::{Converter, DEPTH_MAX, PACKED_SIZE_MAX, ValueError, WATCHED_ELEMENTS, class};
 use super::watch::Watch;
 
@@ -98,11 +98,7 @@ impl Printer<'_> {
     /// A string is there.
     unsafe fn put_quoted(&mut self, state: *mut ffi::lua_State) -> Result<(), ValueError> {
         // SAFETY: as the caller says. The bytes stay where they are while the string is on the stack.
-        let text = unsafe {
-            let mut size = 0;
-            let text = ffi::lua_tolstring(state, -1, &raw mut size);
-            std::slice::from_raw_parts(text.cast::<u8>(), size)
-        };
+        let text = unsafe { string_at(state, -1) }.unwrap_or_default();
         self.count(text.len() / ELEMENT_BYTES)?;
         self.out.push(b'"');
         self.out.extend_from_slice(text);

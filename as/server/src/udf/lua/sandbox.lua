@@ -12,7 +12,7 @@ local PIECE_SLOTS = 1 << 14
 -- Number of bytes from which on an instruction that compares a string may be slow.
 local SLOW_SIZE = 1 << 16
 -- Number of bytes that are compiled between two looks at the clock.
-local PIECE_SIZE = 128
+local PIECE_SIZE = host.PIECE_SIZE
 -- Maximum number of results of `table.unpack`: Lua's stack has no room for more.
 local UNPACKED_MAX = 1000000
 -- Maximum number of errors that a handler of `xpcall` handles.

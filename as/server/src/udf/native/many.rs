@@ -1,19 +1,14 @@
 //! Functions of Lua's libraries that take any number of arguments, or a text of any number of parts: a program may pass the same
-//! long text many times, and each takes its time, which no hook looks at. `next` and `pairs` are here for the same reason: Lua's own
-//! code may call them many times without an instruction between.
+//! long text many times, and each takes its time, which no hook looks at.
 
-use std::cell::Cell;
 use std::ffi::c_int;
 use std::ptr;
 
 use mlua::ffi;
 
 use super::super::long_strings::MEMORY_MAX;
-use super::super::watch::was_over;
 use super::frame::{be_original, look, string_at};
 
-/// Calls of `next` between two looks at the clock.
-const WATCHED_CALLS: u32 = 32;
 /// A few arguments take little time, whatever they are.
 const FEW: c_int = 4;
 /// Most objects that are compared at once, by their metamethods.
@@ -22,11 +17,6 @@ const OBJECTS_MAX: usize = 64;
 const FORMATTED_MAX: c_int = 1 << 16;
 /// Most bytes of a format of `os.date`.
 const DATE_SIZE_MAX: usize = 64 << 10;
-
-thread_local! {
-    /// Calls of `next` on this thread.
-    static CALLS: Cell<u32> = const { Cell::new(0) };
-}
 
 /// Whether the texts among the arguments are no longer than all texts that an interpreter has memory for.
 ///
@@ -112,37 +102,6 @@ unsafe fn make_texts(state: *mut ffi::lua_State, arguments: c_int) {
             }
         }
     }
-}
-
-/// `next(table, key)`: it walks over slots without values, which may be very many, and C functions call it as a metamethod.
-pub(super) unsafe extern "C-unwind" fn next(state: *mut ffi::lua_State) -> c_int {
-    // SAFETY: this is its beginning.
-    unsafe {
-        let calls = CALLS.get().wrapping_add(1);
-        CALLS.set(calls);
-        if calls.is_multiple_of(WATCHED_CALLS) || was_over() {
-            look(state);
-        }
-        be_original(state, true)
-    }
-}
-
-/// `pairs(table)`; the function of the prelude is `next`.
-pub(super) unsafe extern "C-unwind" fn pairs(state: *mut ffi::lua_State) -> c_int {
-    // SAFETY: a C function has room for 20 values.
-    unsafe {
-        if ffi::lua_type(state, 1) == ffi::LUA_TNONE {
-            return be_original(state, true);
-        }
-        if ffi::luaL_getmetafield(state, 1, c"__pairs".as_ptr()) != ffi::LUA_TNIL {
-            ffi::lua_pop(state, 1);
-            return be_original(state, true);
-        }
-        ffi::lua_pushvalue(state, ffi::lua_upvalueindex(1));
-        ffi::lua_pushvalue(state, 1);
-        ffi::lua_pushnil(state);
-    }
-    3
 }
 
 /// `os.date(format, time)`
