@@ -44,6 +44,7 @@ fn node() -> &'static Node {
             heartbeat.port()
         );
         let (config, _) = config::parse(&text, "fuzz").expect("a valid configuration");
+        config.keep_no_metadata();
         let server = Server::start(config).expect("a server");
         Node { clients: server.client_addresses()[0], fabric, heartbeat, _server: server }
     })

@@ -156,6 +156,7 @@ fn start(config: &str) -> Server {
         cf::log::logger().configure(&settings).expect("a log");
     });
     let (config, _) = config::parse(config, "fuzz").expect("a valid configuration");
+    config.keep_no_metadata();
     Server::start(config).expect("a server")
 }
 

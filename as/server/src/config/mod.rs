@@ -63,7 +63,16 @@ impl Config {
     #[must_use]
     pub fn developer() -> Self {
         // A test parses the text, so the default is never reached.
-        parse(DEVELOPER_TEXT, DEVELOPER_SOURCE).map(|(config, _)| config).unwrap_or_default()
+        let config = parse(DEVELOPER_TEXT, DEVELOPER_SOURCE).map(|(config, _)| config).unwrap_or_default();
+        config.keep_no_metadata();
+        config
+    }
+
+    /// Leaves the server without a work directory and without a folder for modules of Lua: it must neither use nor change those
+    /// of another server on the machine.
+    pub fn keep_no_metadata(&self) {
+        self.service.work_directory.set("");
+        self.mod_lua.user_path.set("");
     }
 
     /// The work directory: the configured one, which is created when something is first kept in it, or the default one if it
@@ -71,7 +80,8 @@ impl Config {
     #[must_use]
     pub fn work_folder(&self) -> Option<PathBuf> {
         let path = PathBuf::from(&*self.service.work_directory.get()?);
-        (path.is_dir() || path != Path::new(WORK_DIRECTORY_DEFAULT)).then_some(path)
+        let is_named = !path.as_os_str().is_empty() && path != Path::new(WORK_DIRECTORY_DEFAULT);
+        (is_named || path.is_dir()).then_some(path)
     }
 }
 

@@ -86,7 +86,12 @@ fn parse(text: String, source: &str, developer: bool) -> Result<Loaded, Refusal>
         Ok((_, found)) if found.iter().any(is_refused) => {
             Err(faulty(found.into_iter().filter(is_refused).map(refusal).collect()))
         }
-        Ok((config, warnings)) => Ok(Loaded { config, text, warnings, developer }),
+        Ok((config, warnings)) => {
+            if developer {
+                config.keep_no_metadata();
+            }
+            Ok(Loaded { config, text, warnings, developer })
+        }
         Err(found) => Err(faulty(found.into_iter().map(refusal).collect())),
     }
 }
@@ -104,6 +109,8 @@ mod tests {
     fn without_any_file_it_is_the_developer_configuration() {
         let loaded = load_with_default(&Options::default(), Path::new("/no/such/file")).unwrap();
         assert!(loaded.developer);
+        assert_eq!(loaded.config.work_folder(), None, "another server's metadata");
+        assert_eq!(&*loaded.config.mod_lua.user_path.get_or_empty(), "");
         assert!(loaded.config.namespace("test").is_some());
         assert!(loaded.warnings.iter().all(|warning| warning.severity == Severity::Warning));
     }

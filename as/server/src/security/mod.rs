@@ -28,7 +28,6 @@ mod whitelist;
 use std::collections::HashMap;
 use std::fs;
 use std::net::SocketAddr;
-use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Acquire, Ordering::Relaxed};
 use std::time::{Duration, Instant};
@@ -94,9 +93,9 @@ pub enum SecurityError {
 /// When it needs `default-password-file` and cannot read it.
 pub(crate) fn check_password_file(config: &Config) -> Result<(), SecurityError> {
     let path = config.security.as_ref().and_then(|security| security.params.default_password_file.get());
-    let folder = config.service.work_directory.get();
+    let folder = config.work_folder();
     match path {
-        Some(path) if !folder.is_some_and(|folder| Smd::has_file(Path::new(&*folder), Module::Security)) => {
+        Some(path) if !folder.is_some_and(|folder| Smd::has_file(&folder, Module::Security)) => {
             read_password(&path).map(drop)
         }
         _ => Ok(()),
@@ -108,9 +107,9 @@ pub(crate) fn check_password_file(config: &Config) -> Result<(), SecurityError> 
 /// # Errors
 /// When the stored users cannot be read, or there are none.
 pub(crate) fn check_users(config: &Config) -> Result<(), SecurityError> {
-    let folder = config.service.work_directory.get().filter(|_| config.security.is_some());
+    let folder = config.work_folder().filter(|_| config.security.is_some());
     let Some(folder) = folder else { return Ok(()) };
-    let found = Smd::look_into(Path::new(&*folder), Module::Security).map_err(SecurityError::Metadata)?;
+    let found = Smd::look_into(&folder, Module::Security).map_err(SecurityError::Metadata)?;
     let Some((place, items)) = found else { return Ok(()) };
     let mut accounts = Accounts::default();
     let mut is_read =

@@ -38,6 +38,7 @@ const CONNECTIONS: usize = 12;
 
 fn start() -> Server {
     let (config, _): (Config, _) = config::parse(CONFIG, "test").expect("it parses");
+    config.keep_no_metadata();
     Server::start(config).expect("it starts")
 }
 

@@ -102,7 +102,7 @@ fn content_of(value: &str) -> Result<Vec<u8>, String> {
 }
 
 impl Modules {
-    /// No modules yet. Copies will be in `folder`.
+    /// No modules yet. Copies will be in `folder`; there are none if it is empty.
     pub(crate) fn new(folder: &Path) -> Self {
         Modules { folder: folder.to_owned(), contents: RwLock::default(), version: AtomicU64::new(1) }
     }
@@ -152,7 +152,8 @@ impl Modules {
         }
         self.version.fetch_add(1, Ordering::AcqRel);
         cf::info!(Udf, "module {file_name} is removed");
-        if let Err(error) = fs::remove_file(self.folder.join(file_name))
+        if self.has_copies()
+            && let Err(error) = fs::remove_file(self.folder.join(file_name))
             && error.kind() != io::ErrorKind::NotFound
         {
             cf::warning!(Udf, "cannot remove the copy of module {file_name}: {error}");
@@ -183,8 +184,15 @@ impl Modules {
         format!("{}/?.lua", self.folder.display())
     }
 
+    fn has_copies(&self) -> bool {
+        !self.folder.as_os_str().is_empty()
+    }
+
     /// Writes a copy to a temporary file and renames it, so that no half of it is visible.
     fn write_copy(&self, file_name: &str, content: &[u8]) -> io::Result<()> {
+        if !self.has_copies() {
+            return Ok(());
+        }
         if !self.folder.is_dir() {
             fs::create_dir(&self.folder)?;
         }
